@@ -1,10 +1,14 @@
 """Curation of texts: matching against the plain loop, and how match + balance + near-duplicates grow with the pool.
 
-    python benchmarks/curation.py [--only matching|growth] [--entries 100000] [--texts 100000] [--sizes 50000 100000]
+    python benchmarks/curation.py [--only matching|growth|templates|hashes] [--entries 100000] [--texts 100000] [--sizes 50000 100000]
 
 The plain loop asks of every text and every entry whether one stands in the other. It would take hours, so it is timed on a few texts
 and extrapolated; the matches of those texts must be the same. Texts are made up: words of random letters, drawn by Zipf's law, five to
 fourteen a text; entries are all words and pairs of neighbours. Real texts repeat themselves more, which helps both sides.
+
+`templates` finds near-duplicates among texts of which one in twelve is of one of four templates (numbers or words in a fixed frame),
+and among texts that are all of a template; `hashes` among perceptual hashes with thumbnails, one in five near an earlier one. Neither
+reads a file or decodes a picture. Small sizes are also compared with every kept row that shares a key, which must give the same rows.
 
 Growth runs each size in a process of its own, on Daft's local engine, and takes the process's peak memory from the kernel. One row in
 ten is a copy of an earlier one with a slip.
@@ -29,6 +33,7 @@ STYLE = """svg{--line:#d5d9e2;--soft:#5b6475;--s0:#2f6fde;--s1:#d9742b;backgroun
 .title{font-weight:600;font-size:13px}"""
 WORDS, PLAIN_TEXTS = 120_000, 20
 SIZES = (50_000, 100_000)
+LOOP_TEXTS, LOOP_HASHES = 4_000, 40_000  # rows up to which the slow loops run as well
 
 
 def made_up(texts: int, seed: int = 0) -> tuple[list[str], list[str]]:
@@ -134,6 +139,103 @@ def one_size(rows: int, entries: int) -> dict:
     return {"rows": rows, "seconds": round(seconds, 1), "cpu_seconds": round(cpu, 1), "peak_gib": round(peak, 2), "steps": facts}
 
 
+def templated(rows: int, every: int) -> list[str]:
+    """Made-up texts of which one in `every` is of one of four templates."""
+    rng = np.random.default_rng(0)
+    texts, words = made_up(rows)
+    one, two = rng.integers(0, len(words), (2, rows)).tolist()
+    number = rng.integers(0, 10**9, rows).tolist()
+    for row in range(0, rows, every):
+        a, b, n = words[one[row]], words[two[row]], number[row]
+        texts[row] = (
+            f"image number {n} from the archive {number[row - 1]} of the city of {a}, all rights reserved by the owner",
+            f"buy {a} {b} online at the best price, free shipping and returns on every order, shop now",
+            f"a large collection of royalty free stock photographs and vector illustrations, picture {n % 10**8} {a} page",
+            f"a photo of a {a} {b} in the {words[two[row - 1]]}",
+        )[row // every % 4]
+    return texts
+
+
+def template_size(rows: int, every: int) -> dict:
+    from diptych.curate.duplicates.minhash import MinHashBands, normal_text
+    from diptych.curate.duplicates.text_candidates import greedy_texts
+
+    texts = [normal_text(text) for text in templated(rows, every)]
+    start = time.process_time()
+    keys = MinHashBands().keys(texts)
+    middle = time.process_time()
+    done = greedy_texts(keys, texts, similarity=0.8, width=5, cap=64)
+    end = time.process_time()
+    facts = {"rows": rows, "one_in": every, "keys_cpu_seconds": round(middle - start, 2), "cpu_seconds": round(end - middle, 2)}
+    facts |= {"compared": done.compared, "full_lists": done.full_lists, "dropped": len(done.original)}
+    if rows <= LOOP_TEXTS:
+        start = time.process_time()
+        original, pairs = every_kept_row(keys, texts)
+        facts |= {"loop_cpu_seconds": round(time.process_time() - start, 2), "loop_compared": pairs}
+        facts["same_as_the_loop"] = original == done.original
+    return facts
+
+
+def every_kept_row(keys, texts: list[str]) -> tuple[dict, int]:
+    """Near-duplicate texts by comparing each with all kept rows that share a key, and the number of pairs compared."""
+    from diptych.curate.duplicates.minhash import shingles
+
+    kept: dict[int, list[int]] = {}
+    sets, original, pairs = {}, {}, 0
+    for row, text in enumerate(texts):
+        mine, own = shingles(text, 5), keys[row].tolist()
+        candidates = sorted({other for key in own for other in kept.get(key, ())})
+        pairs += len(candidates)
+        best = max(((len(mine & sets[c]) / len(mine | sets[c]), -c) for c in candidates), default=(0.0, 0))
+        if best[0] >= 0.8:
+            original[row] = -best[1], best[0]
+            continue
+        sets[row] = mine
+        for key in own:
+            kept.setdefault(key, []).append(row)
+    return original, pairs
+
+
+def hash_size(rows: int) -> dict:
+    from diptych.curate.duplicates.near import greedy_hashes
+
+    rng = np.random.default_rng(0)
+    code = rng.integers(0, 2**64, rows, np.uint64)
+    thumbnail = rng.integers(0, 256, (rows, 12), np.uint8).repeat(64, 1)
+    for row in range(5, rows, 5):
+        other = int(rng.integers(0, row))
+        code[row] = code[other] ^ np.bitwise_or.reduce(np.uint64(1) << rng.integers(0, 64, 4, np.uint64))
+        thumbnail[row] = np.minimum(thumbnail[other], 250) + 4
+    names = [f"{row:09d}" for row in range(rows)]
+    start = time.process_time()
+    near = greedy_hashes(code, thumbnail, names, bits=6, colour=8.0)
+    facts = {"rows": rows, "cpu_seconds": round(time.process_time() - start, 2), "dropped": len(near)}
+    if rows <= LOOP_HASHES:
+        start = time.process_time()
+        loop = seven_pieces(code, thumbnail, names)
+        facts |= {"loop_cpu_seconds": round(time.process_time() - start, 2), "same_as_the_loop": loop == near}
+    return facts
+
+
+def seven_pieces(code, thumbnail, names: list[str]) -> dict:
+    """Near-duplicate hashes one by one, by an index of seven pieces whatever the number of rows."""
+    from diptych.curate.duplicates.hamming import HammingIndex
+
+    index, original = HammingIndex(6), {}
+    for row, bits in enumerate(code.tolist()):
+        near = []
+        for other, distance in index.within(bits):
+            difference = float(np.abs(thumbnail[row].astype(np.int16) - thumbnail[other]).mean())
+            if difference <= 8.0:
+                near.append((difference, distance, names[other], other))
+        if near:
+            difference, distance, _, other = min(near)
+            original[row] = other, distance, difference
+        else:
+            index.add(row, bits)
+    return original
+
+
 def growth(entries: int, sizes: list[int]) -> list[dict]:
     found = []
     for rows in sizes:
@@ -170,12 +272,17 @@ def figures(results: dict) -> list[Figure]:
         found.append(
             Figure(f"match, balance, near-duplicates of {size['rows']:,} texts, processor time", "s", size["cpu_seconds"])
         )
+    for size in results.get("templates", {}).get("sizes", []):
+        case = f"near-duplicates of {size['rows']:,} texts, one in {size['one_in']} of a template, processor time"
+        found.append(Figure(case, "s", size["cpu_seconds"] + size["keys_cpu_seconds"]))
+    for size in results.get("hashes", {}).get("sizes", []):
+        found.append(Figure(f"near-duplicates of {size['rows']:,} picture hashes, processor time", "s", size["cpu_seconds"]))
     return found
 
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("--only", choices=("matching", "growth"))
+    parser.add_argument("--only", choices=("matching", "growth", "templates", "hashes"))
     parser.add_argument("--entries", type=int, default=100_000)
     parser.add_argument("--texts", type=int, default=100_000)
     parser.add_argument("--sizes", type=int, nargs="+", default=list(SIZES), help="rows of the growth")
@@ -184,11 +291,20 @@ def main() -> None:
     if args.rows:
         print(json.dumps(one_size(args.rows, args.entries)))
         return
-    results = {name: found for name, found in last("curation").items() if name in ("matching", "growth")}
-    if args.only != "growth":
+    results: dict = {
+        name: found for name, found in last("curation").items() if name in ("matching", "growth", "templates", "hashes")
+    }
+    if args.only in (None, "templates"):
+        sizes = [template_size(rows, every) for every in (12, 1) for rows in args.sizes]
+        results["templates"] = {"sizes": sizes} | facts()
+        print(*sizes, sep="\n")
+    if args.only in (None, "hashes"):
+        results["hashes"] = {"sizes": [hash_size(rows) for rows in args.sizes]} | facts()
+        print(*results["hashes"]["sizes"], sep="\n")
+    if args.only in (None, "matching"):
         results["matching"] = matching(args.texts, args.entries) | facts()
         print(results["matching"])
-    if args.only != "matching":
+    if args.only in (None, "growth"):
         sizes = growth(args.entries, args.sizes)
         results["growth"] = {"sizes": sizes} | facts()
         if len(sizes) > len(SIZES):

@@ -38,6 +38,7 @@ BENCHMARKS = (
     "reading",
     "scene_tiles",
     "rendering",
+    "point_sampling",
     "deformable_attention",
     "detector_step",
     "phrase_grounding",

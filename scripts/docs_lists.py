@@ -1,5 +1,5 @@
 """Lists of what exists, written into the pages that show them, between marks: recipes, towers and families of
-published models in docs/training.md, steps in docs/curating.md.
+published models in docs/training.md, steps in docs/curating.md, peers' code that tests run in docs/coming-from.md.
 
 Run as a script it writes them (`make systems` does); with --check it only says which are out of date.
 """
@@ -7,6 +7,7 @@ Run as a script it writes them (`make systems` does); with --check it only says 
 from __future__ import annotations
 
 import dataclasses
+import json
 import re
 import sys
 from collections.abc import Callable, Mapping
@@ -66,6 +67,15 @@ def weights() -> str:
     return "\n".join(lines)
 
 
+def peers() -> str:
+    """Every entry point of another library that tests/peers runs on our files, or whose files we read, from docs/measured/peers.json."""
+    lines = ["| package | version | entry | what agrees |", "|---|---|---|---|"]
+    for row in json.loads((ROOT / "docs/measured/peers.json").read_text(encoding="utf-8")):
+        way = "reads from Diptych" if row["direction"] == "reads ours" else "is read by Diptych"
+        lines.append(f"| {row['package']} | {row['version']} | `{row['entry']}` {way} | {row['what']} |")
+    return "\n".join(lines)
+
+
 def image_towers() -> str:
     """Every image tower that a recipe takes by name."""
     from diptych.models.towers.towers import IMAGE
@@ -97,6 +107,7 @@ LISTS: dict[str, tuple[str, Callable[[], str]]] = {
     "steps": ("docs/curating.md", steps),
     "families": ("docs/training.md", families),
     "weights": ("docs/weights.md", weights),
+    "peers": ("docs/coming-from.md", peers),
     "image towers": ("docs/training.md", image_towers),
     "text towers": ("docs/training.md", text_towers),
 }

@@ -195,3 +195,15 @@ def test_a_real_slide_is_a_table_that_is_read_as_it_is(tmp_path: Path) -> None:
     assert slide.size == (4096, 4096)
     assert [*slide.levels] == [1.0, 2.0, 4.0]
     assert slide.spacing == pytest.approx(0.5)
+
+
+def test_an_agent_learns_on_frozen_slots(tmp_path: Path) -> None:
+    pytest.importorskip("stable_baselines3")
+    from diptych.models.slots.object_encoder import ObjectEncoder
+    from diptych.models.slots.object_network import ObjectNetwork, ObjectShape, SlotShape
+    from diptych.recipes.adaptation.ocr_rl import ObjectCentricRL
+
+    shape = ObjectShape("slot_attention", 16, SlotShape(slots=3, width=8, hidden=8, rounds=1, features=4))
+    ObjectEncoder(ObjectNetwork(shape), ObjectCentricRL(image_size=16).preprocess, "slots").save(tmp_path / "model")
+    plan = [str(tmp_path / "model"), "--steps", "64", "--rollout", "64", "--episodes", "2", "--task", "target"]
+    assert 0 <= script("ppo_sprites").main(plan)["solved"] <= 1

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
         evaluate_run,
         evaluate_splits,
         export,
+        generate,
         ground,
         index,
         leaderboard,
@@ -39,6 +40,8 @@ if TYPE_CHECKING:
         recipe,
         report,
         resume,
+        run_info,
+        sweep,
         train,
         tune_report,
     )
@@ -56,6 +59,7 @@ __all__ = [
     "evaluate_run",
     "evaluate_splits",
     "export",
+    "generate",
     "ground",
     "index",
     "leaderboard",
@@ -66,6 +70,8 @@ __all__ = [
     "recipe",
     "report",
     "resume",
+    "run_info",
+    "sweep",
     "train",
     "tune_report",
 ]

@@ -12,6 +12,7 @@ import diptych as dp
 from diptych import api
 from diptych.core.errors import DataError, DecodeError
 from diptych.core.image import ArrayImage, BytesImage
+from diptych.core.run_folder import RunFolder
 from diptych.core.sample import Sample, Text
 from diptych.core.scene_graph import Region, Relation, SceneGraph
 from diptych.data.dataset import Pool
@@ -23,7 +24,7 @@ WORLD = "world:scenes?n=16&test=8"
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("run") / "clip"
-    return api.train("clip", WORLD, folder, steps=1, batch_size=8, width=16, progress=False).path
+    return api.train("clip", WORLD, folder, steps=2, batch_size=8, width=16, log_every=1, progress=False).path
 
 
 @pytest.fixture(scope="module")
@@ -60,6 +61,19 @@ def test_a_picture_is_one_for_pil(pool: Pool) -> None:
         BytesImage(b"no picture").pil()
     with pytest.raises(DataError):
         dp.read([])
+
+
+def test_a_run_a_model_and_an_index_are_tables_in_a_notebook(run: Path, tmp_path: Path) -> None:
+    shown = RunFolder.open(run)._repr_html_()
+    assert "finished at step" in shown
+    assert shown.count("<svg") == 1
+    model = dp.load(run)
+    parameters = sum(parameter.numel() for parameter in model.model.parameters())
+    assert f"{parameters:,}" in model._repr_html_()
+    with dp.index(str(run), WORLD, tmp_path / "index", progress=False) as index:
+        page = index._repr_html_()
+    assert f"<td>{len(dp.read(WORLD)):,}</td>" in page
+    assert "MiB" in page
 
 
 def test_a_result_reads_and_goes_into_a_frame(run: Path) -> None:

@@ -18,11 +18,11 @@ import pytest
 
 from diptych.claims import freshness, ledger, registry
 from diptych.claims.cell import Cell
-from diptych.claims.closure import SOURCES, closure, closure_hash
 from diptych.claims.constants import constants
 from diptych.claims.trace import differences, trace
 from diptych.claims.training import SAMPLED
 from diptych.claims.tree import Tree
+from diptych.core.sources.closure import SOURCES, closure, closure_hash
 from diptych.tasks.pairs.zero_shot import ZeroShot
 from diptych.train import optimise
 

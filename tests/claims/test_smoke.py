@@ -38,7 +38,7 @@ def test_the_method_of_a_main_claim_runs(key: str, tmp_path: Path) -> None:
     assert 0.0 <= done.scores[claim.metric] <= (10.0 if claim.metric in ("cider_d", "text_nll") else 1.0)
     if claim.method.rates or claim.slug in ("linear_map", "sitta"):
         assert done.cost["steps"] >= (1 if claim.slug in ("linear_map", "sitta") else 2)  # closed form: one pass
-        assert done.cost["trained_parameters"] > 1000
+        assert done.cost["trained_parameters"] > (10 if claim.slug == "reversion" else 1000)  # one row of a table
     assert not (tmp_path / "cell/cell.json").exists()
 
 

@@ -72,8 +72,8 @@ def test_near_matches_come_from_names_that_are_no_systems_too() -> None:
 
 
 def test_names_of_the_table_that_are_not_there_say_why() -> None:
-    with pytest.raises(ConfigError, match=r"'sg3d_vlp' .* is not built yet"):
-        RECIPES.find("sg3d_vlp")
+    with pytest.raises(ConfigError, match=r"'ref_vlm' .* is not built yet"):
+        RECIPES.find("ref_vlm")
     with pytest.raises(ConfigError, match=r"'clip' .* is not a task: it lives in recipes/"):
         TASKS.find("clip")
 

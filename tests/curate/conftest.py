@@ -10,9 +10,10 @@ import transformers
 
 from diptych.data.text.tokenize import Tokenizer
 
+from ..helpers.killed import kill
 from ..text_server import Server, said, server
 
-__all__ = ["Server", "said", "server"]
+__all__ = ["Server", "kill", "said", "server"]
 
 
 @pytest.fixture(scope="session")

@@ -167,3 +167,11 @@ def test_registry() -> None:
     assert OPERATORS.load("near_duplicates") is NearDuplicates
     with pytest.raises(UnknownName, match="did you mean 'near_duplicates'"):
         OPERATORS.load("near_duplicate")
+
+
+def test_a_step_that_drops_nearly_everything_says_so() -> None:
+    same = Pool.from_samples([Sample(f"u{n:03}", ArrayImage(np.zeros((8, 8, 3), np.uint8))) for n in range(100)])
+    lines = curate(same, [ExactDuplicates()]).lines()
+    assert lines[1] == "! exact_duplicates dropped 99.0% of the rows: look at the reasons below"
+    half = Pool.from_samples([Sample(f"u{n}", ArrayImage(np.full((8, 8, 3), n // 2, np.uint8))) for n in range(6)])
+    assert not any(line.startswith("!") for line in curate(half, [ExactDuplicates()]).lines())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import tarfile
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -20,6 +21,8 @@ from diptych.core.sample import Sample, Text
 from diptych.data.dataset import Pool
 from diptych.data.export import export_pool
 from diptych.data.shards.build import build, open_built
+
+Note = Callable[[str, str, str, str], None]
 
 
 def picture(shade: int) -> bytes:
@@ -37,7 +40,7 @@ def built(tmp_path: Path) -> Path:
     return tmp_path / "built"
 
 
-def test_open_clips_own_loader_takes_every_sample_with_a_text(built: Path) -> None:
+def test_open_clips_own_loader_takes_every_sample_with_a_text(built: Path, peer: Note) -> None:
     pytest.importorskip("open_clip")
     data = pytest.importorskip("open_clip_train.data")
     arguments = SimpleNamespace(
@@ -47,14 +50,16 @@ def test_open_clips_own_loader_takes_every_sample_with_a_text(built: Path) -> No
     loader = data.get_wds_dataset(arguments, lambda image: np.asarray(image)[0, 0], is_train=False, tokenizer=lambda text: [text])
     texts = [text for _, batch in loader.dataloader for text in batch]
     assert sorted(texts) == sorted(f"text {n}" for n in range(12))
+    peer("open_clip_torch", "open_clip_train.data.get_wds_dataset", "reads ours", "texts of shards of `data build`")
 
 
-def test_webdataset_reads_text_and_json(built: Path) -> None:
+def test_webdataset_reads_text_and_json(built: Path, peer: Note) -> None:
     wds = pytest.importorskip("webdataset")
     rows = list(wds.WebDataset(str(built / "shards/{00000..00002}.tar"), shardshuffle=False).decode("pil"))
     assert len(rows) == 13
     assert {row["__key__"]: row.get("txt") for row in rows} == {**{f"u{n:02d}": f"text {n}" for n in range(12)}, "bare": None}
     assert all(row["json"]["uid"] == row["__key__"] for row in rows)
+    peer("webdataset", "WebDataset", "reads ours", "texts and JSON of shards of `data build`")
 
 
 def test_an_older_data_set_opens_as_before(built: Path, tmp_path: Path) -> None:
@@ -72,16 +77,17 @@ def test_an_older_data_set_opens_as_before(built: Path, tmp_path: Path) -> None:
         open_built(built)
 
 
-def test_tars_that_webdataset_writes(tmp_path: Path) -> None:
+def test_tars_that_webdataset_writes(tmp_path: Path, peer: Note) -> None:
     wds = pytest.importorskip("webdataset")
     with wds.TarWriter(str(tmp_path / "a.tar")) as writer:
         for number in range(4):
             writer.write({"__key__": f"{number:04d}", "jpg": picture(number), "txt": f"text {number}", "json": {"n": number}})
     pool = dp.read(tmp_path / "a.tar")
     assert [(sample.texts[0].string, sample.extras["n"]) for sample in pool] == [(f"text {n}", n) for n in range(4)]
+    peer("webdataset", "TarWriter", "is read", "pictures, texts and JSON")
 
 
-def test_datasets_there_and_back(built: Path, tmp_path: Path) -> None:
+def test_datasets_there_and_back(built: Path, tmp_path: Path, peer: Note) -> None:
     datasets = pytest.importorskip("datasets")
     pool = open_built(built)
     export_pool(pool, tmp_path / "hub", "datasets")
@@ -94,6 +100,8 @@ def test_datasets_there_and_back(built: Path, tmp_path: Path) -> None:
     (file,) = (tmp_path / "parquet").rglob("*.parquet")
     table = datasets.load_dataset("parquet", data_files=str(file), cache_dir=str(tmp_path / "cache"))["train"]
     assert len(table) == len(pool)
+    peer("datasets", "load_from_disk, load_dataset", "reads ours", "rows of `data export --to datasets` and `parquet`")
+    peer("datasets", "Dataset", "is read", "uids and texts, equal")
 
 
 def test_shards_as_img2dataset_writes_them(built: Path, tmp_path: Path) -> None:
@@ -106,21 +114,64 @@ def test_shards_as_img2dataset_writes_them(built: Path, tmp_path: Path) -> None:
     assert len(dp.read(tmp_path / "out", captions=False)) == 13
 
 
-def test_clients_of_embeddings(tmp_path: Path) -> None:
-    """LangChain and LlamaIndex against the service, where they are installed; the OpenAI client always."""
+def test_clients_of_embeddings(tmp_path: Path, peer: Note) -> None:
+    """The OpenAI client, LangChain's and LlamaIndex' against the service: one vector from all."""
     pytest.importorskip("openai")
     from ..serve.conftest import running  # type: ignore[import-not-found,unused-ignore]
 
     with running(tmp_path) as service:
         import openai
 
-        client = openai.OpenAI(base_url=f"{service.address}/v1", api_key="none")
-        answer = client.embeddings.create(model=client.models.list().data[0].id, input=["red", "green"])
+        address = {"base_url": f"{service.address}/v1", "api_key": "none"}
+        client = openai.OpenAI(**address)
+        name = client.models.list().data[0].id
+        answer = client.embeddings.create(model=name, input=["red", "green"])
         expected = np.array([row.embedding for row in answer.data])
         assert answer.usage.prompt_tokens == 2
-        try:
-            from langchain_openai import OpenAIEmbeddings  # type: ignore[import-not-found,unused-ignore]
-        except ImportError:
-            return
-        made: Any = OpenAIEmbeddings(base_url=f"{service.address}/v1", api_key="none", check_embedding_ctx_length=False)
+        assert client.models.retrieve(name).id == name
+        peer("openai", "OpenAI().embeddings, .models", "reads ours", "`diptych serve`")
+        langchain = pytest.importorskip("langchain_openai")
+        made: Any = langchain.OpenAIEmbeddings(model=name, check_embedding_ctx_length=False, **address)
         np.testing.assert_allclose(made.embed_documents(["red", "green"]), expected, atol=1e-6)
+        np.testing.assert_allclose(made.embed_query("green"), expected[1], atol=1e-6)
+        peer("langchain-openai", "OpenAIEmbeddings", "reads ours", "`diptych serve`, vectors of the OpenAI client")
+
+
+def test_llama_index_embeds_by_the_service(tmp_path: Path, peer: Note) -> None:
+    embeddings = pytest.importorskip("llama_index.embeddings.openai")
+    from ..serve.conftest import running  # type: ignore[import-not-found,unused-ignore]
+
+    with running(tmp_path) as service:
+        made = embeddings.OpenAIEmbedding(model_name="stub/colours", api_base=f"{service.address}/v1", api_key="none")
+        green = np.array(made.get_text_embedding("green"))
+        np.testing.assert_allclose(made.get_text_embedding_batch(["red", "green"])[1], green, atol=1e-6)
+        assert green.argmax() == 1
+        assert made.get_query_embedding("green") == pytest.approx(green.tolist())
+    peer("llama-index-embeddings-openai", "OpenAIEmbedding", "reads ours", "`diptych serve`")
+
+
+def test_supervision_writes_boxes_that_are_read(tmp_path: Path, peer: Note) -> None:
+    """COCO files that supervision writes: boxes and names are those that went in."""
+    supervision = pytest.importorskip("supervision")
+    boxes_N4 = np.array([[2, 3, 12, 9], [5, 1, 20, 15]], np.float32)
+    for name in ("images", "theirs"):
+        (tmp_path / name).mkdir()
+    for number in range(3):
+        (tmp_path / "images" / f"{number}.jpg").write_bytes(picture(number))
+    found = {
+        str(tmp_path / "images" / f"{number}.jpg"): supervision.Detections(
+            xyxy=boxes_N4[: 1 + number % 2], class_id=np.array([0, 1])[: 1 + number % 2]
+        )
+        for number in range(3)
+    }
+    theirs = supervision.DetectionDataset(classes=["cat", "dog"], images=list(found), annotations=found)
+    theirs.as_coco(
+        images_directory_path=str(tmp_path / "theirs/images"), annotations_path=str(tmp_path / "theirs/annotations.json")
+    )
+    pool = dp.read(tmp_path / "theirs/annotations.json")
+    assert len(pool) == 3
+    for sample in pool:
+        assert [region.label for region in sample.regions] == ["cat", "dog"][: len(sample.regions)]
+        np.testing.assert_allclose([region.box for region in sample.regions], boxes_N4[: len(sample.regions)], atol=0.01)
+    assert sorted(len(sample.regions) for sample in pool) == [1, 1, 2]
+    peer("supervision", "DetectionDataset.as_coco", "is read", "boxes and names")

@@ -27,10 +27,14 @@ from diptych.core.contracts import (
     Generator,
     GoalPredictor,
     Grounder,
+    ImageGenerator,
     Optimiser,
     PairScorer,
+    PointSegmenter,
     PolicyRecipe,
     Recipe,
+    ReferenceImage,
+    RoomGrounder,
     Segmenter,
 )
 from diptych.core.contracts.tuning import Tuning
@@ -39,6 +43,8 @@ from diptych.core.prompt import ImagePart, TextPart
 from diptych.core.registry import RECIPES
 from diptych.data.load.stream import batches
 from diptych.models.denseclip.detecting import DenseClipDetectorModel
+from diptych.models.pairs.image_embedder import ImageTowerEmbedder
+from diptych.models.policy.text_generator import TextGenerator
 from diptych.train.optimise import freeze
 from diptych.train.options import TrainOptions
 from diptych.worlds.resolve import resolve
@@ -109,8 +115,10 @@ def test_learns_from_one_batch_and_is_deployed(slug: str, rows: Any, tmp_path: P
 
 
 def embedded(model: Any, images: list[Any]) -> list[Any]:
-    """What an embedder says of two images and two texts; rows are of norm 1."""
-    rows = [model.embed_images(images), model.embed_texts(["a red circle", "a blue square"])]
+    """What an embedder says of two images and two texts, where it reads texts; rows are of norm 1."""
+    rows = [model.embed_images(images)]
+    if not isinstance(model, ImageTowerEmbedder):
+        rows.append(model.embed_texts(["a red circle", "a blue square"]))
     for rows_ND in rows:
         assert len(rows_ND) == 2
         np.testing.assert_allclose(np.linalg.norm(rows_ND, axis=1), 1, atol=1e-5)
@@ -135,6 +143,7 @@ def grounded(model: Any, images: list[Any]) -> list[Any]:
 
 def written(model: Any, images: list[Any]) -> list[Any]:
     """Numbers of the captions' letters: two models write the same or they do not."""
+    images = [None, None] if isinstance(model, TextGenerator) else images
     captions = model.generate(images, ["", ""], max_tokens=8)
     assert len(captions) == 2
     return [[ord(letter) for letter in caption] for caption in captions]
@@ -179,12 +188,40 @@ def classified(model: Any, images: list[Any]) -> list[Any]:
     return [score_NK]
 
 
+def drawn_by(model: Any, images: list[Any]) -> list[Any]:
+    """Pictures of two prompts, with the pictures as references where the model reads such."""
+    words = f"a red circle {getattr(model, 'placeholder', '')} a blue square"
+    boxes = ((0.0, 0.1, 0.5, 0.9), (0.5, 0.1, 1.0, 0.9))
+    things = [ReferenceImage(image, "red figure", box) for image, box in zip(images, boxes, strict=True)]
+    references = [things] * 2 if getattr(model, "reads_references", False) else None
+    pictures = model.generate_images([words, words], references=references, steps=2)
+    assert pictures.dtype == np.uint8
+    assert (pictures[0] != pictures[1]).any()
+    return list(pictures.astype(float))
+
+
 def segmented(model: Any, images: list[Any]) -> list[Any]:
     """The class of every pixel of two images."""
     maps = model.segment(images, ())
     assert [map_HW.shape for map_HW in maps] == [image.pixels_HWC.shape[:2] for image in images]
     assert all(0 <= map_HW.min() <= map_HW.max() < len(model.classes) for map_HW in maps)
     return maps
+
+
+def labelled(model: Any, images: list[Any]) -> list[Any]:
+    """Classes of the points of two clouds, whatever the pictures are."""
+    rng = np.random.default_rng(0)
+    clouds = [np.concatenate([rng.uniform(0, 3, (600, 3)), rng.random((600, 3))], 1).astype(np.float32) for _ in images]
+    labels = model.segment_points(clouds)
+    assert [label_P.shape for label_P in labels] == [(600,)] * 2
+    return list(labels)
+
+
+def located(model: Any, images: list[Any]) -> list[Any]:
+    """Scores of the things of two rooms that a sentence means, whatever the pictures are; one that writes may name none."""
+    answers = [model.ground_room(drawn("rooms")[row], ["the red chair"])[0] for row in range(len(images))]
+    assert all(len(answer.box_N6) == len(answer.score_N) for answer in answers)
+    return [answer.score_N for answer in answers]
 
 
 def scored(model: Any, clips: list[Any]) -> list[Any]:
@@ -204,7 +241,10 @@ def matched(model: Any, images: list[Any]) -> list[Any]:
 
 ANSWERS: dict[Any, Any] = {
     GoalPredictor: aimed,
+    ImageGenerator: drawn_by,
     ClipScorer: scored,
+    PointSegmenter: labelled,
+    RoomGrounder: located,
     Segmenter: segmented,
     Grounder: grounded,
     Detector: detected,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from diptych.models.pairs.dual_encoder import DualEncoder
 from diptych.models.towers.adapters import LoRAConfig, add_adapters, merged
 from diptych.models.towers.towers import image_tower, text_tower
 from diptych.train.optimise import build_optimiser, freeze
+from diptych.train.options import TrainOptions
 from diptych.train.tuning.rates import freeze_batch_norm, head_names, layer_scales, tuned_optimiser
 
 WORLD = "world:scenes?n=16"
@@ -370,3 +372,30 @@ def test_freeze_is_what_the_rules_say() -> None:
     model = encoder()
     freeze(model, tuned_optimiser(Optimiser(), model, Tuning(freeze=("text",))))
     assert {n.split("_")[0] for n, p in model.named_parameters() if not p.requires_grad} == {"text"}
+
+
+def test_the_average_of_the_weights_is_an_option_of_any_recipe(tmp_path: Path) -> None:
+    """The same bytes as a recipe with the hook of its own, also after a stop."""
+    from toy import Toy, toy_pool
+
+    from diptych.train.fit import fit, resume
+    from diptych.train.hooks import WeightAverage
+
+    @dataclass(frozen=True, kw_only=True)
+    class Averaged(Toy):
+        """With a hook of its own."""
+
+        def hooks(self) -> Any:
+            return (*super().hooks(), WeightAverage(0.9))
+
+    plain: dict[str, Any] = {"save_every": 2, "progress": False, "precision": "fp32"}
+    own = fit(Averaged(steps=6), toy_pool(), tmp_path / "own", TrainOptions(**plain))
+    options = TrainOptions(**plain, tune=Tuning(average_weights=0.9))
+    stopped = fit(Toy(steps=6, witness=str(tmp_path / "w"), stop_at=3), toy_pool(), tmp_path / "option", options)
+    assert stopped.state["status"] == "stopped"
+    run = resume(stopped.path, toy_pool(), kind=Toy)
+    raw = fit(Toy(steps=6), toy_pool(), tmp_path / "raw", TrainOptions(**plain))
+    weights = [(one.model / "model.safetensors").read_bytes() for one in (own, run, raw)]
+    assert weights[0] == weights[1] != weights[2]
+    with pytest.raises(ConfigError, match="averages its weights already"):
+        fit(Averaged(steps=2), toy_pool(), tmp_path / "twice", options)

@@ -16,7 +16,11 @@ from toy import ToyDeployed, toy_pool
 from diptych.core.contracts import Draws, Optimiser, Recipe
 from diptych.core.rows import Rows
 from diptych.data.load.batch import TensorBatch
+from diptych.objectives.policy.action_masks import drawn_actions
+from diptych.objectives.policy.advantages import standardised
+from diptych.objectives.policy.surrogate import clipped_surrogate
 from diptych.train.engines.companions import frozen_copy
+from diptych.train.engines.rollouts import RowNoise
 
 PROMPTS, ACTIONS, BETA, CLIP = 6, 4, 0.5, 0.2
 
@@ -113,6 +117,7 @@ class Rollout(TensorBatch):
     log_prob_B: Rows[Tensor] | None = None
     advantage_B: Rows[Tensor] | None = None
     reward_B: Rows[Tensor] | None = None
+    texts: Rows[tuple[str, ...]] | None = None
 
 
 @dataclass(frozen=True)
@@ -128,6 +133,7 @@ class Bandit(Tabular):
     engine = "policy"
     passes: int = 3
     minibatch: int = 3
+    shuffled: bool = False
 
     def batch(self, draws: Draws) -> Rollout:
         return Rollout(prompts(draws))
@@ -150,6 +156,27 @@ class Bandit(Tabular):
 
     def metrics(self, features: Taken, batch: Rollout) -> dict[str, Tensor]:
         return {"reward": batch.reward_B.mean()}
+
+
+@dataclass(frozen=True, kw_only=True)
+class SharedBandit(Bandit):
+    """A bandit whose actions are drawn by row, learned in shuffled minibatches with advantages of the whole minibatch."""
+
+    slug = "shared_bandit"
+    minibatch: int = 4
+    shuffled: bool = True
+
+    def rollout(self, model: nn.Module, companions: Mapping[str, nn.Module], batch: Rollout) -> Rollout:
+        log_BA = model(batch.prompt_B)
+        action_B = drawn_actions(log_BA, RowNoise(len(batch)).uniform())
+        log_prob_B = log_BA.gather(1, action_B[:, None])[:, 0]
+        reward_B = (action_B == batch.prompt_B % ACTIONS).double()
+        return Rollout(batch.prompt_B, action_B, log_prob_B, reward_B, reward_B, tuple(str(p) for p in batch.prompt_B.tolist()))
+
+    def losses(self, features: Taken, batch: Rollout) -> dict[str, Tensor]:
+        assert batch.texts == tuple(str(p) for p in batch.prompt_B.tolist())
+        advantage_B = standardised(batch.advantage_B)
+        return {"clipped": clipped_surrogate(features.log_prob_B, batch.log_prob_B, advantage_B, clip=CLIP).loss}
 
 
 @dataclass(frozen=True)
@@ -190,7 +217,7 @@ def main() -> None:
 
     torch.set_num_threads(1)
     plan = json.loads(sys.argv[1])
-    kind: Any = {"prefer": Prefer, "bandit": Bandit, "average": Average}[plan["kind"]]
+    kind: Any = {"prefer": Prefer, "bandit": Bandit, "average": Average, "shared": SharedBandit}[plan["kind"]]
     fit(kind(), toy_pool(), Path(plan["out"]), TrainOptions(progress=False, precision="fp32", seed=3, **plan["options"]))
 
 

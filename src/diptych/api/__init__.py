@@ -30,10 +30,13 @@ if TYPE_CHECKING:
     from diptych.api.leaderboards import leaderboard
     from diptych.api.models import detect, ground, load
     from diptych.api.naming import named_after
+    from diptych.api.pictures import generate
     from diptych.api.recipes import recipe
     from diptych.api.restarting import train_or_resume
+    from diptych.api.runs import run_info
     from diptych.api.search import index, open_index
     from diptych.api.slides import cut_slides, slide_features
+    from diptych.api.sweeps import sweep
     from diptych.api.training import estimate, resume, train
     from diptych.api.tuning import blend, blend_curve, tune_report
 
@@ -54,6 +57,7 @@ _WHERE = {
     "evaluate_run": "evaluation",
     "evaluate_splits": "evaluation",
     "export": "exports",
+    "generate": "pictures",
     "ground": "models",
     "index": "search",
     "leaderboard": "leaderboards",
@@ -65,7 +69,9 @@ _WHERE = {
     "refuse_missing": "checking",
     "report": "evaluation",
     "resume": "training",
+    "run_info": "runs",
     "slide_features": "slides",
+    "sweep": "sweeps",
     "train": "training",
     "train_or_resume": "restarting",
     "tune_report": "tuning",
@@ -90,6 +96,7 @@ __all__ = [
     "evaluate_run",
     "evaluate_splits",
     "export",
+    "generate",
     "ground",
     "index",
     "leaderboard",
@@ -101,7 +108,9 @@ __all__ = [
     "refuse_missing",
     "report",
     "resume",
+    "run_info",
     "slide_features",
+    "sweep",
     "train",
     "train_or_resume",
     "tune_report",

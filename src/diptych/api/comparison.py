@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -23,6 +24,8 @@ from diptych.api.models import load, run_of
 from diptych.api.recipes import recipe
 
 Say = Callable[[str], None]
+ALIAS = re.compile(r"([A-Za-z][\w.+-]*)=(?=.)")
+"""The name that an arm is given: `hard=hard.py:HardCLIP:beta=0.5`."""
 
 
 def compare(
@@ -38,6 +41,7 @@ def compare(
     matters: float = 0.01,
     equal: float = 0.0,
     download: bool = False,
+    processes: int = 1,
     say: Say | None = None,
     **changes: Any,
 ) -> Comparison:
@@ -45,12 +49,13 @@ def compare(
     tenth of the groups is held out for recipes, as `train` does.
 
     arms     slugs, with options if they differ in some ("clip:lr=2e-4"), "FILE.py:CLASS", or recipe objects; or run folders, "hf:",
-             "open_clip:" and model objects. The others are measured against the first
+             "open_clip:" and model objects. "NAME=ARM" gives one a name. The others are measured against the first
     tasks    "retrieval", "zero_shot:label=group_name", ...; all on every held-out split
     seeds    how many (0, 1, ...), or which; three at least for a verdict
     budget   "steps:N", "samples:N" or "seconds:N" of training; "" takes the steps of the first recipe
     matters  the smallest difference that would matter; `equal`: how close counts as equal, by default the same
     out      folder of the cells: what is finished there is read, what is half done goes on
+    processes  cells that run at once, each in a process of its own, where the data have an address
     changes  fields of every recipe: batch_size=64
     """
     from diptych.claims.compare import check_version
@@ -61,6 +66,8 @@ def compare(
     count = range(seeds) if isinstance(seeds, int) else tuple(seeds)
     if not count:
         raise ConfigError(f"seeds is {seeds} (expected 1 or more; three at least for a verdict)")
+    if processes < 1:
+        raise ConfigError(f"processes is {processes} (expected 1 or more)")
     if "steps" in changes:
         raise ConfigError("steps are what the budget gives: say budget steps:N")
     spend = Budget.parse(budget) if budget else None
@@ -85,6 +92,7 @@ def compare(
         budget=spend,
         options=options,
         margins=Margins(matters, equal or matters),
+        processes=processes,
         say=say or (lambda line: None),
     )
 
@@ -99,11 +107,13 @@ def _arm(arm: Any, preset: str, changes: Mapping[str, Any], download: bool) -> C
     if not isinstance(arm, str | Path):
         return ComparedArm(str(arm.name), model=arm)
     words = str(arm)
+    if (named := ALIAS.match(words)) and not Path(words).exists():
+        return replace(_arm(words[named.end() :], preset, changes, download), name=named[1], named=True)
     if is_recipe_file(words):  # FILE.py:CLASS, or FILE.py:CLASS:OPTIONS
-        file, _, rest = words.partition(".py:")
+        file, _, rest = words.partition(".py:")  # the first: a field may name a file, too
         name, own = parse_name(rest)
         return ComparedArm(words, recipe=recipe(f"{file}.py:{name}", preset=preset, **{**changes, **own}))
-    if is_foreign(words) or isinstance(arm, Path) or "/" in words or Path(words).is_dir():
+    if is_foreign(words) or isinstance(arm, Path) or "/" in words.partition(":")[0] or Path(words).is_dir():
         return ComparedArm(words, model=load(arm, download=download), address=words)
     name, own = parse_name(words)
     return ComparedArm(words, recipe=recipe(name, preset=preset, **{**changes, **own}))
@@ -113,12 +123,14 @@ def recipe_of_arm(words: str, *, preset: str = "tiny", **changes: Any) -> Recipe
     """The recipe that an arm names, or None for a model that is there."""
     from diptych.models.io.open_address import is_foreign
 
-    if is_foreign(words) or (not is_recipe_file(words) and ("/" in words or Path(words).is_dir())):
+    if (named := ALIAS.match(words)) and not Path(words).exists():
+        words = words[named.end() :]
+    if is_foreign(words) or (not is_recipe_file(words) and ("/" in words.partition(":")[0] or Path(words).is_dir())):
         return None
     return _arm(words, preset, changes, False).recipe
 
 
 def _short_names(arms: Sequence[ComparedArm]) -> list[ComparedArm]:
     """Addresses by their last part, where these differ."""
-    short = [replace(arm, name=Path(arm.address).name) if arm.address else arm for arm in arms]
+    short = [replace(arm, name=Path(arm.address).name) if arm.address and not arm.named else arm for arm in arms]
     return short if len({arm.name for arm in short}) == len(arms) else list(arms)

@@ -37,6 +37,7 @@ EXTRAS = {
     "planning": "train sgl: plans of symbolic goals",
     "points": "XYZ, OFF and OBJ files as data",
     "heif": "HEIC pictures",
+    "medical": "DICOM and NIfTI files",
     "ocr": "curate --ocr",
     "gguf": "GGUF files of language models",
     "gemma": "a small packaged language model",

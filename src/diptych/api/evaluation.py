@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from diptych.core.errors import ConfigError
+from diptych.core.errors import ConfigError, DiptychError
 from diptych.core.result import TRAINING_ROWS
 from diptych.core.run_folder import RunFolder
 from diptych.data.subset import read_uids
@@ -55,6 +56,38 @@ def evaluate_splits(
     opened = load(model) if isinstance(model, str | Path) else model
     whole = _whole(model, data)
     return {name: _run(opened, task, whole, part, out, options) for name, part in scored_rows(whole, run_of(model)).items()}
+
+
+def evaluate_several(
+    model: Any, tasks: Sequence[str], data: Any, *, split: str = "", out: str | Path | None = None
+) -> tuple[dict[str, dict[str, Result]], dict[str, str]]:
+    """Several tasks on every held-out split, or on one, and the tasks that were left out with the reason.
+
+    tasks  names with options if need be, "zero_shot:label=group_name"; none: every task that the model has the capability for, of which
+           those that the data lack something for are left out
+    """
+    from diptych.claims.spelling import parse_name
+    from diptych.core.registry import TASKS
+    from diptych.tasks.roles import roles_of
+
+    opened = load(model) if isinstance(model, str | Path) else model
+    every = [name for name, entry in TASKS.items() if not entry.package]
+    able = [name for name in every if isinstance(opened, TASKS.load(name).needs) and not roles_of(TASKS.load(name))]
+    done: dict[str, dict[str, Result]] = {}
+    left_out: dict[str, str] = {}
+    for words in tasks or able:
+        name, options = parse_name(words)
+        try:
+            if split:
+                done[words] = {split: evaluate(opened, name, data, split=split, out=out, **options)}
+            else:
+                done[words] = evaluate_splits(opened, name, data, out=out, **options)
+        except Exception as error:  # whatever a task has against the data costs that task
+            if tasks:
+                raise
+            reason = next(iter(str(error).splitlines()), "")
+            left_out[words] = reason if isinstance(error, DiptychError) else f"{type(error).__name__}: {reason}"
+    return done, left_out
 
 
 def evaluate_answers(

@@ -12,9 +12,9 @@ import numpy as np
 import pyarrow as pa
 
 from diptych.api.data import read
-from diptych.claims.statistics import item_view
+from diptych.claims.statistics import KEYS, item_view
 from diptych.claims.verdict import holm
-from diptych.core.contracts import ReadableTask
+from diptych.core.contracts import ReadableRow, ReadableTask, TaskByItem
 from diptych.core.errors import ConfigError, DataError, RunError
 from diptych.core.result import Result
 from diptych.report.pages.leaderboard import Disagreement, Leaderboard, LeaderboardRow, ModelPair, leaderboard_page, most_divided
@@ -23,7 +23,7 @@ from diptych.tasks import find
 from diptych.tasks._scoring.records import facts_of, read_records
 
 Records: TypeAlias = "str | Path | pa.Table"
-SAME = ("uid", "case", "question", "options", "answer", "truth_cm")
+SAME = ("uid", "case", "question", "options", "answer", "truth_cm", "query", "direction", "text", "label")
 """Columns that make two rows the same question."""
 
 
@@ -37,7 +37,9 @@ def leaderboard(
     data     those that were asked, for the pictures of the page
     page     an HTML file to write
     shown    questions on which models part, at most
-    Raises DataError where they were not asked the same questions by the same protocol.
+    Of tasks whose metric is a mean over rows (retrieval, whose rows are queries, classification, questions) pairs are tested and rows on
+    which models part are shown; of others (average precision) there is the order alone. Raises DataError where the models were not asked
+    the same questions by the same protocol.
     """
     named = dict(records) if isinstance(records, Mapping) else None
     tables = [_table(one) for one in (named.values() if named is not None else records)]
@@ -53,10 +55,12 @@ def leaderboard(
     tasks = [_task(one) for one in facts]
     results = [task.score(table) for task, table in zip(tasks, tables, strict=True)]
     metric = results[0].main
-    right = [_right(task, table, metric) for task, table in zip(tasks, tables, strict=True)]
+    by_item = all(isinstance(task, TaskByItem) for task in tasks)
+    right = [_right(task, table, metric) if by_item else [] for task, table in zip(tasks, tables, strict=True)]
+    by_item = by_item and all(right)
     order = sorted(range(len(names)), key=lambda row: -np.nan_to_num(results[row].value, nan=-math.inf))
-    readable = [task.in_words(table) for task, table in zip(tasks, tables, strict=True)]
-    divided = most_divided([right[row] for row in order])
+    readable = [_in_words(task, table) for task, table in zip(tasks, tables, strict=True)]
+    divided = most_divided([right[row] for row in order]) if by_item else []
     board = Leaderboard(
         next(iter(protocols)),
         metric,
@@ -64,7 +68,7 @@ def leaderboard(
         len(tables[0]),
         results[0].n_groups,
         tuple(_standing(names[row], results[row]) for row in order),
-        _pairings([(names[row], tables[row], tasks[row]) for row in order], metric),
+        _pairings([(names[row], tables[row], tasks[row]) for row in order], metric) if by_item else (),
         tuple(
             Disagreement(
                 readable[0][row].uid,
@@ -99,20 +103,34 @@ def _table(given: Records) -> pa.Table:
     return read_records(path)
 
 
-def _task(facts: Mapping[str, Any]) -> ReadableTask:
+def _task(facts: Mapping[str, Any]) -> Any:
     """The task that made the records, with its options."""
     name = str(facts.get("protocol", "")).partition(" v")[0]
-    task = find(name, **facts.get("options", {}))
-    if not isinstance(task, ReadableTask):
-        raise ConfigError(
-            f"rows of '{name}' has no rows that can be shown as text (expected multiple_choice, ii_bench, q_spatial and the like)"
-        )
-    return task
+    return find(name, **facts.get("options", {}))
+
+
+def _in_words(task: Any, table: pa.Table) -> list[ReadableRow]:
+    """Rows as text: by the task, else by the columns that say what was asked, what is true and what came first."""
+    if isinstance(task, ReadableTask):
+        return task.in_words(table)
+    named = set(table.column_names)
+    columns = {
+        name: table.column(name).to_pylist() for name in ("uid", "query", "text", "direction", "label", "top") if name in named
+    }
+    rows = []
+    for row in range(len(table)):
+        value = {name: column[row] for name, column in columns.items()}
+        uid = str(value.get("uid") or value.get("query") or "")
+        best = value.get("top")
+        answer = str(best[0]) if isinstance(best, list) and best else ""
+        question = str(value.get("text") or value.get("direction") or uid)
+        rows.append(ReadableRow(uid, str(row), question, str(value.get("label", "")), answer))
+    return rows
 
 
 def _sort_rows(table: pa.Table) -> pa.Table:
     """By the columns that name a row, as the paired comparison sorts."""
-    return table.sort_by([(name, "ascending") for name in ("uid", "case") if name in table.column_names])
+    return table.sort_by([(name, "ascending") for name in KEYS if name in table.column_names])
 
 
 def _same_questions(tables: Sequence[pa.Table]) -> None:
@@ -144,11 +162,10 @@ def _names(facts: Sequence[Mapping[str, Any]]) -> list[str]:
     return [name if labels.count(name) == 1 else f"{name} #{labels[:row].count(name) + 1}" for row, name in enumerate(labels)]
 
 
-def _right(task: ReadableTask, table: pa.Table, metric: str) -> list[bool]:
+def _right(task: TaskByItem, table: pa.Table, metric: str) -> list[bool]:
+    """True for each row that a model has right; empty where the metric is no mean over rows."""
     values_NM = task.item_values(table, metric)
-    if values_NM is None:
-        raise ConfigError(f"'{metric}' is no mean over rows")
-    return [bool(value == 1) for value in values_NM[:, 0]]
+    return [] if values_NM is None else [bool(value == 1) for value in np.nanmax(values_NM, axis=1)]
 
 
 def _standing(name: str, result: Result) -> LeaderboardRow:
@@ -157,7 +174,7 @@ def _standing(name: str, result: Result) -> LeaderboardRow:
     return LeaderboardRow(name, main.value, main.low, main.high, main.chance, beside)
 
 
-def _pairings(sides: Sequence[tuple[str, pa.Table, ReadableTask]], metric: str) -> tuple[ModelPair, ...]:
+def _pairings(sides: Sequence[tuple[str, pa.Table, TaskByItem]], metric: str) -> tuple[ModelPair, ...]:
     """Every pair, the better one as `other`. McNemar's mid-p where each row is a group of its own; else signs of whole groups
     are flipped."""
     pairs = []

@@ -7,7 +7,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from diptych.core.errors import DiptychError, RunError
+from diptych.core.errors import ConfigError, DiptychError, RunError
 from diptych.core.image import ImageSource
 from diptych.index.hits import Pictures, pictures_of
 
@@ -30,6 +30,7 @@ def index(
     url: str = "",
     download: bool = False,
     device: str = "auto",
+    embeddings: str | Path = "",
     **options: Any,
 ) -> Index:
     """Embed data and make it searchable: `index(model, "pairs/", "pairs.index").search("a red bus")`.
@@ -43,11 +44,18 @@ def index(
     url      of a Qdrant server that is to hold the vectors
     download  allows fetching a model that is not on this machine
     device    of a model that is given by address, as `load` takes it
+    embeddings  folder of `diptych embed`: pictures that are there are not embedded again (kinds dense, nested and hybrid)
     """
     from diptych.index.kinds import kind as kind_of_index
 
+    if embeddings and kind not in ("dense", "nested", "hybrid"):
+        raise ConfigError(f"embeddings are read by an index of kind dense, nested or hybrid (kind is '{kind}')")
     index_kind = kind_of_index(kind)
     opened = _searcher(model, download, device) if isinstance(model, str | Path) else model
+    if embeddings:
+        from diptych.index.embedding_table import StoredEmbedder
+
+        opened = StoredEmbedder(opened, Path(embeddings))
     source = {
         "model": str(model) if isinstance(model, str | Path) else "",
         "data": str(data) if isinstance(data, str | Path) else "",

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from diptych.core.config import from_plain
 from diptych.core.contracts import Recipe, Tuning
 from diptych.core.errors import RunError
-from diptych.core.own_recipes import recipe_file_address
+from diptych.core.own_recipes import recipe_file_address, refuse_untrusted_programs, trust
 from diptych.core.run_folder import RunFolder, refuse_occupied
 from diptych.worlds.address import HELD_OUT, cached_for_training, split_names, training_rows, with_held_out
 
@@ -104,7 +104,7 @@ def train(
     source = data if isinstance(data, str | Path) else ""
     record: dict[str, Any] = {"source": str(source), **({"subset": len(rows)} if uids else {})}
     if own_file := recipe_file_address(type(made)):
-        record["recipe"] = own_file
+        trust(Path(own_file.rpartition(":")[0]))  # the caller has carried it out
     if not evaluation:
         record["no_evaluation"] = True
     if columns and source:
@@ -113,9 +113,25 @@ def train(
         record["held_out"] = float(hold_out)
         record["held_out_val"] = "val" in split_names(whole)
     files = {"subset.txt": "".join(f"{uid}\n" for uid in uids)} if uids else None
-    run = fit(made, rows, out, options, validators(made, whole, options), record=record, files=files, overwrite=overwrite)
+    begun = {
+        "recipe": own_file or made.slug,
+        "data": str(source),
+        **({"init": str(init)} if init else {}),
+        "hold_out": float(hold_out),
+    }
+    if columns and source:
+        begun |= {name: _column_option(value) for name, value in columns.items()}
+    checks = validators(made, whole, options)
+    run = fit(made, rows, out, options, checks, record=record, files=files, begun=begun, overwrite=overwrite)
     write_card(run, whole)
     return run
+
+
+def _column_option(value: Any) -> Any:
+    """A choice of columns as the option of the command line has it."""
+    if isinstance(value, Mapping):
+        return [f"{name}={kind}" for name, kind in value.items()]
+    return list(value) if isinstance(value, list | tuple) else value
 
 
 def _held_out_line(given: Any, whole: Any) -> str:
@@ -155,11 +171,23 @@ def _rows_to_use(rows: Any, whole: Any, uids: Sequence[str], file: object = None
     return subset(rows, uids, whole=whole, file=file if isinstance(file, str | Path) else None) if uids else rows
 
 
-def resume(run: str | Path, *, data: Any = None, steps: int = 0, changes: Mapping[str, Any] | None = None) -> RunFolder:
+def resume(
+    run: str | Path,
+    *,
+    data: Any = None,
+    steps: int = 0,
+    recipe: str | Path | type[Recipe] | Recipe | None = None,
+    changed_code: bool = False,
+    changes: Mapping[str, Any] | None = None,
+    say: Say | None = None,
+) -> RunFolder:
     """Go on with a run that was stopped or killed. A finished one is returned as it is.
 
     data   only where the run was started on an object and not on an address
     steps  of a finished run: train on to so many in all; what it was scored before goes
+    recipe  where the recipe is now, if the run does not know: FILE.py or FILE.py:CLASS, or its class
+    changed_code  go on though the files that define the recipe have changed since the run began; the log notes it
+    say    gets a line about what is otherwise than when the run began: fields of config.yaml, code of this package, libraries
     changes  options that a run may go on with (`train.fit.RESUMABLE`): {"workers": 4, "micro_batch": 64, "device": "cuda", "shard": "fsdp"}
     """
     from diptych.train.fit import resume as resume_run
@@ -167,15 +195,22 @@ def resume(run: str | Path, *, data: Any = None, steps: int = 0, changes: Mappin
 
     folder = RunFolder.open(Path(run))
     if folder.state["status"] == "finished" and not steps:
+        tell_edits(folder, say or noop)
         if folder.state.get("signal"):
             folder.write_state(signal=None)  # it was for the process that finished the run
         return folder
     source = folder.state.get("source", "")
     if not source and data is None:
         raise RunError(f"{run} was trained on an object: pass it again as data=")
+    made = recipe_of(folder, recipe)
+    refuse_untrusted_programs(made, folder.path)
+    notes = code_notes(folder, made, allowed=changed_code)
+    for note in notes:
+        (say or noop)(f"note: {note}")
+    if recipe is not None and (own_file := recipe_file_address(type(made))):
+        folder.write_state(recipe=own_file)
     whole = data_of(folder, data)
     options = from_plain(TrainOptions, folder.config["run"])
-    made = recipe_of(folder)
     uids = _uids(folder.subset) if folder.subset.is_file() else []
     rows = _rows_to_use(training_rows(whole), whole, uids, folder.subset)
     run_again = resume_run(
@@ -184,6 +219,7 @@ def resume(run: str | Path, *, data: Any = None, steps: int = 0, changes: Mappin
         validators(made, whole, options),
         kind=type(made),
         steps=steps,
+        notes=notes,
         changes=changes,
     )
     if steps:
@@ -191,6 +227,47 @@ def resume(run: str | Path, *, data: Any = None, steps: int = 0, changes: Mappin
         shutil.rmtree(run_again.records, ignore_errors=True)
     write_card(run_again, whole)
     return run_again
+
+
+def tell_edits(folder: RunFolder, say: Say) -> None:
+    """Say which fields of a finished run's config.yaml were edited: they change nothing there."""
+    from diptych.train.provenance import edited_fields
+
+    if edits := edited_fields(folder):
+        more = f" and {len(edits) - 3} more" if len(edits) > 3 else ""
+        file = folder.path / "config.yaml"
+        say(
+            f"note: {file} was edited after the run began ({', '.join(edits[:3])}{more}), which changes nothing in a finished run: "
+            f"train anew with --config {file} --out NEW"
+        )
+
+
+def code_notes(folder: RunFolder, made: Recipe, *, allowed: bool) -> list[str]:
+    """Lines on what is otherwise than when a run began. Raises RunError where the files that define its recipe have changed, unless that is
+    allowed."""
+    from diptych.train.fit import RESUMABLE
+    from diptych.train.provenance import changed_modules, changed_packages, changed_recipe_files, edited_fields
+
+    notes = []
+    if changed := changed_recipe_files(folder, made):
+        copies = ", ".join(map(str, changed))
+        if not allowed:
+            raise RunError(
+                f"{', '.join(copy.name for copy in changed)} changed since {folder.path} began (it holds the old text: {copies}): put it "
+                "back, or go on with the new code by --changed-code, which the log notes"
+            )
+        notes.append(f"went on though {', '.join(copy.name for copy in changed)} changed since the run began")
+    if modules := changed_modules(folder):
+        more = f" and {len(modules) - 3} more" if len(modules) > 3 else ""
+        notes.append(f"modules of diptych that are others than when the run began: {', '.join(modules[:3])}{more}")
+    if packages := changed_packages(folder):
+        notes.append(f"packages that are others than when the run began: {', '.join(packages)}")
+    options = [edit for edit in edited_fields(folder) if edit.startswith("run.")]
+    if fixed := [edit for edit in options if edit.split()[0].removeprefix("run.").partition(".")[0] not in RESUMABLE]:
+        raise RunError(
+            f"{folder.path / 'config.yaml'} was edited: {fixed[0]} (expected what the run began with; it cannot change now)"
+        )
+    return [*notes, *(f"config.yaml was edited: {edit}" for edit in options)]
 
 
 def estimate(

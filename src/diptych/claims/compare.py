@@ -8,8 +8,8 @@ Given models (run folders, hf:, open_clip:): there is no training noise in quest
 whole groups resampled is the right one, and decides.
 
 A cell is one arm under one seed: OUT/cells/NAME-HASH-SEED/ is its run folder, with `cell.json` when it is finished. The hash covers the
-recipe, its steps, the data and the tasks. What is there is read, what is half done goes on, what is missing is run. A cell that
-fails costs itself; the reason stands in the result.
+recipe, its steps, the data, the tasks, the syntax of all code that the cell reaches and the versions of the libraries below it. What is
+there is read, what is half done goes on, what is missing is run. A cell that fails costs itself; the reason stands in the result.
 """
 
 from __future__ import annotations
@@ -38,6 +38,8 @@ from diptych.core.disk.files import write_json
 from diptych.core.environment import environment
 from diptych.core.errors import ConfigError, DataError, DiptychError, RunError
 from diptych.core.grouped_fields import out_of_groups
+from diptych.core.own_recipes import named_programs
+from diptych.core.sources.program import code_hash
 from diptych.core.terminal import notebook
 from diptych.models.io.open_address import require, require_deployed
 from diptych.report.comparison_result import ArmCost, CellFailure, ComparisonResult
@@ -51,12 +53,14 @@ REHEARSED = 256  # rows of a held-out split on which a task is tried before anyt
 
 @dataclass(frozen=True, slots=True)
 class ComparedArm:
-    """A side of a comparison: a recipe to train, or a model that is there and where it came from. Exactly one of the two."""
+    """A side of a comparison: a recipe to train, or a model that is there and where it came from. Exactly one of the two. `named`: its
+    name was chosen by hand."""
 
     name: str
     recipe: Recipe | None = None
     model: Embedder | None = None
     address: str = ""
+    named: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,9 +82,10 @@ class Comparison:
 
         return lines(self.measured)
 
-    def to_pandas(self) -> Any:
-        """A DataFrame with a row for each arm in each measure: mean, difference to the first arm with interval, verdict."""
-        return notebook.frame(self.measured.rows())
+    def to_pandas(self, *, seeds: bool = False) -> Any:
+        """A DataFrame with a row for each arm in each measure: mean, difference to the first arm with interval, verdict. seeds: a row for
+        each seed, with its value."""
+        return notebook.frame(self.measured.seed_rows() if seeds else self.measured.rows())
 
     def _repr_html_(self) -> str:
         main = {(measure.task, measure.split, measure.metric) for measure in self.measured.main_measures}
@@ -107,6 +112,7 @@ def compare(
     budget: Budget | None = None,
     options: TrainOptions | None = None,
     margins: Margins = ONE_POINT,
+    processes: int = 1,
     say: Say = lambda line: None,
 ) -> Comparison:
     """Run what is missing and say what came out.
@@ -116,6 +122,7 @@ def compare(
     tasks    names, with options if need be: "zero_shot:label=group_name"
     budget   of each arm; None takes the steps of the first recipe
     margins  the smallest difference that would matter, and how close counts as equal; the same for every metric
+    processes  cells that run at once, where they can run in processes of their own; their times are then those of a shared machine
     Raises ConfigError, DataError or RunError before anything is trained when the comparison cannot work.
     """
     _check_arms(arms)
@@ -132,7 +139,7 @@ def compare(
         options = options or TrainOptions()
         budget = budget or _budget_of(arms[0])
         jobs = _jobs(arms, whole, out, source, tuple(tasks), seeds, budget, options, say)
-        results, failures = _run_all(jobs, whole, say)
+        results, failures = _run_all(jobs, whole, say, processes)
         folders = {arm.name: {job.seed: str(job.folder) for job in jobs if job.arm == arm.name} for arm in arms}
         configs = {job.arm: _config(job) for job in jobs}
         words = str(budget)
@@ -275,9 +282,13 @@ def _jobs(
     rows = training_rows(whole)
     fixed = {name: value for name, value in to_plain(options).items() if name in ("precision", "bad_limit", "steps")}
     prepared: list[tuple[ComparedArm, Recipe, str]] = []
+    codes = {arm.name: arm_code(arm, tasks) for arm in arms}
+    for name in _changed_codes(out, codes):
+        say(f"note: the code of {name} or a library below it has changed since it was compared here: its cells are trained anew")
     for arm in arms:
         assert arm.recipe is not None
-        key = config_hash([arm.recipe.slug, to_plain(out_of_groups(arm.recipe)), fixed, rows.fingerprint, tasks])
+        code = codes[arm.name]
+        key = config_hash([arm.recipe.slug, to_plain(out_of_groups(arm.recipe)), fixed, rows.fingerprint, tasks, code])
         pace = _seconds_a_step(arm, rows, out, key, options, say) if budget.kind == "seconds" else math.nan
         recipe = replace(arm.recipe, steps=budget.steps_of(arm.recipe.batch_size, pace))
         if recipe.warmup >= recipe.steps:
@@ -300,6 +311,22 @@ def _jobs(
     ]
 
 
+def arm_code(arm: ComparedArm, tasks: Sequence[str]) -> str:
+    """Hash of all code that a cell of an arm reaches: recipe or model, training, evaluation."""
+    kinds: list[type] = [type(cells.make_task(words)) for words in tasks]
+    files = named_programs(arm.recipe) if arm.recipe is not None else []
+    kinds.append(type(arm.recipe) if arm.recipe is not None else type(arm.model))
+    return code_hash(kinds, modules=("diptych.claims.job",), files=[file for file, _ in files])
+
+
+def _changed_codes(out: Path, codes: dict[str, str]) -> list[str]:
+    """Names of the arms whose code is another than when this folder was last used; the present hashes are kept."""
+    path = out / "code.json"
+    before = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    write_json(path, {**before, **codes})
+    return [name for name, code in codes.items() if before.get(name, code) != code]
+
+
 def _seconds_a_step(arm: ComparedArm, rows: Any, out: Path, key: str, options: TrainOptions, say: Say) -> float:
     """Measured once an arm by a few real steps and kept, so that every seed and every continuation trains the same steps."""
     from diptych.train.estimate import estimate
@@ -314,19 +341,24 @@ def _seconds_a_step(arm: ComparedArm, rows: Any, out: Path, key: str, options: T
     return float(seconds[key])
 
 
-def _run_all(jobs: Sequence[Job], whole: Any, say: Say) -> tuple[list[CellResult], list[CellFailure]]:
+def _run_all(jobs: Sequence[Job], whole: Any, say: Say, processes: int = 1) -> tuple[list[CellResult], list[CellFailure]]:
     results: list[CellResult] = []
     failures: list[CellFailure] = []
     spent: list[float] = []
     waiting = [job for job in jobs if not (job.folder / "cell.json").is_file()]
+    apart = [job for job in waiting if job.portable] if processes > 1 else []
+    if apart:
+        say(f"{len(apart)} cells, {processes} at once")
+    early = cells.run_side_by_side(apart, processes, say) if apart else {}
     for job in jobs:
         label = f"{job.arm}, seed {job.seed}"
-        done = CellResult.read(job.folder)
+        done = CellResult.read(job.folder) if job.folder not in early else None
         if done is None:
             say(f"[{jobs.index(job) + 1}/{len(jobs)}] {label}: {job.recipe.steps:,} steps{_time_left(spent, len(waiting))}")
             begin = time.perf_counter()
             try:
-                done = cells.run_apart(job, say) if job.portable else cells.run_job(job, whole)
+                done = _early(early[job.folder]) if job.folder in early else None
+                done = done or (cells.run_apart(job, say) if job.portable else cells.run_job(job, whole))
             except Exception as error:  # whatever a recipe does wrong costs its own cell
                 reason = str(error) if isinstance(error, DiptychError) else f"{type(error).__name__}: {error}"
                 failures.append(CellFailure(job.arm, job.seed, reason))
@@ -343,6 +375,13 @@ def _run_all(jobs: Sequence[Job], whole: Any, say: Say) -> tuple[list[CellResult
     if not results:
         raise RunError(f"no cell came to a result; the first said: {failures[0].reason}")
     return results, failures
+
+
+def _early(outcome: CellResult | Exception) -> CellResult:
+    """Result of a cell that ran beside others; raises what it failed with."""
+    if isinstance(outcome, Exception):
+        raise outcome
+    return outcome
 
 
 def _time_left(spent: Sequence[float], cells_left: int) -> str:
@@ -388,7 +427,7 @@ def _score_models(
     data = [part.fingerprint for part in held_out(whole).values()]
     for number, arm in enumerate(arms):
         assert arm.model is not None
-        folder = out / "models" / f"{_stem(arm.name)}-{config_hash([arm.model.fingerprint, data, tasks])}"
+        folder = out / "models" / f"{_stem(arm.name)}-{config_hash([arm.model.fingerprint, data, tasks, arm_code(arm, tasks)])}"
         done = CellResult.read(folder)
         say(f"[{number + 1}/{len(arms)}] {arm.name}" + (": there already" if done else ""))
         if done is None:

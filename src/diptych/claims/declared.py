@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from diptych.claims.syntax import strip_syntax
+from diptych.core.sources.syntax import strip_syntax
 
 
 def declared_hash(value: Any, *, without: Sequence[str] = ()) -> str:

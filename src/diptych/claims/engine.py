@@ -18,7 +18,6 @@ from typing import Any
 from diptych.claims.budget import check_equal, mean_spent
 from diptych.claims.cell import Cell, CellResult, run_cell
 from diptych.claims.claim import Arm, Claim
-from diptych.claims.closure import closure_hash
 from diptych.claims.controls.raw_input import BLIND, RawControls, run_raw_controls
 from diptych.claims.declared import declared_hash, modules_of
 from diptych.claims.ledger import Entry, Side, judged_again, learned
@@ -26,6 +25,7 @@ from diptych.claims.sweep import RULE, TUNING_SEEDS, TUNING_SHARE, Chosen, choos
 from diptych.claims.verdict import MINIMUM_SEEDS, judge, seeds_needed
 from diptych.core.environment import environment
 from diptych.core.errors import ConfigError
+from diptych.core.sources.closure import closure_hash
 
 OnCell = Callable[[Cell, CellResult], None]
 OnWidened = Callable[[str, float, float], None]

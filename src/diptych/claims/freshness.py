@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Literal
 
 from diptych.claims.claim import Claim
-from diptych.claims.closure import closure_hash
 from diptych.claims.constants import constants_hash
 from diptych.claims.declared import modules_of
 from diptych.claims.ledger import Entry
@@ -23,6 +22,7 @@ from diptych.core.config import from_plain
 from diptych.core.disk.files import write_atomic
 from diptych.core.disk.json_text import parse_json
 from diptych.core.errors import ConfigError, DataError, UnknownName
+from diptych.core.sources.closure import closure_hash
 
 FILE = "freshness.jsonl"
 State = Literal["fresh", "changed", "stale"]

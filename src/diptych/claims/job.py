@@ -17,7 +17,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
@@ -144,8 +145,30 @@ def _kept_results(job: Job, whole: Any) -> Results:
 # ---------------------------------------------------------------- its own process
 
 
-def run_apart(job: Job, say: Say) -> CellResult:
-    """The same in a process of its own. Raises RunError with the reason when the cell came to nothing."""
+def run_side_by_side(jobs: Sequence[Job], count: int, say: Say) -> dict[Path, CellResult | Exception]:
+    """Results, or reasons of failure, of jobs by their folders: `count` at once, each in a process of its own. When interrupted all of
+    them are asked to stop."""
+    stop = threading.Event()
+    with ThreadPoolExecutor(count) as pool:
+        begun = {job.folder: pool.submit(run_apart, job, say, stop) for job in jobs}
+        try:
+            wait(begun.values())
+        except BaseException:
+            stop.set()
+            pool.shutdown(cancel_futures=True)
+            raise
+    outcomes = {folder: (future.exception(), future) for folder, future in begun.items()}
+    return {
+        folder: future.result() if error is None else error if isinstance(error, Exception) else RunError(str(error))
+        for folder, (error, future) in outcomes.items()
+    }
+
+
+def run_apart(job: Job, say: Say, stop: threading.Event | None = None) -> CellResult:
+    """The same in a process of its own. Raises RunError with the reason when the cell came to nothing.
+
+    stop  asks the process to save and stop, as Ctrl-C does
+    """
     order, failed = Path(f"{job.folder}.job.json"), Path(f"{job.folder}.failed.json")
     failed.unlink(missing_ok=True)
     kind = type(job.recipe)
@@ -155,11 +178,17 @@ def run_apart(job: Job, say: Say) -> CellResult:
     words = [sys.executable, "-m", "diptych.claims.job", str(order)]
     child = subprocess.Popen(words, stdout=STDERR, start_new_session=True)
     try:
+        heard = time.monotonic()
         while True:
             try:
-                code = child.wait(timeout=LISTEN)
+                code = child.wait(timeout=LISTEN if stop is None else 1.0)
                 break
             except subprocess.TimeoutExpired:
+                if stop is not None and stop.is_set():
+                    raise KeyboardInterrupt from None
+                if time.monotonic() - heard < LISTEN:
+                    continue
+                heard = time.monotonic()
                 if not sys.stderr.isatty() and (line := _last_line(job.folder)):
                     say(f"  {job.arm}, seed {job.seed}: {line}")
     except BaseException:

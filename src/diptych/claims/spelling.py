@@ -9,6 +9,7 @@ from typing import Any, Literal, get_args
 import yaml
 
 from diptych.core.errors import ConfigError
+from diptych.core.own_recipes import split_commas
 
 Kind = Literal["steps", "samples", "seconds"]
 
@@ -59,27 +60,6 @@ def parse_name(words: str) -> tuple[str, dict[str, Any]]:
     """
     name, _, tail = words.partition(":")
     return name, options(split_commas(tail) if tail else ())
-
-
-def split_commas(words: str) -> list[str]:
-    """The pieces between commas; a comma within brackets or quotes separates nothing.
-
-    >>> split_commas("ks=[20,50],label='a, b',draws=10")
-    ['ks=[20,50]', "label='a, b'", 'draws=10']
-    """
-    pieces, depth, quote = [""], 0, ""
-    for before, letter in zip(f" {words}", words, strict=False):
-        if quote:
-            quote = "" if letter == quote else quote
-        elif letter in "'\"" and before in "=,[{ :":  # an apostrophe within a word opens nothing
-            quote = letter
-        else:
-            depth += (letter in "[{") - (letter in "]}")
-        if letter == "," and not quote and depth <= 0:
-            pieces.append("")
-        else:
-            pieces[-1] += letter
-    return pieces
 
 
 def split_names(words: str) -> tuple[str, ...]:

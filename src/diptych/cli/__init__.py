@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from importlib import import_module
 
 from diptych import __version__
+from diptych.core.environment import COMMAND
 from diptych.core.errors import ConfigError, DiptychError, UnknownName
 from diptych.core.machine import DEVICE_VARIABLE, limit_threads_to_quota
 from diptych.core.terminal.signals import GRACE, SignalWatch, Terminated, exit_code, raise_interrupt
@@ -24,18 +25,22 @@ COMMANDS = {
     "demo": "curate, train, evaluate and search real data; ends in a report",
     "data": "build | inspect | verify | split | fetch: image-text data in and out",
     "curate": "run a curation operator over a pool, with a reason for every dropped row",
+    "embed": "image embeddings in a folder, computed once, that curation and indexes read",
     "tag-rounds": "a relation tagger that learns from what it tagged, with counts and drift",
     "train": "train a recipe on your data",
     "blend": "the mean of two models' weights, and the curve over shares",
     "tune-report": "did tuning help, and what was forgotten",
     "eval": "evaluate a model on a task, with intervals",
     "compare": "several recipes or models, one budget: intervals, verdicts, cost, a report",
+    "sweep": "values of a recipe's fields by Optuna, pruned and gone on with after a kill",
+    "table": "a comparison or runs as a table for a paper: Markdown, LaTeX, CSV",
     "leaderboard": "models that were asked the same questions: intervals, paired tests, where they part",
     "index": "build | add | remove | info: a search index",
     "search": "search an index by text or by image",
     "try": "how well texts fit a picture, at once, with a heat map",
     "classify": "name what is in an image, from your own list",
     "caption": "write about images, with a model that writes",
+    "generate": "pictures from prompts, with a contact sheet",
     "ask": "a question about an image, in free words or by choices",
     "detect": "find things and the relations between them, named by your own words",
     "named-after": "a detector whose finds are named after crops that you have",
@@ -43,11 +48,14 @@ COMMANDS = {
     "segment": "the class of every pixel, as a picture",
     "explain": "align | caption | words: what each word goes with, how a text is read, which words a picture becomes",
     "run": "start a pipeline that works at inference time",
+    "config": "a configuration file of a recipe or command, with comments; its schema for editors",
+    "run-info": "what a run was made with, and what is otherwise now",
     "export": "to transformers, open_clip, sentence-transformers, peft or ONNX",
     "report": "write the HTML report of a run again",
     "slides": "embed | cut: whole slides, tile by tile",
     "serve": "an HTTP API and a search page",
     "doctor": "what is installed, which device, what is missing for which command",
+    "new": "a package of your own with a system, an operator or a task, and its tests",
     "systems": "the published systems and which of them work",
     "weights": "published weights that open by address, and which ones a file looks like",
     "claims": "method against baseline, on record",
@@ -80,6 +88,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
     words = list(sys.argv[1:] if argv is None else argv)
     as_json = "--json" in words
+    COMMAND[:] = ["diptych", *words]
     device = os.environ.get(DEVICE_VARIABLE)  # --device is for one command
     try:
         with SignalWatch(raise_interrupt, grace=GRACE):

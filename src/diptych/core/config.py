@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import re
 import types
 import typing
 from collections.abc import Mapping
@@ -27,6 +28,8 @@ from diptych.core.grouped_fields import into_groups
 T = TypeVar("T")
 LARGEST = 256 * 2**20
 """Bytes of a configuration, vocabularies included."""
+NUMBER = re.compile(r"[-+]?\d+(\.\d*)?e[-+]?\d+", re.IGNORECASE)
+"""Numbers such as 2e-4, which YAML takes for text."""
 
 
 def to_plain(value: Any) -> Any:
@@ -46,13 +49,43 @@ def from_plain(kind: type[T], plain: dict[str, Any]) -> T:
     plain = into_groups(kind, plain)
     hints = typing.get_type_hints(kind)
     fields = {f.name: f for f in dataclasses.fields(cast(Any, kind)) if f.init}
-    for name in plain:
-        if name not in fields:
-            raise UnknownName(f"field of {kind.__name__}", name, fields)
+    values = checked_fields(kind, plain)
     for name, item in fields.items():
         if name not in plain and item.default is dataclasses.MISSING and item.default_factory is dataclasses.MISSING:
             raise ConfigError(f"{kind.__name__} has no {name} (expected {_type_name(hints[name])})")
-    return kind(**{name: _coerce(hints[name], value, f"{kind.__name__}.{name}") for name, value in plain.items()})
+    return kind(**values)
+
+
+def checked_fields(kind: type[Any], plain: Mapping[str, Any], where: str = "") -> dict[str, Any]:
+    """Values of some fields of a dataclass, typed; an unknown field or a value of the wrong type is refused with its name.
+
+    where  what errors call the dataclass; its own name by default
+    """
+    where = where or kind.__name__
+    hints = typing.get_type_hints(kind)
+    fields = {f.name: f for f in dataclasses.fields(kind) if f.init}
+    for name in plain:
+        if name not in fields:
+            raise UnknownName(f"field of {where}", name, fields)
+    return {name: _coerce(hints[name], value, f"{where}.{name}") for name, value in plain.items()}
+
+
+def overlaid(config: T, changes: Mapping[str, Any], where: str) -> T:
+    """The same configuration with changed fields, as `with_changes`; a mapping changes fields of a configuration that it holds.
+
+    Raises ConfigError or UnknownName with `where` before the name of the field.
+    """
+    nested = {
+        name: overlaid(held, value, f"{where}.{name}")
+        for name, value in changes.items()
+        if isinstance(value, Mapping)
+        and dataclasses.is_dataclass(held := getattr(config, name, None))
+        and not isinstance(held, type)
+    }
+    flat = {name: value for name, value in changes.items() if name not in nested}
+    own = {item.name for item in dataclasses.fields(cast(Any, config))}
+    checked_fields(type(config), {name: value for name, value in flat.items() if name in own}, where)
+    return with_changes(config, {**flat, **nested})
 
 
 def _coerce(hint: Any, value: Any, where: str) -> Any:
@@ -90,6 +123,8 @@ def _coerce(hint: Any, value: Any, where: str) -> Any:
             return None
         raise ConfigError(f"{where} is {value!r} (expected nothing)")
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if hint is float and isinstance(value, str) and NUMBER.fullmatch(value):
         return float(value)
     if hint is Path and isinstance(value, str):
         return Path(value)
@@ -154,14 +189,7 @@ def load_config(folder: Path) -> dict[str, Any]:
     """The sections of ``config.yaml`` as plain values, with what was prepared put back. Raises ValueError with a line that names the
     file, for one that is missing or damaged."""
     file, prepared = folder / "config.yaml", folder / "prepared.json"
-    try:
-        text = read_file(file, most=LARGEST).decode("utf-8")
-        sections = yaml.load(text, Loader=_NoAliases)  # a SafeLoader
-    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
-        first = next(iter(str(error).splitlines()), type(error).__name__)
-        raise ValueError(f"{file} cannot be read: {first}") from error
-    if not isinstance(sections, dict) or not all(isinstance(values, dict) for values in sections.values()):
-        raise ValueError(f"{file} holds no sections (expected what a run wrote)")
+    sections = read_sections(file)
     try:
         learned = read_object(prepared)
     except ValueError as error:
@@ -170,6 +198,20 @@ def load_config(folder: Path) -> dict[str, Any]:
         if name not in sections or not isinstance(values, dict):
             raise ValueError(f"{prepared} has a section '{name}' that {file.name} has not")
         sections[name].update(values)
+    return sections
+
+
+def read_sections(file: Path) -> dict[str, dict[str, Any]]:
+    """The sections of a YAML file as plain values. Raises ValueError with a line that names the file, for one that is missing, damaged or
+    made of something else."""
+    try:
+        text = read_file(file, most=LARGEST).decode("utf-8")
+        sections = yaml.load(text, Loader=_NoAliases)  # a SafeLoader
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+        first = next(iter(str(error).splitlines()), type(error).__name__)
+        raise ValueError(f"{file} cannot be read: {first}") from error
+    if not isinstance(sections, dict) or not all(isinstance(values, dict) for values in sections.values()):
+        raise ValueError(f"{file} holds no sections (expected what a run wrote)")
     return sections
 
 

@@ -24,6 +24,9 @@ PACKAGES = (
     "pyarrow",
 )
 
+COMMAND: list[str] = []
+"""Words of the command line that is carried out; empty in a session of Python."""
+
 
 def environment() -> dict[str, Any]:
     """Plain values only. Never the host's name, the user's name or a path."""

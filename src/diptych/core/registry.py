@@ -24,6 +24,9 @@ Systems of the table (`core.systems`) are in the registry of their room by thems
 from __future__ import annotations
 
 from diptych.core.entries import Registry
+from diptych.core.registry_tables.models import MODEL_ENTRIES
+from diptych.core.registry_tables.tasks import TASK_ENTRIES
+from diptych.core.registry_tables.worlds import WORLD_ENTRIES
 
 RECIPES = Registry(
     "recipe",
@@ -53,13 +56,29 @@ RECIPES = Registry(
             "diptych.recipes.grounding.fiber_statements:FIBERStatements",
             "whether a statement is true of two pictures (NLVR2), by FIBER",
         ),
+        "mix": (
+            "diptych.recipes.contrastive.mix:Mix",
+            "parts of the recipes over pairs, each by a field: texts, loss, gates, prefixes, queue",
+        ),
         "mrl_classes": (
             "diptych.recipes.contrastive.mrl_classes:MRLClasses",
             "a classifier on every prefix of an image's vector, from labels",
         ),
+        "text_to_image": (
+            "diptych.recipes.generation.text_to_image:TextToImage",
+            "pictures from prompts by diffusion, from scratch or from published weights",
+        ),
         "ptp_vilt": (
             "diptych.recipes.grounding.ptp_vilt:PTPViLT",
             "block prompts for one transformer over words and patches",
+        ),
+        "ruig_supervised": (
+            "diptych.recipes.grounding.ruig:ScreenLikelihood",
+            "the box that an instruction means by cross-entropy, what RUIG starts from",
+        ),
+        "rl4lms_supervised": (
+            "diptych.recipes._shared.text_policy.supervised_text:SupervisedText",
+            "text behind prompts by cross-entropy, the baseline of RL4LMs and its warm start",
         ),
     },
     room="recipes",
@@ -133,6 +152,10 @@ OPERATORS = Registry(
             "diptych.curate.operators.translate:Translate",
             "drops nothing: captions in further languages, by a model that writes",
         ),
+        "view_captions": (
+            "diptych.curate.operators.view_captions:ViewCaptions",
+            "drops nothing: captions of every view of an object, by a model that writes, ranked by another",
+        ),
         "template_captions": (
             "diptych.curate.operators.synthetic_captions:TemplateCaptions",
             "drops nothing: writes a caption from what the data know",
@@ -143,93 +166,7 @@ OPERATORS = Registry(
 TASKS = Registry(
     "task",
     "diptych.tasks",
-    {
-        "person_attributes": (
-            "diptych.tasks.domains.person_attributes:PersonAttributes",
-            "what a person wears and carries, by words",
-        ),
-        "person_reid": (
-            "diptych.tasks.domains.person_reid:PersonReid",
-            "all pictures of a person by one of them, another camera's",
-        ),
-        "person_search": ("diptych.tasks.domains.person_search:PersonSearch", "all pictures of a person by a description"),
-        "category_search": (
-            "diptych.tasks.pairs.category_search:CategorySearch",
-            "items of one category by image and text read together",
-        ),
-        "multilingual_retrieval": ("diptych.tasks.pairs.multilingual_retrieval:MultilingualRetrieval", "retrieval by language"),
-        "retrieval": ("diptych.tasks.pairs.retrieval:Retrieval", "texts by image and images by text"),
-        "segmentation": ("diptych.tasks.pairs.segmentation:Segmentation", "the class of every pixel"),
-        "point_classification": ("diptych.tasks.pairs.point_tasks:PointClassification", "classes of point clouds"),
-        "point_retrieval": ("diptych.tasks.pairs.point_tasks:PointRetrieval", "texts or pictures by point cloud, and back"),
-        "video_classification": (
-            "diptych.tasks.pairs.video_classification:VideoClassification",
-            "classes of videos",
-        ),
-        "video_retrieval": ("diptych.tasks.pairs.video_retrieval:VideoRetrieval", "texts by video and videos by text"),
-        "zero_shot": ("diptych.tasks.pairs.zero_shot:ZeroShot", "classes named by prompts"),
-        "classification": ("diptych.tasks.pairs.trained_classes:Classification", "classes that a model was trained on"),
-        "few_shot": (
-            "diptych.tasks.pairs.few_shot:FewShot",
-            "1 to 16 labelled images a class, against zero-shot and a linear probe",
-        ),
-        "linear_probe": ("diptych.tasks.pairs.linear_probe:LinearProbe", "a linear classifier on frozen features"),
-        "probe": ("diptych.tasks.composition.probe:Probe", "which of two texts fits the image"),
-        "aro": ("diptych.tasks.composition.aro:ARO", "attributes, relations and word order exchanged (ARO)"),
-        "sugarcrepe": ("diptych.tasks.composition.sugarcrepe:SugarCrepe", "fluent wrong captions (SugarCrepe and SugarCrepe++)"),
-        "vl_checklist": (
-            "diptych.tasks.composition.vl_checklist:VLChecklist",
-            "objects, attributes, relations with one word wrong",
-        ),
-        "winoground": ("diptych.tasks.composition.winoground:Winoground", "two pictures and two captions of the same words"),
-        "dense_probe": ("diptych.tasks.pairs.dense_probe:DenseProbe", "a linear classifier on every patch"),
-        "localisation": ("diptych.tasks.pairs.localisation:Localisation", "whether the patches of a phrase lie on what it names"),
-        "continual": ("diptych.tasks.pairs.continual:Continual", "what is kept of earlier tasks"),
-        "captions": ("diptych.tasks.generation.captions:Captions", "captions that the model writes"),
-        "chair": ("diptych.tasks.generation.chair:CHAIR", "objects that captions name and that are not there"),
-        "clip_score": ("diptych.tasks.generation.clip_score:CLIPScore", "how captions fit their images, by an embedder"),
-        "multiple_choice": (
-            "diptych.tasks.choice.multiple_choice:MultipleChoice",
-            "questions with options, in several orders of them",
-        ),
-        "mme": ("diptych.tasks.choice.mme:MME", "yes or no, two questions about each picture, in categories"),
-        "pope": ("diptych.tasks.generation.pope:POPE", "yes or no: is this object in the image?"),
-        "vqa": ("diptych.tasks.generation.vqa:VQA", "questions about images"),
-        "word_ranking": ("diptych.tasks.generation.word_ranking:WordRanking", "words of a vocabulary by image"),
-        "omnilabel": ("diptych.tasks.grounding.omnilabel:OmniLabel", "free descriptions and names, also of what is not there"),
-        "open_detection": ("diptych.tasks.grounding.open_detection:OpenDetection", "boxes of classes, by name or description"),
-        "phrase_grounding": ("diptych.tasks.grounding.phrase_grounding:PhraseGrounding", "where phrases of a caption are"),
-        "reasoning": ("diptych.tasks.reasoning.solved:ReasoningTask", "problems of several steps: Sudoku, stories, jumps"),
-        "image_choice": (
-            "diptych.tasks.reasoning.image_choice:ImageChoice",
-            "which of several similar pictures a text describes",
-        ),
-        "goals": ("diptych.tasks.reasoning.goals:SymbolicGoals", "what an instruction wants done, and a plan for it"),
-        "referring": ("diptych.tasks.grounding.referring:Referring", "the one thing that an expression means"),
-        "vg150": ("diptych.tasks.relations.vg150:VG150", "scene graphs from pixels (SGDet)"),
-        "vg150_sgcls": ("diptych.tasks.relations.vg150:VG150SGCls", "scene graphs, boxes given"),
-        "vg150_predcls": ("diptych.tasks.relations.vg150:VG150PredCls", "predicates, boxes and labels given"),
-        "open_images_predicates": (
-            "diptych.tasks.relations.open_images_relations:OpenImagesPredicates",
-            "Open Images V6 relations",
-        ),
-        "open_images_triplets": (
-            "diptych.tasks.relations.open_images_triplets:OpenImagesTriplets",
-            "Open Images V6, a class a triplet",
-        ),
-        "hico_det": ("diptych.tasks.relations.hico_det:HicoDet", "human-object interactions of HICO-DET"),
-        "v_coco": ("diptych.tasks.relations.v_coco:VCoco", "actions and roles of V-COCO"),
-        "slide_detection": (
-            "diptych.tasks.domains.slide_detection:SlideDetection",
-            "slides with a tumour, by the share of their tiles",
-        ),
-        "slide_segmentation": (
-            "diptych.tasks.domains.slide_segmentation:SlideSegmentation",
-            "where a slide's tumour is, at a threshold from validation slides",
-        ),
-        "slide_subtyping": ("diptych.tasks.domains.slide_subtyping:SlideSubtyping", "kinds of tumour, by the votes of tiles"),
-        "v_coco_triplets": ("diptych.tasks.relations.v_coco_triplets:VCocoTriplets", "V-COCO, a class a triplet"),
-    },
+    TASK_ENTRIES,
     room="tasks",
 )
 PIPELINES = Registry(
@@ -252,54 +189,7 @@ PIPELINES = Registry(
 WORLDS = Registry(
     "world",
     "diptych.worlds",
-    {
-        "scenes": ("diptych.worlds.scenes.world:scenes", "objects with colours, sizes and relations"),
-        "questions": ("diptych.worlds.scenes.questions:questions", "scenes with questions about colour, shape, number, presence"),
-        "descriptions": (
-            "diptych.worlds.scenes.descriptions:descriptions",
-            "scenes with careless captions, some described in full",
-        ),
-        "styles": ("diptych.worlds.scenes.styles:styles", "scenes blurred, inverted or dithered, as their captions say"),
-        "languages": ("diptych.worlds.scenes.languages:languages", "scenes with captions in three languages, word order and all"),
-        "scene_pairs": ("diptych.worlds.scenes.pairs:scene_pairs", "pairs of scenes with a text that both together answer"),
-        "statements": (
-            "diptych.worlds.scenes.statements:statements",
-            "pairs of scenes with a statement that is true of them or not",
-        ),
-        "invented": ("diptych.worlds.scenes.invented:invented", "shapes with made-up names, known by their descriptions"),
-        "links": ("diptych.worlds.links.world:links", "shapes that are linked in pairs"),
-        "tailed_links": ("diptych.worlds.links.tailed:tailed_links", "linked shapes whose predicates come up by Zipf's law"),
-        "pedestrians": (
-            "diptych.worlds.people.world:pedestrians",
-            "persons by their attributes, several pictures and captions each",
-        ),
-        "small_pairs": ("diptych.worlds.small_pairs:small_pairs", "two coloured shapes in nine cells, some with another's text"),
-        "asked_pairs": ("diptych.worlds.asked_pairs:asked_pairs", "two coloured shapes in nine cells, asked by where they are"),
-        "pair_languages": (
-            "diptych.worlds.pair_languages:pair_languages",
-            "two coloured shapes with captions in three languages",
-        ),
-        "overhead": ("diptych.worlds.overhead.world:overhead", "views from above at any rotation, captions in ten languages"),
-        "overhead_scenes": ("diptych.worlds.overhead.scenes:overhead_scenes", "large views from above as GeoTIFF"),
-        "tissue": (
-            "diptych.worlds.tissue.world:tissue",
-            "tiles of sixteen kinds of tumour in four families, captions at mixed levels",
-        ),
-        "slides": ("diptych.worlds.tissue.slides:slides", "whole slides, half of them with a small share of tumour"),
-        "mirrored": ("diptych.worlds.scenes.mirrored:mirrored", "two things side by side, each scene with its mirror image"),
-        "long_tail": ("diptych.worlds.long_tail:long_tail", "one shape an image, of kinds that come up by Zipf's law"),
-        "sudoku": ("diptych.worlds.problems.sudoku:sudoku", "Sudoku of 4, 6 or 9 digits with one solution"),
-        "stories": ("diptych.worlds.problems.stories:stories", "persons, places and things in short sentences, with a question"),
-        "jumps": ("diptych.worlds.problems.jumps:jumps", "eight things, and where jumps to the nearest one lead"),
-        "image_sets": ("diptych.worlds.problems.image_sets:image_sets", "ten pictures that differ little, and a text about one"),
-        "clips": ("diptych.worlds.clips:clips", "one moving shape, in classes that are each other's reverse in time"),
-        "solids": ("diptych.worlds.solids.world:solids", "solid things as clouds of points, with views from around them"),
-        "kitchens": ("diptych.worlds.kitchens.world:kitchens", "kitchens with an instruction and the goal it means"),
-        "emoji_vendors": (
-            "diptych.worlds.emoji_vendors:emoji_vendors",
-            "the same concepts by one vendor of emoji after the other",
-        ),
-    },
+    WORLD_ENTRIES,
 )
 INDEXES = Registry(
     "kind of index",
@@ -326,67 +216,7 @@ ENGINES = Registry(
 MODELS = Registry(
     "kind of model",
     "diptych.models",
-    {
-        "blip": ("diptych.models.blip.blip_model:BlipModel", "compares, matches and writes"),
-        "bridge": ("diptych.models.bridges.writer:BridgeGenerator", "an image encoder before a language model"),
-        "codebook_captioner": ("diptych.models.blip.codebook_captioner:CodebookCaptionModel", "captions by codes"),
-        "conditioned_prompts": (
-            "diptych.models.pairs.prompted.embedder:ConditionedEmbedder",
-            "class names behind context that each image shifts",
-        ),
-        "dense_detector": ("diptych.models.denseclip.detecting:DenseClipDetectorModel", "boxes of the classes of training"),
-        "dense_fiber_detector": (
-            "diptych.models.fiber.dense:DenseFiberPhraseDetector",
-            "boxes for phrases, as FIBER's second stage is released",
-        ),
-        "dense_phrase_detector": (
-            "diptych.models.detection.dense.dense_detector:DensePhraseDetector",
-            "boxes for phrases, as GLIP and DesCo are released",
-        ),
-        "dense_segmenter": ("diptych.models.denseclip.segmenting:DenseClipSegmenterModel", "the class of every pixel"),
-        "dual_encoder": ("diptych.models.pairs.embedder:PairEmbedder", "two towers"),
-        "fiber": ("diptych.models.fiber.fiber_model:FiberModel", "compares, matches, answers and writes, fused or not"),
-        "fiber_detector": ("diptych.models.fiber.grounding:FiberPhraseDetector", "boxes for phrases, on the towers of FIBER"),
-        "fiber_statements": (
-            "diptych.models.fiber.statements:FiberStatementClassifier",
-            "whether a statement is true of two pictures",
-        ),
-        "graph_relater": (
-            "diptych.models.penet.graph_relater:GraphRelater",
-            "relations between things, one prototype a predicate",
-        ),
-        "late_encoder": ("diptych.models.pairs.late.embedder:LateEmbedder", "two towers, compared token by token"),
-        "lexical_encoder": ("diptych.models.lexlip.lexical_embedder:LexicalModel", "two towers, weights over words"),
-        "linear_map": ("diptych.models.pairs.frozen.locked:LinearMapEmbedder", "a closed-form map between frozen encoders"),
-        "relational_reasoner": ("diptych.models.reasoning.reasoner:RelationalReasoner", "answers problems in steps"),
-        "set_picker": ("diptych.models.reasoning.set_picker:SetPicker", "picks the picture of a set that a text describes"),
-        "goal_predictor": ("diptych.models.reasoning.goal_predictor:GoalPredictorModel", "goals of instructions"),
-        "locked": ("diptych.models.pairs.frozen.locked:LockedEmbedder", "trained heads on frozen encoders"),
-        "named_after": (
-            "diptych.models.detection.named_after:NearestCropDetector",
-            "a detector of things, each named like the known crop that it looks most like",
-        ),
-        "nested_classifier": (
-            "diptych.models.pairs.classifiers.class_embedder:ClassEmbedder",
-            "an image tower with classifiers on prefixes",
-        ),
-        "matcher": ("diptych.models.pairs.matching.embedder:MatcherModel", "reads an image and a text together"),
-        "fused_pairs": (
-            "diptych.models.pairs.matching.fused_embedder:FusedPairs",
-            "two towers, and a vector of image and text together",
-        ),
-        "person_encoder": ("diptych.models.people.person_embedder:PersonEmbedder", "two towers for persons; biometric"),
-        "word_writer": ("diptych.models.bridges.word_writer:WordCaptioner", "words of a picture before a language model"),
-        "phrase_detector": ("diptych.models.detection.phrase_detector:PhraseDetector", "boxes for phrases of a text"),
-        "prompted": ("diptych.models.pairs.prompted.embedder:PromptedEmbedder", "class names behind learned context"),
-        "vilt": ("diptych.models.vilt.vilt_model:ViltModel", "reads words and patches in one transformer"),
-        "video_encoder": ("diptych.models.video.video_embedder:VideoEmbedder", "clips and class names"),
-        "point_encoder": (
-            "diptych.models.points.point_embedder:PointCloudEmbedder",
-            "point clouds, images and texts in one space",
-        ),
-        "relation_detector": ("diptych.models.rlipv2.graph_detector:GraphDetector", "things and the relations between them"),
-    },
+    MODEL_ENTRIES,
 )
 """The word in config.json -> the class that reads it. A word and not an import path: a model folder may come from anywhere."""
 MEDIA = Registry(

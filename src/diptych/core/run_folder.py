@@ -15,6 +15,7 @@ from diptych.core.disk.json_text import parse_json, read_object
 from diptych.core.disk.lock import exclusive
 from diptych.core.disk.paths import is_file, unwritable_reason
 from diptych.core.errors import RunError
+from diptych.core.terminal import notebook
 from diptych.core.terminal.signals import raise_interrupt
 
 FORMAT = 1
@@ -39,6 +40,8 @@ class RunFolder:
     snapshots/        models of earlier moments, where a recipe keeps some (after each task of a stream), each like model/
     records/          Parquet records of evaluations, one file a task and data set
     quarantine.jsonl  samples that failed: uid, stage, reason
+    source/           copies of the files that define the recipe (train/provenance.py)
+    requirements.txt  every installed package with its version
     subset.txt        the uids that the run was limited to, where it was
     report.html
     """
@@ -175,6 +178,10 @@ class RunFolder:
         return self.path / "records"
 
     @property
+    def source(self) -> Path:
+        return self.path / "source"
+
+    @property
     def subset(self) -> Path:
         return self.path / "subset.txt"
 
@@ -193,6 +200,21 @@ class RunFolder:
                 return
             if isinstance(record, dict):
                 yield record
+
+    def _repr_html_(self) -> str:
+        """Recipe, state, last losses and scores, and the curve of the loss."""
+        state, lines = self.state, list(self.metrics())
+        trained = [line for line in lines if line.get("kind") == "train" and isinstance(line.get("loss"), int | float)]
+        scores = {key: value for line in lines if line.get("kind") == "eval" for key, value in line.items()}
+        rows: list[dict[str, Any]] = [
+            {"": "recipe", "value": state.get("slug", "")},
+            {"": "status", "value": f"{state.get('status', '')} at step {trained[-1]['step'] if trained else 0:,}"},
+            {"": "data", "value": (state.get("data") or {}).get("name", "")},
+        ]
+        rows += [{"": "loss", "value": float(trained[-1]["loss"])}] if trained else []
+        rows += [{"": key, "value": value} for key, value in scores.items() if isinstance(value, float)][: notebook.SHOWN]
+        drawn = notebook.curve([(float(line["step"]), float(line["loss"])) for line in trained])
+        return notebook.table(rows, caption=f"Run {self.path}") + drawn
 
     def training_seconds(self) -> float:
         """Time spent in steps: lines of kind "train" carry the mean seconds a step since the line before."""

@@ -180,7 +180,7 @@ SYSTEMS: tuple[System, ...] = (
     System("rs_m_clip", "RS-M-CLIP, multilingual remote sensing", "domains", "diptych.recipes.domains.rs_m_clip:RSMCLIP", also=("curate/operators/translate.py",)),
     System("dcd", "Dynamic Contrastive Distillation", "objectives", "diptych.recipes.contrastive.dcd:DCD"),
     System("auto_bench", "Auto-Bench", "mllm", "diptych.tasks.choice.auto_bench:AutoBench", also=("curate/operators/bench_questions.py",)),
-    System("rl4lms", "RL4LMs, NLPO, GRUE", "graphs", "diptych.recipes.alignment.rl4lms:RL4LMs", also=("train/policy.py",)),
+    System("rl4lms", "RL4LMs, NLPO, GRUE", "graphs", "diptych.recipes.alignment.rl4lms:RL4LMs", also=("train/engines/policy.py",)),
     System("mrl", "Matryoshka Representation Learning", "objectives", "diptych.recipes.contrastive.mrl:MRL", also=("index/kinds/nested.py",)),
     System("sgl", "SGL, symbolic goal learning", "graphs", "diptych.recipes.relations.sgl:SGL"),
     System("mc_bench", "MC-Bench", "mllm", "diptych.tasks.choice.mc_bench:MCBench"),

@@ -14,6 +14,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from diptych.core.config import config_hash
 from diptych.core.disk.json_text import read_object
 from diptych.core.disk.paths import is_file
 from diptych.core.errors import DataError
@@ -21,7 +22,10 @@ from diptych.data.columns import FOLDER as TABLES
 from diptych.data.columns import read_table, table_names
 from diptych.data.dataset import Pool
 from diptych.data.regions import RELATION_SCHEMA
+from diptych.data.shards.build import open_built
+from diptych.data.shards.lineage import former_fingerprints, taken_down_uids
 from diptych.data.shards.mark import CURATION as MARK
+from diptych.data.shards.mark import is_built
 from diptych.data.text.captions.variants import VARIANTS, variant_rows
 
 TEXT_COLUMNS = {"balanced_text": "alt", "repaired_text": "rewrite"}
@@ -37,7 +41,8 @@ def is_curated(path: Path) -> bool:
 
 
 def open_curated(path: Path, read: Callable[[Any], Any]) -> Pool:
-    """`read` opens the source by its address. Raises DataError when the source has changed since."""
+    """`read` opens the source by its address. Raises DataError when the source has changed since, other than by takedowns: then the
+    curation is open without the samples that were taken down, and a note says so."""
     facts = _facts(path)
     source = facts["input"].get("source")
     if source and "://" in source:
@@ -51,13 +56,14 @@ def open_curated(path: Path, read: Callable[[Any], Any]) -> Pool:
     pool = read(source)
     if not isinstance(pool, Pool):
         raise DataError(f"comes from '{source}', which is rendered", file=path / MARK, expected="data that lie on disk")
-    if pool.fingerprint != facts["input"]["fingerprint"]:
+    changed = pool.fingerprint != facts["input"]["fingerprint"]
+    if changed and not _is_known_subset(facts["input"], pool.fingerprint):
         raise DataError(
             f"'{source}' has changed (fingerprint {pool.fingerprint})",
             file=path / MARK,
             expected=f"{facts['input']['fingerprint']}; curate it again",
         )
-    pool = pool.exclude(read_table(path, "removed").table["uid"].to_pylist())
+    pool = pool.exclude({*read_table(path, "removed").table["uid"].to_pylist(), *taken_down_uids(path)})
     columns = set(pool.column_names)
     for name in facts["columns"]:
         if name not in table_names(path):
@@ -72,7 +78,30 @@ def open_curated(path: Path, read: Callable[[Any], Any]) -> Pool:
             pool = pool.with_table(_relations(table), replace=True)
         elif name not in columns:
             pool = pool.with_table(table)
-    return pool.named(path.name)
+    pool = pool.named(path.name)
+    if changed:
+        pool.notes.append(f"samples of '{source}' were taken down after this curation, which is open without them")
+    return pool
+
+
+def curation_id(path: Path) -> str:
+    """Hash of what a curation did to which data: the same after a takedown."""
+    facts = _facts(path)
+    return config_hash([facts["input"]["fingerprint"], facts.get("steps"), facts.get("output")])
+
+
+def _is_known_subset(given: dict[str, Any], now: str) -> bool:
+    """True if the source of a curation, whose fingerprint is `now`, is the one it was made of less what was taken down since."""
+    source = Path(given["source"])
+    if not is_curated(source):
+        return given["fingerprint"] in former_fingerprints(source, now)
+    before = _facts(source)
+    if given.get("curation") != curation_id(source):
+        return False
+    root = Path(before["input"].get("source") or "")
+    if is_curated(root):
+        return _is_known_subset(before["input"], "")
+    return is_built(root) and before["input"]["fingerprint"] in former_fingerprints(root, open_built(root).fingerprint)
 
 
 def _facts(path: Path) -> dict[str, Any]:

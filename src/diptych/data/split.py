@@ -106,6 +106,17 @@ def _codes(names: pa.Array) -> Ints:
     return codes
 
 
+def leak_of_row_split(groups: Sequence[str], *, shares: Sequence[float] = (0.7, 0.1, 0.2), seed: int = 0) -> float:
+    """Share of the last split's rows whose group would also be in the first, were rows dealt one by one and not by group: of NIH
+    ChestX-ray14 four in five, which makes a test of patients a test of memory. 0 where each row is a group of its own."""
+    if not len(groups) or not shares or min(shares) <= 0:
+        raise ConfigError(f"{len(groups)} rows, shares {tuple(shares)} (expected one row or more, and numbers above 0)")
+    code_N = _codes(pa.array(groups, pa.string()))[np.random.default_rng(seed).permutation(len(groups))]
+    first, last = (round(len(groups) * share / sum(shares)) for share in (shares[0], shares[-1]))
+    tested = code_N[len(groups) - last :]
+    return float(np.isin(tested, code_N[:first]).mean()) if len(tested) else 0.0
+
+
 def save_split(folder: Path, pool: Pool, made_by: MadeBy) -> Path:
     """Save the splits of `pool` with a built folder: `open_built` applies them from now on."""
     table = pa.table({"uid": pa.array(pool.uids, pa.string()), "split": pa.array(pool.column("split"), pa.string())})

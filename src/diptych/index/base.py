@@ -25,6 +25,7 @@ from diptych.core.disk.paths import folder_identity, is_picture_name
 from diptych.core.errors import ConfigError, DataError, RunError
 from diptych.core.image import ImageSource
 from diptych.core.sample import Sample, Text
+from diptych.core.terminal import notebook
 from diptych.index.building import build_in_place, fill
 from diptych.index.collection import Collection
 from diptych.index.engine.disk import DiskFull, full_disk
@@ -299,6 +300,9 @@ class Index(ABC):
     def info(self) -> IndexInfo:
         dim = next((space.dim for space in self.spaces() if isinstance(space, DenseSpace)), 0)
         return self._facts.info(count=len(self), dim=dim, size=self.collection.engine.bytes())
+
+    def _repr_html_(self) -> str:
+        return notebook.facts(self.info.described(), caption=f"Index {self.folder}")
 
     # ------------------------------------------------------------ changing
 

@@ -53,6 +53,19 @@ class IndexInfo:
     bytes: int = 0
     unreadable: tuple[UnreadableSample, ...] = ()
 
+    def described(self) -> dict[str, str]:
+        """The facts in words, for a table."""
+        return {
+            "items": f"{self.count:,}",
+            "kind": self.kind,
+            "dimensions": f"{self.dim}" if self.dim else "",
+            "embeds": self.what,
+            "model": self.model.get("name", ""),
+            "data": self.data.get("name", ""),
+            "columns": ", ".join(self.columns),
+            "on disk": f"{self.bytes / 2**20:,.1f} MiB",
+        }
+
 
 @dataclass(slots=True)
 class Facts:

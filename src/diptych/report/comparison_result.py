@@ -165,6 +165,15 @@ class ComparisonResult:
                 rows.append(row)
         return rows
 
+    def seed_rows(self) -> list[dict[str, Any]]:
+        """Rows for each arm and seed in each measure."""
+        return [
+            {"task": one.task, "split": one.split, "metric": one.metric, "arm": arm, "seed": seed, "value": value}
+            for one in self.measures
+            for arm, values in one.values.items()
+            for seed, value in values.items()
+        ]
+
     def differing_fields(self) -> dict[str, dict[str, Any]]:
         """Configuration fields that differ between arms: field -> arm -> value; absent ones are left out."""
         names = list(dict.fromkeys(name for arm in self.arms for name in self.configs.get(arm, {})))

@@ -37,6 +37,7 @@ from diptych.train.log import Log
 from diptych.train.options import TrainOptions
 from diptych.train.parallel import DistributedContext, all_reduce_max, barrier, join_world
 from diptych.train.precision import deterministic
+from diptych.train.provenance import keep_config, record_provenance
 from diptych.train.rank_watchdog import RankLost, RankWatchdog, StopReason
 from diptych.train.stages import plan
 from diptych.train.state import Training
@@ -46,7 +47,20 @@ from diptych.train.tuning.fine_tuning import deployable, save_adapters
 Evaluator = tuple[str, Callable[[Any], Mapping[str, float]]]
 """A name, and what makes named numbers of a `Deployable`."""
 RESUMABLE = frozenset(
-    {"workers", "save_every", "keep", "micro_batch", "device", "shard", "checkpoint_layers", *TRACKERS, "progress", "silence"}
+    {
+        "workers",
+        "save_every",
+        "keep",
+        "micro_batch",
+        "device",
+        "shard",
+        "checkpoint_layers",
+        *TRACKERS,
+        "progress",
+        "silence",
+        "board_tags",
+        "board_group",
+    }
 )
 """Options that a resumed run may have otherwise."""
 
@@ -60,11 +74,13 @@ def fit(
     *,
     record: Mapping[str, Any] | None = None,
     files: Mapping[str, str] | None = None,
+    begun: Mapping[str, Any] | None = None,
     overwrite: bool = False,
 ) -> RunFolder:
     """Trains `recipe` on `data` into the new run folder `out`.
 
     record  plain values kept in `run.json`, such as where the data came from
+    begun   section "train" of config.yaml: data and options by which it can be started again
     files   texts kept in the run folder by their names, such as a list of uids
     overwrite  replace a run that lies in `out`
     Raises RunError when `out` holds something already. A run that fails before its first step leaves nothing behind.
@@ -77,11 +93,12 @@ def fit(
         plan(recipe, data, options)  # refuses what cannot work before anything is written
         if world.main:
             folder = RunFolder.create(out, slug=recipe.slug, environment=environment(), overwrite=overwrite)
-            save_config(out, {"recipe": recipe, "run": options})
+            save_config(out, {**({"train": dict(begun)} if begun else {}), "recipe": recipe, "run": options})
             for name, text in (files or {}).items():
                 write_atomic(out / name, text)
             about = {"name": data.name, "fingerprint": data.fingerprint}
             folder.write_state(data=about, order=ORDER_VERSION, **(record or {}))
+            record_provenance(folder, recipe)
         barrier(world)
         folder = RunFolder.open(out)
         try:
@@ -100,6 +117,7 @@ def resume(
     kind: type[Recipe] | None = None,
     changes: Mapping[str, Any] | None = None,
     steps: int = 0,
+    notes: Sequence[str] = (),
 ) -> RunFolder:
     """Continues the run in folder `path` from its newest whole checkpoint; a finished run is returned as it is, unless it is to take more
     steps.
@@ -109,6 +127,7 @@ def resume(
     changes  options that do not change what is learned (`RESUMABLE`), for a run that goes on elsewhere; the others are those of the run
     steps    of a finished run: train on to so many in all. The learning rate goes on from where it would stand in a run of that length, so
              a schedule that had come down goes up again
+    notes    lines for the log, such as what changed since the run began
     The number of processes may differ; then only dropout draws other numbers.
     """
     folder = RunFolder.open(Path(path))
@@ -134,7 +153,8 @@ def resume(
         if world.main:
             checkpoint.sweep(folder.checkpoints)
         barrier(world)
-        begin, notes = checkpoint.newest(folder.checkpoints)
+        begin, damaged = checkpoint.newest(folder.checkpoints)
+        notes = [*notes, *damaged]
         if steps and begin is None:
             raise RunError(f"{folder.path} has no checkpoint to go on from: start a new run with --init {folder.path}")
         if begin is None and folder.state.get("step"):
@@ -143,7 +163,10 @@ def resume(
                 f"{folder.checkpoints}, or start it again with --overwrite"
             )
         if steps and world.main:
-            save_config(folder.path, {"recipe": recipe, "run": options})
+            begun = {"train": config["train"]} if "train" in config else {}
+            save_config(folder.path, {**begun, "recipe": recipe, "run": options})
+            if folder.source.is_dir():
+                keep_config(folder)
         if begin is not None and begin.state["recipe"] != config_hash(out_of_groups(recipe)):
             raise RunError(f"{folder.path}: config.yaml is not the configuration that the checkpoint was trained with")
         if begin is not None and begin.state["processes"] != world.size:
@@ -216,6 +239,7 @@ def _train(
                 log.note(start, note)
             run = Training(recipe, data, options, world, folder, log, phases)
             finished = _loop(run, evaluators, stop, begin)
+            log.ended = "finished" if finished else "stopped"
     except KeyboardInterrupt:  # a second Ctrl-C
         note_stop()
         raise

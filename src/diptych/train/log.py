@@ -14,7 +14,7 @@ from typing import Any, Self
 from diptych.core.disk.files import write_atomic
 from diptych.core.run_folder import RunFolder
 from diptych.core.terminal.progress import bar_allowed
-from diptych.train.trackers import TRACKERS, ExperimentTracker
+from diptych.train.trackers import Boards, Ended
 
 QUARANTINE = "quarantine.jsonl"
 
@@ -36,7 +36,8 @@ class Log:
         self._folder = folder
         self._cut_lines_after(start)
         self._metrics = folder.metrics_file.open("a", encoding="utf-8")
-        self._boards: list[ExperimentTracker] = [TRACKERS[name](folder.path, start) for name in boards]
+        self.ended: Ended = "stopped"
+        self._boards = Boards(boards, folder.path, start, lambda text: self._lost_board(start, text))
         self._bar = _Bar(start, steps) if progress and sys.stderr.isatty() else None
 
     def _cut_lines_after(self, start: int) -> None:
@@ -54,8 +55,13 @@ class Log:
         self._metrics.write(_line({"step": step, "kind": kind, **values}))
         self._metrics.flush()
         numbers = {f"{kind}/{name}": float(value) for name, value in values.items() if isinstance(value, int | float)}
-        for board in self._boards if numbers else ():
-            board.write(numbers, step)
+        if numbers:
+            self._boards.write(numbers, step)
+
+    def _lost_board(self, step: int, text: str) -> None:
+        """A line about a tracker that failed, in the log and on stderr."""
+        self._metrics.write(_line({"step": step, "kind": "note", "text": text}))
+        print(f"note: {text}", file=sys.stderr, flush=True)
 
     def note(self, step: int, text: str) -> None:
         self.write(step, "note", text=text)
@@ -86,9 +92,8 @@ class Log:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         if not self.main:
             return
+        self._boards.close("failed" if kind is not None and issubclass(kind, Exception) else self.ended)
         self._metrics.close()
-        for board in self._boards:
-            board.close()
         if self._bar is not None:
             self._bar.close()
 

@@ -6,14 +6,14 @@ import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from diptych.core.contracts import Optimiser, Rule
 from diptych.core.errors import ConfigError
-from diptych.train.late import require_finite
+from diptych.train.devices.late import require_finite
 from diptych.train.optimisers.corrected_adamw import CorrectedAdamW
 from diptych.train.optimisers.plain_lamb import PlainLamb
 from diptych.train.parallel import full_tensor, shard_like
@@ -29,18 +29,24 @@ def freeze(model: nn.Module, spec: Optimiser) -> None:
 
 def build_optimiser(model: nn.Module, spec: Optimiser) -> torch.optim.Optimizer:
     """One group for each (learning-rate scale, decay, length of the schedule) that occurs. Group key "scale" is the factor of the learning
-    rate, "length" that of the run's steps that its schedule has."""
-    groups: dict[tuple[float, bool, float], list[nn.Parameter]] = {}
+    rate, "length" that of the run's steps that its schedule has, "constant" that it has none."""
+    groups: dict[tuple[float, bool, float, bool], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             rule = rule_of(name, spec.rules) or Rule("")
             decays = parameter.ndim >= 2 if rule.decay is None else rule.decay
-            groups.setdefault((rule.lr_scale, decays, rule.length), []).append(parameter)
+            groups.setdefault((rule.lr_scale, decays, rule.length, rule.constant), []).append(parameter)
     if not groups:
         raise ConfigError("no parameter is left to train: every one is frozen by the model or by a rule with lr_scale 0")
     lists = [
-        {"params": parameters, "scale": scale, "weight_decay": spec.weight_decay if decays else 0.0, "length": length}
-        for (scale, decays, length), parameters in groups.items()
+        {
+            "params": parameters,
+            "scale": scale,
+            "weight_decay": spec.weight_decay if decays else 0.0,
+            "length": length,
+            "constant": constant,
+        }
+        for (scale, decays, length, constant), parameters in groups.items()
     ]
     if spec.coupled_decay and spec.kind not in ("sgd", "adamw"):
         raise ConfigError(f"coupled_decay goes with sgd and adamw, not with {spec.kind}")
@@ -100,6 +106,8 @@ def learning_rate(spec: Optimiser, step: float, steps: int) -> float:
             step, steps, spec.warmup if spec.warmup < 1 else spec.warmup / steps, spec.lr / 25, spec.lr, spec.lr / 25e4
         )
     risen = _warmup_share(spec, step, warmup, steps) if rising else 1.0
+    if spec.schedule == "half_life":
+        return spec.lr * risen * 0.5 ** (step / spec.half_life)
     if rising and spec.over != "both":
         return spec.lr * risen
     if spec.schedule == "constant":
@@ -150,6 +158,9 @@ def schedule(optimiser: torch.optim.Optimizer, spec: Optimiser, step: int, steps
     """Sets what step `step` of `steps` has: the rate, which is returned, weight decay that drops, and with one_cycle the first beta."""
     rate = learning_rate(spec, step, steps)
     for group in optimiser.param_groups:
+        if group.get("constant"):
+            group["lr"] = spec.lr * group["scale"]
+            continue
         whole = round(steps * group["length"])
         own = rate if whole == steps else learning_rate(spec, step, whole)
         group["lr"] = own * group["scale"] if spec.floor == "share" else rate_above_floor(spec, step, whole, group["scale"])
@@ -181,23 +192,33 @@ def set_learning_rate(optimiser: torch.optim.Optimizer, rate: float) -> None:
         group["lr"] = rate * group["scale"]
 
 
-def clip(parameters: Iterable[nn.Parameter], limit: float) -> float:
-    """Global gradient norm before clipping, over all shards; scales gradients to `limit` when that is above 0 and exceeded."""
+ClipBy = Literal["norm", "largest"]
+
+
+def clip(parameters: Iterable[nn.Parameter], limit: float, by: ClipBy = "norm") -> float:
+    """Global gradient norm before clipping, over all shards; scales gradients to `limit` when that is above 0 and exceeded.
+
+    by  "largest": the norm is the largest absolute value
+    """
     grads = [p.grad for p in parameters if p.grad is not None]
-    norm = float(full_tensor(torch.nn.utils.get_total_norm(grads)))
+    norm = float(_total_norm(grads, by))
     require_finite(norm)
     if 0 < limit < norm:
         torch._foreach_mul_(grads, limit / (norm + 1e-6))
     return norm
 
 
-def clip_on_device(parameters: Iterable[nn.Parameter], limit: float) -> Tensor:
+def clip_on_device(parameters: Iterable[nn.Parameter], limit: float, by: ClipBy = "norm") -> Tensor:
     """The same without a wait: the norm, [1], stays on the device, and who takes it checks later that it is finite (`late.LateNorm`)."""
     grads = [p.grad for p in parameters if p.grad is not None]
-    norm = full_tensor(torch.nn.utils.get_total_norm(grads))
+    norm = _total_norm(grads, by)
     if limit > 0:
         torch._foreach_mul_(grads, (limit / (norm + 1e-6)).clamp(max=1.0))
     return norm.detach().reshape(1)
+
+
+def _total_norm(grads: list[Tensor], by: ClipBy) -> Tensor:
+    return full_tensor(torch.nn.utils.get_total_norm(grads, 2.0 if by == "norm" else math.inf))
 
 
 def parameters_without_gradient(model: nn.Module) -> list[str]:
@@ -210,7 +231,7 @@ def rule_of(name: str, rules: tuple[Rule, ...]) -> Rule | None:
     return next((rule for rule in rules if re.search(rule.pattern, name)), None)
 
 
-def _fusable(groups: dict[tuple[float, bool, float], list[nn.Parameter]]) -> bool:
+def _fusable(groups: dict[tuple[float, bool, float, bool], list[nn.Parameter]]) -> bool:
     return all(p.device.type in ("cpu", "cuda") and p.is_floating_point() for parameters in groups.values() for p in parameters)
 
 

@@ -36,7 +36,9 @@ class TrainOptions:
     bad_limit    share of samples that may fail before the run stops
     tensorboard  event files in tensorboard/ of the run (extra track)
     wandb        a run of Weights & Biases, by your own account and settings (extra wandb)
-    mlflow       a run of MLflow, at MLFLOW_TRACKING_URI or in mlruns/ (extra mlflow)
+    mlflow       a run of MLflow, at MLFLOW_TRACKING_URI or in mlflow.db of the working directory (extra mlflow)
+    board_tags   tags of the run there
+    board_group  name of a group of runs there, such as a comparison
     silence      seconds without a sign of life from another process after which the run is stopped; 10 once it was asked to stop
     tune         adapters, frozen parts, layer-wise rates and the like (`core.contracts.Tuning`); fields at their default are the recipe's
     compile      the blocks of towers are compiled by torch.compile when they first run, which takes a while and needs a C++ compiler
@@ -67,6 +69,8 @@ class TrainOptions:
     tensorboard: bool = False
     wandb: bool = False
     mlflow: bool = False
+    board_tags: tuple[str, ...] = ()
+    board_group: str = ""
     progress: bool = True
     compile: bool = False
     checkpoint_layers: int = 0

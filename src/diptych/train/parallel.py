@@ -23,7 +23,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from diptych.core.errors import ConfigError
 from diptych.models.io.device import device_default
-from diptych.train.blocks import stacked_blocks
+from diptych.train.devices.blocks import stacked_blocks
 from diptych.train.options import Shard
 from diptych.train.precision import training_device
 

@@ -24,12 +24,12 @@ from diptych.data.load.computed_order import computed_order, default_order
 from diptych.data.load.order import order
 from diptych.data.load.stream import Step, batches
 from diptych.train import checkpoint, gradient_cache, parallel
-from diptych.train.blocks import with_block_options
 from diptych.train.checkpoint import Checkpoint
+from diptych.train.devices.blocks import with_block_options
+from diptych.train.devices.late import LateNorm, LateValues
+from diptych.train.devices.memory import with_smaller_chunks
 from diptych.train.engines import engine_kind
-from diptych.train.late import LateNorm, LateValues
 from diptych.train.log import Log, quarantined
-from diptych.train.memory import with_smaller_chunks
 from diptych.train.optimise import (
     build_optimiser,
     clip,
@@ -73,6 +73,7 @@ class Training:
     module: nn.Module
     engine: Engine
     optimiser: torch.optim.Optimizer | None
+    scratch: Path
 
     def __init__(
         self,
@@ -85,6 +86,7 @@ class Training:
         phases: Sequence[Phase] | None = None,
     ) -> None:
         self.whole_recipe, self.whole_data, self.options = recipe, data, options
+        self.scratch = folder.path / "stages"
         self.data = data
         self.world, self.folder, self.journal = world, folder, log
         self.phases = list(phases or plan(recipe, data, options))
@@ -164,6 +166,7 @@ class Training:
         folder = self.folder.path / "stages"
         if phase.stage.make is None:
             return stage_data(phase, self.whole_data, self, folder, self.world)
+        self.scratch = folder / f"{phase.index:02d}-{phase.stage.name}.parts"
         with torch.random.fork_rng():
             torch.manual_seed(keyed_seed(self.options.seed, "make", phase.index))
             made = stage_data(phase, self.whole_data, self, folder, self.world)
@@ -245,10 +248,10 @@ class Training:
             raise RunError(f"the data ended at step {self.step} of {self.steps}") from None
         self._step_log.failures += [json.dumps(to_plain(failure), ensure_ascii=False) for failure in item.failures]
         torch.manual_seed(keyed_seed(self.options.seed, "step", self.step, self.world.rank))
-        return self._on_device(item.batch)
+        return self.on_device(item.batch)
 
-    def _on_device(self, batch: Batch) -> Batch:
-        """On the device, in the precision of the run."""
+    def on_device(self, batch: Batch) -> Batch:
+        """The batch on the device, in the precision of the run."""
         if self.world.device.type == "cuda" and self.options.workers == 0:  # loader processes have done it
             batch = batch.pin_memory() if hasattr(batch, "pin_memory") else batch
         batch = batch.to(self.world.device)
@@ -323,9 +326,9 @@ class Training:
         self.rate = schedule(optimiser, spec, self.step - self.phase.start, length)
         if self.world.device.type == "cuda":
             self._norm.check()  # of the step before
-            self.grad_norm = self._norm.take(clip_on_device(self.model.parameters(), spec.clip_norm))
+            self.grad_norm = self._norm.take(clip_on_device(self.model.parameters(), spec.clip_norm, spec.clip_by))
         else:
-            self.grad_norm = clip(self.model.parameters(), spec.clip_norm)
+            self.grad_norm = clip(self.model.parameters(), spec.clip_norm, spec.clip_by)
         optimiser.step()
         progress = (self.step + 1 - self.phase.start) / length
         with torch.no_grad():
@@ -394,23 +397,14 @@ class Training:
         self.journal.note(self.step, text)
 
     def batches(self, count: int, *, seed: int) -> Iterator[Batch]:
-        key = keyed_seed(self.options.seed, "extra", seed)
-        extra = batches(
-            self.data,
-            self.recipe,
-            seed=key,
-            stop=count,
-            rank=self.world.rank,
-            world=self.world.size,
-            bad_limit=self.options.bad_limit,
-            order=self._order,
-        )
-        for item in extra:
-            yield self._on_device(item.batch)
+        key, limit = keyed_seed(self.options.seed, "extra", seed), self.options.bad_limit
+        ranks = {"rank": self.world.rank, "world": self.world.size}
+        for item in batches(self.data, self.recipe, seed=key, stop=count, bad_limit=limit, order=self._order, **ranks):
+            yield self.on_device(item.batch)
 
     def ahead(self, count: int) -> Iterator[Batch]:
         for item in self._open(min(self.step + count, self.phase.stop)):
-            yield self._on_device(item.batch)
+            yield self.on_device(item.batch)
 
     @property
     def snapshots(self) -> Path:

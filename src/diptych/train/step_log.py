@@ -11,7 +11,7 @@ from torch import Tensor
 
 from diptych.core.contracts import StepOutput
 from diptych.train import parallel
-from diptych.train.late import LateNumbers, LateValues
+from diptych.train.devices.late import LateNumbers, LateValues
 from diptych.train.log import Log
 from diptych.train.parallel import DistributedContext, gather_text
 

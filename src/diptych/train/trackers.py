@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import os
+import re
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from diptych.core.errors import MissingExtra
+from diptych.core.run_folder import RunFolder
+
+Ended = Literal["finished", "stopped", "failed"]
 
 
 class ExperimentTracker(Protocol):
@@ -14,7 +19,58 @@ class ExperimentTracker(Protocol):
 
     def write(self, values: dict[str, float], step: int) -> None: ...
 
-    def close(self) -> None: ...
+    def attach(self, page: Path) -> None:
+        """Keep an HTML page, such as the report with pictures of failures."""
+
+    def close(self, ended: Ended) -> None: ...
+
+
+class Boards:
+    """The trackers of a run. One that fails costs itself: it is left out from then on, with a line for `note`, and the run goes on."""
+
+    def __init__(self, names: Sequence[str], folder: Path, start: int, note: Callable[[str], None]) -> None:
+        """Raises MissingExtra for a tracker whose package is not installed."""
+        self._note = note
+        self._open: dict[str, ExperimentTracker] = {}
+        for name in names:
+            try:
+                self._open[name] = TRACKERS[name](folder, start)
+            except MissingExtra:
+                raise
+            except Exception as error:  # whatever a service or a store has against it
+                self._fail(name, error)
+
+    def write(self, values: dict[str, float], step: int) -> None:
+        self._each(lambda board: board.write(values, step))
+
+    def attach(self, page: Path) -> None:
+        self._each(lambda board: board.attach(page))
+
+    def close(self, ended: Ended) -> None:
+        self._each(lambda board: board.close(ended))
+        self._open.clear()
+
+    def _each(self, call: Callable[[ExperimentTracker], None]) -> None:
+        for name, board in list(self._open.items()):
+            try:
+                call(board)
+            except Exception as error:  # as above
+                del self._open[name]
+                self._fail(name, error)
+
+    def _fail(self, name: str, error: Exception) -> None:
+        reason = next(iter(str(error).splitlines()), "")[:200]
+        self._note(f"{name} failed and is left out: {type(error).__name__}: {reason}")
+
+
+def publish(run: RunFolder, values: Mapping[str, float], page: Path | None, say: Callable[[str], None]) -> None:
+    """Send held-out results and the report of a finished run to the trackers that it was logged to."""
+    options = run.config["run"]
+    boards = Boards([name for name in TRACKERS if options.get(name)], run.path, int(run.state.get("step", 0)), say)
+    boards.write(dict(values), int(run.state.get("step", 0)))
+    if page is not None and page.is_file():
+        boards.attach(page)
+    boards.close("finished")
 
 
 class TensorBoard:
@@ -31,7 +87,11 @@ class TensorBoard:
         for name, value in values.items():
             self._writer.add_scalar(name, value, step)
 
-    def close(self) -> None:
+    def attach(self, page: Path) -> None:
+        self._writer.add_text("report", str(page))
+
+    def close(self, ended: Ended) -> None:
+        del ended  # event files know no status
         self._writer.close()
 
 
@@ -44,8 +104,6 @@ class WeightsAndBiases:
             import wandb
         except ImportError as error:
             raise MissingExtra("wandb", "wandb", needed_for="--wandb") from error
-        from diptych.core.run_folder import RunFolder
-
         run = RunFolder(folder)
         run_id = run.state.get("wandb", "")
         self._run: Any = wandb.init(
@@ -53,6 +111,8 @@ class WeightsAndBiases:
             name=folder.name,
             dir=str(folder),
             config=run.config,
+            tags=list(run.config["run"].get("board_tags", ())) or None,
+            group=run.config["run"].get("board_group") or None,
             id=run_id or None,
             resume="allow" if run_id else None,
         )
@@ -61,12 +121,20 @@ class WeightsAndBiases:
     def write(self, values: dict[str, float], step: int) -> None:
         self._run.log(values, step=step)
 
-    def close(self) -> None:
-        self._run.finish()
+    def attach(self, page: Path) -> None:
+        import wandb
+
+        self._run.log({"report": wandb.Html(page.read_text(encoding="utf-8"))})
+
+    def close(self, ended: Ended) -> None:
+        self._run.finish(exit_code=int(ended == "failed"))
 
 
 class MLflow:
-    """A run of the experiment "diptych" at MLFLOW_TRACKING_URI, else of `mlruns/` in the working directory; fields are its parameters."""
+    """A run of the experiment "diptych" (MLFLOW_EXPERIMENT_NAME) at MLFLOW_TRACKING_URI, else in MLflow's own default, `mlflow.db` in the
+    working directory; fields are its parameters. "@" in names of metrics, which MLflow refuses, is " at "."""
+
+    STATUS = {"finished": "FINISHED", "stopped": "KILLED", "failed": "FAILED"}
 
     def __init__(self, folder: Path, start: int) -> None:
         del start
@@ -74,24 +142,33 @@ class MLflow:
             import mlflow
         except ImportError as error:
             raise MissingExtra("mlflow-skinny", "mlflow", needed_for="--mlflow") from error
-        from diptych.core.run_folder import RunFolder
-
         run = RunFolder(folder)
         run_id = run.state.get("mlflow", "")
         self._mlflow: Any = mlflow
-        if not run_id:
+        if not run_id and "MLFLOW_EXPERIMENT_NAME" not in os.environ:
             mlflow.set_experiment("diptych")
         begun = mlflow.start_run(run_id=run_id or None, run_name=None if run_id else folder.name)
         if not run_id:
             fields = {f"{part}.{name}": value for part, values in run.config.items() for name, value in values.items()}
             mlflow.log_params({name: str(value)[:500] for name, value in fields.items()})
+            options = run.config["run"]
+            tags = {**{f"tag.{name}": "true" for name in options.get("board_tags", ())}, "group": options.get("board_group", "")}
+            mlflow.set_tags({name: value for name, value in tags.items() if value})
             run.write_state(mlflow=str(begun.info.run_id))
 
     def write(self, values: dict[str, float], step: int) -> None:
-        self._mlflow.log_metrics(values, step=step)
+        self._mlflow.log_metrics({_mlflow_name(name): value for name, value in values.items()}, step=step)
 
-    def close(self) -> None:
-        self._mlflow.end_run()
+    def attach(self, page: Path) -> None:
+        self._mlflow.log_artifact(str(page))
+
+    def close(self, ended: Ended) -> None:
+        self._mlflow.end_run(self.STATUS[ended])
+
+
+def _mlflow_name(name: str) -> str:
+    """Name of a metric as MLflow takes it: letters, digits, _ - . / : and spaces."""
+    return re.sub(r"[^\w\-./: ]", "_", name.replace("@", " at "))
 
 
 TRACKERS: dict[str, type[TensorBoard] | type[WeightsAndBiases] | type[MLflow]] = {

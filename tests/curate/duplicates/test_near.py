@@ -13,7 +13,8 @@ from PIL import Image
 from diptych.core.errors import ConfigError
 from diptych.core.image import ArrayImage, BytesImage
 from diptych.core.sample import Sample
-from diptych.curate.duplicates.near import HammingIndex, NearDuplicateEmbeddings, NearDuplicates, hash_image
+from diptych.curate.duplicates.hamming import CodeRuns, HammingIndex, pieces_for
+from diptych.curate.duplicates.near import NearDuplicateEmbeddings, NearDuplicates, greedy_hashes, hash_image
 from diptych.data.dataset import Pool
 from diptych.worlds import scenes
 
@@ -96,6 +97,57 @@ def test_hamming_index_is_exact(stored: list[int], query: int, distance: int, da
         index.add(key, bits)
     naive = [(key, bin(bits ^ query).count("1")) for key, bits in enumerate(stored)]
     assert list(index.within(query)) == [(key, far) for key, far in naive if far <= distance]
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 16), st.integers(1, 400), st.integers(0, 60), st.integers(0, 2**32 - 1))
+def test_code_runs_are_exact(distance: int, count: int, tolerance: int, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    code = family_codes(rng, count, 12)
+    level = rng.integers(0, 200, count)
+    runs = CodeRuns(distance, tolerance)
+    for start in range(0, count, 50):
+        runs.add(code[start : start + 50], level[start : start + 50], np.arange(start, min(start + 50, count)))
+    query, query_level = family_codes(rng, 20, 12), rng.integers(0, 200, 20)
+    found = list(zip(*(a.tolist() for a in runs.pairs(query, query_level)), strict=True))
+    near = (np.bitwise_count(query[:, None] ^ code) <= distance) & (abs(query_level[:, None] - level) <= tolerance)
+    assert sorted(found) == sorted(zip(*(a.tolist() for a in np.nonzero(near)), strict=True))
+
+
+def family_codes(rng: np.random.Generator, count: int, flips: int) -> np.ndarray:
+    """Codes about three centres, up to `flips` bits from them."""
+    code = np.random.default_rng(7).integers(0, 2**64, 3, np.uint64)[rng.integers(0, 3, count)]
+    for _ in range(flips):
+        code ^= np.where(rng.random(count) < 0.5, np.uint64(1) << rng.integers(0, 64, count, np.uint64), np.uint64(0))
+    return code
+
+
+@pytest.mark.parametrize(("bits", "colour"), [(6, 8.0), (0, 20.0), (12, 3.0), (3, 255.0)])
+def test_greedy_hashes_equal_the_loop_over_all_kept_rows(bits: int, colour: float) -> None:
+    rng = np.random.default_rng(bits)
+    count = 1_300  # several blocks and merged runs
+    code = family_codes(rng, count, max(1, bits // 2 + 2))
+    tint = rng.integers(0, 200, (6, 1, 12)).repeat(count, 1)[rng.integers(0, 6, count), np.arange(count)]
+    thumbnail = (tint + rng.integers(0, 24, (count, 12))).astype(np.uint8)
+    names = [f"u{n}" for n in rng.permutation(count)]
+    kept: list[int] = []
+    expected = {}
+    for row in range(count):
+        far = np.array([(int(code[row]) ^ int(code[k])).bit_count() for k in kept])
+        off = [float(np.abs(thumbnail[row].astype(int) - thumbnail[k]).mean()) for k in kept]
+        near = [(off[n], int(far[n]), names[k], k) for n, k in enumerate(kept) if far[n] <= bits and off[n] <= colour]
+        if near:
+            expected[row] = (min(near)[3], min(near)[1], min(near)[0])
+        else:
+            kept.append(row)
+    assert greedy_hashes(code, thumbnail, names, bits=bits, colour=colour) == expected
+    assert 20 < len(kept) < count
+
+
+def test_pieces_grow_with_the_number_of_codes() -> None:
+    chosen = [pieces_for(count, 6) for count in (1_000, 100_000, 10_000_000, 1_000_000_000)]
+    assert chosen == sorted(chosen, reverse=True)
+    assert chosen[0] > chosen[-1] >= 2
 
 
 class Angles:

@@ -16,6 +16,7 @@ from diptych.core.errors import ConfigError
 from diptych.core.sample import Sample, Text
 from diptych.curate.duplicates.minhash import MinHashBands, hashed_shingles, normal_text, shingles
 from diptych.curate.duplicates.text import TextDuplicates
+from diptych.curate.duplicates.text_candidates import greedy_texts
 from diptych.data.dataset import Pool
 
 
@@ -57,6 +58,63 @@ def test_equals_the_greedy_loop_over_all_pairs(similarity: float) -> None:
     done = TextDuplicates(similarity=similarity, bands=64, rows=2)(pool(texts))  # bands enough to miss nothing
     assert done.columns["text_duplicate_of"] == expected
     assert len(expected) > 50
+
+
+def templated(count: int, seed: int = 0) -> list[str]:
+    """Texts of four templates: numbers in a long one, words in one that is near the threshold, exact copies, and a short one."""
+    rng = random.Random(seed)
+    words = ["".join(rng.choices("abcdefghijklmnopqrstuvwxyz", k=rng.randint(3, 9))) for _ in range(200)]
+    kinds = [
+        lambda: f"image number {rng.randint(0, 10**9)} from the archive {rng.randint(0, 10**6)} of the city, all rights reserved",
+        lambda: f"buy {rng.choice(words)} {rng.choice(words)} online at the best price, free shipping on every order, shop now",
+        lambda: "this picture is not available at the moment",
+        lambda: f"a photo of a {rng.choice(words)}",
+    ]
+    return [normal_text(rng.choice(kinds)()) for _ in range(count)]
+
+
+@pytest.mark.parametrize("similarity", [0.6, 0.8, 0.95])
+def test_texts_of_one_template_equal_the_loop_over_all_that_share_a_key(similarity: float) -> None:
+    texts = templated(700)
+    keys = MinHashBands().keys(texts)
+    kept: list[int] = []
+    expected, pairs = {}, 0
+    for n, text in enumerate(texts):
+        met = [k for k in kept if (keys[n] == keys[k]).any()]
+        pairs += len(met)
+        best = max(((jaccard(text, texts[k]), -k) for k in met), default=(0.0, 0))
+        if best[0] >= similarity:
+            expected[n] = (-best[1], best[0])
+        else:
+            kept.append(n)
+    done = greedy_texts(keys, texts, similarity=similarity, width=5, cap=0)
+    assert done.original == expected
+    assert len(expected) > 50
+    assert done.full_lists == 0
+    if similarity == 0.8:
+        assert done.compared < pairs / 5
+
+
+def test_a_cap_bounds_the_comparisons_and_is_reported() -> None:
+    texts = templated(1_500, seed=3)
+    compared = {}
+    for cap in (4, 0):
+        done = greedy_texts(MinHashBands().keys(texts), texts, similarity=0.6, width=5, cap=cap)
+        compared[cap] = done.compared
+        assert (done.full_lists > 0) == (cap > 0)
+    assert compared[4] < compared[0]
+    result = TextDuplicates(similarity=0.6, cap=4)(pool(texts))
+    assert f"{compared[4]:,} pairs" in result.notes[0]
+    assert "reached 4 kept rows" in result.notes[1]
+
+
+def test_the_plan_counts_pairs_and_comparisons() -> None:
+    plan = TextDuplicates().plan(pool(templated(2_500)))
+    keys = MinHashBands().keys(templated(2_500))
+    pairs = sum(sum(range(count)) for band in keys.T for count in np.unique(band, return_counts=True)[1].tolist())
+    assert plan["key_pairs"] == pytest.approx(pairs, rel=0.1)
+    assert 0 < plan["comparisons"] < plan["key_pairs"]
+    assert plan["seconds"] > plan["seconds_each"] * 2_500
 
 
 def test_no_chain_carries_off_what_is_far_from_all_that_is_kept() -> None:

@@ -21,11 +21,14 @@ from diptych.core.image import BytesImage
 from diptych.core.sample import Sample, Text
 from diptych.curate.duplicates.semantic import SemanticDuplicates
 from diptych.curate.engine.pool import curate
+from diptych.curate.engine.sources import open_pool
 from diptych.curate.operators import laion as module
 from diptych.curate.operators.filter_heads import train_safety
 from diptych.curate.operators.laion import LAION
 from diptych.curate.text.language import LanguageIdentifier
+from diptych.curate.text.texts import texts_of
 from diptych.data.dataset import Pool
+from diptych.data.shards.build import build
 
 ENGLISH = "a photograph of a small dog that is running over the green grass"
 GERMAN = "ein kleiner Hund läuft über die grüne Wiese neben dem alten Haus"
@@ -124,6 +127,23 @@ def test_languages_are_tagged_and_chosen() -> None:
     assert done.columns["language_confidence"]["en"] > 0.5
     assert judged(rows, languages=("de",))["en"] == "language: en (expected de)"
     assert "xx" not in judged(rows, languages=("en", ""), language_floor=0.99)
+
+
+def test_the_next_step_reads_the_tags(tmp_path: Path) -> None:
+    rows = {"a": [ENGLISH, "more words of a picture"], "b": [GERMAN], "c": ["12345 678"], "d": []}
+    samples = [Sample(uid, BytesImage(encoded(n), uid), tuple(Text(t) for t in own)) for n, (uid, own) in enumerate(rows.items())]
+    data = Pool.from_samples(samples)
+    build(data, tmp_path / "pool")
+    curate(open_pool(tmp_path / "pool"), [LAION(min_bytes=0, min_text=0)], tmp_path / "judged", source=str(tmp_path / "pool"))
+    judged = open_pool(tmp_path / "judged")
+    tags = {
+        text: tag for _, text, tag in zip(*(texts_of(judged)[n].to_pylist() for n in ("uid", "string", "language")), strict=True)
+    }
+    assert tags[ENGLISH] == "en"
+    assert tags[GERMAN] == "de"
+    assert tags["more words of a picture"] == "", "the tag is that of the first text"
+    assert ENGLISH not in texts_of(judged, language="de")["string"].to_pylist()
+    assert set(texts_of(data)["language"].to_pylist()) == {""}
 
 
 def test_the_worker_says_undetermined_below_the_floor() -> None:

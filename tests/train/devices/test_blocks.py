@@ -12,7 +12,7 @@ from torch import nn
 from diptych.core.registry import RECIPES
 from diptych.core.run_folder import RunFolder
 from diptych.models.towers.towers import image_tower
-from diptych.train.blocks import stacked_blocks, with_block_options
+from diptych.train.devices.blocks import stacked_blocks, with_block_options
 from diptych.train.fit import fit
 from diptych.train.options import TrainOptions
 from diptych.worlds.resolve import resolve

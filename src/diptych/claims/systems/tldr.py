@@ -16,7 +16,6 @@ from diptych.claims.cell import Cell, Scores, Spending
 from diptych.claims.cells.learned_pairs.pairs import SMOKE_ROWS, Paired, clean_rows, drawn, retrieved, sized_for
 from diptych.claims.cells.learned_pairs.probed import Pixels
 from diptych.claims.claim import Arm, Claim
-from diptych.claims.closure import closure_hash
 from diptych.claims.sweep import around
 from diptych.claims.training import trained, untrained
 from diptych.claims.verdict import Margins
@@ -24,6 +23,7 @@ from diptych.core.disk.files import write_json
 from diptych.core.image import ArrayImage
 from diptych.core.randomness import keyed_rng
 from diptych.core.sample import Sample
+from diptych.core.sources.closure import closure_hash
 from diptych.curate.duplicates.whitening import whitened
 from diptych.curate.operators.tldr import TLDR, spread_over_clusters
 from diptych.data.dataset import Pool

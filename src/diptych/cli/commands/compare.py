@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from tyro.conf import Positional, arg
 
+from diptych.cli.options.arms import arm_words
+from diptych.cli.options.config_file import ConfigFile, config_of
 from diptych.cli.options.output import DEVICE, finish, parse, say
 from diptych.core.errors import ConfigError
 from diptych.core.registry import RECIPES
@@ -16,12 +19,17 @@ from diptych.core.registry import RECIPES
 DESCRIPTION = """Which idea helps on your data: every recipe under one budget, same rows, same seeds, everything else equal.
 The first arm is what the others are measured against. What is finished in --out is read; a comparison that was stopped goes on."""
 
+Precision = Literal["auto", "fp32", "bf16"]
+
 
 @dataclass(frozen=True)
 class CompareArgs:
     arms: Annotated[
         Positional[tuple[str, ...]],
-        arg(metavar="ARM ...", help="recipes, with own options as in clip:lr=2e-4; or run folders, hf:NAME, open_clip:ARCH/FILE"),
+        arg(
+            metavar="ARM ...",
+            help="recipes, with own options as in clip:lr=2e-4; or run folders, hf:NAME, open_clip:ARCH/FILE; NAME=ARM gives it a name",
+        ),
     ]
     data: Annotated[str, arg(help="any readable data with held-out splits")]
     tasks: Annotated[str, arg(help="with commas: retrieval,zero_shot,probe")] = "retrieval"
@@ -31,8 +39,11 @@ class CompareArgs:
     matters: Annotated[float, arg(help="the smallest difference that would matter, in units of the metric")] = 0.01
     equal: Annotated[float, arg(help="arms closer than this count as equal; 0 takes --matters")] = 0.0
     out: Annotated[Path, arg(help="folder of the cells and of report.html")] = Path("runs/compare")
+    config: Annotated[Path, arg(metavar="FILE.yaml", help="options, in a section compare (`diptych config compare`)")] = Path()
     set: Annotated[tuple[str, ...], arg(metavar="FIELD=VALUE", help="fields of every recipe: batch_size=64 width=64")] = ()
     dry_run: Annotated[bool, arg(help="say how many minutes it would take, and stop")] = False
+    precision: Annotated[Precision, arg(help="of the training")] = "auto"
+    processes: Annotated[int, arg(help="cells that run at once, each in a process of its own")] = 1
     workers: Annotated[int, arg(help="loader processes of a run")] = 0
     download: Annotated[bool, arg(help="allow fetching a model that is not on this machine")] = False
     device: DEVICE = "auto"
@@ -40,10 +51,11 @@ class CompareArgs:
 
 
 def main(argv: Sequence[str]) -> int:
+    file = config_of(argv, "compare")
     if not argv:
         built = ", ".join(RECIPES)
         raise ConfigError(f"say what to compare: diptych compare RECIPE RECIPE --data D --budget steps:N   (recipes: {built})")
-    args = parse(CompareArgs, argv, "compare", DESCRIPTION)
+    args = parse(CompareArgs, argv, "compare", DESCRIPTION, file.default(CompareArgs, "compare", values=_plain(file)))
     if args.seeds < 1:
         raise ConfigError(f"seeds is {args.seeds} (expected 1 or more; three at least for a verdict)")
     from diptych.api import compare
@@ -60,7 +72,8 @@ def main(argv: Sequence[str]) -> int:
         budget=args.budget,
         preset=args.preset,
         out=args.out,
-        options=TrainOptions(workers=args.workers),
+        options=TrainOptions(workers=args.workers, precision=args.precision),
+        processes=args.processes,
         matters=args.matters,
         equal=args.equal,
         download=args.download,
@@ -69,6 +82,22 @@ def main(argv: Sequence[str]) -> int:
     )
     page = comparison.report()
     return finish({**comparison.to_json(), "report": str(page)}, [*comparison.lines(), f"open {page}"], args.json)
+
+
+def _plain(file: ConfigFile) -> dict[str, Any]:
+    """Section "compare" with arms and fields as the command line has them: an arm may be a mapping, {recipe: clip, lr: 1e-3}, under its
+    name."""
+    section = file.section("compare")
+    arms = section.get("arms")
+    if isinstance(arms, dict):
+        section["arms"] = [f"{name}={arm_words(one, f'{file.path}: compare.arms.{name}')}" for name, one in arms.items()]
+    elif isinstance(arms, list):
+        section["arms"] = [arm_words(one, f"{file.path}: compare.arms") for one in arms]
+    if isinstance(tasks := section.get("tasks"), list):
+        section["tasks"] = ",".join(map(str, tasks))
+    if isinstance(changes := section.get("set"), dict):
+        section["set"] = [f"{name}={json.dumps(value)}" for name, value in changes.items()]
+    return section
 
 
 def _cost(args: CompareArgs) -> int:

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 
 from tyro.conf import Positional, arg
 
+from diptych.cli.options.config_file import config_of, leading
 from diptych.cli.options.flat import flat, select_fields
 from diptych.cli.options.output import DEVICE, finish, parse
 from diptych.core.errors import ConfigError
@@ -22,8 +23,12 @@ class CurateArgs:
     source: Annotated[Positional[str], arg(metavar="IN", help="any readable data")]
     out: Annotated[Positional[Path], arg(metavar="OUT", help="folder of the removal table and what is kept")] = Path()
     preset: Annotated[str, arg(help="paper, released: the published configuration, where a step has one")] = ""
+    config: Annotated[Path, arg(metavar="FILE.yaml", help="options, in a section curate (`diptych config curate STEP`)")] = Path()
     plan: Annotated[bool, arg(help="say what it would cost, and stop")] = False
     engine: Annotated[Literal["local", "ray"], arg(help="what runs steps over texts: this machine, or a Ray cluster")] = "local"
+    embeddings: Annotated[
+        Path | None, arg(metavar="FOLDER", help="image embeddings of `diptych embed`; what the step lacks there is added")
+    ] = None
     device: DEVICE = "auto"
     json: Annotated[bool, arg(help="one JSON object on stdout")] = False
 
@@ -31,6 +36,8 @@ class CurateArgs:
 def main(argv: Sequence[str]) -> int:
     from diptych.core.registry import OPERATORS
 
+    file = config_of(argv, "curate")
+    argv = leading(argv, file, "curate", ("step", "source", "out"))
     if not argv or argv[0].startswith("-"):
         if set(argv) & {"-h", "--help"}:
             steps = "\n".join(f"  {slug:<22}{entry.about}" for slug, entry in OPERATORS.items())
@@ -39,9 +46,8 @@ def main(argv: Sequence[str]) -> int:
         raise ConfigError(f"say which step: diptych curate SLUG IN OUT ({', '.join(OPERATORS)})")
     kind = OPERATORS.load(argv[0])
     preset = _preset(kind, argv)
-    args: Any = parse(
-        flat("Options", [(CurateArgs, None), (kind, preset)]), argv, f"curate {argv[0]}", "A reason for every row that leaves."
-    )
+    every = flat("Options", [(CurateArgs, None), (kind, preset)])
+    args: Any = parse(every, argv, f"curate {argv[0]}", "A reason for every row that leaves.", file.default(every, "curate"))
     from diptych.curate.engine.pool import curate, kind_of, plan
     from diptych.curate.engine.sources import open_pool
 
@@ -57,7 +63,7 @@ def main(argv: Sequence[str]) -> int:
         raise ConfigError("say where the tables go: diptych curate SLUG IN OUT")
     here = Path(args.source).expanduser()
     address = str(here.resolve()) if here.exists() else args.source
-    done = curate(data, [operator], args.out, source=address)
+    done = curate(data, [operator], args.out, source=address, embeddings=args.embeddings)
     reasons = Counter(kind_of(drop.reason) for drop in done.removed)
     unread = list(getattr(data, "quarantine", []))
     lines = [*done.lines(), *_unreadable_lines(unread, args.out), f"tables: {args.out}"]

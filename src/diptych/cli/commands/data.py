@@ -287,7 +287,7 @@ def _split(argv: Sequence[str]) -> int:
     args = parse(DataSplitArgs, argv, "data split", "Deal groups to splits; the same seed gives the same splits.")
     from diptych.data.columns import MadeBy
     from diptych.data.shards.build import open_built
-    from diptych.data.split import LeakReport, leaks, save_split, split
+    from diptych.data.split import LeakReport, leak_of_row_split, leaks, save_split, split
 
     if args.hold_out:
         from diptych.data.hold_out import conditions_of, hold_out
@@ -306,7 +306,9 @@ def _split(argv: Sequence[str]) -> int:
     counts = {name: pool.column("split").count(name) for name in pool.split_names}
     lines = [f"{name}: {count:,} samples" for name, count in counts.items()]
     lines += report.lines() if report.checked else []
-    return finish({"splits": counts, "leaks": report.to_json()}, lines, args.json)
+    if leak := leak_of_row_split(pool.groups, seed=args.seed):
+        lines.append(f"dealt row by row, {leak:.1%} of the test rows would share their group with a training row")
+    return finish({"splits": counts, "leaks": report.to_json(), "leak_of_row_split": leak}, lines, args.json)
 
 
 def _export(argv: Sequence[str]) -> int:

@@ -54,7 +54,13 @@ class TakedownArgs:
     where: Annotated[
         tuple[str, ...], arg(metavar="COLUMN=VALUE", help="every sample that meets all of these, such as group=p0412")
     ] = ()
+    sha256: Annotated[tuple[str, ...], arg(help="every sample whose picture or media have this hash, now and later")] = ()
+    copies: Annotated[bool, arg(help="also samples with byte for byte the same picture or media; else they are listed alone")] = (
+        True
+    )
     reason: Annotated[str, arg(help="kept in the quarantine")] = "taken down"
+    curated: Annotated[tuple[Path, ...], arg(help="folders of `curate` to take them out of as well")] = ()
+    embeddings: Annotated[tuple[Path, ...], arg(help="folders of `diptych embed` to take them out of as well")] = ()
     index: Annotated[tuple[Path, ...], arg(help="search indexes to take them out of as well; a service may have them open")] = ()
     json: Annotated[bool, arg(help="one JSON object on stdout")] = False
 
@@ -115,27 +121,39 @@ def download(argv: Sequence[str]) -> int:
 
 def takedown(argv: Sequence[str]) -> int:
     args = parse(TakedownArgs, argv, "data takedown", "Take samples out of tars, manifest, tables and indexes, for good.")
+    from diptych.data.curated import is_curated
     from diptych.data.shards.takedown import TakedownReport
     from diptych.data.shards.takedown import takedown as run
+    from diptych.index.embedding_table import take_down_embeddings
     from diptych.index.kinds import open_index
 
     uids = [*args.uids, *(args.file.read_text(encoding="utf-8").split() if args.file else ())]
-    if not uids and not args.where:
-        raise ConfigError("no uid is given (expected uids, --file with one a line, or --where COLUMN=VALUE)")
+    if not uids and not args.where and not args.sha256:
+        raise ConfigError("no uid is given (expected uids, --file with one a line, --where COLUMN=VALUE, or --sha256 HASH)")
+    for folder in args.curated:
+        if not is_curated(folder):
+            raise ConfigError(f"{folder} is no output of `diptych curate` (expected --curated FOLDER)")
     with ExitStack() as stack:
         indexes = [stack.enter_context(open_index(folder)) for folder in args.index]  # before the first change
         indexed: list[int] = []
 
         def take_out(report: TakedownReport) -> None:
+            for folder in args.curated:
+                run(folder, report.uids, reason=args.reason)
+            for folder in args.embeddings:
+                take_down_embeddings(folder, report.uids, report.hashes)
             indexed.extend(index.take_down(report.uids, report.hashes) for index in indexes)
 
-        report = run(args.folder, uids, where=args.where, reason=args.reason, then=take_out)
+        report = run(
+            args.folder, uids, where=args.where, hashes=args.sha256, copies=args.copies, reason=args.reason, then=take_out
+        )
     lines = [*report.lines(), *([f"{sum(indexed):,} items are gone from {len(args.index)} indexes"] if args.index else [])]
     facts = {
         "asked": report.asked,
         "samples": report.samples,
         "shards": report.shards,
         "tables": report.tables,
+        "copies": report.copies,
         "indexed": sum(indexed),
     }
     return finish(facts, lines, args.json)

@@ -10,6 +10,8 @@ from typing import Annotated, Any
 
 from tyro.conf import Positional, arg
 
+from diptych.claims.spelling import split_names
+from diptych.cli.options.config_file import config_of, leading
 from diptych.cli.options.flat import flat, select_fields
 from diptych.cli.options.output import DEVICE, finish, parse
 from diptych.core.errors import ConfigError
@@ -22,24 +24,35 @@ class EvalArgs:
         Positional[str],
         arg(metavar="MODEL", help="a run folder, hf:NAME, open_clip:ARCH/FILE, timm:NAME, openai:http://HOST/v1#NAME"),
     ]
-    task: Annotated[Positional[str], arg(metavar="TASK", help="retrieval, zero_shot, vg150, ... (diptych eval --help lists all)")]
+    task: Annotated[
+        Positional[str],
+        arg(metavar="TASK", help="retrieval, zero_shot, vg150, ... (diptych eval --help lists all); several with commas, or all"),
+    ]
     data: Annotated[str, arg(help="any readable data; every held-out split is evaluated")]
     split: Annotated[str, arg(help="only this split")] = ""
     answers: Annotated[Path, arg(help="a published result file in the place of MODEL: rows of questions and answers")] = Path()
     answer_column: Annotated[str, arg(help="the field of the answers in that file, where it has an unusual name")] = ""
     out: Annotated[Path, arg(help="folder for the records; of a run: its records/")] = Path()
     download: Annotated[bool, arg(help="allow fetching a model that is not on this machine")] = False
+    config: Annotated[Path, arg(metavar="FILE.yaml", help="options, in a section eval (`diptych config eval TASK`)")] = Path()
     page: Annotated[Path, arg(help="of a probe of captions: an HTML page of what was confused, with pictures")] = Path()
     device: DEVICE = "auto"
     json: Annotated[bool, arg(help="one JSON object on stdout")] = False
+
+
+LEFT_OUT = ("train", "val", "train_split", "test_split")
+"""Fields of tasks that are data."""
 
 
 def main(argv: Sequence[str]) -> int:
     from diptych.core.registry import TASKS
     from diptych.tasks import find
 
-    argv = _with_answers(argv)
+    file = config_of(argv, "eval")
+    argv = leading(_with_answers(argv), file, "eval", ("model", "task"))
     words = [word for word in argv if not word.startswith("-")]
+    if len(words) > 1 and argv[1] == words[1] and (words[1] == "all" or len(split_names(words[1])) > 1):
+        return _several(argv, split_names(words[1]))
     if len(words) < 2:
         usage = (
             "diptych eval MODEL TASK --data D, or diptych eval TASK --answers FILE --data D   "
@@ -51,12 +64,9 @@ def main(argv: Sequence[str]) -> int:
         raise ConfigError(f"say which model and which task: {usage}")
     kind = type(find(words[1]))
     roles = _roles(kind)
-    every = flat(
-        "Options", [(EvalArgs, None), (kind, None), (roles, None)], leave_out=("train", "val", "train_split", "test_split")
-    )
-    args: Any = parse(
-        every, argv, f"eval {words[0]} {words[1]}", "Numbers with 95 % intervals over groups, and their level of chance."
-    )
+    every = flat("Options", [(EvalArgs, None), (kind, None), (roles, None)], leave_out=LEFT_OUT)
+    about = "Numbers with 95 % intervals over groups, and their level of chance."
+    args: Any = parse(every, argv, f"eval {words[0]} {words[1]}", about, file.default(every, "eval"))
     from diptych.api import confusions, evaluate, evaluate_answers, evaluate_splits, load
 
     own = {f.name for f in fields(EvalArgs)}
@@ -78,6 +88,23 @@ def main(argv: Sequence[str]) -> int:
     if args.page != Path():
         lines.append(str(confusions(out or Path(), args.data, args.page, title=f"{args.task}: {args.model}")))
     return finish({"results": {name: result.to_json() for name, result in results.items()}}, lines, args.json)
+
+
+def _several(argv: Sequence[str], tasks: Sequence[str]) -> int:
+    """Several tasks of one model, options behind a colon; "all": every task that its model and the data can be asked."""
+    args = parse(EvalArgs, argv, "eval", "Several tasks with their options: retrieval,zero_shot:label=group_name; or all.")
+    if args.answers != Path() or args.page != Path():
+        raise ConfigError("--answers and --page are for one task")
+    from diptych.api import load
+    from diptych.api.evaluation import evaluate_several
+
+    out = args.out if args.out != Path() else Path(args.model) / "records" if Path(args.model, "run.json").is_file() else None
+    chosen = () if args.task == "all" else tasks
+    done, left_out = evaluate_several(load(args.model, download=args.download), chosen, args.data, split=args.split, out=out)
+    lines = [line for results in done.values() for name, result in results.items() for line in table(name, result)]
+    lines += [f"left out {name}: {reason}" for name, reason in left_out.items()]
+    plain = {task: {name: result.to_json() for name, result in results.items()} for task, results in done.items()}
+    return finish({"tasks": plain, "left_out": left_out}, lines, args.json)
 
 
 def _with_answers(argv: Sequence[str]) -> list[str]:

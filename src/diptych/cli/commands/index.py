@@ -54,6 +54,7 @@ class IndexBuildArgs:
     inside: Annotated[
         str, arg(help="a folder that the data may name no file outside of; 'own' is that of the data; without, anywhere")
     ] = ""
+    embeddings: Annotated[str, arg(metavar="FOLDER", help="folder of `diptych embed` whose embeddings are taken")] = ""
     overwrite: Annotated[bool, arg(help="replace the index that lies in OUT")] = False
     download: Annotated[bool, arg(help="allow fetching a model that is not on this machine")] = False
     device: DEVICE = "auto"
@@ -165,7 +166,7 @@ def _build(argv: Sequence[str]) -> int:
     data = read(args.data, split=args.split, captions=False, **columns) if args.split or columns else args.data
     begun = time.monotonic()
     options: dict[str, Any] = {"kind": args.kind, "what": args.what, "overwrite": args.overwrite, "url": args.url}
-    options["download"] = args.download
+    options |= {"download": args.download, "embeddings": args.embeddings}
     with index(args.model, data, args.out, **options, **args.options()) as made:
         count = len(made)
     seconds = time.monotonic() - begun

@@ -12,8 +12,10 @@ from typing import Annotated, Any, Literal
 from tyro.conf import Positional, arg
 
 from diptych.cli.commands.data import ColumnArgs, given_columns
+from diptych.cli.options.config_file import ConfigFile, config_of, leading
 from diptych.cli.options.flat import changed, flat, held_configurations, select_fields
 from diptych.cli.options.output import finish, parse, say
+from diptych.core.config import overlaid
 from diptych.core.contracts.tuning import Tuning
 from diptych.core.errors import ConfigError
 from diptych.core.registry import RECIPES
@@ -29,6 +31,10 @@ class ResumeArgs:
     resume: Annotated[Path, arg(help="the run folder to go on with; nothing else is needed")]
     data: Annotated[str, arg(help="the data again, where the run names an address on another machine")] = ""
     steps: Annotated[int, arg(help="of a finished run: train on to so many steps in all")] = 0
+    recipe: Annotated[str, arg(metavar="FILE.py", help="where the recipe of your own is now; or FILE.py:CLASS")] = ""
+    changed_code: Annotated[bool, arg(help="go on though the files that define the recipe have changed; the log notes it")] = (
+        False
+    )
     workers: Annotated[int | None, arg(help="loader processes from here on")] = None
     save_every: Annotated[int | None, arg(help="steps between checkpoints from here on")] = None
     keep: Annotated[int | None, arg(help="checkpoints that stay on disk from here on")] = None
@@ -41,6 +47,8 @@ class ResumeArgs:
     tensorboard: Annotated[bool | None, arg(help="event files from here on")] = None
     wandb: Annotated[bool | None, arg(help="a run of Weights & Biases from here on")] = None
     mlflow: Annotated[bool | None, arg(help="a run of MLflow from here on")] = None
+    board_tags: Annotated[tuple[str, ...] | None, arg(help="tags of a board that begins here")] = None
+    board_group: Annotated[str | None, arg(help="group of a board that begins here")] = None
     json: Annotated[bool, arg(help="one JSON object on stdout")] = False
 
 
@@ -61,6 +69,8 @@ class TrainArgs:
     init: Annotated[
         str, arg(help="weights to start from: a run or model folder, hf:FOLDER, open_clip:ARCH/FILE, timm:NAME/FILE")
     ] = ""
+    config: Annotated[Path, arg(metavar="FILE.yaml", help="fields and options, as config.yaml of a run holds them")] = Path()
+    like: Annotated[Path, arg(metavar="RUN", help="the configuration of a run, with its data if --data names no others")] = Path()
     overwrite: Annotated[bool, arg(help="replace the run that lies in --out")] = False
     dry_run: Annotated[bool, arg(help="say what the run would cost, and stop")] = False
     resume: Annotated[
@@ -78,10 +88,13 @@ def main(argv: Sequence[str]) -> int:
         from diptych.train.fit import RESUMABLE
 
         data = args.data or None
+        talk = say if _main_process() else None
+        own: dict[str, Any] = {"recipe": args.recipe or None, "changed_code": args.changed_code}
         changes = {name: value for name in sorted(RESUMABLE) if (value := getattr(args, name)) is not None}
-        run = resume(args.resume, data=data, steps=args.steps, changes=changes)
+        run = resume(args.resume, data=data, steps=args.steps, changes=changes, say=talk, **own)
         return _finish(run, data=data, evaluation=not run.state.get("no_evaluation"), as_json=args.json)
-    argv = _recipe_first(argv)
+    file = config_of(argv, "train", "recipe", "run")
+    argv = leading(_recipe_first(argv), file, "train", ("recipe",))
     name = argv[0] if argv and not argv[0].startswith("-") else ""
     if not name:
         built = ", ".join(RECIPES)
@@ -90,7 +103,7 @@ def main(argv: Sequence[str]) -> int:
             print(f"usage: {words}\n       diptych train --resume R")
             return 0
         raise ConfigError(f"say first which recipe: {words}")
-    return _train(name, argv)
+    return _train(name, argv, file)
 
 
 def _resumes_by_itself(argv: Sequence[str]) -> bool:
@@ -109,13 +122,15 @@ def _recipe_first(argv: Sequence[str]) -> list[str]:
     return words
 
 
-def _train(name: str, argv: Sequence[str]) -> int:
+def _train(name: str, argv: Sequence[str], file: ConfigFile) -> int:
     from diptych.api.recipes import recipe_class
     from diptych.train.options import TrainOptions
 
     kind: Any = recipe_class(name)
-    preset = kind.preset(_preset(argv))
-    every = flat("Options", [(TrainArgs, None), (kind, preset), (TrainOptions, TrainOptions()), (ColumnArgs, None)])
+    preset, begun, columns_given = _from_file(kind, argv, file)
+    with file.named():
+        how = overlaid(TrainOptions(), {name: value for name, value in file.section("run").items() if name != "init"}, "run")
+    every = flat("Options", [(TrainArgs, begun), (kind, preset), (TrainOptions, how), (ColumnArgs, columns_given)])
     args: Any = parse(every, argv, f"train {name}", f"{DESCRIPTION} Presets: {', '.join(kind.presets)}.")
     recipe = changed(preset, args)
     own = {key: value for key, value in select_fields(TrainOptions, args).items() if key not in ("steps", "init")}
@@ -135,7 +150,7 @@ def _train(name: str, argv: Sequence[str]) -> int:
     if not args.no_evaluation:
         refuse_unmeasurable(recipe)
     talk = say if _main_process() else None
-    requested = _named_fields(recipe, argv)
+    requested = _named_fields(recipe, argv) | set(file.section("recipe"))
     given = {
         "init": args.init,
         "subset": args.subset,
@@ -153,12 +168,28 @@ def _train(name: str, argv: Sequence[str]) -> int:
     return _finish(run, data=args.data, evaluation=not args.no_evaluation, as_json=args.json)
 
 
-def _preset(argv: Sequence[str]) -> str:
+def _from_file(kind: Any, argv: Sequence[str], file: ConfigFile) -> tuple[Any, Any, Any]:
+    """Recipe, options of the command and columns from a configuration file over the preset; the last two None without one."""
+    section = file.section("train")
+    if "init" in file.section("run") and file.section("run")["init"]:
+        section.setdefault("init", file.section("run")["init"])
+    own = {f.name for f in fields(TrainArgs)}
+    names = {f.name for f in fields(ColumnArgs)} - own
+    begun = file.default(TrainArgs, "train", values={name: value for name, value in section.items() if name not in names})
+    columns = file.default(ColumnArgs, "train", values={name: value for name, value in section.items() if name in names})
+    with file.named():
+        recipe = overlaid(kind.preset(_preset(argv, str(section.get("preset", "tiny")))), file.section("recipe"), "recipe")
+        if steps := file.section("run").get("steps"):
+            recipe = overlaid(recipe, {"steps": steps}, "run")
+    return recipe, begun, columns
+
+
+def _preset(argv: Sequence[str], default: str = "tiny") -> str:
     """The preset decides the defaults of the options, so it is read before them."""
     for at, word in enumerate(argv):
         if word.startswith("--preset"):
             return word.partition("=")[2] or (argv[at + 1] if at + 1 < len(argv) else "")
-    return "tiny"
+    return default
 
 
 def _named_fields(config: Any, argv: Sequence[str]) -> set[str]:
@@ -203,11 +234,13 @@ def _finish(run: RunFolder, *, data: str | None, evaluation: bool, as_json: bool
     lines = [f"{run.path}: {state['status']} after {state.get('step')} steps"]
     if state["status"] == "finished" and not number and evaluation and state.get("source") and not run.report.exists():
         from diptych.api import evaluate_run, report
+        from diptych.api.runs import publish_results
 
         results = evaluate_run(run, data)
         payload["results"] = {name: result.to_json() for name, result in results.items()}
         lines += [f"  {name}: {result.main} {result.metrics[result.main]}" for name, result in results.items()]
         payload["report"] = str(report(run.path, data))
+        publish_results(run, results, Path(payload["report"]), say)
         lines.append(f"report: {payload['report']}")
     if state["status"] == "finished" and number and evaluation:
         lines.append(f"evaluation and report are still to come: diptych train --resume {run.path}")

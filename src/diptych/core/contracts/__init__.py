@@ -29,11 +29,17 @@ from diptych.core.contracts.capabilities import (
     MatchMapper,
     PairJudge,
     PairScorer,
+    PhraseMapper,
     PictureChooser,
     PointEmbedder,
+    PointSegmenter,
     Ranker,
     Reasoner,
     Relater,
+    RoomAnswerer,
+    RoomDescriber,
+    RoomDetector,
+    RoomGrounder,
     Segmenter,
     Streamer,
     TokenEmbedder,
@@ -46,6 +52,7 @@ from diptych.core.contracts.curation import CurationStepResult, Drop, Operator
 from diptych.core.contracts.data import Batch, Dataset, Draw, Draws, Order
 from diptych.core.contracts.engine import ClosedFormRecipe, Engine, PolicyRecipe, PreferenceRecipe, StepOutput, Trainer
 from diptych.core.contracts.optimiser import Optimiser, Rule
+from diptych.core.contracts.picture_generation import ImageGenerator, ReferenceImage
 from diptych.core.contracts.pipeline import Pipeline, PipelineOutput
 from diptych.core.contracts.recipe import Recipe, Stage
 from diptych.core.contracts.reply import Reply, Respondent
@@ -77,6 +84,7 @@ __all__ = [
     "GoalPredictor",
     "Grounder",
     "Hook",
+    "ImageGenerator",
     "LayerReader",
     "LayerStates",
     "LexicalEmbedder",
@@ -87,10 +95,12 @@ __all__ = [
     "Order",
     "PairJudge",
     "PairScorer",
+    "PhraseMapper",
     "PictureChooser",
     "Pipeline",
     "PipelineOutput",
     "PointEmbedder",
+    "PointSegmenter",
     "PolicyRecipe",
     "PreferenceRecipe",
     "Ranker",
@@ -98,11 +108,16 @@ __all__ = [
     "ReadableTask",
     "Reasoner",
     "Recipe",
+    "ReferenceImage",
     "Relater",
     "Reply",
     "ReportColumns",
     "Respondent",
     "Role",
+    "RoomAnswerer",
+    "RoomDescriber",
+    "RoomDetector",
+    "RoomGrounder",
     "Rule",
     "Run",
     "Segmenter",

@@ -10,6 +10,22 @@ from typing import Any, ClassVar, Literal, Protocol, Self, runtime_checkable
 import numpy as np
 import numpy.typing as npt
 
+from diptych.core.contracts.picture_generation import ImageGenerator as ImageGenerator
+from diptych.core.contracts.room_capabilities import (
+    PointSegmenter as PointSegmenter,
+)
+from diptych.core.contracts.room_capabilities import (
+    RoomAnswerer as RoomAnswerer,
+)
+from diptych.core.contracts.room_capabilities import (
+    RoomDescriber as RoomDescriber,
+)
+from diptych.core.contracts.room_capabilities import (
+    RoomDetector as RoomDetector,
+)
+from diptych.core.contracts.room_capabilities import (
+    RoomGrounder as RoomGrounder,
+)
 from diptych.core.grounding import PhraseBoxes, PhraseQuery
 from diptych.core.image import ImageSource
 from diptych.core.media import MediaItem
@@ -152,6 +168,13 @@ class MatchMapper(Protocol):
     """
 
     def map_match(self, image: ImageSource, texts: Sequence[str], *, layer: int | None = None) -> list[MatchMap]: ...
+
+
+@runtime_checkable
+class PhraseMapper(Protocol):
+    """Maps of where each phrase fits in an image: float32 [H, W] in the frame of the image, NaN where the model does not look."""
+
+    def map_phrases(self, image: ImageSource, phrases: Sequence[str]) -> list[npt.NDArray[np.float32]]: ...
 
 
 @runtime_checkable

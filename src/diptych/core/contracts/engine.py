@@ -49,6 +49,9 @@ class Trainer(Run, Protocol):
     def features_of(self, model: nn.Module, batch: Batch) -> Any:
         """The recipe's features of a batch by any module of its kind, without gradient, in chunks of `micro_batch`."""
 
+    def on_device(self, batch: Batch) -> Batch:
+        """The batch on the run's device, in its precision."""
+
     def backward(self, batch: Batch) -> StepOutput:
         """Gradients of the recipe's losses over the global batch, in every parameter's `grad`."""
 
@@ -108,11 +111,12 @@ class PreferenceRecipe(Protocol[M, B]):
     """Recipe of the engine "preference": answers of which one is better, and frozen companion models."""
 
     def companions(self, model: M) -> dict[str, nn.Module]:
-        """Frozen models of the run by name, made at the start of a phase; {"reference": a copy of `model`} as a rule."""
+        """Frozen models of the run by name, made at the start of a phase: {"reference": a copy of `model`}, or none where the pairs hold
+        log-probabilities of the reference already."""
 
     def judged(self, batch: B, answers: Mapping[str, Any]) -> B:
         """The batch with scores of the companions, such as log-probabilities, in fields of its own. `answers` holds the features of the
-        batch by each companion.
+        batch by each companion. Not called in a phase without companions.
         """
 
 
@@ -121,7 +125,8 @@ class PolicyRecipe(Protocol[M, B]):
     """Recipe of the engine "policy": rollouts of the present model, each used by several updates.
 
     passes      updates see each rollout so many times
-    minibatch   rows an update of this process; 0 is the whole rollout
+    minibatch   rows an update, over all processes; 0 is the whole rollout
+    shuffled    minibatches are drawn anew at each pass; else they are consecutive rows
     """
 
     @property
@@ -130,13 +135,17 @@ class PolicyRecipe(Protocol[M, B]):
     @property
     def minibatch(self) -> int: ...
 
+    @property
+    def shuffled(self) -> bool: ...
+
     def companions(self, model: M) -> dict[str, nn.Module]:
         """As for `PreferenceRecipe`: the reference policy, a reward model."""
 
     def rollout(self, model: M, companions: Mapping[str, nn.Module], batch: B) -> B:
         """Sampled answers to a batch of prompts, one row an answer: actions, their present log-probabilities, rewards, advantages.
 
-        There may be more answers than prompts. Without gradient; random numbers from torch's generator, which belongs to the step.
+        There may be more answers than prompts. Without gradient; random numbers from `train.engines.rollouts.RowNoise`, so that several
+        processes make what one would, or from torch's generator, which belongs to the step and the process.
 
         State that lasts from one rollout to the next (a KL controller's coefficient, when a mask model was last refreshed) goes
         into buffers of the model or tensors of a companion, written here: both are in the checkpoints. With several processes it has

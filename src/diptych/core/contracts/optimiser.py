@@ -13,7 +13,8 @@ class Rule:
     lr_scale multiplies the learning rate; 0 freezes (no gradient is computed). With `counted` it does not: gradients are computed and
     count in the norm that is clipped, and a `floor` that is one "rate" for all still moves them. decay None keeps the default.
     With `length` above 1 their schedule is that of a run so many times as long, of which these steps are the beginning: a rate that falls
-    is not at its end when the others are. The first rule that matches wins.
+    is not at its end when the others are. `constant` keeps their rate at lr * lr_scale, without warm-up or schedule. The first rule that
+    matches wins.
     """
 
     pattern: str
@@ -21,6 +22,7 @@ class Rule:
     decay: bool | None = None
     counted: bool = False
     length: float = 1.0
+    constant: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +47,7 @@ class Optimiser:
     betas: tuple[float, float] = (0.9, 0.98)
     eps: float = 1e-6
     weight_decay: float = 0.2
-    schedule: Literal["cosine", "linear", "constant", "step", "decay", "one_cycle"] = "cosine"
+    schedule: Literal["cosine", "linear", "constant", "step", "decay", "one_cycle", "half_life"] = "cosine"
     warmup: float = 0.0  # steps when >= 1, else a share of the run
     warmup_from: float | None = None  # share of lr at step 0, from which warm-up is linear; None: the first step has lr / warmup
     warmup_peak: Literal["after", "last"] = "after"  # with warmup_from: lr is reached behind the warm-up, or with its last step
@@ -65,7 +67,9 @@ class Optimiser:
     decay_rate: float = 0.9  # "decay": the rate is multiplied by it after each period, and stays at or above lr * final_lr
     periods: float = 1.0  # "decay", and what falls or rises by the "period": how many the run has, usually its epochs
     falls: Literal["step", "period"] = "step"  # cosine and linear: at each step, or after each period
+    half_life: float = 0.0  # "half_life": steps in which the rate halves, from the first on; warm-up is a factor of it
     clip_norm: float = 0.0  # global gradient norm; 0 leaves gradients alone
+    clip_by: Literal["norm", "largest"] = "norm"  # the norm is that of all gradients, or the largest absolute value among them
     coupled_decay: bool = False
     third_beta: float = 0.99  # "adan": what is kept of the mean of squares; `betas` are of gradients and of their differences
     rules: tuple[Rule, ...] = ()

@@ -32,6 +32,10 @@ class Run(Protocol):
     def data(self) -> Dataset: ...
 
     @property
+    def whole_data(self) -> Dataset:
+        """The data set that the run was given; `data` is that of the present stage."""
+
+    @property
     def recipe(self) -> Recipe: ...
 
     def log(self, kind: str, **values: Any) -> None: ...
@@ -42,6 +46,10 @@ class Run(Protocol):
     @property
     def snapshots(self) -> Path:
         """Folder of `snapshot`; holds models only, and small files that describe them."""
+
+    @property
+    def scratch(self) -> Path:
+        """Folder for parts of what `Stage.make` makes, so that a run that is stopped within it goes on from there; may not exist yet."""
 
     def snapshot(self, name: str) -> None:
         """Save the present model for inference into `snapshots/NAME`, in the form of `model/`; replaces one of that name."""

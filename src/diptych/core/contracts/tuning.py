@@ -27,6 +27,8 @@ class Tuning:
     distill       stay close to a teacher: "start" is the model as it was at the beginning, anything else an address that `load` opens
     distill_weight  factor of that loss, beside the recipe's own
     distill_scale   what multiplies the teacher's similarities; 0 takes the teacher's own temperature
+    average_weights  decay of an exponential moving average of the weights, such as 0.999, which model/ gets at the end; 0 keeps none.
+                  Checkpoints hold both; evaluations inside the run see the raw weights
     blend         at the end the weights are (1 - blend) * start + blend * end; 1 keeps the end
     keep_positions  places of the text that a longer --text-length leaves as they are, the others are stretched as in Long-CLIP (there:
                   20 of 77); 0 stretches all alike, as open_clip does
@@ -45,12 +47,15 @@ class Tuning:
     distill: str = ""
     distill_weight: float = 1.0
     distill_scale: float = 0.0
+    average_weights: float = 0.0
     blend: float = 1.0
     keep_positions: int = 0
 
     def __post_init__(self) -> None:
         if not 0 < self.layer_decay <= 1:
             raise ConfigError(f"layer_decay is {self.layer_decay} (expected above 0 and at most 1)")
+        if not 0 <= self.average_weights < 1:
+            raise ConfigError(f"average_weights is {self.average_weights} (expected at least 0 and below 1, as 0.999)")
         if not 0 < self.blend <= 1:
             raise ConfigError(f"blend is {self.blend} (expected above 0 and at most 1: the share of the trained weights)")
         if not 0 <= self.lora_dropout < 1:

@@ -26,7 +26,23 @@ KINDS = {
 }
 
 
-PICTURE_SUFFIXES = ("jpg", "jpeg", "jpe", "png", "webp", "gif", "bmp", "tif", "tiff", "avif", "heic", "heif", "ppm", "jfif")
+PICTURE_SUFFIXES = (
+    "jpg",
+    "jpeg",
+    "jpe",
+    "png",
+    "webp",
+    "gif",
+    "bmp",
+    "tif",
+    "tiff",
+    "avif",
+    "heic",
+    "heif",
+    "ppm",
+    "jfif",
+    "dcm",
+)
 """How the names of picture files end."""
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from typing import TYPE_CHECKING, Any
@@ -61,6 +62,42 @@ def thumbnail(source: Any) -> str:
     file = io.BytesIO()
     picture.save(file, "PNG")
     return f'<img src="data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}" alt=""/>'
+
+
+def facts(pairs: Mapping[str, Any], *, caption: str) -> str:
+    """A table of two columns: what is described and its value, without the empty ones."""
+    return table(
+        [{"": name, "value": value} for name, value in pairs.items() if value not in ("", None, [], {}, ())], caption=caption
+    )
+
+
+def model_facts(model: Any, module: Any) -> str:
+    """A table of what a model is: its name and kind, parameters, size of images, tokens of a text, width of a vector, device."""
+    preprocess = getattr(model, "preprocess", None)
+    parameters = list(module.parameters())
+    described = {
+        "kind": getattr(model, "kind", ""),
+        "parameters": f"{sum(parameter.numel() for parameter in parameters):,}",
+        "image pixels": getattr(preprocess, "size", ""),
+        "text tokens": getattr(model, "text_length", ""),
+        "embedding": getattr(module, "width", "") if hasattr(model, "embed_images") else "",
+        "objects": ", ".join(list(getattr(model, "objects", ()))[:SHOWN]),
+        "relations": ", ".join(list(getattr(model, "relations", ()))[:SHOWN]),
+        "device": str(parameters[0].device) if parameters else "",
+    }
+    return facts(described, caption=f"{type(model).__name__} {getattr(model, 'name', '')}")
+
+
+def curve(points: Sequence[tuple[float, float]], *, width: int = 240, height: int = 48) -> str:
+    """An <svg> line through (x, y); empty for fewer than two points or values that are no numbers."""
+    finite = [(x, y) for x, y in points if math.isfinite(x) and math.isfinite(y)]
+    if len(finite) < 2:
+        return ""
+    left, low = finite[0][0], min(y for _, y in finite)
+    across, up = (finite[-1][0] - left) or 1.0, (max(y for _, y in finite) - low) or 1.0
+    path = " ".join(f"{(x - left) / across * width:.1f},{height - (y - low) / up * height:.1f}" for x, y in finite)
+    line = f'<polyline points="{path}" fill="none" stroke="currentColor"/>'
+    return f'<svg width="{width}" height="{height}" viewBox="-2 -2 {width + 4} {height + 4}" role="img">{line}</svg>'
 
 
 def samples(some: Iterable[Sample], *, caption: str) -> str:

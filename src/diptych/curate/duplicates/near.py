@@ -10,15 +10,16 @@ Two measures of near:
                             colour thumbnail confirms: the hash alone takes a red disc for a green one. Needs nothing trained.
 `NearDuplicateEmbeddings`   cosine in the space of an embedder: also finds crops and redrawings, and what merely means the same.
 
-Cost: one decode (one embedding) a row, then comparisons with what is kept. Rows without an image stay; texts are never looked at.
+Cost: one decode (one embedding) a row, then comparisons with what is kept: hashes by an exact index whose pieces grow with the pool
+(`hamming`), embeddings with all. Crops and mirrors differ in most bits of the hash: `semantic_duplicates` is for those. Rows without
+an image stay; texts are never looked at.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
 from typing import Any, ClassVar
 
 import numpy as np
@@ -28,12 +29,14 @@ from diptych.core.contracts import CurationStepResult, Dataset, Drop, Embedder, 
 from diptych.core.errors import ConfigError, DecodeError
 from diptych.core.image import ImageSource
 from diptych.core.terminal.progress import with_bar
+from diptych.curate.duplicates.hamming import CodeRuns, Codes, Ints
 from diptych.curate.engine.costs import estimate_cost
 from diptych.data.media.decode import decode
 
 SIDE = 32  # of the grey thumbnail that is hashed
 COLOUR_SIDE = 16  # of the colour thumbnail that confirms
 QUANTUM = 4.0  # frequencies are rounded to this before their signs are taken, so that a flat image has a stable hash
+BLOCK = 512  # rows that are compared at a time
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,21 +86,15 @@ class NearDuplicates:
         start = time.perf_counter()
         looks, plain, dropped = _map_images(data, hash_image, self.slug)
         order = sorted(looks, key=lambda row: (-looks[row].area, data.uids[row]))
-        kept_bits = HammingIndex(self.bits)
-
-        def nearest(row: int) -> tuple[int, str] | None:
-            mine = looks[row]
-            best: tuple[float, int, str, int] | None = None
-            for other, distance in kept_bits.within(mine.bits):
-                difference = float(np.abs(mine.colour_HWC.astype(np.int16) - looks[other].colour_HWC).mean())
-                if difference <= self.colour and (best is None or (difference, distance, data.uids[other]) < best[:3]):
-                    best = (difference, distance, data.uids[other], other)
-            if best is None:
-                kept_bits.add(row, mine.bits)
-                return None
-            return best[3], f"{best[1]} of 64 bits and {best[0]:.1f} of 255 in colour"
-
-        return _walk_rows(data, self.slug, order, nearest, plain, dropped, start)
+        code_N = np.array([looks[row].bits for row in order], np.uint64)
+        colour_ND = np.stack([looks[row].colour_HWC.ravel() for row in order]) if order else np.zeros((0, 1), np.uint8)
+        names = [data.uids[row] for row in order]
+        near = greedy_hashes(code_N, colour_ND, names, bits=self.bits, colour=self.colour)
+        answers = {
+            order[row]: (order[other], f"{distance} of 64 bits and {difference:.1f} of 255 in colour")
+            for row, (other, distance, difference) in near.items()
+        }
+        return _walk_rows(data, self.slug, order, answers.get, plain, dropped, start)
 
 
 @dataclass(frozen=True)
@@ -138,30 +135,49 @@ class NearDuplicateEmbeddings:
         return _walk_rows(data, self.slug, order, nearest, plain, dropped, start)
 
 
-class HammingIndex:
-    """Exact search for 64-bit codes within a Hamming distance: cut in `distance` + 1 pieces, two near ones share a piece."""
+def greedy_hashes(
+    code_N: Codes, colour_ND: npt.NDArray[np.uint8], names: Sequence[str], *, bits: int, colour: float
+) -> dict[int, tuple[int, int, float]]:
+    """Greedy duplicates among hashes in the given order: dropped row -> (kept row, bits that differ, mean difference of colour).
 
-    def __init__(self, distance: int) -> None:
-        self.distance = distance
-        edges = [64 * i // (distance + 1) for i in range(distance + 2)]
-        self._pieces = [(low, (1 << (high - low)) - 1) for low, high in pairwise(edges)]
-        self._buckets: list[dict[int, list[int]]] = [{} for _ in self._pieces]
-        self._bits: dict[int, int] = {}
+    A row leaves for the kept one that is nearest in colour, then in bits, then first by name.
 
-    def add(self, key: int, bits: int) -> None:
-        self._bits[key] = bits
-        for (low, mask), bucket in zip(self._pieces, self._buckets, strict=True):
-            bucket.setdefault(bits >> low & mask, []).append(key)
+    code_N     perceptual hashes, uint64 [N]
+    colour_ND  colour thumbnails, uint8 [N, D]
+    """
+    level_N = colour_ND.sum(1, dtype=np.int64)  # thumbnails that differ by c on average differ in their sum by c D at most
+    kept = CodeRuns(bits, int(colour * colour_ND.shape[1]))
+    out: dict[int, tuple[int, int, float]] = {}
+    starts = range(0, len(code_N), BLOCK)
+    for start in with_bar(starts, len(starts), "comparing pictures", least=50):
+        block = np.arange(start, min(start + BLOCK, len(code_N)))
+        query_T, other_T = kept.pairs(code_N[block], level_N[block])
+        apart_BB = np.bitwise_count(code_N[block][:, None] ^ code_N[block])
+        later_T, earlier_T = np.nonzero(np.tri(len(block), k=-1, dtype=bool) & (apart_BB <= bits))
+        row_T, other_T = np.concatenate([query_T + start, later_T + start]), np.concatenate([other_T, earlier_T + start])
+        difference_T = _colour_differences(colour_ND, row_T, other_T)
+        close_T = difference_T <= colour
+        near: dict[int, list[tuple[float, int, str, int]]] = {}
+        for row, other, difference in zip(*(a[close_T].tolist() for a in (row_T, other_T, difference_T)), strict=True):
+            distance = (int(code_N[row]) ^ int(code_N[other])).bit_count()
+            near.setdefault(row, []).append((difference, distance, names[other], other))
+        for row in sorted(near):
+            candidates = [match for match in near[row] if match[3] not in out]
+            if candidates:
+                difference, distance, _, other = min(candidates)
+                out[row] = other, distance, difference
+        stays = np.array([row for row in block.tolist() if row not in out], np.int64)
+        kept.add(code_N[stays], level_N[stays], stays)
+    return out
 
-    def within(self, bits: int) -> Iterable[tuple[int, int]]:
-        """Neighbours within the distance as (key, distance), in order of key."""
-        candidates: set[int] = set()
-        for (low, mask), bucket in zip(self._pieces, self._buckets, strict=True):
-            candidates.update(bucket.get(bits >> low & mask, ()))
-        for key in sorted(candidates):
-            distance = (self._bits[key] ^ bits).bit_count()
-            if distance <= self.distance:
-                yield key, distance
+
+def _colour_differences(colour_ND: npt.NDArray[np.uint8], row_T: Ints, other_T: Ints) -> npt.NDArray[np.float64]:
+    """Mean absolute difference of the thumbnails of each pair, 0..255."""
+    parts = [np.zeros(0)]
+    for start in range(0, len(row_T), BLOCK):
+        one = colour_ND[row_T[start : start + BLOCK]].astype(np.int16)
+        parts.append(np.abs(one - colour_ND[other_T[start : start + BLOCK]]).mean(1))
+    return np.concatenate(parts)
 
 
 def _map_images(data: Dataset, see: Callable[[ImageSource], Any], slug: str) -> tuple[dict[int, Any], list[int], list[Drop]]:

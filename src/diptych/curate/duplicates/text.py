@@ -5,22 +5,24 @@ shingles (Jaccard). So no chain of small steps carries off what is far from ever
 Candidates come from MinHash bands (`minhash`): of pairs at the threshold itself some are missed, well above it hardly any; `recall`
 says how many. Every drop names the kept row. The first text of a row is looked at; a row without text stays.
 
-Cost: some 15 microseconds a text for the keys, then the pairs that share one. It takes any image with any other: what is dropped is a
-*text* that adds nothing new, so give it pools where that is what you want, or balance entries instead (`metaclip`).
+Cost: some 15 microseconds a text for the keys, then comparisons with kept rows that share a key and, where many do, a rare shingle
+(`text_candidates`), of which `cap` bounds the number. The notes of a run say how many lists reached it. Images are not looked at: what
+is dropped is a *text* that adds nothing new, so give it pools where that is what you want, or balance entries instead (`metaclip`).
 """
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-import numpy as np
 import pyarrow as pa
 
 from diptych.core.contracts import CurationStepResult, Dataset, Drop
 from diptych.core.errors import ConfigError
-from diptych.curate.duplicates.minhash import MinHashBands, normal_text, shingles
+from diptych.curate.duplicates.minhash import MinHashBands, Words, normal_text
+from diptych.curate.duplicates.text_candidates import GreedyTexts, bucket_sizes, greedy_texts
 from diptych.curate.engine.parts import PartStore
 from diptych.curate.engine.run import mapped
 from diptych.curate.text.texts import texts_of
@@ -35,6 +37,7 @@ class TextDuplicates:
     bands       of the MinHash; more find more pairs and cost more
     rows        hash values a band; more find only more similar pairs
     language    texts of this language or an unknown one; "" takes all
+    cap         kept rows that one list of candidates holds at most, so that texts of one template cost linear time; 0: no limit
     """
 
     slug: ClassVar[str] = "text_duplicates"
@@ -44,12 +47,15 @@ class TextDuplicates:
     bands: int = 8
     rows: int = 4
     language: str = ""
+    cap: int = 64
 
     def __post_init__(self) -> None:
         if not 0 < self.similarity <= 1:
             raise ConfigError(f"similarity is {self.similarity} (expected above 0, at most 1)")
         if min(self.width, self.bands, self.rows) < 1:
             raise ConfigError(f"width {self.width}, bands {self.bands}, rows {self.rows} (expected at least 1)")
+        if self.cap < 0:
+            raise ConfigError(f"cap is {self.cap} (expected 1 or more, or 0 for no limit)")
 
     @property
     def recall(self) -> float:
@@ -61,10 +67,20 @@ class TextDuplicates:
         step = max(1, texts.num_rows // TRIED)
         tried = texts["string"].take(pa.array(range(0, texts.num_rows, step), pa.int64())).combine_chunks()
         start = time.perf_counter()
-        MinHashBands(self.bands, self.rows, self.width)(tried)
+        strings = [normal_text(text) for text in tried.to_pylist()]
+        key_NB = MinHashBands(self.bands, self.rows, self.width).keys(strings)
         each = (time.perf_counter() - start) / max(1, len(tried))
-        facts = {"items": texts.num_rows, "unit": "keys of a text", "seconds_each": each, "seconds": each * texts.num_rows}
-        return {**facts, "needs": "pairs with a key in common", "recall": self.recall}
+        half = self._greedy(key_NB[::2], strings[::2]).compared
+        start = time.perf_counter()
+        compared = self._greedy(key_NB, strings).compared
+        each_pair = (time.perf_counter() - start) / max(1, compared)
+        scale = texts.num_rows / max(1, len(tried))
+        growth = min(2.0, max(1.0, math.log2(compared / half))) if half else 2.0  # 1: linear, 2: quadratic
+        key_pairs = float((bucket_sizes(key_NB) - 1).sum()) / 2 * scale**2  # 1/s of the rows have 1/s^2 of the pairs
+        comparisons = min(compared * scale**growth, max(key_pairs, compared))
+        facts = {"items": texts.num_rows, "unit": "keys of a text", "seconds_each": each}
+        facts |= {"seconds": each * texts.num_rows + each_pair * comparisons}
+        return {**facts, "key_pairs": round(key_pairs), "comparisons": round(comparisons), "recall": self.recall}
 
     def __call__(self, data: Dataset) -> CurationStepResult:
         return self.run(data, PartStore())
@@ -83,12 +99,25 @@ class TextDuplicates:
         strings = [normal_text(text) for text in texts["string"].to_pylist()]
         original: dict[str, str] = {}
         dropped = []
-        for row, (kept, alike) in self._greedy(keys, strings).items():
+        done = self._greedy(keys, strings)
+        for row, (kept, alike) in done.original.items():
             original[uids[row]] = uids[kept]
             dropped.append(Drop(uids[row], self.slug, f"near {uids[kept]}: its text shares {alike:.3f} of its shingles"))
         columns = {"text_duplicate_of": original} if original else {}
         stays = tuple(sorted(set(data.uids) - original.keys()))
-        return CurationStepResult(stays, tuple(dropped), columns, time.perf_counter() - start)
+        return CurationStepResult(stays, tuple(dropped), columns, time.perf_counter() - start, notes=self._notes(done))
+
+    def _greedy(self, key_NB: Words, strings: list[str]) -> GreedyTexts:
+        return greedy_texts(key_NB, strings, similarity=self.similarity, width=self.width, cap=self.cap)
+
+    def _notes(self, done: GreedyTexts) -> tuple[str, ...]:
+        lines = [f"{done.compared:,} pairs of texts were compared"] if done.compared else []
+        if done.full_lists:
+            lines.append(
+                f"{done.full_lists:,} lists of candidates reached {self.cap} kept rows and took no more: "
+                "near texts may have stayed there (--cap 0 has no limit)"
+            )
+        return tuple(lines)
 
     def _first(self, data: Dataset) -> pa.Table:
         """First text of each row."""
@@ -96,35 +125,3 @@ class TextDuplicates:
         uids = texts["uid"].to_pylist()
         first = [row for row, uid in enumerate(uids) if not row or uid != uids[row - 1]]
         return texts.take(pa.array(first, pa.int64()))
-
-    def _greedy(self, keys: Any, strings: list[str]) -> dict[int, tuple[int, float]]:
-        """Greedy duplicates: dropped row -> (kept row, similarity): the most similar one, the first on a tie."""
-        shared = _keys_met_twice(keys)
-        kept: dict[int, list[int]] = {}  # key -> kept rows
-        sets: dict[int, set[str]] = {}
-        out: dict[int, tuple[int, float]] = {}
-        for row in np.flatnonzero(shared.any(axis=1)).tolist():
-            own = keys[row][shared[row]].tolist()
-            candidates = sorted({other for key in own for other in kept.get(key, ())})
-            mine = shingles(strings[row], self.width)
-            alike = [(len(mine & sets[c]) / len(mine | sets[c]), -c) for c in candidates]
-            best = max(alike, default=(0.0, 0))
-            if best[0] >= self.similarity:
-                out[row] = -best[1], best[0]
-            else:
-                sets[row] = mine
-                for key in own:
-                    kept.setdefault(key, []).append(row)
-        return out
-
-
-def _keys_met_twice(keys: Any) -> Any:
-    """Mask [N, bands] of keys that another row has as well: the others can make no pair."""
-    shared = np.zeros(keys.shape, bool)
-    for band in range(keys.shape[1]):
-        order = np.argsort(keys[:, band], kind="stable")
-        ordered = keys[order, band]
-        same = ordered[1:] == ordered[:-1]
-        shared[order[1:][same], band] = True
-        shared[order[:-1][same], band] = True
-    return shared

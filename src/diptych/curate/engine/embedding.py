@@ -1,4 +1,4 @@
-"""Image embeddings of a pool, in order of uid, kept in parts, so that they are computed once.
+"""Image embeddings of a pool, in order of uid: from a table that outlives the step, or kept in parts until the step ends.
 
 Models are given by address, as for `diptych.load`: a run folder, a model folder, "hf:...", "open_clip:...", "timm:...".
 """
@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 from diptych.core.contracts import Dataset, Embedder, Unit
 from diptych.curate.engine.parts import PartStore
 from diptych.index.embed import image_blocks
+from diptych.index.embedding_table import EmbeddingTable
 from diptych.models.io.open_address import open_address, require
 
 PART_ROWS = 2_048
@@ -41,6 +42,9 @@ class ImageEmbeddings:
 
 def embed_pool(data: Dataset, model: Embedder, parts: PartStore) -> ImageEmbeddings:
     """Image embeddings of a pool. Rows without an image are in neither list."""
+    if parts.embeddings is not None:
+        read = EmbeddingTable(parts.embeddings, model).read(data)
+        return ImageEmbeddings(read.uids, read.vector_ND, read.unreadable)
     order = sorted(range(len(data)), key=data.uids.__getitem__)
     rows = pa.table({"row": pa.array(order, pa.int64())})
 

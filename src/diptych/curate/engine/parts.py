@@ -24,11 +24,13 @@ class PartStore:
     """folder  where finished parts lie; None keeps nothing
     key     what tells this step, its configuration and its data from any other
     rows    of a part
+    embeddings  folder of embedding tables, which steps read and fill; None: embeddings lie with the parts
     """
 
     folder: Path | None = None
     key: str = ""
     rows: int = ROWS
+    embeddings: Path | None = None
 
     def mapped(self, table: pa.Table, name: str, work: Callable[[pa.Table], pa.Table]) -> pa.Table:
         """Table of `work` over every part of `table`, whose rows are in an order that does not depend on the input files.

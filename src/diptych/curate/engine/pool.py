@@ -32,11 +32,13 @@ from diptych.core.errors import RunError
 from diptych.curate.engine.parts import PartStore
 from diptych.curate.engine.tables import as_table, joined
 from diptych.data.columns import MadeBy, read_table, table_names, write_table
+from diptych.data.curated import curation_id, is_curated
 from diptych.data.quarantine import write_quarantine
 from diptych.data.shards.mark import CURATION as MARK
 
 FORMAT = 1
 COSTS = "costs.json"
+ALARMING = 0.95  # share of dropped rows above which a report has a warning
 VERDICT = pa.schema([("uid", pa.string()), ("kept", pa.bool_()), ("reason", pa.string())])
 REMOVED = pa.schema([("uid", pa.string()), ("step", pa.string()), ("reason", pa.string())])
 
@@ -79,6 +81,8 @@ class CurationResult(Generic[Data]):
             each = f", {step.before / step.seconds:,.0f} rows per second" if step.seconds > 0 else ""
             resumed = ", taken from an earlier run" if step.resumed else ""
             lines.append(f"{step.slug} {step.before:,} -> {step.after:,} ({step.seconds:.1f} s{each}{resumed})")
+            if step.after < step.before * (1 - ALARMING):
+                lines.append(f"! {step.slug} dropped {1 - step.after / step.before:.1%} of the rows: look at the reasons below")
             lines += [f"  {note}" for note in step.notes]
             reasons = Counter(kind_of(drop.reason) for drop in self.removed if drop.step == step.slug)
             lines += [f"  {count:>9,}  {count / max(1, step.before):6.1%}  {reason}" for reason, count in reasons.most_common()]
@@ -95,27 +99,33 @@ def kind_of(reason: str) -> str:
     return next((kind for kind in ("same bytes as", "same pixels as", "near") if head.startswith(f"{kind} ")), head)
 
 
-def curate(data: Data, operators: Sequence[Operator], out: Path | None = None, *, source: str = "") -> CurationResult[Data]:
+def curate(
+    data: Data, operators: Sequence[Operator], out: Path | None = None, *, source: str = "", embeddings: Path | None = None
+) -> CurationResult[Data]:
     """Result of applying the steps in order, each to the rows that the one before kept.
 
     `source` is the address of `data`, so that `out` can be opened later as what is left of it (`data.curated`).
+
+    `embeddings` is a folder of embedding tables, which steps read, and fill where they lack a picture (`index.embedding_table`).
 
     With `out`, tables are written there, and finished steps of an earlier run with the same data and configuration are taken from
     there. Raises RunError when a step invents, loses or repeats a uid, and when another process curates into `out`.
     """
     if out is None:
-        return _curate_alone(data, operators, out, source)
+        return _curate_alone(data, operators, out, source, embeddings)
     target = out.absolute()
     with exclusive(target.parent, f".{target.name}.lock", f"{out} is being curated"):
         try:
-            return _curate_alone(data, operators, out, source)
+            return _curate_alone(data, operators, out, source, embeddings)
         except OSError as error:
             if error.errno not in DISK_FULL:
                 raise
             raise RunError(f"the disk of {out} is full: what is finished is kept; make room and run the same again") from error
 
 
-def _curate_alone(data: Data, operators: Sequence[Operator], out: Path | None, source: str) -> CurationResult[Data]:
+def _curate_alone(
+    data: Data, operators: Sequence[Operator], out: Path | None, source: str, embeddings: Path | None
+) -> CurationResult[Data]:
     """The body of `curate`, run under its lock."""
     current = data
     removed: list[Drop] = []
@@ -126,6 +136,7 @@ def _curate_alone(data: Data, operators: Sequence[Operator], out: Path | None, s
         made_by = MadeBy(operator.slug, {"options": configuration(operator), "input": before.fingerprint})
         done = _earlier_verdict(out, table, made_by) if out else None
         parts = PartStore(out / "parts" / table, made_by.config_hash) if out else PartStore()
+        parts = dataclasses.replace(parts, embeddings=embeddings)
         result = done or (operator.run(before, parts) if hasattr(operator, "run") else operator(before))
         _check(before, result, operator.slug)
         for name, values in result.columns.items():
@@ -253,13 +264,18 @@ def _write(out: Path, data: Dataset, curation: CurationResult[Any], source: str)
     kept = curation.kept
     summary = {
         "format": FORMAT,
-        "input": {"name": data.name, "source": source, "fingerprint": data.fingerprint, "count": len(data)},
+        "input": {"name": data.name, "source": source, "fingerprint": data.fingerprint, "count": len(data)} | _earlier(source),
         "output": {"fingerprint": kept.fingerprint, "count": len(kept)},
         "columns": sorted(curation.columns),
         "steps": steps,
     }
     write_quarantine(out, getattr(data, "quarantine", []))
     write_json(out / MARK, summary)
+
+
+def _earlier(source: str) -> dict[str, str]:
+    """Identity of the curation that the input is, if it is one."""
+    return {"curation": curation_id(Path(source))} if source and is_curated(Path(source)) else {}
 
 
 def _transposed(rows: Sequence[tuple[Any, ...]], width: int) -> list[list[Any]]:

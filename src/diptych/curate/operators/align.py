@@ -28,7 +28,8 @@ from diptych.core.contracts import CurationStepResult, Dataset, Drop
 from diptych.core.errors import ConfigError, DataError, DecodeError
 from diptych.core.image import ArrayImage, ImageSource, content_untold
 from diptych.core.sample import Sample
-from diptych.curate.duplicates.near import HammingIndex, ImageHash, hash_image
+from diptych.curate.duplicates.hamming import HammingIndex
+from diptych.curate.duplicates.near import ImageHash, hash_image
 from diptych.curate.engine.costs import estimate_cost
 from diptych.curate.operators.alt_text import TextCounts
 from diptych.data.media.decode import probe

@@ -110,7 +110,11 @@ class CoCu:
         other = open_data(self.index) if self.index else data
         gallery = self._gallery(other)
         own = embed_pool(data, model, parts)
-        pool = embed_pool(other, model, PartStore(parts.folder, f"{parts.key}-index")) if self.index else own
+        pool = (
+            embed_pool(other, model, PartStore(parts.folder, f"{parts.key}-index", embeddings=parts.embeddings))
+            if self.index
+            else own
+        )
         caption_concepts = self._captions(other, pool, gallery)
         concept_KD = embed_texts(model, [self.template.format(name) for name in gallery.names], gallery.names)
         row_of = row_of_name(gallery.names)

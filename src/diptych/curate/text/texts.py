@@ -13,11 +13,13 @@ from diptych.data.dataset import Pool
 def texts_of(data: Dataset, *, language: str = "", origins: tuple[str, ...] = ()) -> pa.Table:
     """Table of the positive texts: "row" (0..N-1), "uid", "string", "language", "origin", in order of uid, then as the sample has them.
 
+    A first text whose language is unknown has that of the column `language`, as `laion` writes it.
+
     language  texts of this language or an unknown one; "" takes all
     origins   texts of these origins; none named: all but negatives
     """
     if isinstance(data, Pool):
-        table = data.texts_table()
+        table = _with_tags(data.texts_table(), data)
     else:
         samples = [data[row] for row in range(len(data))]
         table = pa.table(
@@ -37,3 +39,19 @@ def texts_of(data: Dataset, *, language: str = "", origins: tuple[str, ...] = ()
     position = pa.array(np.arange(table.num_rows))
     order = pc.sort_indices(pa.table({"uid": table["uid"], "place": position}), [("uid", "ascending"), ("place", "ascending")])
     return table.take(order).append_column("row", position)
+
+
+def _with_tags(table: pa.Table, data: Pool) -> pa.Table:
+    """Texts with the language of the column `language` where the first text of a row has none of its own."""
+    if not data.is_flat("language") or not table.num_rows:
+        return table
+    tags = pa.chunked_array([data.arrow("language")]).combine_chunks()
+    if not (pa.types.is_string(tags.type) or pa.types.is_large_string(tags.type)):
+        return table
+    uids = pa.chunked_array([table["uid"].cast(pa.string()).combine_chunks()]).combine_chunks()
+    first = np.ones(len(uids), bool)
+    first[1:] = pc.not_equal(uids[1:], uids[:-1]).to_numpy(zero_copy_only=False)
+    tag = tags.take(pc.index_in(uids, value_set=data.arrow("uid").cast(pa.string()))).cast(pa.string())
+    own = table["language"].cast(pa.string())
+    tagged = pc.if_else(pc.and_(pa.array(first), pc.equal(own, "")), pc.fill_null(tag, ""), own)
+    return table.set_column(table.column_names.index("language"), "language", tagged)

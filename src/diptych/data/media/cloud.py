@@ -15,6 +15,7 @@ from diptych.core.errors import DecodeError
 from diptych.core.media import MediaFacts, MediaItem, MediaLimit, Pixels, Source
 from diptych.data.media.encoded import NUMPY, array_of, only_part, place_of, read_npy, refuse_elements, stored_array
 from diptych.data.media.formats.mesh import SUFFIXES, mesh_suffix, read_mesh
+from diptych.data.media.formats.pcd import is_pcd, read_pcd
 from diptych.data.media.formats.ply import read_ply
 
 SIDE = 256
@@ -24,11 +25,11 @@ Points = npt.NDArray[np.float32]
 
 @dataclass(frozen=True, slots=True)
 class Cloud:
-    """A .npy file [P, 3 + F], or a PLY file (text, or little-endian binary): the scalar properties of its vertices in their order; with
-    extra `points` an .xyz file, or `surface_points` of the surface of an .off or .obj file."""
+    """A .npy file [P, 3 + F], or a PLY file (text, or little-endian binary): the scalar properties of its vertices in their order; a PCD
+    file, x y z and colours first; with extra `points` an .xyz file, or `surface_points` of the surface of an .off or .obj file."""
 
     name: str = "cloud"
-    suffixes: tuple[str, ...] = ("ply", *SUFFIXES)
+    suffixes: tuple[str, ...] = ("ply", "pcd", *SUFFIXES)
     surface_points: int = 10_000
     limit: MediaLimit = MediaLimit(bytes=1 << 30, elements=20_000_000)
 
@@ -40,6 +41,8 @@ class Cloud:
             data = only_part(item, limit)
             if data.startswith(NUMPY):
                 array = read_npy(data, item, MediaLimit(limit.bytes, 64 * limit.elements), "values")
+            elif is_pcd(data):
+                array = read_pcd(data, item, limit)
             elif suffix := mesh_suffix(item.name):
                 array = read_mesh(data, suffix, item, limit, points=self.surface_points)
             else:

@@ -23,14 +23,15 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from diptych.core.errors import DecodeError, TooLarge
 from diptych.core.image import ArrayImage, ImageSource, content_untold
-from diptych.data.media.formats import heif
+from diptych.data.media.formats import dicom, heif
 from diptych.data.media.formats.jpeg_scans import refuse_scans, scan_count
 from diptych.data.media.weighted_semaphore import WeightedSemaphore
 
 Pixels = npt.NDArray[np.uint8]
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
-"""What is decoded, HEIC beside them (`heif`). PIL knows many more, some of them programs rather than pictures (EPS)."""
+"""What is decoded, HEIC (`heif`) and DICOM of one frame (`dicom`) beside them.
+PIL knows many more, some of them programs rather than pictures (EPS)."""
 MAX_PIXELS = 100_000_000
 STRIPE = 1 << 20  # pixels
 BYTES_A_PIXEL = 24
@@ -43,7 +44,7 @@ ALPHA_MODES = ("RGBA", "LA", "PA", "La", "RGBa")
 
 @dataclass(frozen=True, slots=True)
 class ImageInfo:
-    """Image metadata from its header. Width and height are of the upright picture; `format` is one of `FORMATS`, or HEIF."""
+    """Image metadata from its header. Width and height are of the upright picture; `format` is one of `FORMATS`, HEIF or DICOM."""
 
     format: str
     width: int
@@ -54,6 +55,8 @@ class ImageInfo:
 
 def probe(data: bytes, *, name: str = "<bytes>", max_pixels: int = MAX_PIXELS) -> ImageInfo:
     """Format and size from the header alone; pixels are not decoded, so data after a valid header may still be broken."""
+    if dicom.is_dicom(data):
+        return _dicom_info(data, name, max_pixels)
     try:
         with _open(data, name, max_pixels) as image:
             return ImageInfo(_format(image), *_upright_size(image), image.mode, getattr(image, "n_frames", 1))
@@ -65,6 +68,9 @@ def probe(data: bytes, *, name: str = "<bytes>", max_pixels: int = MAX_PIXELS) -
 
 def upright_size(data: bytes, *, name: str = "<bytes>", max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
     """Width and height by the header, as `probe` gives them, without looking for frames: a file may hold a million of them."""
+    if dicom.is_dicom(data):
+        info = _dicom_info(data, name, max_pixels)
+        return info.width, info.height
     try:
         with _open(data, name, max_pixels) as image:
             return _upright_size(image)
@@ -164,7 +170,9 @@ def _refuse_half_grey(data: bytes, name: str) -> None:
 
 
 def _pil(data: bytes, name: str, max_pixels: int, pixels_of: Callable[[Any, str], Pixels]) -> Pixels:
-    """Any format by PIL; `pixels_of` makes the array of the upright image. Waits where other threads decode much already."""
+    """Any format by PIL, DICOM by pydicom; `pixels_of` makes the array of the upright image. Waits where other threads decode much."""
+    if dicom.is_dicom(data):
+        return dicom.read_dicom(data, name=name, max_pixels=max_pixels).rgb
     try:
         with _open(data, name, max_pixels) as image, DECODING.reserved(image.width * image.height):
             image.load()
@@ -200,6 +208,16 @@ def _open(data: bytes, name: str, max_pixels: int) -> Any:
     _refuse_bomb(*image.size, name, max_pixels)
     refuse_scans(scans, *image.size, name, max_pixels)
     return image
+
+
+def _dicom_info(data: bytes, name: str, max_pixels: int) -> ImageInfo:
+    dataset = dicom.dataset_of(data, name=name)
+    height, width = (int(dataset.get(key) or 0) for key in ("Rows", "Columns"))
+    if not height or not width:
+        raise DecodeError("it has no pixels", file=name, expected="a DICOM image")
+    _refuse_bomb(width, height, name, max_pixels)
+    mode = "L" if dataset.get("SamplesPerPixel", 1) == 1 else "RGB"
+    return ImageInfo("DICOM", width, height, mode, int(dataset.get("NumberOfFrames") or 1))
 
 
 def _on_white(image: Any, name: str) -> Pixels:

@@ -13,7 +13,7 @@ from diptych.core.media import MediaFacts, MediaItem, MediaLimit, Source
 from diptych.data.media.decode import MAX_PIXELS, Pixels, decode, encode_png, encode_webp, probe
 from diptych.data.media.encoded import in_memory, read_part, refuse_elements
 
-ENDINGS = {"jpeg": "jpg", "tiff": "tif", "heif": "heic"}
+ENDINGS = {"jpeg": "jpg", "tiff": "tif", "heif": "heic", "dicom": "dcm"}
 WEBP_LIMIT = 16_383  # pixels per side
 
 

@@ -50,6 +50,8 @@ class Preprocess:
     margin   pixels per side that are cut off again: the image is resized to `size + margin` first, and its middle taken (ALIGN)
     rounding  of a margin of an odd number of pixels: "even", half to even, as torchvision, timm and open_clip do, or "down", as
              transformers does
+    levels   "as_is", or "stretched": each image from its least to its greatest value, rounded down, then grey, before it is resized, as
+             BioViL reads radiographs
     height   of the input where it is no square: `size` wide and this high, for "squash" (persons, 256 x 128); 0 is as high as wide
 
     >>> import numpy as np
@@ -66,6 +68,7 @@ class Preprocess:
     margin: int = 0
     height: int = 0
     rounding: Literal["even", "down"] = "even"
+    levels: Literal["as_is", "stretched"] = "as_is"
 
     def __post_init__(self) -> None:
         if self.size < 1 or self.margin < 0:
@@ -78,6 +81,8 @@ class Preprocess:
             raise ConfigError(
                 f"Preprocess.height is {self.height}, resize {self.resize!r}, margin {self.margin} (expected 'squash' without margin)"
             )
+        if self.levels not in ("as_is", "stretched"):
+            raise ConfigError(f"Preprocess.levels is {self.levels!r} (expected as_is | stretched)")
         if self.rounding not in ("even", "down"):
             raise ConfigError(f"Preprocess.rounding is {self.rounding!r} (expected even | down)")
         if self.interpolation not in FILTERS:
@@ -95,6 +100,8 @@ class Preprocess:
         """One image as uint8 [size, size, 3], or [height, size, 3]."""
         if image_HWC.ndim != 3 or image_HWC.shape[2] != 3 or image_HWC.dtype != np.uint8:
             raise ShapeError(f"an image must be uint8 [H, W, 3], got {image_HWC.dtype} {list(image_HWC.shape)}")
+        if self.levels == "stretched":
+            return replace(self, levels="as_is").square(self.levelled(image_HWC))
         if self.margin and self.resize != "crop":
             left = self._half(self.margin)
             whole_HWC = replace(self, size=self.size + self.margin, margin=0).square(image_HWC)
@@ -130,6 +137,10 @@ class Preprocess:
         padded_HWC[top : top + high, left : left + wide] = np.asarray(image.resize((wide, high), filter))
         return padded_HWC
 
+    def levelled(self, image_HWC: Pixels) -> Pixels:
+        """uint8 [H, W, 3] with the grey levels that `levels` asks for."""
+        return _stretched_grey(image_HWC) if self.levels == "stretched" else image_HWC
+
     def _half(self, margin: int) -> int:
         """Pixels of a margin that are on the left or on top."""
         return margin // 2 if self.rounding == "down" else round(margin / 2.0)
@@ -148,12 +159,18 @@ class Preprocess:
 
     def to_json(self) -> dict[str, Any]:
         plain: dict[str, Any] = to_plain(self)
-        unusual = {"margin": 0, "height": 0, "rounding": "even"}  # older versions do not know them
+        unusual = {"margin": 0, "height": 0, "rounding": "even", "levels": "as_is"}  # older versions do not know them
         return {name: value for name, value in plain.items() if name not in unusual or value != unusual[name]}
 
     @classmethod
     def from_json(cls, plain: dict[str, Any]) -> Self:
         return from_plain(cls, plain)
+
+
+def _stretched_grey(image_HWC: Pixels) -> Pixels:
+    least, most = int(image_HWC.min()), int(image_HWC.max())
+    whole_HWC = ((image_HWC.astype(np.float64) - least) / max(most - least, 1) * 255).astype(np.uint8)
+    return np.asarray(Image.fromarray(whole_HWC).convert("L").convert("RGB"))
 
 
 @dataclass(frozen=True, slots=True)

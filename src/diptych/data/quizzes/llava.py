@@ -4,7 +4,8 @@
 
 `image` is a picture, or a list of several; a row without one is left out with a reason. Any other row is a sample whose questions are
 its pairs of turns. Rows about the same pictures are one group. "question", "answer" and "options" of a row, where it has them, stand
-instead of its first pair: the question without its options.
+instead of its first pair: the question without its options. A row with "output_1", "output_2" and "preference", as LLaVA-RLHF publishes
+comparisons, is a pair of answers to its last turn (`data.text.question_answering.preferences`).
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from diptych.core.sample import Sample
 from diptych.data.dataset import Pool
 from diptych.data.quarantine import QuarantineEntry
 from diptych.data.quizzes.quiz_rows import Row, option_list, picture
+from diptych.data.text.question_answering.preferences import PREFERENCE_FIELD, preference_of
 from diptych.data.text.question_answering.questions import FIELD
 
 MARK = "<image>"
@@ -51,7 +53,7 @@ def read(path: Path, rows: list[Row], name: str, root: Path | None = None) -> Po
                 None if media else pictures[0],
                 media=media,
                 group="+".join(sorted(one.name for one in pictures)),
-                extras={FIELD: _questions(row, path, number)},
+                extras=_compared(row, f"row {number}") if "output_1" in row else {FIELD: _questions(row, path, number)},
             )
         )
     if not samples:
@@ -61,6 +63,10 @@ def read(path: Path, rows: list[Row], name: str, root: Path | None = None) -> Po
         QuarantineEntry("", "read", f"row {number}: a dialogue without a picture", str(path)) for number in without
     ]
     return pool
+
+
+def _compared(row: Row, where: str) -> dict[str, Any]:
+    return {PREFERENCE_FIELD: preference_of(Sample(where, extras=dict(row))).to_json()}
 
 
 def _questions(row: Row, path: Path, number: int) -> list[dict[str, Any]]:

@@ -46,6 +46,10 @@ from diptych.data.read.hf import is_hub, read_hub
 from diptych.data.read.image_sets import holds as image_sets
 from diptych.data.read.image_sets import read_image_sets
 from diptych.data.read.inside import OWN_FOLDER, confined_to, own_folder
+from diptych.data.read.layouts.chest_tables import FORMATS as CHESTS
+from diptych.data.read.layouts.chest_tables import read_chest_table
+from diptych.data.read.layouts.exemplars import holds as holds_exemplars
+from diptych.data.read.layouts.exemplars import read_exemplars
 from diptych.data.read.layouts.image_folder import METADATA, read_image_folder, split_metadata
 from diptych.data.read.layouts.unread import unread_note
 from diptych.data.read.multi_context import holds as multi_context
@@ -93,7 +97,8 @@ def read(
               Karpathy JSON, persons (CUHK-PEDES, ICFG-PEDES, RSTPReid, SYNTH-PEDES, Market-1501), scene graphs (Visual Genome,
               HICO-DET, V-COCO, VG150, PSG, Open Images, COCO with relations), a published probe (ARO, SugarCrepe, VL-Checklist,
               Winoground), published questions (II-Bench, NLVR2, Q-Spatial, MUIRBench), MC-Bench, ImageCoDe, SGL's trials, problems
-              (bAbI, tables of Sudoku), a folder of HTML or Markdown documents with their pictures, articles of
+              (bAbI, tables of Sudoku), exemplars of a relation
+              (pictures with text.json), a folder of HTML or Markdown documents with their pictures, articles of
               PubMed Central (.nxml with pictures beside it, or PMC....tar.gz), a folder made by `build`, "emoji"; or what is in
               memory: a `datasets` object, a pandas or polars DataFrame, an Arrow table, a data set of torch, a list of pairs
               (image, text), of dicts, or of `Sample`
@@ -111,7 +116,8 @@ def read(
               limits for files of strangers: bytes of a text (a longer one is left out), columns of a JSONL table or of JSON beside
               pictures (a row that would bring more is left out), bytes in memory of a Parquet table that takes over 100 times those of
               its file (it is refused)
-    format    one of `FORMATS` of `data.graphs`, `data.probes`, `data.quizzes`, `data.problems.files`, "pipa", "pisc" or "pmc", where
+    format    one of `FORMATS` of `data.graphs`, `data.probes`, `data.quizzes`, `data.problems.files`, "pipa", "pisc", "pmc", or
+              of a table of chest X-rays (`data.read.layouts.chest_tables`), where
               the form is not recognised or there are two; "geotiff" reads GeoTIFF (`data.read.geotiffs`)
     follow_links
               read also what symbolic links lead to outside of the folder that is given; without it, such a file is left out
@@ -195,10 +201,14 @@ def _open_path(path: Path, options: ReadOptions, name: str, folder: Path | None,
         return read_multi_context(path, name=name, root=folder)
     if format == "imagecode" or (not format and path.exists() and not is_built(path) and image_sets(path)):
         return read_image_sets(path, name=name, root=folder)
+    if format in CHESTS:
+        return read_chest_table(path, format, name=name, root=folder)
     if format in SOCIAL_PAIRS:
         return read_social_pairs(path, format, name=name, root=folder)
     if format == TRIALS or (not format and path.is_dir() and not is_built(path) and holds_trials(path)):
         return read_trials(path, name=name)
+    if not format and path.is_dir() and not is_built(path) and holds_exemplars(path):
+        return read_exemplars(path, name=name, within=options.within(path))
     if path.is_file() and (quiz := format if format in QUIZZES else quiz_of(path) if not format else ""):
         return read_quiz(path, quiz, name=name, root=folder)
     if (

@@ -194,6 +194,30 @@ class BridgeGenerator(StreamingGenerator):
                 rows.append(np.concatenate(pairs) if pairs else np.zeros((0, 2)))
         return rows
 
+    def first_token_probs(
+        self,
+        images: Sequence[ImageSource | None],
+        prompts: Sequence[PromptLike],
+        words: Sequence[str],
+        *,
+        batch_size: int = 32,
+    ) -> npt.NDArray[np.float64]:
+        """[N, W]: how likely each word is the first token of an answer; 0 for one that the vocabulary spells with several tokens."""
+        ids = [self.vocabulary.pieces(self.space + word) for word in words]
+        chosen = [token_ids[0] if len(token_ids) == 1 else -1 for token_ids in ids]
+        rows = []
+        with torch.no_grad(), evaluating(self.bridge):
+            for some in parts(self._asked(images, prompts), batch_size):
+                picture_NKD, count_B = self._pictures(some)
+                layout = self._laid(picture_NKD, count_B, [text for _, text in some], [words[0]] * len(some))
+                embed_BLD, _ = self.bridge.embed(picture_NKD, layout, torch.tensor(count_B, device=layout.id_BL.device))
+                logit_AV, _, row_A = self.bridge.language.answers(embed_BLD, layout)
+                first_A = torch.cat([row_A.new_ones(1, dtype=torch.bool), row_A[1:] != row_A[:-1]])
+                chance_BV = logit_AV[first_A].double().softmax(1)
+                rows.append(chance_BV[:, [max(0, token) for token in chosen]].cpu().numpy())
+        chance_NW: npt.NDArray[np.float64] = np.concatenate(rows) * np.array([token >= 0 for token in chosen])
+        return chance_NW
+
     def use_alpha(self, alpha: float) -> None:
         """Sets the strength of the language model's adapters: 0 is the model without, `lora.alpha` as it was trained."""
         if self.lora is None:

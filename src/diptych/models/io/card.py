@@ -31,7 +31,7 @@ EXPORT_USAGE = {
 from transformers import AutoModel, AutoProcessor
 
 model = AutoModel.from_pretrained("path/to/this/folder").eval()
-processor = AutoProcessor.from_pretrained("path/to/this/folder")
+processor = AutoProcessor.from_pretrained("path/to/this/folder", backend="pil")
 inputs = processor(text=["a red bus"], images=[Image.open("bus.png")], padding="max_length", truncation=True, return_tensors="pt")
 print(model(**inputs).logits_per_image)""",
     ),
@@ -53,7 +53,7 @@ print(model.encode_image(images, normalize=True) @ model.encode_text(texts, norm
         """from PIL import Image
 from sentence_transformers import SentenceTransformer
 
-model = SentenceTransformer("path/to/this/folder")
+model = SentenceTransformer("path/to/this/folder", processor_kwargs={"backend": "pil"})
 print(model.encode([Image.open("bus.png")]) @ model.encode(["a red bus"]).T)""",
     ),
     "onnx": Usage(

@@ -13,6 +13,7 @@ from diptych.core.contracts import GenerationOutput, LayerStates
 from diptych.core.errors import PromptTooLong
 from diptych.core.image import ImageSource
 from diptych.core.prompt import PromptLike, require_one_per_image
+from diptych.core.terminal import notebook
 from diptych.models.io.inference import evaluating
 from diptych.models.io.streaming import TextPieceStreamer, sampling_options
 
@@ -29,6 +30,9 @@ class StreamingGenerator(ABC):
     @abstractmethod
     def network(self) -> nn.Module:
         """The module that runs, put into evaluation mode for each call."""
+
+    def _repr_html_(self) -> str:
+        return notebook.model_facts(self, self.network)
 
     @abstractmethod
     def _streamer(self, on_text: Callable[[str], bool]) -> TextPieceStreamer:

@@ -22,9 +22,11 @@ from diptych.models.io.saved_model import one_line_errors, open_model
 OPENERS = {
     "albef": "diptych.models.io.releases.albef:open_released",
     "alip": "diptych.models.io.releases.clip_files:open_released",
+    "biovil": "diptych.models.io.releases.biovil:open_released",
     "coop": "diptych.models.pairs.prompted.released:open_released",
     "ctp": "diptych.models.io.releases.ctp:open_released",
     "denseclip": "diptych.models.denseclip.opened:open_released",
+    "diffusers": "diptych.models.diffusion.diffusers_folder:open_diffusers",
     "dreamlip": "diptych.models.io.releases.clip_files:open_released",
     "fiber": "diptych.models.fiber.opened:open_released",
     "filip": "diptych.models.io.releases.filip:open_released",
@@ -38,11 +40,14 @@ OPENERS = {
     "openai": "diptych.models.endpoint.chat_model:ChatModel.open",
     "penet": "diptych.models.penet.opened:open_released",
     "plip_person": "diptych.models.people.released:open_released",
+    "rad_dino": "diptych.models.io.releases.rad_dino:open_released",
+    "reversion": "diptych.models.diffusion.textual_inversion:open_released",
     "rlipv2": "diptych.models.rlipv2.opened:open_released",
     "svlc": "diptych.models.io.releases.clip_files:open_released",
     "tfjs": "diptych.models.io.foreign.centernet:CenterNet.open",
     "tips": "diptych.models.io.releases.tips:open_released",
     "ulip": "diptych.models.points.released:open_released",
+    "uni3d": "diptych.models.points.uni3d_released:open_uni3d",
     "xclip": "diptych.models.video.released:open_released",
 }
 """Prefix of an address -> what opens it, imported only then: a function of the whole address."""
@@ -111,6 +116,10 @@ def _opened(address: str, download: bool) -> Any:
         from diptych.models.vilt.opened import open_vilt
 
         named = Path(address.partition(":")[2].removesuffix("#naflex")).expanduser()
+        if is_file(named / "model_index.json"):
+            module, _, name = OPENERS["diffusers"].partition(":")
+            with one_line_errors(named):
+                return getattr(import_module(module), name)(address)
         with one_line_errors(named) if is_folder(named) else nullcontext():
             own = (
                 None

@@ -14,6 +14,7 @@ from diptych.core.errors import ConfigError, DataError
 from diptych.core.image import ImageSource
 from diptych.core.inputs import one_or_many
 from diptych.core.scene_graph import SceneGraph
+from diptych.core.terminal import notebook
 from diptych.data.media.decode import decode
 from diptych.models.detection.images import DetectionPreprocess
 
@@ -60,6 +61,9 @@ class ClosedSetDetector(ABC):
     @abstractmethod
     def objects(self) -> tuple[str, ...]:
         """The classes of training."""
+
+    def _repr_html_(self) -> str:
+        return notebook.model_facts(self, self.model)
 
     @property
     def _device(self) -> torch.device:

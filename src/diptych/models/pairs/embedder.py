@@ -22,6 +22,7 @@ from diptych.core.contracts import Unit
 from diptych.core.errors import ConfigError
 from diptych.core.image import ImageSource
 from diptych.core.inputs import one_or_many
+from diptych.core.terminal import notebook
 from diptych.data.media.decode import decode
 from diptych.data.media.transforms import Preprocess
 from diptych.data.text.tokenize import BatchEncoding, Tokenizer
@@ -73,6 +74,9 @@ class Embedding:
         self.preprocess, self.tokenizer, self.text_length = preprocess, tokenizer, text_length
         self.name, self.bf16 = name, bf16
         self.truncated = 0
+
+    def _repr_html_(self) -> str:
+        return notebook.model_facts(self, self.model)
 
     @cached_property
     def fingerprint(self) -> str:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import torch
 from timm.models.vision_transformer import Block
@@ -38,6 +38,7 @@ class PointBERTSettings:
     heads: int = 6
     drop_path: float = 0.1
     skip: float = 0.0
+    projection_bias: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         if self.in_channels not in (3, 6) or min(self.groups, self.group_size, self.encoder, self.layers) < 1:
@@ -97,11 +98,8 @@ class PointBERT(nn.Module):
 
     def group(self, point_BPF: Tensor, start_B: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Groups [B, G, K, F], xyz relative to their centres, and the centres [B, G, 3]."""
-        settings, xyz_BP3 = self.settings, point_BPF[..., :3]
-        centre_BG3 = gather_points(xyz_BP3, furthest_points(xyz_BP3, settings.groups, start_B=start_B, skip=settings.skip))
-        group_BGKF = gather_points(point_BPF, nearest_points(centre_BG3, xyz_BP3, settings.group_size))
-        relative_BGK3 = group_BGKF[..., :3] - centre_BG3[:, :, None]
-        return torch.cat([relative_BGK3, group_BGKF[..., 3:]], -1), centre_BG3
+        settings = self.settings
+        return relative_groups(point_BPF, settings.groups, settings.group_size, start_B, settings.skip)
 
     def forward(self, point_BPF: Tensor, start_B: Tensor | None = None) -> Tensor:
         """[B, 2 token_width]. `start_B`: index of the point at which furthest-point sampling starts; None is point 0, as released."""
@@ -116,3 +114,13 @@ class PointBERT(nn.Module):
             x_BLD = block(x_BLD + position_BLD)
         x_BLD = self.norm(x_BLD)
         return torch.cat([x_BLD[:, 0], x_BLD[:, 1:].amax(1)], -1)
+
+
+def relative_groups(
+    point_BPF: Tensor, groups: int, group_size: int, start_B: Tensor | None = None, skip: float = 0.0
+) -> tuple[Tensor, Tensor]:
+    """Groups [B, G, K, F] of nearest points, xyz relative to their centres and the other values as they are, and the centres [B, G, 3]."""
+    xyz_BP3 = point_BPF[..., :3]
+    centre_BG3 = gather_points(xyz_BP3, furthest_points(xyz_BP3, groups, start_B=start_B, skip=skip))
+    group_BGKF = gather_points(point_BPF, nearest_points(centre_BG3, xyz_BP3, group_size))
+    return torch.cat([group_BGKF[..., :3] - centre_BG3[:, :, None], group_BGKF[..., 3:]], -1), centre_BG3

@@ -25,8 +25,8 @@ from diptych.models.io.card import model_card
 from diptych.models.io.folder import fingerprint, load_weights, parameters, read_config, write_model
 from diptych.models.io.inference import evaluating, parts
 from diptych.models.pairs.dual_encoder import DualEncoder
-from diptych.models.points.point_bert import PointBERTSettings
 from diptych.models.points.point_encoder import PointEncoder
+from diptych.models.points.uni3d import tower_settings
 from diptych.models.towers.towers import image_tower, text_tower
 
 
@@ -115,7 +115,7 @@ class PointCloudEmbedder:
         config = read_config(folder, cls.kind)
         with torch.random.fork_rng(devices=[]):
             anchor = anchor_of(config["towers"], config["width"])
-            model = PointEncoder(anchor, PointBERTSettings.from_json(config["points"]), scale=config["scale"])
+            model = PointEncoder(anchor, tower_settings(config["points"]), scale=config["scale"])
         load_weights(model, folder)
         return cls(
             model.eval(),

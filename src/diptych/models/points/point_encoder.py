@@ -17,7 +17,8 @@ from diptych.core.rows import Embeddings
 from diptych.models.layers.frozen_modules import FrozenModules
 from diptych.models.layers.transformer import l2_normalise
 from diptych.models.pairs.dual_encoder import DualEncoder, PairModule
-from diptych.models.points.point_bert import PointBERT, PointBERTSettings
+from diptych.models.points.point_bert import PointBERT
+from diptych.models.points.uni3d import TowerSettings, Uni3DSettings, Uni3DTower
 
 Scale = Literal["learned", "anchor"]
 
@@ -38,13 +39,13 @@ class PointEncoder(PairModule):
     scale  "learned" from 1/0.07; or "anchor": that of the dual encoder, frozen
     """
 
-    def __init__(self, anchor: DualEncoder, settings: PointBERTSettings, *, scale: Scale = "learned") -> None:
+    def __init__(self, anchor: DualEncoder, settings: TowerSettings, *, scale: Scale = "learned") -> None:
         if scale not in ("learned", "anchor"):
             raise ConfigError(f"scale is {scale!r} (expected learned | anchor)")
         super().__init__(max_scale=100.0)
         self.settings, self.width, self.scale_of = settings, anchor.width, scale
-        self.tower = PointBERT(settings)
-        self.projection = nn.Linear(self.tower.out_width, anchor.width, bias=False)
+        self.tower = Uni3DTower(settings) if isinstance(settings, Uni3DSettings) else PointBERT(settings)
+        self.projection = nn.Linear(self.tower.out_width, anchor.width, bias=settings.projection_bias)
         nn.init.normal_(self.projection.weight, std=anchor.width**-0.5)
         self.anchors = FrozenModules(encoder=anchor)
         if scale == "anchor":
@@ -53,9 +54,14 @@ class PointEncoder(PairModule):
             self.log_scale.requires_grad_(False)
 
     def forward(
-        self, point_BPF: Tensor, text_BTL: Tensor | None, text_mask_BTL: Tensor | None, image_BCHW: Tensor | None
+        self,
+        point_BPF: Tensor,
+        text_BTL: Tensor | None,
+        text_mask_BTL: Tensor | None,
+        image_BCHW: Tensor | None,
+        text_weight_BT: Tensor | None = None,
     ) -> AnchoredFeatures:
-        text_ND = None if text_BTL is None else self.encode_texts(text_BTL, text_mask_BTL)
+        text_ND = None if text_BTL is None else self.encode_texts(text_BTL, text_mask_BTL, text_weight_BT)
         image_ND = None if image_BCHW is None else self.encode_image(image_BCHW)
         return AnchoredFeatures(self.encode_points(point_BPF), text_ND, image_ND, self.log_scale.exp())
 
@@ -74,11 +80,14 @@ class PointEncoder(PairModule):
         return self._anchor.encode_text(text_BL, mask_BL)
 
     @torch.no_grad()
-    def encode_texts(self, text_BTL: Tensor, mask_BTL: Tensor | None = None) -> Tensor:
-        """Unit-norm [B, D]: the normalised mean of the unit vectors of a cloud's T texts."""
+    def encode_texts(self, text_BTL: Tensor, mask_BTL: Tensor | None = None, weight_BT: Tensor | None = None) -> Tensor:
+        """Unit-norm [B, D]: the normalised mean of the unit vectors of a cloud's T texts, weighted by `weight_BT` where that is given."""
         mask_NL = None if mask_BTL is None else mask_BTL.flatten(0, 1)
         text_ND = self.encode_text(text_BTL.flatten(0, 1), mask_NL)
-        return l2_normalise(text_ND.unflatten(0, text_BTL.shape[:2]).mean(1))
+        text_BTD = text_ND.unflatten(0, text_BTL.shape[:2])
+        if weight_BT is None:
+            return l2_normalise(text_BTD.mean(1))
+        return l2_normalise((text_BTD * weight_BT[..., None]).sum(1) / weight_BT.sum(1, keepdim=True))
 
     @property
     def _anchor(self) -> DualEncoder:

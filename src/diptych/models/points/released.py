@@ -62,7 +62,7 @@ def open_released(spec: str) -> PointCloudEmbedder:
     tensors = _tensors(Path(path).expanduser())
     try:
         settings = released_settings(tensors)
-        given = _given(address) if address else None
+        given = given_anchor(address) if address else None
         with torch.random.fork_rng(devices=[]):
             anchor = given[0] if given else released_anchor(tensors)
             model = PointEncoder(anchor, settings)
@@ -151,7 +151,8 @@ def _tensors(file: Path) -> dict[str, Tensor]:
     return {str(name).removeprefix("module."): tensor for name, tensor in tensors.items()}
 
 
-def _given(address: str) -> tuple[DualEncoder, Preprocess, Any, int]:
+def given_anchor(address: str) -> tuple[DualEncoder, Preprocess, Any, int]:
+    """The dual encoder at an address, how it reads pictures, its tokenizer, and the tokens that it reads at most."""
     from diptych.models.io.open_address import open_address
     from diptych.models.pairs.embedder import PairEmbedder
 

@@ -68,6 +68,17 @@ def ball_query(centre_BG3: Tensor, xyz_BP3: Tensor, radius: float, count: int) -
     return index_BGK.where(index_BGK < points, first_BG1)
 
 
+def three_nearest_mean(xyz_BP3: Tensor, known_BG3: Tensor, feature_BGC: Tensor) -> Tensor:
+    """Features [B, P, C] at points: of the three nearest known ones, fewer where there are not three, weighted by 1 / (distance + 1e-8)
+    (PointNet++, 1706.02413). Gradients reach the features alone."""
+    with torch.no_grad():
+        distance_BPG = torch.cdist(xyz_BP3, known_BG3, compute_mode="donot_use_mm_for_euclid_dist")
+        near_BPK, index_BPK = distance_BPG.topk(min(3, known_BG3.shape[1]), dim=-1, largest=False)
+        weight_BPK = 1 / (near_BPK + 1e-8)
+        weight_BPK = weight_BPK / weight_BPK.sum(-1, keepdim=True)
+    return (gather_points(feature_BGC, index_BPK) * weight_BPK[..., None]).sum(-2)
+
+
 def gather_points(point_BPF: Tensor, index: Tensor) -> Tensor:
     """Values of the points at `index` [B, ...]: [B, ..., F]."""
     clouds, width = len(index), point_BPF.shape[-1]

@@ -10,6 +10,7 @@ from typing import Literal
 
 import torch
 import torch.nn.functional as F
+from timm.layers import DropPath
 from torch import Tensor, nn
 
 from diptych.core.errors import ConfigError, ShapeError
@@ -27,16 +28,16 @@ class DenseTokens(TowerOutput):
 class ScaledBlock(nn.Module):
     """A pre-norm block whose branches are multiplied by a learned number a channel, small at first (layer scale, 2103.17239)."""
 
-    def __init__(self, block: Block, start: float) -> None:
+    def __init__(self, block: Block, start: float, drop_path: float = 0.0) -> None:
         super().__init__()
-        self.block = block
+        self.block, self.path = block, DropPath(drop_path) if drop_path else nn.Identity()
         self.scale_1_D = nn.Parameter(torch.full((block.mlp_in.in_features,), start))
         self.scale_2_D = nn.Parameter(torch.full((block.mlp_in.in_features,), start))
 
     def forward(self, x_BLD: Tensor) -> Tensor:
         block = self.block
-        x_BLD = x_BLD + self.scale_1_D * block.attention(block.norm_1(x_BLD))
-        out_BLD: Tensor = x_BLD + self.scale_2_D * block.mlp_out(block.act(block.mlp_in(block.norm_2(x_BLD))))
+        x_BLD = x_BLD + self.path(self.scale_1_D * block.attention(block.norm_1(x_BLD)))
+        out_BLD: Tensor = x_BLD + self.path(self.scale_2_D * block.mlp_out(block.act(block.mlp_in(block.norm_2(x_BLD)))))
         return out_BLD
 
 
@@ -50,7 +51,9 @@ class DenseViT(Tower):
     layer_scale  where the branches' factors start
     pool         the pooled vector is the first "class" token or the "mean" of the patches
     resized      how positions are resized for other sizes: "bicubic", or "bilinear" (TIPS in JAX, smoothed where they shrink; its port to
-                 PyTorch does not smooth, and scales to a tenth of a patch more)
+                 PyTorch does not smooth, and scales to a tenth of a patch more), or "dinov2": bicubic in that way
+    second       False leaves the second class token out; the first stands in for it (DINOv2)
+    drop_path    share of images that skip a branch of a block in training
     start        how weights begin: blocks as CLIP's text tower, or "narrow" (`layers/starts.py`), then with a class token near zero and
                  zeros where patches are masked, as DINOv2's and TIPS' code has it
     """
@@ -70,12 +73,14 @@ class DenseViT(Tower):
         patch_bias: bool = True,
         pre_norm: bool = False,
         eps: float = 1e-5,
-        resized: Literal["bicubic", "bilinear"] = "bicubic",
+        resized: Literal["bicubic", "bilinear", "dinov2"] = "bicubic",
         start: Literal["clip", "narrow"] = "clip",
+        second: bool = True,
+        drop_path: float = 0.0,
     ) -> None:
         super().__init__()
-        if resized not in ("bicubic", "bilinear"):
-            raise ConfigError(f"resized is {resized!r} (expected bicubic | bilinear)")
+        if resized not in ("bicubic", "bilinear", "dinov2"):
+            raise ConfigError(f"resized is {resized!r} (expected bicubic | bilinear | dinov2)")
         self.resized = resized
         if image_size % patch:
             raise ConfigError(f"images of {image_size} pixels cannot be cut into patches of {patch} (expected a divisor)")
@@ -84,12 +89,12 @@ class DenseViT(Tower):
         self.image_size, self.patch, self.width, self.pool = image_size, patch, width, pool
         self.patches = nn.Conv2d(3, width, patch, stride=patch, bias=patch_bias)
         self.class_D = nn.Parameter(torch.randn(width) * 0.02)
-        self.second_D = nn.Parameter(torch.randn(width) * 1e-6)
+        self.second_D = nn.Parameter(torch.randn(width) * 1e-6) if second else None
         self.mask_D = nn.Parameter(torch.randn(width) * 0.02)
         self.position_PD = nn.Parameter(torch.randn((image_size // patch) ** 2 + 1, width) * 0.02)
         self.norm_before = nn.LayerNorm(width, eps=eps) if pre_norm else nn.Identity()
         blocks = Transformer(width, layers, heads, mlp_ratio=mlp_ratio, act=act, eps=eps, start=start).blocks
-        self.blocks = nn.ModuleList(ScaledBlock(block, layer_scale) for block in blocks if isinstance(block, Block))
+        self.blocks = nn.ModuleList(ScaledBlock(block, layer_scale, drop_path) for block in blocks if isinstance(block, Block))
         self.norm_after = nn.LayerNorm(width, eps=eps)
         if start == "narrow":
             nn.init.trunc_normal_(self.position_PD, std=0.02)
@@ -111,14 +116,16 @@ class DenseViT(Tower):
             x_BPD = torch.where(masked_BP[..., None], self.mask_D.to(x_BPD), x_BPD)
         position_PD = self._positions(size // self.patch).to(x_BPD)
         first_B1D = (self.class_D + self.position_PD[0]).to(x_BPD).expand(len(x_BPD), 1, -1)
-        second_B1D = self.second_D.to(x_BPD).expand(len(x_BPD), 1, -1)
-        x_BPD = self.norm_before(torch.cat([first_B1D, second_B1D, x_BPD + position_PD], 1))
+        tokens = [first_B1D] if self.second_D is None else [first_B1D, self.second_D.to(x_BPD).expand(len(x_BPD), 1, -1)]
+        x_BPD = self.norm_before(torch.cat([*tokens, x_BPD + position_PD], 1))
         for block in self.blocks:
             x_BPD = block(x_BPD)
         x_BPD = self.norm_after(x_BPD)
-        tokens_BPD = x_BPD[:, 2:]
+        tokens_BPD = x_BPD[:, len(tokens) :]
         mask_BP = tokens_BPD.new_ones(tokens_BPD.shape[:2], dtype=torch.bool)
-        return DenseTokens(tokens_BPD, mask_BP, x_BPD[:, 0] if self.pool == "class" else tokens_BPD.mean(1), x_BPD[:, 1])
+        return DenseTokens(
+            tokens_BPD, mask_BP, x_BPD[:, 0] if self.pool == "class" else tokens_BPD.mean(1), x_BPD[:, len(tokens) - 1]
+        )
 
     def _embedded(self, image_BCHW: Tensor) -> Tensor:
         """The convolution, whose stride is its size, as one product with the cut-out patches. One that carries an adapter is called."""
@@ -134,4 +141,7 @@ class DenseViT(Tower):
         if count == self.count:
             return grid_PD
         grid_1DHW = grid_PD.T.reshape(1, self.width, self.count, self.count)
+        if self.resized == "dinov2":
+            scale = (count + 0.1) / self.count
+            return F.interpolate(grid_1DHW, scale_factor=(scale, scale), mode="bicubic").flatten(2)[0].T
         return F.interpolate(grid_1DHW, size=(count, count), mode=self.resized, antialias=True).flatten(2)[0].T

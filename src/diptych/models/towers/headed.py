@@ -10,11 +10,11 @@ from diptych.core.errors import ConfigError
 from diptych.models.layers.synced_batch_norm import SyncedBatchNorm
 from diptych.models.towers.outputs import Tower, TowerOutput
 
-Head = Literal["batch_norm", "gelu", "mlp"]
+Head = Literal["batch_norm", "gelu", "mlp", "cxr_bert"]
 
 
 class HeadedTower(Tower):
-    """Behind the pooled vector of `inner` one of three heads. Tokens stay as they are; `head` leads them the same way where they are asked
+    """Behind the pooled vector of `inner` one of four heads. Tokens stay as they are; `head` leads them the same way where they are asked
     for.
 
     batch_norm  Linear, batch norm over all processes, ReLU: with the dual encoder's projection (give it a bias) the projector of two
@@ -23,6 +23,8 @@ class HeadedTower(Tower):
                 joint space and takes no projection (published: 0.01 of images, `hidden` ** -0.5 of texts)
     mlp         Linear, GELU, Linear without biases into `hidden` dimensions, over the mean of both widths: open_clip's projection "mlp",
                 which BiomedCLIP's texts have (2303.00915); it takes no projection, either. Weights start as torch's layers do
+    cxr_bert    Linear into `hidden` dimensions, GELU, norm, Linear: CXR-BERT's over the first token (2204.09817), which leads into
+                the joint space; weights start as BERT's
 
     Batch norm reads the whole batch: with gradient caching it would normalise within a chunk.
     """
@@ -37,6 +39,13 @@ class HeadedTower(Tower):
             for layer in (first, second):
                 nn.init.normal_(layer.weight, std=std)
             self.head = nn.Sequential(first, nn.GELU(), second)
+            self.projects = True
+        elif kind == "cxr_bert":
+            first, second = nn.Linear(inner.width, hidden), nn.Linear(hidden, hidden)
+            for layer in (first, second):
+                nn.init.normal_(layer.weight, std=0.02)
+                nn.init.zeros_(layer.bias)
+            self.head = nn.Sequential(first, nn.GELU(), nn.LayerNorm(hidden, eps=1e-12), second)
             self.projects = True
         elif kind == "mlp":
             middle = (inner.width + hidden) // 2

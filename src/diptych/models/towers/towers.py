@@ -1,18 +1,19 @@
 """Towers by name.
 
-image  vit_micro, vit_tiny, vit_b32, vit_b16, vit_l14 (CLIP's), resnet_clip_tiny, resnet_clip_50 (CLIP's residual network),
-       siglip_b16 (SigLIP's), slip_b16 (SLIP's), dense_micro, dense_tiny, dense_b16, dense_b14 (for patch features), beit_micro,
-       beit_tiny, beit_b16 (BEiT's, positions as biases, any size), convnet_micro, convnet_tiny, efficientnet_b7, efficientnet_l2
-       (ALIGN's, without head convolution), eva_g14 (BLIP-2's: EVA without its last block, the class token among its tokens), timm:NAME
-       (any model of timm)
-text   text_micro, text_tiny, text_clip, text_clip_l (CLIP's for B and L), text_slip (SLIP's), text_siglip (SigLIP's for B),
+image  vit_micro, vit_tiny, vit_b32, vit_b16, vit_l14 (CLIP's), vit_bigg14 (open_clip's), resnet_clip_tiny, resnet_clip_50 (CLIP's
+       residual network), siglip_b16 (SigLIP's), slip_b16 (SLIP's), dense_micro, dense_tiny, dense_b16, dense_b14 (for patch
+       features), beit_micro, beit_tiny, beit_b16 (BEiT's, positions as biases, any size), convnet_micro, convnet_tiny,
+       efficientnet_b7, efficientnet_l2 (ALIGN's, without head convolution), eva_g14 (BLIP-2's: EVA without its last block, the class
+       token among its tokens), timm:NAME (any model of timm)
+text   text_micro, text_tiny, text_clip, text_clip_l (CLIP's for B and L), text_clip_bigg, text_slip (SLIP's), text_siglip (SigLIP's for B),
        text_tips (TIPS'), bert_tiny,
        bert_b6 (lower half), bert_b, bert_l (fresh weights, pooled at the first token unless pooling says "mean" or "pooler"),
        hf:FOLDER (any encoder of transformers, with its weights)
 
 vit, dense and transformer are these with every size given; headed_image and headed_text put a hidden layer behind another, peak_image and
 peak_text the maximum over projected tokens, adapted_image and adapted_text adapters in its blocks; hidden_layer is an inner layer of
-another, frame_average the mean over the frames of a clip, frame_sequence all of them, patches a convolution alone, learned_tokens_image
+another, projected_map a projection of each place of its map (BioViL's; temporal_image is BioViL-T's network, which compares with an earlier
+image), frame_average the mean over the frames of a clip, frame_sequence all of them, patches a convolution alone, learned_tokens_image
 a few tokens of all patches (FILIP's); hf_image, open_clip_image and open_clip_text are what other libraries' models are opened with
 (`models/io/foreign/`).
 
@@ -150,6 +151,19 @@ def _adapted_text(
     return with_adapters(text_tower(**inner), BlockAdapterConfig(**adapters), "text")
 
 
+def _projected_map(*, inner: dict[str, Any], out: int, order: Any = "map", image_size: int | None = None) -> Tower:
+    from diptych.models.towers.projected_map import ProjectedMapTower
+
+    sized = inner | ({"image_size": image_size} if image_size else {})
+    return ProjectedMapTower(image_tower(**sized), out, order=order)
+
+
+def _temporal(*, model: str = "resnet50", image_size: int = 448, half: int = 256, heads: int = 8, blocks: int = 3) -> Tower:
+    from diptych.models.towers.projected_map import TemporalImageTower
+
+    return TemporalImageTower(model=model, image_size=image_size, half=half, heads=heads, blocks=blocks)
+
+
 def _hidden_layer(*, inner: dict[str, Any], layer: int = -2, image_size: int | None = None) -> Tower:
     from diptych.models.towers.hidden_layer import HiddenLayerTower
 
@@ -201,6 +215,10 @@ IMAGE: dict[str, Preset] = {
     "vit_b32": (VisionTransformer, {"image_size": 224, "patch": 32, "width": 768, "layers": 12, "heads": 12, "start": "torch"}),
     "vit_b16": (VisionTransformer, {"image_size": 224, "patch": 16, "width": 768, "layers": 12, "heads": 12, "start": "torch"}),
     "vit_l14": (VisionTransformer, {"image_size": 224, "patch": 14, "width": 1024, "layers": 24, "heads": 16, "start": "torch"}),
+    "vit_bigg14": (
+        VisionTransformer,
+        {"image_size": 224, "patch": 14, "width": 1664, "layers": 48, "heads": 16, "mlp_ratio": 4.9231, "start": "torch"},
+    ),
     "dense_micro": (
         DenseViT,
         {"image_size": 48, "patch": 8, "width": 64, "layers": 2, "heads": 4, "layer_scale": 0.1},
@@ -249,6 +267,8 @@ IMAGE: dict[str, Preset] = {
     "frame_sequence": (_frame_sequence, {}),
     "headed_image": (_headed_image, {}),
     "adapted_image": (_adapted_image, {}),
+    "projected_map": (_projected_map, {}),
+    "temporal_image": (_temporal, {}),
     "learned_tokens_image": (_learned_tokens, {}),
     "open_clip_image": (_open_clip_image, {}),
 }
@@ -265,6 +285,10 @@ TEXT: dict[str, Preset] = {
     "text_tiny_clip": (TextTransformer, {"length": 24, "width": 192, "layers": 2, "heads": 3}),
     "text_clip": (TextTransformer, {"length": 77, "width": 512, "layers": 12, "heads": 8, "start": "spread"}),
     "text_clip_l": (TextTransformer, {"length": 77, "width": 768, "layers": 12, "heads": 12, "start": "spread"}),
+    "text_clip_bigg": (
+        TextTransformer,
+        {"length": 77, "width": 1280, "layers": 32, "heads": 20, "start": "spread"},
+    ),
     "text_slip": (
         TextTransformer,
         {"length": 77, "width": 512, "layers": 12, "heads": 8, "act": "quick_gelu", "start": "spread"},

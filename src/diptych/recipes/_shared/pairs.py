@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from typing_extensions import TypeVar
 
 from diptych.core.contracts import Batch, Dataset, Draw, Draws, Optimiser, Recipe
-from diptych.core.errors import DataError
+from diptych.core.errors import ConfigError, DataError
 from diptych.core.sample import Sample, Text
 from diptych.data.load.batch import Augment, PairBatch, pair_batch
 from diptych.data.media.transforms import OPENAI_MEAN, OPENAI_STD, CropForm, Preprocess
@@ -87,6 +87,22 @@ class PairRecipe(Recipe[M, B, F]):
 
     no_prefixes: ClassVar[str] = ""
     """Why its losses cannot be taken on prefixes of its features (`mrl`), in words; "" where they can."""
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        """Refuses a class between two recipes with losses of their own: by Python's rules it would have those of the first alone."""
+        super().__init_subclass__(**options)
+        if "losses" in cls.__dict__:
+            return
+        owners = [next((one for one in base.__mro__ if "losses" in one.__dict__), base) for base in cls.__bases__]
+        owners = [
+            one for one in dict.fromkeys(owners) if not any(other is not one and issubclass(other, one) for other in owners)
+        ]
+        if len(owners := [one for one in owners if "losses" in one.__dict__]) > 1:
+            names = " and ".join(one.__name__ for one in owners)
+            raise ConfigError(
+                f"{cls.__name__} inherits losses from {names} and would be trained by those of {owners[0].__name__} alone (expected a "
+                "method losses of its own, or the parts by their names: diptych train mix --help)"
+            )
 
     image_tower: str = "vit_b32"
     text_tower: str = "text_clip"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
-from typing import Any, Literal, Self, cast
+from typing import Literal, Self
 
 import torch
 import yaml
@@ -14,11 +14,12 @@ from torch import Tensor, nn
 from diptych.core.config import from_plain, to_plain
 from diptych.core.contracts import Batch, Dataset, Draws, Hook, Optimiser
 from diptych.core.errors import ConfigError
+from diptych.core.own_recipes import is_recipe_file, load_trusted_object, split_commas
 from diptych.core.registry import RECIPES
-from diptych.core.rows import embedding_fields
 from diptych.models.pairs.embedder import PairEmbedder
-from diptych.objectives.pairs.nested import Reduction, reduce_terms, truncate
-from diptych.recipes._shared.pairs import EncoderRecipe, HasScale, PairRecipe, S
+from diptych.objectives.pairs.nested import Reduction, reduce_terms
+from diptych.recipes._shared.pairs import EncoderRecipe, HasScale, PairRecipe
+from diptych.recipes._shared.prefixes import truncate_embeddings
 from diptych.recipes._shared.presets import PAPER_CLIP, SMALL_CLIP
 
 
@@ -43,7 +44,8 @@ class MRL(PairRecipe[nn.Module, Batch, HasScale]):
     Bases are the recipes of two towers whose losses need nothing but features of the output space: clip, siglip, align, alip and
     dreamlip. Each of the others says why not in its `no_prefixes`.
 
-    base     the recipe that is modified, with fields of its own after a colon: clip, siglip, dreamlip:texts=3,lambda_s=0
+    base     the recipe that is modified, with fields of its own after a colon: clip, siglip, dreamlip:texts=3,lambda_s=0; or one of your
+             own, FILE.py:CLASS or FILE.py:CLASS:FIELD=VALUE
     base_preset  where its other fields come from
     dims     widths of the prefixes; the last should be `width`, or the whole vector is trained for nothing
     weights  one for each of `dims`; none: 1 each
@@ -73,12 +75,17 @@ class MRL(PairRecipe[nn.Module, Batch, HasScale]):
     @cached_property
     def inner(self) -> EncoderRecipe:
         """The recipe that is modified."""
-        name, _, words = self.base.partition(":")
-        kind = RECIPES.load(name)
+        if is_recipe_file(self.base):
+            file, _, rest = self.base.partition(".py:")
+            name, _, words = rest.partition(":")
+            kind = load_trusted_object(f"{file}.py:{name}", "base")
+        else:
+            name, _, words = self.base.partition(":")
+            kind = RECIPES.load(name)
         if why := why_not_a_base(kind):
             raise ConfigError(f"base '{name}' cannot be nested: {why} (expected one of {', '.join(bases())})")
         shared = {f.name for f in fields(PairRecipe)} & {f.name for f in fields(kind)}
-        own = {key: yaml.safe_load(value) for key, _, value in (word.partition("=") for word in words.split(",") if word)}
+        own = {key: yaml.safe_load(value) for key, _, value in (word.partition("=") for word in split_commas(words) if word)}
         if taken := shared & set(own):
             raise ConfigError(
                 f"'{min(taken)}' is a field of mrl itself: say --{min(taken).replace('_', '-')} instead of base '{self.base}'"
@@ -154,10 +161,3 @@ def why_not_a_base(kind: object) -> str:
 def bases() -> list[str]:
     """The recipes that can be a base."""
     return sorted(name for name in RECIPES if not why_not_a_base(RECIPES.load(name)))
-
-
-def truncate_embeddings(features: S, d: int) -> S:
-    """The same features, embeddings cut to their first d dimensions and normalised again; other fields are unchanged."""
-    named = {name: getattr(features, name) for name in embedding_fields(type(features))}
-    shorter: S = replace(cast(Any, features), **{name: truncate(x, d) for name, x in named.items() if x is not None})
-    return shorter

@@ -90,7 +90,8 @@ class FIBERCider(FiberRecipe[CiderTraining, RewardedBatch, CaptionLogits]):
                   the other captions drawn of the picture
     mixed         share of the cross-entropy; 1 - mixed is that of the rewarded captions
     reward_words  "released", or "coco": the words that the captioning protocol scores
-    minibatch     rows an update of this process; 0 is all that were drawn at once
+    minibatch     rows an update, over all processes; 0 is all that were drawn at once
+    shuffled      rows of a minibatch are drawn at random; else they are consecutive
     """
 
     slug = "fiber_cider"
@@ -115,6 +116,7 @@ class FIBERCider(FiberRecipe[CiderTraining, RewardedBatch, CaptionLogits]):
     augment: Literal["none", "rand"] = "rand"
     passes: int = 1
     minibatch: int = 0
+    shuffled: bool = False
 
     corpus: str = field(default="", metadata={"prepared": True})
 

@@ -86,7 +86,7 @@ def localisation_scores(
 
 
 def salient_share(map_HW: npt.NDArray[np.floating], mask_HW: npt.NDArray[np.bool_]) -> float:
-    """R_su = 1 - exp(-0.707 [sum pm / (sum p - sum pm + 1e-7)] [(HW - sum m) / sum m])."""
+    """R_su = 1 - exp(-0.707 (sum pm / (sum p - sum pm + 1e-7)) ((HW - sum m) / sum m))."""
     inside, total, area = float(map_HW[mask_HW].sum()), float(map_HW.sum()), int(mask_HW.sum())
     return 1 - math.exp(-0.707 * inside / (total - inside + 1e-7) * (mask_HW.size - area) / area)
 

@@ -11,14 +11,18 @@ from diptych.core.contracts import Batch, Engine, StepOutput, Trainer
 from diptych.core.errors import ConfigError
 from diptych.train.engines.companions import FrozenModels
 from diptych.train.engines.requirements import acting
+from diptych.train.engines.rollouts import check_rollout, minibatches
 
 
 class Policy(Engine):
     """A step is one rollout of the model as it is, and `passes` times over its rows an update for every `minibatch` of them. The
-    log-probabilities of the rollout are stored in it, so that `losses` can compare the moving policy with the one that acted.
+    log-probabilities and action masks of the rollout are stored in it, so that `losses` can compare the moving policy with the one that
+    acted.
 
-    Minibatches are consecutive rows; the rows come in the run's random order already. The module acts in evaluation mode. A step has
-    one learning rate. Losses in the log are the mean over the step's updates, metrics those of the last.
+    Minibatches hold rows of all processes, drawn anew at each pass where the recipe is `shuffled`, else consecutive. A rollout that takes
+    its chances from `rollouts.RowNoise` trains alike on one process and on several. The module acts in evaluation mode. A step has one
+    learning rate. Losses in the log are the mean over the step's updates, metrics those of the last. A rollout without rows, or with a
+    reward that is not finite, ends the run with its row.
     """
 
     descends: ClassVar[bool] = True
@@ -37,12 +41,11 @@ class Policy(Engine):
         with torch.no_grad():
             rollout = recipe.rollout(run.model, self.companions, batch)
         run.model.train()
-        size = recipe.minibatch or len(rollout)
+        check_rollout(rollout, step=run.step)
         outcomes: list[StepOutput] = []
-        for _ in range(recipe.passes):
-            for start in range(0, len(rollout), size):
-                outcomes.append(run.backward(rollout.rows(start, min(start + size, len(rollout)))))
-                run.update(outcomes[-1])
+        for part in minibatches(rollout, recipe.minibatch, passes=recipe.passes, shuffled=recipe.shuffled):
+            outcomes.append(run.backward(part))
+            run.update(outcomes[-1])
         last = outcomes[-1]
         losses = {name: torch.stack([one.losses[name] for one in outcomes]).mean() for name in last.losses}
         return StepOutput(losses, last.features, last.batch)

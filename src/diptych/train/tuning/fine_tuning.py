@@ -14,6 +14,7 @@ from diptych.models.io.adapter_folder import save_adapter
 from diptych.models.io.saved_model import open_model
 from diptych.models.towers.adapters import MARK, LoRAConfig, has_adapters, merged
 from diptych.train.engines import engine_kind
+from diptych.train.hooks import WeightAverage
 from diptych.train.options import TrainOptions
 from diptych.train.tuning.hooks import Adapters, Blend
 from diptych.train.tuning.teacher import Teacher
@@ -37,6 +38,10 @@ def tuning_hooks(tuning: Tuning, recipe: Recipe) -> dict[str, Hook]:
     hooks: list[Hook] = []
     if tuning.lora:
         hooks.append(Adapters(tuning, recipe.optimiser()))
+    if tuning.average_weights:
+        if any(isinstance(hook, WeightAverage) for hook in recipe.hooks()):
+            raise ConfigError(f"'{recipe.slug}' averages its weights already (expected average_weights 0)")
+        hooks.append(WeightAverage(tuning.average_weights))
     if tuning.blend < 1:
         hooks.append(Blend(tuning.blend))
     if tuning.distill:

@@ -11,7 +11,7 @@ sphere and y is up.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, Literal
 
@@ -38,6 +38,7 @@ COLOURS = {
     "purple": (140, 60, 180), "brown": (120, 75, 40), "black": (40, 40, 45),
 }  # fmt: skip
 FORMS = {"": 1.0, "tall": 1.5, "flat": 0.6}
+SENTENCES = ("{}", "a 3d model of {}", "{} on a grey background", "a rendering of {}")
 RENDERED = 6000
 """Points of which a view is made."""
 
@@ -79,15 +80,20 @@ def held_out(category: str, colour: str) -> bool:
 @dataclass(frozen=True)
 class SolidWorld:
     """The configuration. points  of a cloud; views  pictures from evenly spaced directions around the solid; size  their pixels per side;
-    turned  each solid stands at an angle about y that is drawn, and not as its category is built"""
+    turned  each solid stands at an angle about y that is drawn, and not as its category is built; captions  of each view, written by
+    templates, of which the share `wrong` names another colour or category"""
 
     seed: int = 0
     points: int = 1024
     views: int = 12
     size: int = 48
     turned: bool = False
+    captions: int = 0
+    wrong: float = 0.3
 
     def __post_init__(self) -> None:
+        if not 0 <= self.captions <= 64 or not 0 <= self.wrong <= 1:
+            raise ConfigError(f"{self.captions} captions a view, wrong {self.wrong} (expected 0..64, and a share)")
         if self.points < 32 or not 1 <= self.views <= 64 or not 16 <= self.size <= 512:
             raise ConfigError(
                 f"{self.points} points, {self.views} views of {self.size} pixels (expected 32 points or more, 1..64 views, 16..512)"
@@ -126,6 +132,25 @@ class SolidWorld:
         colour_N3 = np.array([COLOURS[solid.colour], COLOURS[solid.second or solid.colour]], np.float64)[role_N]
         return centred_N3 / np.linalg.norm(centred_N3, axis=1).max(), normal_N3, colour_N3
 
+    def view_captions(self, split: str, index: int) -> list[dict[str, Any]]:
+        """Captions of every view by templates, unranked; the share `wrong` is of a solid with another colour or category."""
+        solid, rng, rows = self.solid(split, index), keyed_rng(NAME, "captions", self.seed, split, index), []
+        for view in range(self.views):
+            for _ in range(self.captions):
+                shown, draw = solid, rng.random(3)
+                if draw[0] < self.wrong:
+                    others = [colour for colour in COLOURS if colour != solid.colour]
+                    names = [name for name in NAMES if name != solid.category]
+                    if draw[1] < 0.5:
+                        shown = replace(solid, colour=others[int(rng.integers(len(others)))])
+                    else:
+                        name = names[int(rng.integers(len(names)))]
+                        second = (solid.second or solid.colour) if CATEGORIES[name][1] else ""
+                        shown = replace(solid, category=name, second=second)
+                text = SENTENCES[int(draw[2] * len(SENTENCES))].format(shown.description)
+                rows.append({"view": view, "string": text, "similarity": None})
+        return rows
+
     def sample(self, split: str, index: int) -> Sample:
         """`cloud` with colours of 0..255, `views` and `depths` around it, one of the views as the picture; two texts: the description
         ("caption") and the name with its article ("alt"). Column `label` is the bare name."""
@@ -135,7 +160,10 @@ class SolidWorld:
         views, depths = (
             tuple(SolidView(self, split, index, view, depth) for view in range(self.views)) for depth in (False, True)
         )
-        extras = {"split": split, "label": solid.category, "colour": solid.colour, "second": solid.second, "form": solid.form}
+        extras: dict[str, Any] = {"split": split, "label": solid.category, "colour": solid.colour, "second": solid.second}
+        extras["form"] = solid.form
+        if self.captions:
+            extras["view_captions"] = self.view_captions(split, index)
         return Sample(
             uid,
             image=views[index % self.views],
@@ -192,7 +220,9 @@ def solids(
     views: int = 12,
     size: int = 48,
     turned: bool = False,
+    captions: int = 0,
+    wrong: float = 0.3,
 ) -> RenderedDataset:
     """The first `n` solids of one split."""
-    world = SolidWorld(seed, points, views, size, turned)
+    world = SolidWorld(seed, points, views, size, turned, captions, wrong)
     return RenderedDataset(NAME, world, rows_of(world, split, n))

@@ -10,11 +10,11 @@ import numpy as np
 
 from diptych.claims.cell import Cell, Scores, Spending
 from diptych.claims.cells.learned_pairs.pairs import sized_for
-from diptych.claims.closure import closure_hash
 from diptych.claims.training import opened, untrained
 from diptych.core.config import config_hash, to_plain
 from diptych.core.image import ArrayImage
 from diptych.core.sample import Sample
+from diptych.core.sources.closure import closure_hash
 from diptych.data.dataset import Pool
 from diptych.data.shots import Shots, base_and_new, draw_shots
 from diptych.models.io.saved_model import open_model

@@ -115,7 +115,7 @@ def _flat(content: Any) -> Iterable[str]:
     """Names in the state dict of a checkpoint: of the entry that holds it, or of several such entries, then with the entry's name."""
     if not isinstance(content, dict):
         return []
-    for within in ("state_dict", "model"):
+    for within in ("state_dict", "model", "module"):
         if isinstance(content.get(within), dict):
             return map(str, content[within])
     nested = {key: value for key, value in content.items() if isinstance(value, dict) and str(key).endswith("state_dict")}

@@ -82,6 +82,24 @@ RELEASES: tuple[Release, ...] = (
         checked="names and sizes of the authors' modules; vectors on equal weights", names=(r"point_encoder\.", r"pc_projection"),
     ),
     Release(
+        slug="uni3d", systems=("ulip2",), title="Uni3D, tiny to giant", address="uni3d:FILE#MODEL",
+        source="huggingface.co/BAAI/Uni3D", licence="MIT (repository)", opens="PointCloudEmbedder",
+        checked="names and sizes of timm's models; vectors against the tower written out on equal weights",
+        names=(r"point_encoder\.encoder2trans\.weight", r"point_encoder\.trans2embed\.weight"),
+    ),
+    Release(
+        slug="biovil", systems=("biovil",), title="BioViL and BioViL-T", address="biovil:CXR-BERT-FOLDER#IMAGE-FILE",
+        source="huggingface.co/microsoft/BiomedVLP-CXR-BERT-specialized and BiomedVLP-BioViL-T", licence="MIT (model cards)",
+        opens="PhraseEmbedder", checked="vectors of hi-ml-multimodal on equal weights",
+        prompt="'findings suggesting {}' against 'no evidence of {}', raw vectors averaged",
+        names=(r"projector\.model\.0\.weight", r"encoder\.encoder\.conv1\.weight"), model_type="cxr-bert",
+    ),
+    Release(
+        slug="rad_dino", systems=("rad_dino",), title="RAD-DINO, a folder of Dinov2Model", address="rad_dino:FOLDER",
+        source="huggingface.co/microsoft/rad-dino", licence="MSRLA, later MIT (model card)", opens="ImageTowerEmbedder",
+        checked="class token and patches of transformers' Dinov2Model on a small folder", model_type="dinov2",
+    ),
+    Release(
         slug="keep", systems=("keep",), title="KEEP", address="keep:FOLDER", source="huggingface.co/Astaxanthin/KEEP",
         licence="MIT (repository)", opens="PairEmbedder", checked="timm's and transformers' modules, put together as the authors do",
         prompt="the authors' templates for pathology, such as 'an H&E image of {}.'",
@@ -168,6 +186,17 @@ RELEASES: tuple[Release, ...] = (
         slug="vilt", systems=("ptp",), title="ViLT, and PTP on it in transformers' layout", address="hf:FOLDER",
         source="huggingface.co/dandelin/vilt-b32-mlm and others", licence="Apache-2.0 (model card)", opens="ViltModel",
         checked="transformers' ViltModel on a small folder", model_type="vilt",
+    ),
+    Release(
+        slug="stable_diffusion", systems=("text_to_image", "reversion", "relationbooth"), title="Stable Diffusion 1.x, 2.x and XL",
+        address="hf:FOLDER", source="huggingface.co/stable-diffusion-v1-5/stable-diffusion-v1-5 and others",
+        licence="CreativeML OpenRAIL-M and its like (model cards)", opens="TextToImageModel",
+        checked="pictures of diffusers' StableDiffusionPipeline and StableDiffusionXLPipeline on small folders",
+    ),
+    Release(
+        slug="reversion", systems=("reversion",), title="ReVersion, a learned word", address="reversion:FILE#hf:FOLDER",
+        source="Google Drive, linked in the README of github.com/ziqihuangg/ReVersion", licence="not stated", opens="TextToImageModel",
+        checked="the file in the repository's layout; pictures of a diffusers pipeline that loaded the same word", prompt="'cat <R> stone'",
     ),
     Release(
         slug="llava", systems=("llava",), title="LLaVA 1.5, as its authors save it", address="llava:FOLDER#CLIP-FOLDER",

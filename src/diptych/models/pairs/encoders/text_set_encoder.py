@@ -20,6 +20,7 @@ class TextSets:
     """Unit-norm features of images and of their K texts, the learned scale [1], and the patches where a model projects them.
 
     patch_mask_NP  True where a patch is real; towers of square images have no other
+    bias           learned [1], of sigmoid losses; None for models that have none
     """
 
     image_ND: Embeddings[Tensor]
@@ -27,6 +28,7 @@ class TextSets:
     scale: Tensor
     patch_NPD: Embeddings[Tensor] | None = None
     patch_mask_NP: Rows[Tensor] | None = None
+    bias: Tensor | None = None
 
 
 class TextSetEncoder(nn.Module):
@@ -43,10 +45,11 @@ class TextSetEncoder(nn.Module):
         width: int,
         patches: bool,
         scale: float = 1 / 0.07,
+        bias: float | None = None,
         max_scale: float = 100.0,
     ) -> None:
         super().__init__()
-        self.encoder = DualEncoder(image_tower, text_tower, width=width, scale=scale, max_scale=max_scale)
+        self.encoder = DualEncoder(image_tower, text_tower, width=width, scale=scale, bias=bias, max_scale=max_scale)
         self.patch_projection: nn.Linear | None = None
         if patches:
             self.patch_projection = nn.Linear(image_tower.token_width, width, bias=False)
@@ -58,6 +61,8 @@ class TextSetEncoder(nn.Module):
         image_BD = l2_normalise(encoder.image_projection(output.pooled_BD))
         text_ND = encoder.encode_text(text_BKL.flatten(0, 1), text_mask_BKL.flatten(0, 1))
         text_BKD, scale = text_ND.reshape(*text_BKL.shape[:2], encoder.width), encoder.log_scale.exp()
+        bias = None if encoder.bias is None else encoder.bias + 0  # an output, and not the parameter itself
         if self.patch_projection is None:
-            return TextSets(image_BD, text_BKD, scale)
-        return TextSets(image_BD, text_BKD, scale, l2_normalise(self.patch_projection(output.tokens_BPD)), output.mask_BP)
+            return TextSets(image_BD, text_BKD, scale, bias=bias)
+        patch_BPD = l2_normalise(self.patch_projection(output.tokens_BPD))
+        return TextSets(image_BD, text_BKD, scale, patch_BPD, output.mask_BP, bias)

@@ -1,0 +1,43 @@
+"""Chat-3D v2 on rendered rooms: answers by identifiers against answers by coordinates."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from diptych.claims.cells.domains.rooms import ANCHOR, DESCRIBED, TESTED, ChattedRooms, NamedThing
+from diptych.claims.claim import Arm, Claim
+from diptych.claims.sweep import around
+from diptych.claims.verdict import Margins
+from diptych.data.points.room_chat_prompts import ChatPrompt
+from diptych.recipes.points.chat3d_v2 import Chat3Dv2
+
+
+def claims() -> tuple[Claim, ...]:
+    chat = replace(
+        Chat3Dv2.tiny(), language_model=f"small:{ANCHOR}", tasks=("grounding",), object_share=0.0, scene_share=0.0, steps=200
+    )
+    centres = replace(chat, prompt=ChatPrompt(form="tokens", named_by="centres"))
+    rates = around(chat.lr)
+    return (
+        Claim(
+            slug="chat3d_v2",
+            kind="paper's claim",
+            sentence="A language model that answers with identifiers of things finds what a sentence means more often than one that "
+            "answers with coordinates",
+            baseline=Arm("coordinates", ChattedRooms(centres), rates),
+            method=Arm("chat3d_v2", ChattedRooms(chat), rates),
+            controls=(
+                Arm("untrained", ChattedRooms(chat, learns=False)),
+                Arm("words of class, colour and size", NamedThing("words")),
+                Arm("any thing", NamedThing("chance")),
+            ),
+            metric="test",
+            margins=Margins(matters=0.02, equivalence=0.02),
+            equal_budget=("steps", "samples"),
+            data=f"{DESCRIBED} rendered rooms of 5 to 9 things with two descriptions each, {TESTED} others to test",
+            refuted="a difference whose interval lies below zero",
+            source="2312.08168: identifiers let a language model refer to things (ScanRefer)",
+            reported=("multiple",),
+            tuning_seeds=(0, 1),
+        ),
+    )

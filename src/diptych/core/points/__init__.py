@@ -1,0 +1,1 @@
+"""Boxes in space, and the registry entries of points and rooms."""

@@ -1,0 +1,193 @@
+"""Greedy near-duplicates among texts that share a MinHash band: a row is compared with kept rows (representatives) alone.
+
+Texts of one template share bands with each other, and may all be kept: comparing each with all would be quadratic. Rows with a band key
+of more than `SPLIT` rows are therefore joined into groups (connected components over bands), and each group is indexed by its rarest
+shingles. Two sets of a Jaccard similarity of at least t share one of their first n - ceil(t n) + 1 shingles in any common order, and its
+position bounds how many they share (prefix and positional filters: Bayardo, Ma and Srikant, 2007; Xiao et al., 2008): with the rarest
+shingles first a text meets those that share what is rare in it, and no pair is lost. Each list of kept rows (representatives) holds at
+most `cap` of them, which bounds the comparisons of a row; a list that is full is counted, since a pair may be missed there.
+
+Letters: N texts, B bands, K shingles.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from diptych.core.terminal.progress import with_bar
+from diptych.curate.duplicates.minhash import Words, hashed_shingles, shingles
+
+SPLIT = 32  # rows with one band key, from which its representatives are split by rare shingles
+COUNTERS = 1 << 20  # of the frequency of shingles; colliding ones share one, which changes the order and loses nothing
+BLOCK = 16_384  # texts whose shingles are hashed at a time
+
+
+@dataclass(slots=True)
+class GreedyTexts:
+    """Result of a greedy pass.
+
+    original     similarity and kept row by dropped row: the most similar one, the first on a tie
+    compared     pairs whose shingles were compared
+    full_lists   lists of representatives that reached the cap
+    """
+
+    original: dict[int, tuple[int, float]] = field(default_factory=dict)
+    compared: int = 0
+    full_lists: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class _SplitRow:
+    """Row of a large bucket: its group, its rarest shingles (hashed), the number of all its shingles, and its large band keys."""
+
+    group: int
+    prefix: list[int]
+    size: int
+    keys: frozenset[int]
+
+
+class _RareShingleLists:
+    """Kept rows by their rare shingles, one family of lists for each group of rows that band keys join."""
+
+    def __init__(self, similarity: float, cap: int) -> None:
+        self.similarity, self.cap, self.full = similarity, cap, 0
+        self._lists: dict[tuple[int, int], list[tuple[int, int]]] = {}
+        self._size: dict[int, int] = {}
+        self._keys: dict[int, frozenset[int]] = {}
+
+    def candidates(self, row: _SplitRow) -> set[int]:
+        """Kept rows that share a band key and a rare shingle, and that can be similar enough by the position of the first such one."""
+        seen: set[int] = set()
+        out: set[int] = set()
+        least = self.similarity / (1 + self.similarity)  # of both sizes, so many shingles must be shared
+        for position, shingle in enumerate(row.prefix):
+            for other, place in self._lists.get((row.group, shingle), ()):
+                if other in seen:
+                    continue
+                seen.add(other)
+                size = self._size[other]
+                if min(row.size - position, size - place) < least * (row.size + size) - 1e-9:
+                    continue
+                if not self._keys[other].isdisjoint(row.keys):
+                    out.add(other)
+        return out
+
+    def add(self, number: int, row: _SplitRow) -> None:
+        self._size[number], self._keys[number] = row.size, row.keys
+        for position, shingle in enumerate(row.prefix):
+            members = self._lists.setdefault((row.group, shingle), [])
+            if not self.cap or len(members) < self.cap:
+                members.append((number, position))
+                self.full += len(members) == self.cap
+
+
+def greedy_texts(key_NB: Words, texts: Sequence[str], *, similarity: float, width: int, cap: int) -> GreedyTexts:
+    """Rows in order; one is dropped when a kept row that shares a band key with it has at least this Jaccard similarity.
+
+    key_NB      band keys, uint64 [N, B]
+    texts       normalised texts
+    similarity  share of shingles in common, of those of both
+    width       characters of a shingle
+    cap         kept rows that a list of one rare shingle holds at most; 0: no limit
+    """
+    size_NB = bucket_sizes(key_NB)
+    met = np.flatnonzero((size_NB > 1).any(axis=1)).tolist()
+    split_rows = _split_rows(key_NB, size_NB, texts, similarity, width)
+    out = GreedyTexts()
+    by_key: dict[int, list[int]] = {}
+    by_shingle = _RareShingleLists(similarity, cap)
+    sets: dict[int, set[str]] = {}
+    for row in with_bar(met, len(met), "comparing texts", least=50_000):
+        sizes = size_NB[row].tolist()
+        own = [key for key, size in zip(key_NB[row].tolist(), sizes, strict=True) if 1 < size <= SPLIT]
+        split = next(split_rows) if max(sizes) > SPLIT else None
+        candidates = {other for key in own for other in by_key.get(key, ())}
+        if split is not None:
+            candidates |= by_shingle.candidates(split)
+        mine = shingles(texts[row], width)
+        best = _most_similar(mine, candidates, sets, similarity, out)
+        if best is not None:
+            out.original[row] = best
+            continue
+        sets[row] = mine
+        for key in own:
+            by_key.setdefault(key, []).append(row)
+        if split is not None:
+            by_shingle.add(row, split)
+    out.full_lists = by_shingle.full
+    return out
+
+
+def _most_similar(
+    mine: set[str], candidates: set[int], sets: dict[int, set[str]], similarity: float, out: GreedyTexts
+) -> tuple[int, float] | None:
+    best: tuple[int, float] | None = None
+    for other in sorted(candidates):
+        theirs = sets[other]
+        small, large = sorted((len(mine), len(theirs)))
+        if small / large < (best[1] if best else similarity):  # the similarity cannot exceed this ratio
+            continue
+        out.compared += 1
+        shared = len(mine & theirs)
+        alike = shared / (small + large - shared)
+        if alike >= similarity and (best is None or alike > best[1]):
+            best = other, alike
+            if alike == 1.0:
+                break
+    return best
+
+
+def bucket_sizes(key_NB: Words) -> npt.NDArray[np.int64]:
+    """Rows with the same key in the same band, int64 [N, B]."""
+    size_NB = np.ones(key_NB.shape, np.int64)
+    for band in range(key_NB.shape[1]):
+        _, inverse_N, count = np.unique(key_NB[:, band], return_inverse=True, return_counts=True)
+        size_NB[:, band] = count[inverse_N]
+    return size_NB
+
+
+def _groups(key_NB: Words, size_NB: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """Group of each row, int64 [N]: rows that a chain of keys of more than SPLIT rows joins have the same one."""
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
+    row_M, band_M = np.nonzero(size_NB > SPLIT)
+    _, key_M = np.unique(key_NB[row_M, band_M], return_inverse=True)
+    nodes = len(key_NB) + int(key_M.max(initial=-1)) + 1
+    edges = coo_array((np.ones(len(row_M), np.int8), (row_M, len(key_NB) + key_M)), shape=(nodes, nodes))
+    _, label = connected_components(edges, directed=False)
+    group_N: npt.NDArray[np.int64] = label[: len(key_NB)].astype(np.int64)
+    return group_N
+
+
+def _split_rows(
+    key_NB: Words, size_NB: npt.NDArray[np.int64], texts: Sequence[str], similarity: float, width: int
+) -> Iterator[_SplitRow]:
+    """Rows with a key of more than SPLIT rows, in order, with their rarest shingles."""
+    rows = np.flatnonzero((size_NB > SPLIT).any(axis=1))
+    if not len(rows):
+        return
+    group_N = _groups(key_NB, size_NB)
+    frequency = np.zeros(COUNTERS, np.int64)
+    blocks = [rows[start : start + BLOCK].tolist() for start in range(0, len(rows), BLOCK)]
+    for block in blocks:
+        hash_K, _ = hashed_shingles([texts[row] for row in block], width)
+        frequency += np.bincount((hash_K % np.uint64(COUNTERS)).astype(np.int64), minlength=COUNTERS)
+    for block in blocks:
+        hash_K, start_N1 = hashed_shingles([texts[row] for row in block], width)
+        text_K = np.repeat(np.arange(len(block)), np.diff(start_N1))
+        order_K = np.lexsort((hash_K, frequency[(hash_K % np.uint64(COUNTERS)).astype(np.int64)], text_K))
+        hash_K, text_K = hash_K[order_K], text_K[order_K]
+        fresh_K = np.ones(len(hash_K), bool)  # a repeat has the same text, frequency and hash as the one before it
+        fresh_K[1:] = (hash_K[1:] != hash_K[:-1]) | (text_K[1:] != text_K[:-1])
+        edges = np.searchsorted(text_K[fresh_K], np.arange(len(block) + 1)).tolist()
+        shingle_K = hash_K[fresh_K]
+        for row, start, end in zip(block, edges[:-1], edges[1:], strict=True):
+            length = end - start - math.ceil(similarity * (end - start) - 1e-9) + 1
+            keys = frozenset(key_NB[row][size_NB[row] > SPLIT].tolist())
+            yield _SplitRow(int(group_N[row]), shingle_K[start : start + length].tolist(), end - start, keys)

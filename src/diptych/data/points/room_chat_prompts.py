@@ -1,0 +1,121 @@
+"""Prompts of a language model about a room: its things with their identifiers, then what is asked.
+
+Requests are in words of ours; the layout is the published one: a system text with the list of things in brackets, the request, the answer.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from diptych.core.errors import ConfigError
+from diptych.data.points.room_language import RoomDescription, RoomObject
+from diptych.data.text.object_identifiers import IdentifierAssignment, IdentifierForm, identifier
+from diptych.data.text.prompts.layout import ImageSlots, Piece, TextPiece
+
+ChatTask = Literal["grounding", "captions", "questions", "objects"]
+CHAT_TASKS: tuple[ChatTask, ...] = ("grounding", "captions", "questions", "objects")
+GROUND = "Which objects does this mean: {}? Answer with their identifiers."
+DESCRIBE = "Describe {}."
+NAME = "What is {}?"
+NONE = "none"
+
+
+@dataclass(frozen=True)
+class ChatPrompt:
+    """Words around the list of things and the request.
+
+    system     text before everything, with one {} for the list of things
+    request    with one {} for what is asked; the answer follows
+    form       of identifiers, see `IdentifierForm`
+    named_by   how an answer means things: by "identifiers", or by "centres", numbers of metres, which are read as the nearest thing: what a
+               model without identifiers can do
+    """
+
+    system: str = "A room with objects: [{}]."
+    request: str = "\n### Human: {}\n### Assistant:"
+    form: IdentifierForm = "words"
+    named_by: Literal["identifiers", "centres"] = "identifiers"
+
+    def __post_init__(self) -> None:
+        if self.named_by not in ("identifiers", "centres"):
+            raise ConfigError(f"named_by is {self.named_by!r} (expected identifiers | centres)")
+        if self.system.count("{}") != 1 or self.request.count("{}") != 1 or self.form not in ("words", "tokens"):
+            raise ConfigError(
+                f"system {self.system!r}, request {self.request!r}, form {self.form!r} (expected one {{}} in each, and words | tokens)"
+            )
+
+    def pieces(self, assignment: IdentifierAssignment, asked: str, answer: str | None, *, tokens: int) -> list[Piece]:
+        """The row of a request: identifiers and slots of all things in their order; `tokens` of a thing. None leaves the answer open."""
+        before, _, behind = self.system.partition("{}")
+        row: list[Piece] = [TextPiece(before)]
+        for number, index in enumerate(assignment.sequence):
+            words = identifier(assignment.number_of[index], self.form)
+            joined = ("; " if number else "") + words + " " if self.form == "words" else words
+            row += [TextPiece(joined), ImageSlots(tokens)]
+        row.append(TextPiece(behind + self.request.format(asked)))
+        if answer is not None:
+            row.append(TextPiece(f" {answer}", answer=True))
+        return row
+
+
+def draw_request(
+    tasks: Sequence[ChatTask],
+    objects: Sequence[RoomObject],
+    described: Sequence[RoomDescription],
+    questions: Sequence[tuple[str, tuple[str, ...]]],
+    assignment: IdentifierAssignment,
+    prompt: ChatPrompt,
+    rng: np.random.Generator,
+) -> tuple[str, str]:
+    """A request about a room and its answer, of one of the tasks that the room has something for."""
+    index_of = {thing.id: index for index, thing in enumerate(objects)}
+    alone = [one for one in described if len(one.object_ids) == 1]
+    ready = [
+        task for task in tasks if {"grounding": described, "captions": alone, "questions": questions, "objects": objects}[task]
+    ]
+    if not ready:
+        return "", ""
+    form = prompt.form
+    task = ready[int(rng.integers(len(ready)))]
+    if task == "questions":
+        question, accepted = questions[int(rng.integers(len(questions)))]
+        return question, accepted[int(rng.integers(len(accepted)))] if accepted else ""
+    if task == "objects":
+        index = int(rng.integers(len(objects)))
+        return NAME.format(identifier(assignment.number_of[index], form)), objects[index].label
+    if task == "captions":
+        one = alone[int(rng.integers(len(alone)))]
+        return describe_request(assignment, index_of[one.object_ids[0]], form), one.text
+    one = described[int(rng.integers(len(described)))]
+    indices = [index_of[number] for number in one.object_ids]
+    if prompt.named_by == "centres":
+        return GROUND.format(one.text), "; ".join(centre_words(objects[p].box) for p in indices) or NONE
+    return GROUND.format(one.text), " ".join(identifier(assignment.number_of[p], form) for p in indices) or NONE
+
+
+def centre_words(box: Sequence[float]) -> str:
+    """The centre of a box in tenths of a metre.
+
+    >>> centre_words((1.25, 0.4, 0.33, 1, 1, 1))
+    '12 4 3'
+    """
+    return " ".join(str(round(10 * value)) for value in box[:3])
+
+
+def nearest_places(text: str, box_M6: npt.NDArray[np.float64]) -> list[int]:
+    """Places of the things nearest to the centres that a text names, each once; of numbers that make no whole centre none."""
+    numbers = [int(number) / 10 for number in re.findall(r"-?\d+", text)]
+    centres = [numbers[at : at + 3] for at in range(0, len(numbers) - 2, 3)]
+    distance = [np.linalg.norm(box_M6[:, :3] - centre, axis=1) for centre in centres if len(box_M6)]
+    return list(dict.fromkeys(int(each_M.argmin()) for each_M in distance))
+
+
+def describe_request(assignment: IdentifierAssignment, index: int, form: IdentifierForm) -> str:
+    """The request for a caption of the thing at that place."""
+    return DESCRIBE.format(identifier(assignment.number_of[index], form))

@@ -1,0 +1,297 @@
+"""Image embeddings on disk, computed once for each model and read by every step that wants them.
+
+    FOLDER/FINGERPRINT-image/embeddings.json      format, model (name and fingerprint), view, width
+    FOLDER/FINGERPRINT-image/part-00000.parquet   uid, content (sha256 of the picture), reason: a row for each embedded picture
+    FOLDER/FINGERPRINT-image/part-00000.npy       its vectors, float32 [n, D], rows in the same order; read through a memory map
+
+A picture is found by its content, so that a subset, another curation or a copy of the data reads the same rows, and a picture that has
+changed is embedded again. Built data know the hash; other pictures are read for it, and not decoded. A part is there whole or not at
+all: the Parquet file is written last. A killed call loses at most one part. Pictures that cannot be decoded are no rows, and are tried
+again by each call.
+
+Letters: N rows, D width.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from diptych.core.contracts import Dataset, Embedder, Unit
+from diptych.core.disk.files import write_atomic, write_json
+from diptych.core.disk.json_text import read_object
+from diptych.core.disk.lock import exclusive
+from diptych.core.errors import DataError
+from diptych.core.image import ArrayImage, ImageSource
+from diptych.core.terminal.progress import with_bar
+from diptych.data.columns import read_parquet, write_parquet
+from diptych.index.embed import image_blocks
+
+MARK, FORMAT, PART_ROWS = "embeddings.json", 1, 2_048
+PART = re.compile(r"part-(\d{5,})\.parquet")
+ROWS = pa.schema([("uid", pa.string()), ("content", pa.string())])
+Ints = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class EmbeddedPool:
+    """Embeddings of a pool, in order of uid.
+
+    uids        rows with an image that could be read
+    vector_ND   their embeddings, unit-norm
+    unreadable  reason by uid
+    computed    pictures that the model was asked for; the others were in the table
+    """
+
+    uids: tuple[str, ...]
+    vector_ND: Unit
+    unreadable: dict[str, str]
+    computed: int
+
+
+def image_digest(image: ImageSource) -> str:
+    """Hex sha256 of a picture's encoded bytes, or of shape and pixels where it has none; "" for one that cannot be read."""
+    if isinstance(image, ArrayImage):
+        pixels = np.ascontiguousarray(image.pixels_HWC)
+        return hashlib.sha256(repr(pixels.shape).encode() + pixels.tobytes()).hexdigest()
+    try:
+        return hashlib.sha256(image.read()).hexdigest()
+    except OSError:
+        return ""
+
+
+def content_hashes(data: Dataset) -> list[str]:
+    """Hash of each row's picture: the column `sha256` of built data, else of the bytes; "" without a picture."""
+    stored = data.column("sha256") if "sha256" in getattr(data, "column_names", ()) else [None] * len(data)  # type: ignore[attr-defined]
+    hashes = []
+    for row, value in enumerate(with_bar(stored, len(data), "reading pictures", least=10_000)):
+        if not value:
+            image = data[row].image
+            value = image_digest(image) if image is not None else ""
+        hashes.append(str(value))
+    return hashes
+
+
+class EmbeddingTable:
+    """Embeddings of pictures by one model, in a folder that may hold those of several models."""
+
+    def __init__(self, folder: Path, model: Embedder) -> None:
+        name = model.fingerprint if re.fullmatch(r"[A-Za-z0-9_-]{1,64}", model.fingerprint) else _short(model.fingerprint)
+        self.root, self.model = folder, model
+        self.folder = folder / f"{name}-image"
+        mark = self.folder / MARK
+        if mark.is_file():
+            _refuse_other(mark, model)
+        self._content = pa.array([], pa.string())
+        self._starts: list[tuple[int, int]] = []  # first row and number of each part
+        self.reload()
+
+    def reload(self) -> None:
+        """Read the contents of all parts, not their vectors."""
+        numbers = part_numbers(self.folder)
+        parts = [read_parquet(self._path(number, "parquet"), ["content"])["content"] for number in numbers]
+        lengths = [len(part) for part in parts]
+        self._starts = list(zip((np.cumsum(lengths) - lengths).tolist(), numbers, strict=True)) if parts else []
+        self._content = pa.chunked_array(parts, pa.string()).combine_chunks() if parts else pa.array([], pa.string())
+
+    def __len__(self) -> int:
+        return len(self._content)
+
+    def positions(self, contents: Sequence[str]) -> Ints:
+        """Row of each content hash in the table, int64 [N]; -1 where it is not there."""
+        index = pc.index_in(pa.array(contents, pa.string()), value_set=self._content).fill_null(-1)
+        position_N: Ints = index.to_numpy(zero_copy_only=False).astype(np.int64)
+        return position_N
+
+    def vectors(self, position_N: Ints) -> Unit:
+        """Embeddings of rows of the table, float32 [N, D], read part by part through memory maps."""
+        out: Unit | None = None
+        ends = [start for start, _ in self._starts[1:]] + [len(self)]
+        for (start, number), end in zip(self._starts, ends, strict=True):
+            hit = np.flatnonzero((position_N >= start) & (position_N < end))
+            if not len(hit):
+                continue
+            part_ND = self._mapped(number, end - start)
+            if out is None:
+                out = np.zeros((len(position_N), part_ND.shape[1]), np.float32)
+            if part_ND.shape[1] != out.shape[1]:
+                raise DataError(f"has vectors of {part_ND.shape[1]}", file=self._path(number, "npy"), expected=f"{out.shape[1]}")
+            out[hit] = part_ND[position_N[hit] - start]
+        return out if out is not None else np.zeros((len(position_N), 1), np.float32)
+
+    def fill(self, data: Dataset, contents: Sequence[str] | None = None) -> tuple[int, dict[str, str]]:
+        """Embed the pictures of a pool that are not in the table; returns their number, and reasons of the unreadable ones by uid.
+
+        Raises RunError while another process fills it.
+        """
+        contents = content_hashes(data) if contents is None else contents
+        self.folder.mkdir(parents=True, exist_ok=True)
+        computed, unreadable = 0, dict[str, str]()
+        with exclusive(self.folder, ".filling", f"{self.folder} is being filled"):
+            self.reload()
+            known = set(self._content.to_pylist()) if len(self) else set()
+            first: dict[str, int] = {}
+            for row in sorted(range(len(data)), key=data.uids.__getitem__):
+                if contents[row] not in known and (contents[row] or data[row].image is not None):
+                    first.setdefault(contents[row] or f"unreadable {row}", row)
+            missing = list(first.values())
+            number = max(part_numbers(self.folder), default=-1) + 1
+            for start in with_bar(range(0, len(missing), PART_ROWS), -(-len(missing) // PART_ROWS), "embedding", least=2):
+                rows = missing[start : start + PART_ROWS]
+                computed += self._write_part(number, data, rows, [contents[row] for row in rows], unreadable)
+                number += 1
+            self.reload()
+        return computed, unreadable
+
+    def read(self, data: Dataset) -> EmbeddedPool:
+        """Embeddings of a pool, computed where the table lacks them."""
+        contents = content_hashes(data)
+        computed, unreadable = self.fill(data, contents) if (self.positions(contents) < 0).any() else (0, {})
+        order = sorted(range(len(data)), key=data.uids.__getitem__)
+        position_N = self.positions([contents[row] for row in order])
+        bad_contents = {contents[row]: unreadable[data.uids[row]] for row in order if data.uids[row] in unreadable}
+        wrong = {
+            data.uids[row]: unreadable.get(data.uids[row], bad_contents.get(contents[row], ""))
+            for row, position in zip(order, position_N.tolist(), strict=True)
+            if position < 0 and (data.uids[row] in unreadable or contents[row] in bad_contents)
+        }
+        uids = tuple(data.uids[row] for row, position in zip(order, position_N.tolist(), strict=True) if position >= 0)
+        return EmbeddedPool(uids, self.vectors(position_N[position_N >= 0]), wrong, computed)
+
+    def _write_part(
+        self, number: int, data: Dataset, rows: Sequence[int], contents: Sequence[str], unreadable: dict[str, str]
+    ) -> int:
+        content_of = {data.uids[row]: content for row, content in zip(rows, contents, strict=True)}
+        uids: list[str] = []
+        vectors: list[Unit] = []
+        for block in image_blocks(self.model, data.select(rows)):  # type: ignore[attr-defined]  # every pool can be selected from
+            uids += [sample.uid for sample in block.samples]
+            vectors += [block.vectors_ND] if block.samples else []
+            unreadable |= {one.uid: one.reason for one in block.unreadable}
+        if not uids:
+            return 0
+        vector_ND = np.ascontiguousarray(np.concatenate(vectors), np.float32)
+        if not (self.folder / MARK).is_file():
+            facts = {"name": self.model.name, "fingerprint": self.model.fingerprint}
+            write_json(self.folder / MARK, {"format": FORMAT, "model": facts, "view": "image", "width": vector_ND.shape[1]})
+        write_part(self.folder, number, pa.table([uids, [content_of[uid] for uid in uids]], schema=ROWS), vector_ND)
+        return len(uids)
+
+    def _mapped(self, number: int, rows: int) -> Unit:
+        return mapped_vectors(self._path(number, "npy"), rows)
+
+    def _path(self, number: int, ending: str) -> Path:
+        return self.folder / f"part-{number:05d}.{ending}"
+
+
+class StoredEmbedder:
+    """Embedder that takes image embeddings from a table where it has the picture, and asks the model for the others.
+
+    Everything else is the model's own. Nothing is written: `EmbeddingTable.fill` does that.
+    """
+
+    def __init__(self, model: Any, folder: Path) -> None:
+        self._model, self._table = model, EmbeddingTable(folder, model)
+        self.name, self.fingerprint = model.name, model.fingerprint
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._model, name)
+
+    def embed_images(self, images: Sequence[ImageSource], *, batch_size: int = 64) -> Unit:
+        """Image embeddings, float32 [N, D]."""
+        position_N = self._table.positions([image_digest(image) for image in images])
+        there = position_N >= 0
+        if not there.any():
+            asked: Unit = self._model.embed_images(images, batch_size=batch_size)
+            return asked
+        vector_ND = self._table.vectors(np.where(there, position_N, position_N.max()))
+        if not there.all():
+            others = [image for image, stored in zip(images, there.tolist(), strict=True) if not stored]
+            vector_ND[~there] = self._model.embed_images(others, batch_size=batch_size)
+        return vector_ND
+
+    def embed_texts(self, texts: Sequence[str], *, batch_size: int = 256) -> Unit:
+        """Text embeddings of the model, float32 [N, D]."""
+        vector_ND: Unit = self._model.embed_texts(texts, batch_size=batch_size)
+        return vector_ND
+
+
+def part_numbers(folder: Path) -> list[int]:
+    """Numbers of the parts of a table, in order."""
+    return sorted(int(match[1]) for path in folder.glob("part-*.parquet") if (match := PART.fullmatch(path.name)))
+
+
+def mapped_vectors(path: Path, rows: int) -> Unit:
+    """Vectors of a part, float32 [rows, D], memory-mapped."""
+    try:
+        vector_ND = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError) as error:
+        raise DataError(f"cannot be read: {error}", file=path, expected="the part beside its Parquet file") from error
+    if vector_ND.ndim != 2 or len(vector_ND) != rows or vector_ND.dtype != np.float32:
+        raise DataError(f"is {vector_ND.dtype} {list(vector_ND.shape)}", file=path, expected=f"float32 [{rows}, D]")
+    mapped: Unit = vector_ND
+    return mapped
+
+
+def write_part(folder: Path, number: int, rows: pa.Table, vector_ND: Unit) -> None:
+    """Write a part: vectors first, then the rows that make it count."""
+    buffer = io.BytesIO()
+    np.save(buffer, vector_ND, allow_pickle=False)
+    write_atomic(folder / f"part-{number:05d}.npy", buffer.getvalue())
+    write_parquet(folder / f"part-{number:05d}.parquet", rows)
+
+
+def take_down_embeddings(folder: Path, uids: Iterable[str], hashes: Iterable[str] = ()) -> int:
+    """Remove the embeddings of samples and of pictures with these hashes from all tables of a folder; returns their number."""
+    removed = 0
+    for mark in sorted(folder.glob(f"*/{MARK}")):
+        with exclusive(mark.parent, ".filling", f"{mark.parent} is being filled"):
+            removed += sum(_rewritten_parts(mark.parent, set(uids), set(hashes)))
+    return removed
+
+
+def _rewritten_parts(folder: Path, uids: set[str], hashes: set[str]) -> Iterator[int]:
+    """Number of rows that left each part; the others stand in a new part before the old one goes."""
+    for number in part_numbers(folder):
+        path = folder / f"part-{number:05d}.parquet"
+        rows = read_parquet(path).select(ROWS.names)
+        gone = pc.or_(
+            pc.is_in(rows["uid"], value_set=pa.array(sorted(uids), pa.string())),
+            pc.is_in(rows["content"], value_set=pa.array(sorted(hashes), pa.string())),
+        ).to_numpy()
+        if not gone.any():
+            continue
+        if not gone.all():
+            fresh = max(part_numbers(folder)) + 1
+            write_part(folder, fresh, rows.filter(pa.array(~gone)), mapped_vectors(path.with_suffix(".npy"), len(rows))[~gone])
+        path.unlink()
+        path.with_suffix(".npy").unlink(missing_ok=True)
+        yield int(gone.sum())
+
+
+def _short(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _refuse_other(mark: Path, model: Embedder) -> None:
+    try:
+        facts = read_object(mark)
+    except ValueError as error:
+        raise DataError(str(error), file=mark, expected="what `diptych embed` wrote") from error
+    stored = facts.get("model")
+    if facts.get("format") != FORMAT or not isinstance(stored, dict) or stored.get("fingerprint") != model.fingerprint:
+        raise DataError(
+            f"has format {facts.get('format')!r:.20} and the model {stored!r:.80}",
+            file=mark,
+            expected=f"format {FORMAT}, {model.name}",
+        )

@@ -1,0 +1,1 @@
+"""Bridges that learn from preferences, and that answer behind their own descriptions."""

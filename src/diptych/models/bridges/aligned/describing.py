@@ -1,0 +1,90 @@
+"""A bridge that describes an image before it answers a question about it, with the description in the prompt (STIC, 2405.19716)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import torch
+
+from diptych.core.contracts import Generator
+from diptych.core.image import ImageSource
+from diptych.core.prompt import PromptLike
+from diptych.data.text.prompts.comprehension_prompts import DESCRIBE_FIRST, DESCRIPTION
+from diptych.models.bridges.writer import Asked, BridgeGenerator
+from diptych.models.io.folder import read_config
+from diptych.models.io.inference import parts
+
+
+def with_description(question: str, description: str) -> str:
+    """A question with the description of its image before it.
+
+    >>> with_description("How many?", "Two cups.")
+    'Image description:\\nTwo cups.\\n\\nHow many?'
+    """
+    return DESCRIPTION.replace("{question}", question).replace("{description}", description)
+
+
+class DescribingGenerator(BridgeGenerator):
+    """A `BridgeGenerator` that reads each question about an image behind its own description of it: two passes, also where candidates
+    are ranked and answers are streamed. Requests without an image and the request for a description stay as they are.
+
+    describes     what asks for the description; "" for answers at once
+    description_tokens  of a description at most; greedy decoding
+    """
+
+    kind: ClassVar[str] = "describing_bridge"
+    describes: str = DESCRIBE_FIRST
+    description_tokens: int = 1024
+
+    def _asked(self, images: Sequence[ImageSource | None], prompts: Sequence[PromptLike]) -> list[Asked]:
+        requests = super()._asked(images, prompts)
+        behind = [row for row, (shown, words) in enumerate(requests) if shown and words not in ("", self.describes, self.request)]
+        if not self.describes or not behind:
+            return requests
+        descriptions = self._describe([(requests[row][0], self.describes) for row in behind])
+        for row, description in zip(behind, descriptions, strict=True):
+            shown, words = requests[row]
+            requests[row] = shown, with_description(words, description)
+        return requests
+
+    @torch.no_grad()
+    def _describe(self, requests: Sequence[Asked], batch_size: int = 32) -> list[str]:
+        texts: list[str] = []
+        for rows in parts(requests, batch_size):
+            embed_BLD, layout = self._read(rows, self.description_tokens)
+            texts += self.bridge.language.write(
+                embed_BLD, layout, self.vocabulary, max_tokens=self.description_tokens, ends=self._ends
+            )
+        return [self._answer(text) for text in texts]
+
+    @property
+    def _settings(self) -> dict[str, Any]:
+        return {**super()._settings, "describes": self.describes, "description_tokens": self.description_tokens}
+
+    def save(self, folder: Path) -> None:
+        self.card = {**self.card, "describes": self.describes, "description_tokens": self.description_tokens}
+        super().save(folder)
+
+    @classmethod
+    def load(cls, folder: Path) -> Self:
+        made = super().load(folder)
+        card = read_config(folder, cls.kind)["card"]
+        made.describes, made.description_tokens = str(card["describes"]), int(card["description_tokens"])
+        return made
+
+
+def described_answers(
+    model: Generator,
+    images: Sequence[ImageSource],
+    questions: Sequence[str],
+    *,
+    describe: str = DESCRIBE_FIRST,
+    max_tokens: int = 64,
+    description_tokens: int = 1024,
+) -> list[str]:
+    """Answers of any model that writes about images: a description of each image first, then the question behind it."""
+    descriptions = model.generate(images, [describe] * len(images), max_tokens=description_tokens)
+    prompts = [with_description(question, text) for question, text in zip(questions, descriptions, strict=True)]
+    return model.generate(images, prompts, max_tokens=max_tokens)

@@ -1,0 +1,1 @@
+"""Text-to-image diffusion: networks, schedules, sampling, reference pictures; on diffusers."""

@@ -1,0 +1,95 @@
+"""A dual encoder whose patches lie in the joint space: maps of where a phrase fits (BioViL, 2204.09817).
+
+Letters: P patches a side, D width, H W pixels of the original image.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+from scipy import ndimage
+
+from diptych.core.contracts import Unit
+from diptych.core.errors import ConfigError
+from diptych.core.image import ImageSource
+from diptych.core.inputs import one_or_many
+from diptych.data.media.decode import decode
+from diptych.models.pairs.embedder import PairEmbedder
+
+SIGMA = 1.5
+"""Deviation of the filter over the map, in patches."""
+Interpolation = Literal["nearest", "bilinear"]
+
+
+class PhraseEmbedder(PairEmbedder):
+    """Embeds as a `PairEmbedder`, but texts lose the marks at their end (. ! ?), as CXR-BERT's prompts do; maps phrases."""
+
+    kind: ClassVar[str] = "phrase_encoder"
+
+    @one_or_many
+    def embed_texts(self, texts: Sequence[str], *, batch_size: int = 256) -> Unit:
+        return super().embed_texts([text.rstrip("!?.") for text in texts], batch_size=batch_size)
+
+    def embed_prompts(self, prompts: Sequence[str]) -> npt.NDArray[np.float32]:
+        """[D], unit-norm: the mean of the vectors of several wordings as they are, normalised then and not before."""
+        encoded = self.tokenizer.encode([text.rstrip("!?.") for text in prompts], self.text_length)
+        with self._ready() as device:
+            text_BL, mask_BL = self._fitted(torch.from_numpy(encoded.ids_BL), torch.from_numpy(encoded.mask_BL))
+            vector_D = self.model.text_vectors(text_BL.to(device), mask_BL.to(device)).mean(0)
+        return F.normalize(vector_D, dim=0).float().cpu().numpy()
+
+    def embed_earlier(self, image: ImageSource, earlier: ImageSource) -> npt.NDArray[np.float32]:
+        """[D], unit-norm: an image beside an earlier one of the same patient, by a tower that compares them (BioViL-T)."""
+        if "temporal_image" not in str(self.model.image_tower.spec):
+            raise ConfigError(f"'{self.name}' reads one image (expected BioViL-T's weights)")
+        both_BCHW = self.preprocess([decode(one, exact=True) for one in (image, earlier)])
+        with self._ready() as device:
+            pooled_1D = self.model.image_tower(both_BCHW[:1].to(device), both_BCHW[1:].to(device)).pooled_BD
+        return F.normalize(pooled_1D[0], dim=0).float().cpu().numpy()
+
+    def map_phrases(
+        self, image: ImageSource, phrases: Sequence[str], *, interpolation: Interpolation = "nearest", sigma: float = SIGMA
+    ) -> list[npt.NDArray[np.float32]]:
+        """[H, W] for each phrase: cosine of every patch with it, smoothed over patches, in the frame of the original image; NaN where
+        preprocessing cuts the image off."""
+        pixels_HWC = decode(image, exact=True)
+        with self._ready() as device:
+            tokens_PPD = self._patches(self.preprocess([pixels_HWC]).to(device))
+        text_ND = torch.from_numpy(self.embed_texts(list(phrases)))
+        cosine_NPP = torch.einsum("ijd,nd->nij", tokens_PPD, text_ND).numpy()
+        smooth = [
+            ndimage.gaussian_filter(cosine_PP, sigma=(sigma, sigma), order=0) if sigma else cosine_PP for cosine_PP in cosine_NPP
+        ]
+        return [self._in_frame(map_PP, pixels_HWC.shape[0], pixels_HWC.shape[1], interpolation) for map_PP in smooth]
+
+    def _patches(self, image_1CHW: Any) -> torch.Tensor:
+        tokens_PD = self.model.image_tower(image_1CHW).tokens_BPD[0]
+        side = round(len(tokens_PD) ** 0.5)
+        if side * side != len(tokens_PD) or tokens_PD.shape[1] != self.model.width:
+            raise ConfigError(
+                f"'{self.name}' has no patches in the joint space (expected a square of vectors, {self.model.width} wide)"
+            )
+        return F.normalize(tokens_PD.float(), dim=-1).unflatten(0, (side, side)).cpu()
+
+    def _in_frame(
+        self, map_PP: npt.NDArray[np.float32], height: int, width: int, interpolation: Interpolation
+    ) -> npt.NDArray[np.float32]:
+        how: dict[str, Any] = {"mode": interpolation, **({"align_corners": False} if interpolation == "bilinear" else {})}
+        map_11PP = torch.from_numpy(np.ascontiguousarray(map_PP))[None, None]
+        if self.preprocess.resize == "squash" and not self.preprocess.margin:
+            return F.interpolate(map_11PP, size=(height, width), **how)[0, 0].numpy()
+        if self.preprocess.resize != "crop":
+            raise ConfigError(
+                f"maps of images that are fitted by {self.preprocess.resize!r} are not placed (expected crop | squash)"
+            )
+        size = self.preprocess.size
+        side = int(size * min(height, width) / (size + self.preprocess.margin))
+        frame_HW = np.full((height, width), np.nan, np.float32)
+        top, left = (height - side) // 2, (width - side) // 2
+        frame_HW[top : top + side, left : left + side] = F.interpolate(map_11PP, size=(side, side), **how)[0, 0].numpy()
+        return frame_HW

@@ -1,0 +1,93 @@
+"""A language model as a policy over tokens, with a value model of its own.
+
+Letters: N rows, P tokens of a prompt, L tokens of an answer, V vocabulary, D width.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from typing import Any, Self
+
+import torch
+import transformers
+from torch import Tensor, nn
+
+from diptych.core.rows import Rows
+from diptych.models.bridges.language_model import LanguageModel
+
+
+@dataclass(frozen=True, slots=True)
+class ActionLogits:
+    """Logits of the next token at one place of each row, and the value of the state there."""
+
+    logit_NV: Rows[Tensor]
+    value_N: Rows[Tensor]
+
+
+class LanguagePolicy(nn.Module):
+    """A policy, and a second language model whose linear head without bias gives the value of a state (RL4LMs, 2210.01241).
+
+    Both begin as the same language model and share no weight. `dropout` False keeps both in evaluation mode throughout, so that
+    the ratio to the policy that acted is 1 before the first update.
+    """
+
+    def __init__(self, policy: LanguageModel, *, dropout: bool = False) -> None:
+        super().__init__()
+        self.policy, self.dropout = policy, dropout
+        self.value_model = value_model(policy)
+        self.value_head = nn.Linear(policy.width, 1, bias=False)
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> Self:
+        return super().train(mode and self.dropout)
+
+    def forward(self, prompt_NP: Tensor, there_NP: Tensor, answer_NL: Tensor, place_N: Tensor) -> ActionLogits:
+        """Logits of the next token at `place_N` of each answer, of which the tokens before are read, and the value of that state."""
+        row_N = torch.arange(len(place_N), device=place_N.device)
+        logit_NLV = answer_logits(self.policy, prompt_NP, there_NP, answer_NL)
+        return ActionLogits(logit_NLV[row_N, place_N], self.values(prompt_NP, there_NP, answer_NL)[row_N, place_N])
+
+    def values(self, prompt_NP: Tensor, there_NP: Tensor, answer_NL: Tensor) -> Tensor:
+        """[N, L]: values of the states before each token of the answers."""
+        given = model_inputs(self.policy, prompt_NP, there_NP, answer_NL)
+        hidden_NLD = self.value_model(**given).last_hidden_state[:, -answer_NL.shape[1] :]
+        value_NL: Tensor = self.value_head(hidden_NLD)[..., 0]
+        return value_NL
+
+
+def value_model(policy: LanguageModel) -> Any:
+    """A copy of the language model without its word head."""
+    if not policy.reads_and_writes:
+        return copy.deepcopy(policy.inner.base_model)
+    made = transformers.AutoModel.from_config(policy.inner.config)
+    made.load_state_dict({name: value for name, value in policy.inner.state_dict().items() if name in made.state_dict()})
+    return made
+
+
+def model_inputs(model: LanguageModel, prompt_NP: Tensor, there_NP: Tensor, answer_NL: Tensor) -> dict[str, Any]:
+    """Arguments of transformers by which the last L states are those before each token of the answers.
+
+    A decoder reads prompt and answer, an encoder-decoder its start mark and the answer; the last token of an answer is read by neither.
+    Prompts are padded on the left, answers on the right: what follows a token changes nothing before it.
+    """
+    if model.reads_and_writes:
+        start = int(model.inner.config.decoder_start_token_id)
+        decoder_NL = torch.cat([torch.full_like(answer_NL[:, :1], start), answer_NL[:, :-1]], 1)
+        return {"input_ids": prompt_NP, "attention_mask": there_NP.long(), "decoder_input_ids": decoder_NL, "use_cache": False}
+    ids_NS = torch.cat([prompt_NP, answer_NL[:, :-1]], 1)
+    there_NS = torch.cat([there_NP, torch.ones_like(answer_NL[:, :-1], dtype=torch.bool)], 1)
+    given: dict[str, Any] = {"input_ids": ids_NS, "attention_mask": there_NS.long(), "use_cache": False}
+    if model._takes_positions:
+        given["position_ids"] = (there_NS.long().cumsum(1) - 1).clamp_min(0)
+    return given
+
+
+def answer_logits(model: LanguageModel, prompt_NP: Tensor, there_NP: Tensor, answer_NL: Tensor) -> Tensor:
+    """[N, L, V]: logits for each token of the answers, given the prompt and the tokens before it."""
+    given = model_inputs(model, prompt_NP, there_NP, answer_NL)
+    length = answer_NL.shape[1]
+    if model._takes_columns and not model.reads_and_writes:
+        given["logits_to_keep"] = length
+    logit_NLV: Tensor = model.inner(**given).logits[:, -length:]
+    return logit_NLV

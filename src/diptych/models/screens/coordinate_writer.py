@@ -1,0 +1,88 @@
+"""Pixels to a sequence: a decoder reads an instruction and the patches of a picture, and writes a box as four coordinate tokens.
+
+Letters: B batch, P patches, L words of an instruction, D width, K bins, T = 4 coordinates.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from diptych.models.io.inference import evaluating
+from diptych.models.towers.outputs import Tower
+
+
+class CoordinateWriter(nn.Module):
+    """An image tower, and a transformer decoder over instruction and coordinates that looks at the patches in every layer.
+
+    Patches get positions of the decoder's own, since towers of convolutions give none. Behind the instruction nothing but coordinates can
+    be written, so that the head has the bins alone.
+
+    size  pixels of a side, from which the number of patches follows
+    """
+
+    def __init__(
+        self,
+        image_tower: Tower,
+        *,
+        size: int,
+        words: int,
+        length: int,
+        bins: int,
+        width: int = 128,
+        layers: int = 2,
+        heads: int = 4,
+    ) -> None:
+        super().__init__()
+        self.image_tower, self.bins, self.length = image_tower, bins, length
+        with torch.no_grad(), evaluating(image_tower):
+            patches = image_tower(torch.zeros(1, 3, size, size)).tokens_BPD.shape[1]
+        self.place_1PD = nn.Parameter(torch.randn(1, patches, width) * 0.02)
+        self.project = nn.Linear(image_tower.token_width, width)
+        self.word_table, self.coordinate_table = nn.Embedding(words, width), nn.Embedding(bins, width)
+        self.begin_11D = nn.Parameter(torch.randn(1, 1, width) * 0.02)
+        self.position_1SD = nn.Parameter(torch.randn(1, length + 4, width) * 0.02)
+        layer = nn.TransformerDecoderLayer(
+            width, heads, 4 * width, dropout=0.0, batch_first=True, norm_first=True, activation="gelu"
+        )
+        self.decoder = nn.TransformerDecoder(layer, layers, norm=nn.LayerNorm(width))
+        self.head = nn.Linear(width, bins)
+
+    def patches(self, image_BCHW: Tensor) -> Tensor:
+        """[B, P, D]: what the decoder looks at."""
+        projected_BPD: Tensor = self.project(self.image_tower(image_BCHW).tokens_BPD) + self.place_1PD
+        return projected_BPD
+
+    def logits(self, patch_BPD: Tensor, word_BL: Tensor, mask_BL: Tensor, coordinate_BT: Tensor) -> Tensor:
+        """[B, T + 1, K]: logits of each coordinate behind those given, of which there may be none."""
+        batch, given = coordinate_BT.shape
+        row_BSD = torch.cat(
+            [self.word_table(word_BL), self.begin_11D.expand(batch, -1, -1), self.coordinate_table(coordinate_BT)], 1
+        )
+        length = row_BSD.shape[1]
+        hidden_SS = torch.ones(length, length, dtype=torch.bool, device=row_BSD.device).triu(1)
+        padded_BS = torch.cat([~mask_BL, torch.zeros(batch, given + 1, dtype=torch.bool, device=row_BSD.device)], 1)
+        read_BSD = self.decoder(
+            row_BSD + self.position_1SD[:, :length], patch_BPD, tgt_mask=hidden_SS, tgt_key_padding_mask=padded_BS
+        )
+        logit_BTK: Tensor = self.head(read_BSD[:, self.length :])
+        return logit_BTK
+
+    def forward(self, image_BCHW: Tensor, word_BL: Tensor, mask_BL: Tensor, coordinate_BRT: Tensor) -> Tensor:
+        """[B, R, 4, K]: logits of each coordinate of R boxes to a picture, given those before it."""
+        count = coordinate_BRT.shape[1]
+        patch_MPD, word_ML, mask_ML = (one.repeat_interleave(count, 0) for one in (self.patches(image_BCHW), word_BL, mask_BL))
+        logit_MTK = self.logits(patch_MPD, word_ML, mask_ML, coordinate_BRT.flatten(0, 1)[:, :3])
+        return logit_MTK.unflatten(0, (-1, count))
+
+    @torch.no_grad()
+    def write(self, image_BCHW: Tensor, word_BL: Tensor, mask_BL: Tensor, choose: Callable[[Tensor], Tensor]) -> Tensor:
+        """[B, 4]: bins that `choose` takes of the logits [B, K] of each coordinate."""
+        patch_BPD = self.patches(image_BCHW)
+        bin_BT = word_BL[:, :0]
+        for _ in range(4):
+            chosen_B = choose(self.logits(patch_BPD, word_BL, mask_BL, bin_BT)[:, -1])
+            bin_BT = torch.cat([bin_BT, chosen_B[:, None]], 1)
+        return bin_BT

@@ -1,0 +1,1 @@
+"""Losses of pairs of answers of which one is preferred."""

@@ -1,0 +1,1 @@
+"""Losses between rooms and what is seen or written of them."""

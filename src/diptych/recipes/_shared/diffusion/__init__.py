@@ -1,0 +1,1 @@
+"""Shared by recipes of diffusion models."""

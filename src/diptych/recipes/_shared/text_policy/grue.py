@@ -1,0 +1,98 @@
+"""The tasks of GRUE (Ramamurthy et al., 2022, 2210.01241) as data: prompts, rewards, metrics and settings as released.
+
+Their texts come with no package: IMDB, CommonGen, CNN/DailyMail, ToTTo, IWSLT 2017, NarrativeQA and DailyDialog are read from the user's
+own files, prompts in the extra "prompt". Rewards that are learned models of others (IMDB's sentiment, DailyDialog's intents) have none
+here, and take the folder of a classifier.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from diptych.core.errors import UnknownName
+from diptych.data.text.prompts.generation_prompts import PromptForm
+from diptych.models.policy.prompt_rows import Truncate
+
+
+@dataclass(frozen=True, slots=True)
+class GrueTask:
+    """One task of GRUE, with the settings of its NLPO run.
+
+    base        the published language model
+    prompts     where a prompt comes from, with `prefix` before and `suffix` behind it
+    reward      by name (`tasks._scoring.rewards.text_rewards`); "classifier" needs `Rewarding.classifier`
+    metrics     rewards that the evaluation reports
+    prompt_length, truncate  tokens of a prompt, and which end of a longer one is cut
+    max_tokens, min_tokens, top_k  of the answers that are sampled; top_k 0 takes all
+    transitions tokens of a rollout: steps of an environment, of which ten run side by side
+    lr, steps   learning rate and rollouts
+    kl, target  coefficient of the KL penalty, and the KL that it follows
+    top_p, refresh  mass of the mask, and rollouts between two copies of the policy
+    entropy, value_weight, lam  weights of entropy and value, and lambda of the advantages
+    """
+
+    base: str
+    prompts: PromptForm
+    reward: str
+    metrics: tuple[str, ...]
+    prompt_length: int
+    max_tokens: int
+    kl: float
+    target: float | None
+    lr: float
+    steps: int
+    refresh: int
+    prefix: str = ""
+    suffix: str = ""
+    truncate: Truncate = "left"
+    min_tokens: int = 0
+    top_k: int = 50
+    transitions: int = 1280
+    top_p: float = 0.9
+    entropy: float = 0.0
+    value_weight: float = 0.5
+    lam: float = 0.95
+
+
+OVERLAP = ("meteor", "rouge1", "rouge2", "rougeL", "bleu")
+TASKS: dict[str, GrueTask] = {
+    "imdb": GrueTask(
+        "gpt2-imdb", "opening", "classifier", (), 64, 48, 0.1, 0.1, 1e-6, 50, 5, min_tokens=48
+    ),
+    "commongen": GrueTask(
+        "t5-base", "extra", "meteor+commongen_penalty", OVERLAP, 15, 20, 1e-3, 2.0, 2e-6, 100, 20,
+        prefix="generate a sentence with: ", suffix=".", min_tokens=10,
+    ),
+    "cnn_daily_mail": GrueTask(
+        "t5-base", "extra", "meteor", OVERLAP, 512, 100, 1e-3, 0.2, 2e-6, 100, 20,
+        prefix="Summarize: ", truncate="right", min_tokens=50, top_k=100, transitions=5120,
+    ),
+    "totto": GrueTask(
+        "t5-base", "extra", "meteor", ("meteor", "rouge1:best", "rouge2:best", "rougeL:best", "sacrebleu"), 512, 50, 1e-3, 2.0, 2e-6,
+        100, 20, min_tokens=10, top_k=0, transitions=2560,
+    ),
+    "iwslt2017": GrueTask(
+        "t5-base", "extra", "ter", (*OVERLAP, "sacrebleu:intl", "ter", "chrf"), 128, 128, 1e-3, 0.2, 1e-6, 50, 20,
+        prefix="translate English to German: ", truncate="right", top_k=10, transitions=5120, top_p=0.5,
+    ),
+    "narrative_qa": GrueTask(
+        "t5-base", "extra", "rouge_l_max", (*OVERLAP, "rouge_l_max"), 512, 50, 1e-3, 1.0, 2e-6, 100, 20,
+        truncate="right", transitions=2560,
+    ),
+    "daily_dialog": GrueTask(
+        "gpt2", "extra", "classifier", (*OVERLAP, "sacrebleu"), 128, 20, 0.2, 0.5, 1e-6, 100, 20, min_tokens=2, top_k=20
+    ),
+    "increasing_numbers": GrueTask(
+        "gpt2", "nothing", "increasing_numbers:20", ("increasing_numbers:20",), 5, 20, 0.02, 2.0, 1e-5, 200, 100,
+        min_tokens=20, top_k=0, value_weight=0.1, lam=0.9,
+    ),
+    "dates": GrueTask("gpt2", "nothing", "dates", ("dates",), 5, 30, 0.02, 2.0, 1e-5, 100, 100, top_k=0, entropy=1e-3),
+}  # fmt: skip
+"""By name. top_k is 50 where a configuration names none: the default of the generation code that the release runs."""
+
+
+def grue_task(name: str) -> GrueTask:
+    """The task of that name."""
+    if name not in TASKS:
+        raise UnknownName("task of GRUE", name, TASKS)
+    return TASKS[name]

@@ -1,0 +1,96 @@
+"""Shared by recipes that write text behind prompts: rows of prompts, references, and what is deployed.
+
+Letters: B batch, P tokens of a prompt, L tokens of an answer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+from torch import Tensor
+
+from diptych.core.contracts import Draws
+from diptych.core.errors import ConfigError, DataError
+from diptych.core.rows import Rows
+from diptych.core.sample import Sample
+from diptych.data.load.batch import TensorBatch
+from diptych.data.text.prompts.generation_prompts import PromptForm, prompt_and_references
+from diptych.models.bridges.language_model import LanguageModel
+from diptych.models.policy.prompt_rows import Truncate, prompt_rows
+from diptych.models.policy.text_generator import TextGenerator
+from diptych.recipes._shared.language.language_model_recipe import LanguageModelRecipe
+from diptych.recipes._shared.pairs import B, F, M
+
+
+@dataclass(frozen=True)
+class PromptBatch(TensorBatch):
+    """Prompts, padded on the left, as ids and as text, and the references of each."""
+
+    prompt_BP: Rows[Tensor]
+    there_BP: Rows[Tensor]
+    prompts: Rows[tuple[str, ...]]
+    references: Rows[tuple[tuple[str, ...], ...]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PromptedTextRecipe(LanguageModelRecipe[M, B, F]):
+    """A recipe of a language model that writes behind prompts.
+
+    prompts        where a prompt comes from: the extra "prompt", the "concepts" of the first text, its "opening", "nothing"
+    prefix, suffix stand before and behind a prompt
+    prompt_length  tokens of a prompt, marks among them; of a longer one the `truncate` end is cut off
+    truncate       "left" or "right"
+    max_tokens     of an answer, the end mark counted
+    """
+
+    needs: ClassVar[tuple[str, ...]] = ("texts",)
+
+    prompts: PromptForm = "concepts"
+    prefix: str = ""
+    suffix: str = ""
+    prompt_length: int = 64
+    truncate: Truncate = "left"
+    max_tokens: int = 48
+
+    def __post_init__(self) -> None:
+        if self.prompt_length < 1 or self.max_tokens < 1:
+            raise ConfigError(f"prompt_length is {self.prompt_length}, max_tokens {self.max_tokens} (expected 1 or more)")
+
+    @property
+    def decode_size(self) -> int | None:
+        return None
+
+    def load(self, sample: Sample, rng: np.random.Generator) -> Mapping[str, Any]:
+        return {}
+
+    def prompt_batch(self, draws: Draws) -> PromptBatch:
+        """Prompts and references of drawn samples."""
+        pairs = [prompt_and_references(draw.sample, self.prompts, language=self.language) for draw in draws]
+        texts = tuple(f"{self.prefix}{prompt}{self.suffix}" for prompt, _ in pairs)
+        prompt_BP, there_BP = prompt_rows(texts, self.words(), length=self.prompt_length, truncate=self.truncate)
+        return PromptBatch(prompt_BP, there_BP, texts, tuple(references for _, references in pairs))
+
+    def referred(self, draws: Draws) -> None:
+        """Raises DataError for a sample without a reference."""
+        for draw in draws:
+            if not prompt_and_references(draw.sample, self.prompts, language=self.language)[1]:
+                raise DataError(f"sample '{draw.sample.uid}' has no reference", field="texts", expected="a text to learn from")
+
+    def language_policy(self) -> LanguageModel:
+        """The language model that is tuned."""
+        return LanguageModel.from_folder(self.language_path)
+
+    def generator(self, model: LanguageModel) -> TextGenerator:
+        """The tuned model ready for use."""
+        return TextGenerator(
+            model,
+            self.words(),
+            self.slug,
+            prefix=self.prefix,
+            suffix=self.suffix,
+            length=self.prompt_length,
+            truncate=self.truncate,
+        )

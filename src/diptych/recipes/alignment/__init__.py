@@ -1,0 +1,1 @@
+"""Recipes that align a model with preferences or rewards."""

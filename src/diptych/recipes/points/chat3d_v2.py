@@ -1,0 +1,321 @@
+"""Chat-3D v2: a language model refers to the things of a room by identifiers that stand before their tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Literal, Self
+
+import numpy as np
+import torch
+from tokenizers import AddedToken
+from torch import Tensor
+
+from diptych.core.contracts import Draws, Optimiser, Rule, Stage
+from diptych.core.errors import ConfigError, DataError
+from diptych.core.rows import Rows
+from diptych.core.sample import Sample
+from diptych.data.load.batch import TensorBatch
+from diptych.data.points.proposals import ProposalReading, padded
+from diptych.data.points.room_chat_prompts import CHAT_TASKS, ChatPrompt, ChatTask, draw_request
+from diptych.data.points.room_language import room_descriptions, room_objects, room_questions
+from diptych.data.points.room_things import read_things
+from diptych.data.text.object_identifiers import IdentifierAssignment, IdentifierOrder, identifier
+from diptych.data.text.prompts.layout import Layout, lay_out
+from diptych.data.text.tokenize import Tokenizer
+from diptych.models.bridges.language_model import LanguageModel, LanguageVocabulary
+from diptych.models.points.object_tokens import ObjectTokenSettings
+from diptych.models.points.room_chat import RoomChat, RoomChatFeatures, Trained
+from diptych.models.points.room_chat_model import RoomChatModel
+from diptych.recipes._shared.language.language_model_recipe import LanguageModelRecipe
+
+READING, TOKENS, PROMPT = ProposalReading(most=100, jitter=0.0), ObjectTokenSettings(), ChatPrompt()
+CAPTIONS = 4
+"""Captions of a thing whose mean embedding its token is aligned with, at most."""
+
+
+@dataclass(frozen=True)
+class RoomChatBatch(TensorBatch):
+    """Things of rooms, the order in which they are read, and rows of words; or captions of things."""
+
+    feature: Rows[Tensor]
+    box_BM6: Rows[Tensor]
+    colour_BM3: Rows[Tensor]
+    open_BM: Rows[Tensor]
+    sequence_BM: Rows[Tensor]
+    id_BL: Rows[Tensor] | None = None
+    slot_BL: Rows[Tensor] | None = None
+    mask_BL: Rows[Tensor] | None = None
+    answer_BL: Rows[Tensor] | None = None
+    caption_BMCL: Rows[Tensor] | None = None
+    caption_mask_BMCL: Rows[Tensor] | None = None
+
+    @property
+    def layout(self) -> Layout | None:
+        """The rows; None where captions are aligned."""
+        if self.id_BL is None or self.slot_BL is None or self.mask_BL is None or self.answer_BL is None:
+            return None
+        return Layout(self.id_BL, self.slot_BL, self.mask_BL, self.answer_BL)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Chat3Dv2(LanguageModelRecipe[RoomChat, RoomChatBatch, RoomChatFeatures]):
+    """Chat-3D v2: Bridging 3D Scene and Large Language Models with Object Identifiers (Huang et al., 2023, arXiv 2312.08168).
+
+    Every thing of a room is an identifier, an attribute token of its features, size and colour, and a relation token of what a layer of
+    attention over the room adds. The language model reads them before a request and answers with words and identifiers, so that one
+    answer may mean none, one or several things. Three stages: attribute tokens are aligned with the mean embedding of a thing's captions;
+    the model names things and describes them; tasks are tuned on. The language model is frozen, as in the paper.
+
+    The releases differ: v2.0 writes "obj01" in order; v2.1 has tokens "<OBJ001>" in a drawn order (`order` "shuffled"), Chat-Scene the
+    identifiers in order and things drawn behind them ("ascending"), both with plain projections of features of norm 1 (`kind`) and tuned
+    language models (`trained`; adapters by `--lora`). An identifier that nothing has is a failure here, and no thing at random.
+
+    Features are the extra `object_features` of a sample (published: Uni3D's, 1,024 numbers), or learned from points (`points`). Colours are
+    means over the points of a thing, where the release takes the mean of a mixture. Requests are in words of ours. Not verified: how
+    long each stage is (`object_share`, `scene_share`).
+
+    stage        "objects", "scenes" or "instructions"; a run goes through all three, unless their shares are 0
+    object_share, scene_share  of the steps that the first two stages take
+    tasks        of the last stage, of "grounding", "captions", "questions" and "objects" (its class)
+    order        of identifiers, see `IdentifierOrder`
+    trained      "tokens": the language model is frozen; "all": it is tuned
+    points       features are learned from the points of a thing
+    relation_rate  learning rate of the relation layer as a share of `lr`
+    text_length  tokens of a row
+    max_tokens   of an answer
+    medium       name of the cloud among a sample's media
+    reading      of things: `ProposalReading`, whose fields are options of their own
+    tokens       of a thing: `ObjectTokenSettings`, whose fields are options of their own
+    prompt       words around things and request: `ChatPrompt`, whose fields are options of their own
+    """
+
+    slug = "chat3d_v2"
+    needs: ClassVar[tuple[str, ...]] = ("cloud", "objects", "descriptions")
+    cacheable: ClassVar[bool] = False  # batch norms, where features are learned
+
+    stage: Literal["objects", "scenes", "instructions"] = "instructions"
+    object_share: float = 0.2
+    scene_share: float = 0.3
+    tasks: tuple[ChatTask, ...] = CHAT_TASKS
+    order: IdentifierOrder = "plain"
+    trained: Trained = "tokens"
+    points: bool = False
+    relation_rate: float = 2e-3
+    text_length: int = 1024
+    max_tokens: int = 64
+    medium: str = "cloud"
+    reading: ProposalReading = READING
+    tokens: ObjectTokenSettings = TOKENS
+    prompt: ChatPrompt = PROMPT
+
+    batch_size: int = 32
+    epochs: float = 3.0
+    lr: float = 5e-3
+    warmup: float = 0.02
+    weight_decay: float = 0.02
+    clip_norm: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.stage not in ("objects", "scenes", "instructions") or not set(self.tasks) <= set(CHAT_TASKS) or not self.tasks:
+            raise ConfigError(
+                f"stage {self.stage!r}, tasks {list(self.tasks)} (expected objects | scenes | instructions, and some of "
+                f"{', '.join(CHAT_TASKS)})"
+            )
+        if min(self.object_share, self.scene_share) < 0 or self.object_share + self.scene_share >= 1:
+            raise ConfigError(
+                f"object_share {self.object_share}, scene_share {self.scene_share} (expected shares that leave some for the last stage)"
+            )
+        if self.prompt.form == "tokens" and self.trained == "tokens" and self.tokens.kind == "attributes":
+            raise ConfigError(
+                "tokens of identifiers are new to a frozen language model (expected form 'words', or trained 'all')"
+            )
+
+    @property
+    def measured_by(self) -> str:
+        return "room_grounding"
+
+    @property
+    def decode_size(self) -> int | None:
+        """No picture is read."""
+        return None
+
+    def tokenizer(self) -> Tokenizer:
+        """The language model's, with the identifiers as tokens where they are such."""
+        own = super().words().tokenizer
+        if self.prompt.form == "words":
+            return own
+        changed = Tokenizer.from_spec(own.to_json())
+        new = (identifier(number, "tokens") for number in range(self.reading.most))
+        changed.inner.add_tokens([AddedToken(word, normalized=False) for word in new])
+        return changed
+
+    def words(self) -> LanguageVocabulary:
+        return LanguageVocabulary(self.tokenizer(), start=self.start)
+
+    def load(self, sample: Sample, rng: np.random.Generator) -> Mapping[str, Any]:
+        things, most = read_things(sample, self.reading, self.medium, rng), self.reading.most
+        count = len(things.box_M6)
+        if not count:
+            raise DataError(f"sample '{sample.uid}' has no things", field="objects", expected="one or more")
+        given = things.point_MKF if self.points else things.feature_MF
+        if not self.points and given.shape[1] != self.tokens.feature_width:
+            raise DataError(
+                f"sample '{sample.uid}' has {given.shape[1]} features of a thing",
+                field="object_features",
+                expected=f"{self.tokens.feature_width} of each, or points",
+            )
+        assignment = IdentifierAssignment.draw(count, self.order, rng)
+        sequence = np.concatenate([assignment.sequence, np.arange(count, most)]).astype(np.int64)
+        return {
+            "feature": padded(given, most),
+            "box": padded(things.placed_M6, most),
+            "colour": padded(things.colour_M3, most),
+            "open": np.arange(most) < count,
+            "sequence": sequence,
+            "assignment": assignment,
+        }
+
+    def batch(self, draws: Draws) -> RoomChatBatch:
+        def stacked(name: str) -> Tensor:
+            return torch.from_numpy(np.stack([draw.media[name] for draw in draws]))
+
+        things = RoomChatBatch(*(stacked(name) for name in ("feature", "box", "colour", "open", "sequence")))
+        if self.stage == "objects":
+            caption_BMCL, mask_BMCL = self._captions(draws)
+            return replace(things, caption_BMCL=caption_BMCL, caption_mask_BMCL=mask_BMCL)
+        tasks: Sequence[ChatTask] = self.tasks if self.stage == "instructions" else ("objects", "captions")
+        rows = []
+        for draw in draws:
+            sample, assignment = draw.sample, draw.media["assignment"]
+            objects = room_objects(sample)[: len(assignment.number_of)]
+            ids = {thing.id for thing in objects}
+            described = [one for one in room_descriptions(sample) if set(one.object_ids) <= ids]
+            asked, answer = draw_request(tasks, objects, described, self._questions(sample), assignment, self.prompt, draw.rng)
+            rows.append(self.prompt.pieces(assignment, asked, answer, tokens=self.tokens.count))
+        laid = lay_out(rows, self.words(), length=self.text_length, names=[draw.sample.uid for draw in draws])
+        return replace(things, id_BL=laid.id_BL, slot_BL=laid.slot_BL, mask_BL=laid.mask_BL, answer_BL=laid.answer_BL)
+
+    def _questions(self, sample: Sample) -> list[tuple[str, tuple[str, ...]]]:
+        return room_questions(sample) if "questions" in self.tasks and "questions" in sample.extras else []
+
+    def _captions(self, draws: Draws) -> tuple[Tensor, Tensor]:
+        """Captions of each thing, else its class, as token rows without marks."""
+        words, most = self.words(), self.reading.most
+        length = min(32, self.text_length)
+        id_BMCL = np.zeros((len(draws), most, CAPTIONS, length), np.int64)
+        mask_BMCL = np.zeros(id_BMCL.shape, bool)
+        for row, draw in enumerate(draws):
+            described = room_descriptions(draw.sample)
+            for index, thing in enumerate(room_objects(draw.sample)[:most]):
+                own = [one.text for one in described if one.object_ids == (thing.id,)] or [thing.label]
+                for number, text in enumerate(own[:CAPTIONS]):
+                    ids = words.pieces(text)[:length]
+                    id_BMCL[row, index, number, : len(ids)], mask_BMCL[row, index, number, : len(ids)] = ids, True
+        return torch.from_numpy(id_BMCL), torch.from_numpy(mask_BMCL)
+
+    def model(self) -> RoomChat:
+        language = LanguageModel.from_folder(self.language_path)
+        if self.prompt.form == "tokens":
+            language.inner.resize_token_embeddings(self.tokenizer().vocab_size, mean_resizing=False)
+            language = LanguageModel.adopted(language.inner)
+        return RoomChat(language, self.tokens, trained=self.trained, points=self.points)
+
+    def features(self, model: RoomChat, batch: RoomChatBatch) -> RoomChatFeatures:
+        features: RoomChatFeatures = model(
+            batch.feature,
+            batch.box_BM6,
+            batch.colour_BM3,
+            batch.open_BM,
+            batch.sequence_BM,
+            batch.layout,
+            batch.caption_BMCL,
+            batch.caption_mask_BMCL,
+        )
+        return features
+
+    def losses(self, features: RoomChatFeatures, batch: RoomChatBatch) -> dict[str, Tensor]:
+        if features.cosine_BM is not None and features.there_BM is not None:
+            there_BM = features.there_BM & batch.open_BM
+            distance_BM = (1 - features.cosine_BM).masked_fill(~there_BM, 0)
+            return {"objects": distance_BM.sum() / there_BM.sum().clamp_min(1)}
+        assert features.nll_B is not None
+        assert features.count_B is not None
+        return {"answer": features.nll_B.sum() / features.count_B.sum().clamp_min(1)}
+
+    def metrics(self, features: RoomChatFeatures, batch: RoomChatBatch) -> dict[str, Tensor]:
+        if features.hit_B is None or features.count_B is None:
+            return {}
+        return {"token_accuracy": (features.hit_B.sum() / features.count_B.sum().clamp_min(1)).detach()}
+
+    def optimiser(self) -> Optimiser:
+        chosen = super().optimiser()
+        still = Rule(r"^tokens\.(relate|centre)\.", lr_scale=0.0 if self.stage == "objects" else self.relation_rate)
+        return replace(chosen, betas=(0.9, 0.999), rules=(still, *chosen.rules))
+
+    def stages(self) -> Sequence[Stage]:
+        """Alignment of tokens with captions, naming and describing, instructions."""
+        shares = (("objects", self.object_share), ("scenes", self.scene_share))
+        early: list[tuple[Literal["objects", "scenes"], float]] = [(name, share) for name, share in shares if share]  # type: ignore[misc]
+        if self.stage != "instructions" or not early:
+            return ()
+        last = 1 - sum(share for _, share in early)
+        made = [Stage(name, replace(self, stage=name), share) for name, share in early]
+        return (*made, Stage("instructions", replace(self, object_share=0.0, scene_share=0.0), last))
+
+    def deploy(self, model: RoomChat) -> RoomChatModel:
+        reading = replace(self.reading, jitter=0.0)
+        return RoomChatModel(
+            model,
+            self.prompt,
+            reading,
+            self.tokenizer(),
+            self.text_length,
+            self.slug,
+            medium=self.medium,
+            max_tokens=self.max_tokens,
+        )
+
+    @classmethod
+    def tiny(cls) -> Self:
+        """A small language model that is tuned, tokens of identifiers in a drawn order, and features learned from points: minutes."""
+        return cls(
+            language_model="small",
+            small_steps=300,
+            pieces=400,
+            order="ascending",
+            trained="all",
+            points=True,
+            relation_rate=1.0,
+            text_length=160,
+            max_tokens=24,
+            reading=ProposalReading(most=10, inside=32, jitter=0.05),
+            tokens=ObjectTokenSettings(
+                feature_width=48, attribute_width=24, token_norm=0.0, relation_norm=0.0, token_dropout=0.0
+            ),
+            prompt=ChatPrompt(form="tokens"),
+            batch_size=16,
+            steps=400,
+            lr=2e-3,
+            warmup=20.0,
+        )
+
+    @classmethod
+    def paper(cls) -> Self:
+        """v2.0: a frozen language model, "obj01" in order, tokens of norms 200 and 50, the stages one after another."""
+        return cls()
+
+    @classmethod
+    def chat_scene(cls) -> Self:
+        """Chat-Scene and v2.1: tokens of identifiers, plain projections of given features, a tuned language model, one stage."""
+        return cls(
+            order="ascending",
+            trained="all",
+            object_share=0.0,
+            scene_share=0.0,
+            tokens=ObjectTokenSettings(kind="projection", relation=False),
+            prompt=ChatPrompt(form="tokens"),
+            lr=5e-6,
+        )
+
+    presets: ClassVar[tuple[str, ...]] = ("tiny", "paper", "chat_scene")

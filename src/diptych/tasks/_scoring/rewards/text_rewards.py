@@ -1,0 +1,229 @@
+"""Rewards of generated text by name: overlap with references, rules about the text, and controls.
+
+Rewards of GRUE (Ramamurthy et al., 2022, 2210.01241). Words are those of the COCO evaluation code (`words_of`) where a metric needs words
+and brings no tokeniser of its own.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from typing import Any
+
+from diptych.core.errors import ConfigError, MissingExtra, UnknownName
+from diptych.tasks._scoring.captions.metrics import bleu_counts, cider_d, rouge_l, words_of
+from diptych.tasks._scoring.rewards.meteor import meteor
+from diptych.tasks._scoring.rewards.naturalness import repetition
+from diptych.tasks._scoring.rewards.reward import Reward
+
+Texts = Sequence[str]
+References = Sequence[Sequence[str]]
+COMMONGEN_PREFIX = "generate a sentence with: "
+DATE = re.compile(r"\d{4}-\d{2}-\d{2}")
+
+
+def text_reward(name: str) -> Reward:
+    """A reward by name, several joined by "+" added up: "meteor+commongen_penalty". "-NAME" is its negative.
+
+    >>> text_reward("increasing_numbers:20")([""], ["1 2 3 2 x"], [[]])
+    [0.3]
+    """
+    parts = [_one(part.strip()) for part in name.split("+")]
+
+    def added(prompts: Texts, answers: Texts, references: References) -> list[float]:
+        columns = [part(prompts, answers, references) for part in parts]
+        return [float(sum(row)) for row in zip(*columns, strict=True)]
+
+    return added
+
+
+def _one(name: str) -> Reward:
+    sign = -1.0 if name.startswith("-") else 1.0
+    key, _, argument = name.removeprefix("-").partition(":")
+    if key not in REWARDS:
+        raise UnknownName("reward", key, REWARDS)
+    reward = REWARDS[key](argument)
+    if sign > 0:
+        return reward
+    return lambda prompts, answers, references: [-float(score) for score in reward(prompts, answers, references)]
+
+
+# ---------------------------------------------------------------- overlap with references
+
+
+@lru_cache(maxsize=4)
+def _rouge_scorer() -> Any:
+    try:
+        from rouge_score.rouge_scorer import RougeScorer
+    except ImportError:
+        raise MissingExtra("rouge-score", "rl", needed_for="ROUGE as a reward") from None
+    return RougeScorer(["rouge1", "rouge2", "rougeL"], use_stemmer=True)
+
+
+def _rouge(kinds: Sequence[str], argument: str) -> Reward:
+    """Mean F of the kinds against the first reference; argument "best": against the best of all references."""
+    scorer, best = _rouge_scorer(), _argument("rouge", argument, ("", "best")) == "best"
+
+    def score(answer: str, reference: str) -> float:
+        scores = scorer.score(reference, answer)
+        return float(sum(scores[kind].fmeasure for kind in kinds) / len(kinds))
+
+    def reward(prompts: Texts, answers: Texts, references: References) -> list[float]:
+        chosen = [some if best else some[:1] for some in _referred("rouge", references)]
+        return [max(score(answer, one) for one in some) for answer, some in zip(answers, chosen, strict=True)]
+
+    return reward
+
+
+def _rouge_l_max(argument: str) -> Reward:
+    """ROUGE-L's F, recall 1.2 times as heavy, of stems, at most 100 words an answer: the best over the references (NarrativeQA)."""
+    from diptych.tasks._scoring.captions.stemming import stem
+
+    def words(text: str) -> list[str]:
+        return [stem(word) for word in words_of(" ".join(text.split()[:100]))]
+
+    def reward(prompts: Texts, answers: Texts, references: References) -> list[float]:
+        some = _referred("rouge_l_max", references)
+        return [max(rouge_l(words(answer), [words(one)]) for one in own) for answer, own in zip(answers, some, strict=True)]
+
+    return reward
+
+
+def _sacrebleu(kind: str, argument: str) -> Reward:
+    """BLEU, chrF or 1 - TER of sacrebleu by sentence, over 100."""
+    try:
+        import sacrebleu
+    except ImportError:
+        raise MissingExtra("sacrebleu", "rl", needed_for=f"{kind} as a reward") from None
+    scorer: Any = {
+        "sacrebleu": lambda: sacrebleu.BLEU(effective_order=True, tokenize=argument or None),
+        "chrf": sacrebleu.CHRF,
+        "ter": sacrebleu.TER,
+    }[kind]()
+
+    def reward(prompts: Texts, answers: Texts, references: References) -> list[float]:
+        some = _referred(kind, references)
+        scores = [
+            scorer.sentence_score(answer, list(own)).score / 100 if answer.strip() else float(kind == "ter")
+            for answer, own in zip(answers, some, strict=True)
+        ]
+        return [1 - score for score in scores] if kind == "ter" else scores
+
+    return reward
+
+
+def _bleu(argument: str) -> Reward:
+    def reward(prompts: Texts, answers: Texts, references: References) -> list[float]:
+        some = _referred("bleu", references)
+        return [
+            bleu_counts([words_of(answer)], [[words_of(one) for one in own]]).score() if words_of(answer) else 0.0
+            for answer, own in zip(answers, some, strict=True)
+        ]
+
+    return reward
+
+
+def _meteor(argument: str) -> Reward:
+    def reward(prompts: Texts, answers: Texts, references: References) -> list[float]:
+        some = _referred("meteor", references)
+        return [meteor(words_of(answer), [words_of(one) for one in own]) for answer, own in zip(answers, some, strict=True)]
+
+    return reward
+
+
+def _cider(argument: str) -> Reward:
+    """CIDEr-D over 10, rare words counted in the references of the answers that are scored together."""
+
+    def reward(prompts: Texts, answers: Texts, references: References) -> list[float]:
+        words = [[words_of(one) for one in own] for own in _referred("cider", references)]
+        return [float(score) / 10 for score in cider_d([words_of(answer) for answer in answers], words)]
+
+    return reward
+
+
+def _referred(name: str, references: References) -> References:
+    if lacking := [row for row, own in enumerate(references) if not own]:
+        raise ConfigError(f"reward '{name}': row {lacking[0]} has no reference (expected one or more texts)")
+    return references
+
+
+# ---------------------------------------------------------------- rules about the text
+
+
+def increasing_numbers(text: str, least: int = 20) -> float:
+    """Length of the increasing run of numbers that a text begins its numbers with, over its words, of which at least least / 2 count."""
+    words = text.split()
+    numbers = [float(word) for word in words if _is_number(word)]
+    run = 0
+    for number in numbers:
+        if run and number <= numbers[run - 1]:
+            break
+        run += 1
+    return run / max(len(words), least / 2) if run else 0.0
+
+
+def _is_number(word: str) -> bool:
+    try:
+        return float(word) == float(word)
+    except ValueError:
+        return False
+
+
+def commongen_penalty(prompt: str, answer: str, prefix: str = COMMONGEN_PREFIX) -> float:
+    """-1 for an answer that repeats its prompt: the concepts in their order, or words of the instruction."""
+    concepts = prompt.partition(prefix)[2].removesuffix(".").strip().lower() if prefix in prompt else prompt.strip().lower()
+    lower = answer.lower()
+    instruction = (prefix.strip(), "generate", "sentence") if prefix in prompt else ()
+    return -1.0 if (concepts and concepts in lower) or any(word in lower for word in instruction) else 0.0
+
+
+def _argument(name: str, argument: str, allowed: Sequence[str]) -> str:
+    if argument not in allowed:
+        raise ConfigError(
+            f"reward '{name}:{argument}' (expected {' | '.join(one or 'nothing' for one in allowed)} behind the colon)"
+        )
+    return argument
+
+
+def _number(name: str, argument: str, default: float) -> float:
+    if argument and not _is_number(argument):
+        raise ConfigError(f"reward '{name}:{argument}' (expected a number behind the colon)")
+    return float(argument or default)
+
+
+def _of_answers(score: Callable[[str], float]) -> Reward:
+    return lambda prompts, answers, references: [score(answer) for answer in answers]
+
+
+def _increasing(least: int) -> Reward:
+    return _of_answers(lambda text: increasing_numbers(text, least))
+
+
+def _lengths(unit: float) -> Reward:
+    return _of_answers(lambda text: len(text.split()) / unit)
+
+
+REWARDS: dict[str, Callable[[str], Reward]] = {
+    "rouge1": lambda argument: _rouge(("rouge1",), argument),
+    "rouge2": lambda argument: _rouge(("rouge2",), argument),
+    "rougeL": lambda argument: _rouge(("rougeL",), argument),
+    "rouge_combined": lambda argument: _rouge(("rouge1", "rouge2", "rougeL"), argument),
+    "rouge_l_max": _rouge_l_max,
+    "bleu": _bleu,
+    "sacrebleu": lambda argument: _sacrebleu("sacrebleu", argument),
+    "chrf": lambda argument: _sacrebleu("chrf", argument),
+    "ter": lambda argument: _sacrebleu("ter", argument),
+    "meteor": _meteor,
+    "cider": _cider,
+    "increasing_numbers": lambda argument: _increasing(int(_number("increasing_numbers", argument, 20))),
+    "dates": lambda argument: _of_answers(lambda text: float(DATE.search(text) is not None)),
+    "commongen_penalty": lambda argument: (
+        lambda prompts, answers, references: [
+            commongen_penalty(prompt, answer) for prompt, answer in zip(prompts, answers, strict=True)
+        ]
+    ),
+    "length": lambda argument: _lengths(_number("length", argument, 20)),
+    "repetition": lambda argument: _of_answers(lambda text: repetition(text.split())),
+}
+"""Name -> reward of what stands behind a colon: "increasing_numbers:20", "rougeL:best", "length:20"."""

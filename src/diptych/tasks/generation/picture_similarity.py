@@ -1,0 +1,140 @@
+"""Similarity of generated pictures to their prompts, to given things, and to the pictures of a data set, by an embedder."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import pyarrow as pa
+
+from diptych.core.contracts import Dataset, Embedder, ImageGenerator, ReferenceImage, Role
+from diptych.core.errors import ConfigError, DataError
+from diptych.core.image import ArrayImage
+from diptych.core.result import Metric, Result
+from diptych.core.sample import Sample
+from diptych.tasks._scoring.intervals import Floats, percentiles, resampled_means
+from diptych.tasks._scoring.records import facts_of, with_facts
+from diptych.tasks._scoring.set_distance import frechet_distance, kernel_distance
+
+SCHEMA = pa.schema(
+    [
+        ("uid", pa.string()),
+        ("group", pa.string()),
+        ("prompt", pa.string()),
+        ("text_similarity", pa.float64()),
+        ("identity_similarity", pa.float64()),
+        ("generated", pa.list_(pa.float32())),
+        ("real", pa.list_(pa.float32())),
+    ]
+)
+
+
+@dataclass(frozen=True)
+class PictureSimilarity:
+    """Cosine of each generated picture with its prompt (which decides) and with its reference pictures, and distances of the two sets.
+
+    The prompt of a row is its first text, "{}" read as the word that the model learned. `identity_similarity` is the mean cosine with the
+    reference pictures of a sample (`media["references"]`); rows without have none. `frechet` and `kernel` compare the
+    vectors of all generated pictures with those of the rows' own: Fréchet's distance is biased by the number of pictures,
+    so that only values of equally many can be compared; the kernel one is not biased, and noisy. All four are as large as
+    the embedder makes them: compare models under one, and never take one that does not know such pictures, as InceptionV3
+    does not know drawings.
+
+    limit     rows that are drawn, the first ones
+    steps, guidance  of denoising
+    draws, seed      of the intervals; the seed is that of the noise, too
+    """
+
+    name: ClassVar[str] = "picture_similarity"
+    version: ClassVar[int] = 1
+    needs: ClassVar[type] = ImageGenerator
+    main: ClassVar[str] = "text_similarity"
+    roles: ClassVar[tuple[Role, ...]] = (Role("judge", Embedder, "an embedder that knows such pictures"),)
+
+    limit: int = 64
+    steps: int = 25
+    guidance: float = 3.0
+    draws: int = 500
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.limit < 1:
+            raise ConfigError(f"limit is {self.limit} (expected 1 or more)")
+
+    def predict(self, model: ImageGenerator, data: Dataset, *, judge: Embedder) -> pa.Table:
+        samples = [data[row] for row in range(min(self.limit, len(data)))]
+        for row, sample in enumerate(samples):
+            if sample.image is None or not sample.positives():
+                raise DataError(f"sample '{sample.uid}' has no picture or no text", file=data.name, row=row, expected="both")
+        word = getattr(model, "placeholder", "")
+        prompts = [sample.positives()[0].string.replace("{}", word) for sample in samples]
+        references = _references(samples) if getattr(model, "reads_references", False) else None
+        pictures_NHWC = model.generate_images(
+            prompts, references=references, steps=self.steps, guidance=self.guidance, seed=self.seed
+        )
+        generated_ND = judge.embed_images([ArrayImage(pixels_HWC) for pixels_HWC in pictures_NHWC])
+        real_ND = judge.embed_images([sample.image for sample in samples if sample.image is not None])
+        text_ND = judge.embed_texts(prompts)
+        identity = [_identity(judge, sample, own_D) for sample, own_D in zip(samples, generated_ND, strict=True)]
+        columns: list[Any] = [
+            [sample.uid for sample in samples],
+            [sample.group or sample.uid for sample in samples],
+            prompts,
+            (generated_ND * text_ND).sum(1).astype(np.float64),
+            np.array(identity, np.float64),
+            list(generated_ND),
+            list(real_ND),
+        ]
+        records = pa.table(dict(zip(SCHEMA.names, columns, strict=True)), schema=SCHEMA)
+        return with_facts(records, options=asdict(self), fingerprint=data.fingerprint, model=getattr(model, "name", ""))
+
+    def score(self, records: pa.Table) -> Result:
+        if not len(records):
+            raise DataError("there is nothing to score: the records hold no item", expected="one row or more")
+        value_NM, groups = _values(records), records.column("group").to_pylist()
+        drawn_RM = resampled_means(value_NM, groups, draws=self.draws, seed=self.seed)
+        metrics = {
+            name: Metric(float(np.nanmean(value_NM[:, column])), *percentiles(drawn_RM[:, column]), unit="cosine")
+            for column, name in enumerate(NAMES)
+            if not np.isnan(value_NM[:, column]).all()
+        }
+        if len(records) > 1:
+            sets = [np.array(records.column(name).to_pylist(), np.float64) for name in ("generated", "real")]
+            for name, measure in (("frechet", frechet_distance), ("kernel", kernel_distance)):
+                metrics[name] = Metric(measure(*sets), higher_is_better=False, unit="points")
+        notes: dict[str, Any] = {
+            **facts_of(records),
+            "distances": f"of {len(records)} generated and {len(records)} real pictures; Fréchet's is biased by that number",
+            "interval": f"95 % percentile, {self.draws} draws of groups, seed {self.seed}",
+        }
+        return Result(self.name, self.version, self.main, metrics, len(records), len(set(groups)), notes=notes)
+
+
+NAMES = ("text_similarity", "identity_similarity")
+
+
+def _values(records: pa.Table) -> Floats:
+    return np.stack([np.asarray(records.column(name).to_numpy(), np.float64) for name in NAMES], 1)
+
+
+def _identity(judge: Embedder, sample: Sample, own_D: Any) -> float:
+    """Mean cosine of a vector with those of a sample's reference pictures; NaN without."""
+    if "references" not in sample.media:
+        return float("nan")
+    return float((judge.embed_images(list(sample.media["references"].parts)) @ own_D).mean())
+
+
+def _references(samples: Sequence[Sample]) -> list[list[ReferenceImage]]:
+    """Reference pictures of each sample with their phrases and boxes. Raises DataError for a sample without."""
+    rows = []
+    for sample in samples:
+        facts = sample.extras.get("figures")
+        if not facts or "references" not in sample.media:
+            raise DataError(
+                f"sample '{sample.uid}' has no reference pictures", field="references", expected="figures and references"
+            )
+        parts = sample.media["references"].parts
+        rows.append([ReferenceImage(part, str(one["phrase"]), tuple(one["box"])) for part, one in zip(parts, facts, strict=True)])
+    return rows

@@ -1,0 +1,1 @@
+"""Tasks about things in rooms: which one a sentence means, where they are, captions of each, and questions."""

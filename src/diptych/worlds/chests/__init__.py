@@ -1,0 +1,1 @@
+"""Rendered chest X-rays with reports, boxes and masks."""

@@ -1,0 +1,1 @@
+"""Two shapes in a stated relation, exemplars of one relation, and a checker of generated pictures."""

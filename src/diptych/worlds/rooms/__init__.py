@@ -1,0 +1,1 @@
+"""Furnished rooms: coloured points with classes and objects, pictures with depth and poses, descriptions and questions."""

@@ -1,0 +1,1 @@
+"""Pages of an application: buttons, fields and icons with instructions to act on one of them."""

@@ -1,0 +1,134 @@
+"""Rewards of text against nltk, rouge-score, sacrebleu and definitions written again; naturalness against naive counts."""
+
+from __future__ import annotations
+
+import math
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import pytest
+
+from diptych.core.errors import ConfigError, DataError, UnknownName
+from diptych.core.randomness import keyed_rng
+from diptych.tasks._scoring.captions.metrics import words_of
+from diptych.tasks._scoring.captions.stemming import stem
+from diptych.tasks._scoring.rewards.meteor import meteor
+from diptych.tasks._scoring.rewards.naturalness import mean_segmental_ratio, naturalness, repetition
+from diptych.tasks._scoring.rewards.text_rewards import commongen_penalty, increasing_numbers, text_reward
+from diptych.tasks.generation.generated_text import TextGeneration
+from diptych.worlds.scenes.world import scenes
+
+WORDS = "a red circle runs running beside the small blue square squares and jumps over one two".split(" ")  # noqa: SIM905
+
+
+def strings(count: int, seed: str) -> list[str]:
+    rng = keyed_rng("rewards", seed)
+    return [" ".join(rng.choice(WORDS, size=int(rng.integers(1, 12)))) for _ in range(count)]
+
+
+def test_meteor_is_that_of_nltk_without_synonyms(parity: Any) -> None:
+    scorer = pytest.importorskip("nltk.translate.meteor_score")
+
+    class NoSynonyms:
+        def synsets(self, word: str) -> list[Any]:
+            return []
+
+    class Stemmer:
+        def stem(self, word: str) -> str:
+            return stem(word)
+
+    pairs = []
+    for answer, first, second in zip(strings(50, "a"), strings(50, "b"), strings(50, "c"), strict=True):
+        words = [text.split() for text in (answer, first, second)]
+        theirs = scorer.meteor_score(words[1:], words[0], stemmer=Stemmer(), wordnet=NoSynonyms())
+        pairs.append((np.array(meteor(words[0], words[1:])), np.array(theirs)))
+    parity("rl4lms", "METEOR of 50 texts", "meteor_score of nltk without WordNet", pairs, tolerance=1e-12)
+    assert meteor([], [["a"]]) == 0.0
+
+
+def test_overlap_rewards_are_those_of_the_libraries(parity: Any) -> None:
+    sacrebleu = pytest.importorskip("sacrebleu")
+    rouge = pytest.importorskip("rouge_score.rouge_scorer").RougeScorer(["rouge1", "rougeL"], use_stemmer=True)
+    answers, references = strings(50, "a"), [list(pair) for pair in zip(strings(50, "b"), strings(50, "c"), strict=True)]
+    prompts = [""] * 50
+    rows = list(zip(answers, references, strict=True))
+    theirs = {
+        "rouge1": [rouge.score(own[0], answer)["rouge1"].fmeasure for answer, own in rows],
+        "rougeL:best": [max(rouge.score(one, answer)["rougeL"].fmeasure for one in own) for answer, own in rows],
+        "chrf": [sacrebleu.sentence_chrf(answer, own).score / 100 for answer, own in rows],
+        "ter": [1 - sacrebleu.sentence_ter(answer, own).score / 100 for answer, own in rows],
+        "sacrebleu": [sacrebleu.sentence_bleu(answer, own).score / 100 for answer, own in rows],
+    }
+    for name, scores in theirs.items():
+        library = "rouge-score" if name.startswith("rouge") else "sacrebleu"
+        pairs = [(np.asarray(text_reward(name)(prompts, answers, references)), np.asarray(scores))]
+        parity("rl4lms", f"reward {name} of 50 texts", library, pairs, tolerance=1e-12)
+    for name in (*theirs, "meteor", "bleu", "rouge_l_max", "cider", "rouge_combined"):
+        empty = text_reward(name)(["", ""], ["", "a small red circle"], [["a red circle"], ["a small red circle"]])
+        assert empty[0] == pytest.approx(0, abs=1e-9), name
+        assert empty[1] > 0.2, name
+
+
+def test_rewards_of_rules() -> None:
+    assert increasing_numbers("1 2 3 2 x", 20) == pytest.approx(0.3)
+    assert increasing_numbers("1 2 3 4 5 6 7 8 9 10 11 12", 20) == pytest.approx(1.0)
+    assert increasing_numbers("a 3 b 4 4 5", 4) == pytest.approx(2 / 6)
+    assert increasing_numbers("none nan", 20) == 0.0
+    prompt = "generate a sentence with: dog run park."
+    assert commongen_penalty(prompt, "A dog run park.") == -1.0
+    assert commongen_penalty(prompt, "I generate dogs") == -1.0
+    assert commongen_penalty(prompt, "the dog runs in a park") == 0.0
+    assert text_reward("dates+length:10")(["", ""], ["on 2021-03-04 it rained", "no date"], [[], []]) == [1.4, 0.2]
+    assert text_reward("-repetition")([""], ["a b a b a b"], [[]]) == [pytest.approx(-0.6)]
+    with pytest.raises(UnknownName, match="unknown reward 'meteo'; did you mean 'meteor'"):
+        text_reward("meteo")
+    with pytest.raises(ConfigError, match="row 1 has no reference"):
+        text_reward("meteor")(["", ""], ["a", "b"], [["a"], []])
+    with pytest.raises(ConfigError, match="expected a number"):
+        text_reward("length:many")
+
+
+def test_naturalness_is_what_its_names_say() -> None:
+    texts = [text.split() for text in strings(30, "n")]
+    metrics = naturalness(texts, window=50)
+    words = [word for text in texts for word in text]
+    assert metrics["length"] == pytest.approx(len(words) / 30)
+    segments = [len(set(words[at : at + 50])) / 50 for at in range(0, len(words) // 50 * 50, 50)]
+    assert metrics["msttr"] == pytest.approx(sum(segments) / len(segments))
+    assert mean_segmental_ratio([["a"] * 9], 10) is None
+    pairs = [pair for text in texts for pair in pairwise(text)]
+    assert metrics["distinct-2"] == pytest.approx(len(set(pairs)) / len(pairs))
+    assert metrics["unique-2"] == sum(pairs.count(pair) == 1 for pair in set(pairs))
+    shares = [pairs.count(pair) / len(pairs) for pair in set(pairs)]
+    assert metrics["entropy-2"] == pytest.approx(-sum(share * math.log2(share) for share in shares))
+    firsts = {word: words.count(word) / len(words) for word in set(words)}
+    conditional = -sum(pairs.count(p) / len(pairs) * math.log2(pairs.count(p) / len(pairs) / firsts[p[0]]) for p in set(pairs))
+    assert metrics["conditional_entropy-2"] == pytest.approx(conditional)
+    assert repetition(["a", "b", "a", "b"]) == pytest.approx(1 / 3)
+    with pytest.raises(DataError, match="all 2 answers are empty"):
+        naturalness([[], []])
+
+
+class Parrot:
+    """Answers each prompt with its first words."""
+
+    name = "parrot"
+
+    def generate(self, images: Any, prompts: Any, *, max_tokens: int = 64) -> list[str]:
+        return [" ".join(prompt.split()[:3]) for prompt in prompts]
+
+
+def test_generated_text_scores_answers_by_rewards_and_naturalness() -> None:
+    data = scenes(12, seed=0, lengths=("short",), negatives=False)
+    task = TextGeneration(rewards=("meteor", "rougeL"), draws=20, window=10)
+    records = task.predict(Parrot(), data)  # type: ignore[arg-type]
+    result = task.score(records)
+    references = records.column("references").to_pylist()
+    by_hand = [
+        meteor(words_of(answer), [words_of(one) for one in own])
+        for answer, own in zip(records.column("answer").to_pylist(), references, strict=True)
+    ]
+    assert result.metrics["reward"].value == pytest.approx(float(np.mean(by_hand)))
+    assert result.metrics["naturalness/length"].value <= 3
+    assert "naturalness/perplexity" not in result.metrics
