@@ -50,7 +50,8 @@ class ProjectedMapTower(Tower):
 
     def _projected(self, tokens_BPC: Tensor) -> Tensor:
         projected: Tensor = self.project(tokens_BPC.flatten(0, 1))
-        return projected.unflatten(0, tokens_BPC.shape[:2])
+        whole: Tensor = projected.unflatten(0, tokens_BPC.shape[:2])
+        return whole
 
 
 class TemporalImageTower(Tower):
