@@ -178,7 +178,7 @@ def run_apart(job: Job, say: Say, stop: threading.Event | None = None) -> CellRe
     words = [sys.executable, "-m", "diptych.claims.job", str(order)]
     child = subprocess.Popen(words, stdout=STDERR, start_new_session=True)
     try:
-        heard = time.monotonic()
+        last_line_at = time.monotonic()
         while True:
             try:
                 code = child.wait(timeout=LISTEN if stop is None else 1.0)
@@ -186,9 +186,9 @@ def run_apart(job: Job, say: Say, stop: threading.Event | None = None) -> CellRe
             except subprocess.TimeoutExpired:
                 if stop is not None and stop.is_set():
                     raise KeyboardInterrupt from None
-                if time.monotonic() - heard < LISTEN:
+                if time.monotonic() - last_line_at < LISTEN:
                     continue
-                heard = time.monotonic()
+                last_line_at = time.monotonic()
                 if not sys.stderr.isatty() and (line := _last_line(job.folder)):
                     say(f"  {job.arm}, seed {job.seed}: {line}")
     except BaseException:
