@@ -139,10 +139,10 @@ class EmbeddingTable:
         computed, unreadable = 0, dict[str, str]()
         with exclusive(self.folder, ".filling", f"{self.folder} is being filled"):
             self.reload()
-            known = set(self._content.to_pylist()) if len(self) else set()
+            stored = set(self._content.to_pylist()) if len(self) else set()
             first: dict[str, int] = {}
             for row in sorted(range(len(data)), key=data.uids.__getitem__):
-                if contents[row] not in known and (contents[row] or data[row].image is not None):
+                if contents[row] not in stored and (contents[row] or data[row].image is not None):
                     first.setdefault(contents[row] or f"unreadable {row}", row)
             missing = list(first.values())
             number = max(part_numbers(self.folder), default=-1) + 1
@@ -174,7 +174,7 @@ class EmbeddingTable:
         content_of = {data.uids[row]: content for row, content in zip(rows, contents, strict=True)}
         uids: list[str] = []
         vectors: list[Unit] = []
-        for block in image_blocks(self.model, data.select(rows)):  # type: ignore[attr-defined]  # every pool can be selected from
+        for block in image_blocks(self.model, data.select(rows)):
             uids += [sample.uid for sample in block.samples]
             vectors += [block.vectors_ND] if block.samples else []
             unreadable |= {one.uid: one.reason for one in block.unreadable}

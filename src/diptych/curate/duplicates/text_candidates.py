@@ -66,12 +66,12 @@ class _RareShingleLists:
         out: set[int] = set()
         least = self.similarity / (1 + self.similarity)  # of both sizes, so many shingles must be shared
         for position, shingle in enumerate(row.prefix):
-            for other, place in self._lists.get((row.group, shingle), ()):
+            for other, index in self._lists.get((row.group, shingle), ()):
                 if other in seen:
                     continue
                 seen.add(other)
                 size = self._size[other]
-                if min(row.size - position, size - place) < least * (row.size + size) - 1e-9:
+                if min(row.size - position, size - index) < least * (row.size + size) - 1e-9:
                     continue
                 if not self._keys[other].isdisjoint(row.keys):
                     out.add(other)

@@ -18,20 +18,20 @@ def former_fingerprints(folder: Path, now: str) -> frozenset[str]:
 
     A change of another kind in between, such as samples that were added, ends the chain.
     """
-    known = {now}
+    former = {now}
     if not is_built(folder):
-        return frozenset(known)
+        return frozenset(former)
     if (folder / PENDING).is_file():  # its samples are hidden, and the next call takes them out
         before = read_object(folder / PENDING).get("before")
         if isinstance(before, str):
-            known.add(before)
+            former.add(before)
     entries = read_mark(folder).get(TAKEDOWNS, [])
     if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
         raise DataError("is no list of takedowns", file=folder, field=TAKEDOWNS, expected="what `diptych data takedown` wrote")
     for entry in reversed(entries):
-        if entry.get("after") in known and isinstance(entry.get("before"), str):
-            known.add(entry["before"])
-    return frozenset(known)
+        if entry.get("after") in former and isinstance(entry.get("before"), str):
+            former.add(entry["before"])
+    return frozenset(former)
 
 
 def taken_down_uids(folder: Path) -> frozenset[str]:

@@ -216,7 +216,7 @@ def _record_in_mark(folder: Path, before: str) -> None:
     """Add the fingerprints before and after this takedown to the mark."""
     mark = read_mark(folder)
     entry = {"before": before, "after": open_built(folder).fingerprint}
-    entries = [known for known in mark.get(TAKEDOWNS, []) if known != entry]
+    entries = [other for other in mark.get(TAKEDOWNS, []) if other != entry]
     if entry["before"] != entry["after"]:
         write_json(folder / MARK, {**mark, TAKEDOWNS: [*entries, entry]})
 
