@@ -174,7 +174,7 @@ class EmbeddingTable:
         content_of = {data.uids[row]: content for row, content in zip(rows, contents, strict=True)}
         uids: list[str] = []
         vectors: list[Unit] = []
-        for block in image_blocks(self.model, data.select(rows)):  # type: ignore[attr-defined]  # every pool can be selected from
+        for block in image_blocks(self.model, data.select(rows)):
             uids += [sample.uid for sample in block.samples]
             vectors += [block.vectors_ND] if block.samples else []
             unreadable |= {one.uid: one.reason for one in block.unreadable}

@@ -148,7 +148,8 @@ class CodeRuns:
             run = self._runs.pop()
             merged.append((run.code_M, run.level_M, run.number_M))
             size += len(run.code_M)
-        self._runs.append(CodeRun(*(np.concatenate(parts) for parts in zip(*merged, strict=True)), self.distance))
+        codes, levels, numbers = zip(*merged, strict=True)
+        self._runs.append(CodeRun(np.concatenate(codes), np.concatenate(levels), np.concatenate(numbers), self.distance))
 
     def pairs(self, code_B: Codes, level_B: Ints) -> tuple[Ints, Ints]:
         """Pairs within distance and tolerance: positions among the queries [T], numbers of stored codes [T]; each pair once."""
