@@ -18,15 +18,6 @@ def former_fingerprints(folder: Path, now: str) -> frozenset[str]:
 
     A change of another kind in between, such as samples that were added, ends the chain.
     """
-<<<<<<< HEAD
-    fingerprints = {now}
-    if not is_built(folder):
-        return frozenset(fingerprints)
-    if (folder / PENDING).is_file():  # its samples are hidden, and the next call takes them out
-        before = read_object(folder / PENDING).get("before")
-        if isinstance(before, str):
-            fingerprints.add(before)
-=======
     former = {now}
     if not is_built(folder):
         return frozenset(former)
@@ -34,20 +25,13 @@ def former_fingerprints(folder: Path, now: str) -> frozenset[str]:
         before = read_object(folder / PENDING).get("before")
         if isinstance(before, str):
             former.add(before)
->>>>>>> factory
     entries = read_mark(folder).get(TAKEDOWNS, [])
     if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
         raise DataError("is no list of takedowns", file=folder, field=TAKEDOWNS, expected="what `diptych data takedown` wrote")
     for entry in reversed(entries):
-<<<<<<< HEAD
-        if entry.get("after") in fingerprints and isinstance(entry.get("before"), str):
-            fingerprints.add(entry["before"])
-    return frozenset(fingerprints)
-=======
         if entry.get("after") in former and isinstance(entry.get("before"), str):
             former.add(entry["before"])
     return frozenset(former)
->>>>>>> factory
 
 
 def taken_down_uids(folder: Path) -> frozenset[str]:
