@@ -10,8 +10,9 @@ from pathlib import Path
 
 from diptych.core.disk.files import atomic_folder
 from diptych.core.disk.paths import unwritable_reason
+from diptych.core.entries import Registry
 from diptych.core.errors import ConfigError, UnknownName
-from diptych.core.registry import OPERATORS, RECIPES, TASKS, Registry
+from diptych.core.registry import OPERATORS, RECIPES, TASKS
 
 
 @dataclass(frozen=True, slots=True)

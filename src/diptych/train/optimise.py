@@ -107,7 +107,7 @@ def learning_rate(spec: Optimiser, step: float, steps: int) -> float:
         )
     risen = _warmup_share(spec, step, warmup, steps) if rising else 1.0
     if spec.schedule == "half_life":
-        return spec.lr * risen * 0.5 ** (step / spec.half_life)
+        return float(spec.lr * risen * 0.5 ** (step / spec.half_life))
     if rising and spec.over != "both":
         return spec.lr * risen
     if spec.schedule == "constant":

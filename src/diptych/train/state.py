@@ -398,8 +398,10 @@ class Training:
 
     def batches(self, count: int, *, seed: int) -> Iterator[Batch]:
         key, limit = keyed_seed(self.options.seed, "extra", seed), self.options.bad_limit
-        ranks = {"rank": self.world.rank, "world": self.world.size}
-        for item in batches(self.data, self.recipe, seed=key, stop=count, bad_limit=limit, order=self._order, **ranks):
+        rank, world = self.world.rank, self.world.size
+        for item in batches(
+            self.data, self.recipe, seed=key, stop=count, rank=rank, world=world, bad_limit=limit, order=self._order
+        ):
             yield self.on_device(item.batch)
 
     def ahead(self, count: int) -> Iterator[Batch]:

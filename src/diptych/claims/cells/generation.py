@@ -79,7 +79,8 @@ def beside(references: Sequence[ReferenceImage]) -> npt.NDArray[np.uint8]:
         pixels_HWC = decode(one.image)
         shift = round(((one.box[0] + one.box[2]) / 2 - 0.5) * pixels_HWC.shape[1])
         moved.append(np.roll(pixels_HWC, shift, 1))
-    return np.max(np.stack(moved), 0)
+    brightest: npt.NDArray[np.uint8] = np.stack(moved).max(0)
+    return brightest
 
 
 def clean_relation(model: Any, cell: Cell, words: str = "") -> Scores:

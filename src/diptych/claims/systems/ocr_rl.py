@@ -6,6 +6,7 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,6 +19,7 @@ from diptych.claims.verdict import Margins
 from diptych.core.config import to_plain
 from diptych.core.image import ImageSource
 from diptych.core.terminal.progress import with_bar
+from diptych.data.media.decode import decode
 from diptych.models.slots.object_encoder import ObjectEncoder
 from diptych.models.slots.object_network import VectorShape
 from diptych.models.slots.pooling import MLPPooling, TransformerPooling
@@ -67,12 +69,12 @@ class OddOneOut:
             right = head(feature_SND[1]).argmax(1) == label_SN[1]
         return {"accuracy": float(right.double().mean())}
 
-    def read(self, encoder: ObjectEncoder, data: object) -> tuple[Tensor, Tensor]:
+    def read(self, encoder: ObjectEncoder, data: Any) -> tuple[Tensor, Tensor]:
         """Standardised features [N, S, D] and labels [N]."""
-        samples = [data[row] for row in range(len(data))]  # type: ignore[index, arg-type]
+        samples = [data[row] for row in range(len(data))]
         images: list[ImageSource] = [sample.image for sample in samples]
         if self.features == "pixels":
-            feature = encoder.preprocess([image.pixels_HWC for image in images]).flatten(1)[:, None]  # type: ignore[union-attr]
+            feature = encoder.preprocess([decode(image) for image in images]).flatten(1)[:, None]
         else:
             feature = torch.from_numpy(np.ascontiguousarray(encoder.represent(images)))
         label_N = torch.tensor([QUARTERS.index(str(sample.extras["label"])) for sample in samples])

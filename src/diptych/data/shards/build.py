@@ -20,7 +20,7 @@ import errno
 import hashlib
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -236,7 +236,7 @@ def _prepare(out: Path, config: dict[str, Any], command: str) -> None:
     (out / SHARDS).mkdir(parents=True, exist_ok=True)
 
 
-def plan_shards(uids: tuple[str, ...], shard_samples: int) -> list[list[int]]:
+def plan_shards(uids: Sequence[str], shard_samples: int) -> list[list[int]]:
     """Rows of each shard: dealt in the order of a hash, sorted by uid within a shard. Depends on the set of uids alone."""
     order = sorted(range(len(uids)), key=lambda row: hashlib.blake2b(uids[row].encode(), digest_size=16).digest())
     cut = [order[start : start + shard_samples] for start in range(0, len(order), shard_samples)]

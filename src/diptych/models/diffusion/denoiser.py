@@ -58,6 +58,7 @@ class DiffusionNet(nn.Module):
         kinds = (CLIPTextModel, CLIPTextModelWithProjection)
         self.texts = nn.ModuleList(kinds[at](CLIPTextConfig(**config)) for at, config in enumerate(settings.texts))
         self.vae: Any = library.AutoencoderKL.from_config(settings.vae) if settings.vae else None
+        text: Any
         for text in self.texts if learned_tokens else ():
             text.set_input_embeddings(ExtendedEmbedding(text.get_input_embeddings(), learned_tokens))
         scheduler = library.DDPMScheduler.from_config(settings.scheduler)
@@ -70,7 +71,8 @@ class DiffusionNet(nn.Module):
 
     def token_tables(self) -> list[nn.Module]:
         """The token embedding of each text encoder."""
-        return [text.get_input_embeddings() for text in self.texts]
+        texts: Any = self.texts
+        return [text.get_input_embeddings() for text in texts]
 
     def learned_rows(self) -> list[nn.Parameter]:
         """The learned rows [K, D] of each text encoder; empty where no token is learned."""
@@ -83,7 +85,8 @@ class DiffusionNet(nn.Module):
         extended = copy.copy(self)
         extended._modules, extended._buffers = dict(self._modules), dict(self._buffers)
         extended.texts, extended.learned_tokens = copy.deepcopy(self.texts), count
-        for text in extended.texts:
+        texts: Any = extended.texts
+        for text in texts:
             text.set_input_embeddings(ExtendedEmbedding(text.get_input_embeddings(), count))
         return extended
 
@@ -110,7 +113,8 @@ class DiffusionNet(nn.Module):
             return functional.pixel_unshuffle(image_BCHW, self.settings.patch)
         posterior = self.vae.encode(image_BCHW).latent_dist
         drawn_BCHW = posterior.mean if posterior_BCHW is None else posterior.mean + posterior.std * posterior_BCHW
-        return (drawn_BCHW - self._shift) * self.vae.config.scaling_factor
+        latent_BCHW: Tensor = (drawn_BCHW - self._shift) * self.vae.config.scaling_factor
+        return latent_BCHW
 
     def decode_image(self, latent_BCHW: Tensor) -> Tensor:
         """Pictures in about [-1, 1] of latents."""

@@ -48,7 +48,8 @@ class PerceiverAttention(nn.Module):
         return out
 
     def _split(self, x_BND: Tensor) -> Tensor:
-        return x_BND.unflatten(-1, (self.heads, self.head_width)).transpose(1, 2)
+        split_BHNd: Tensor = x_BND.unflatten(-1, (self.heads, self.head_width)).transpose(1, 2)
+        return split_BHNd
 
 
 class GroundedResampler(nn.Module):

@@ -36,10 +36,10 @@ def make_scheduler(config: dict[str, Any], sampler: str = "") -> Any:
         raise ConfigError(f"sampler is {sampler!r} (expected one of {', '.join(SAMPLERS)}, or '' for the model's own)")
     library = diffusers_library()
     name = SAMPLERS[sampler] if sampler else str(config.get("_class_name", "DDIMScheduler"))
-    kind = getattr(library, name, None)
+    kind: Any = getattr(library, name, None)
     if not isinstance(kind, type) or not issubclass(kind, library.SchedulerMixin):
         raise ConfigError(f"scheduler {name!r} is none of diffusers (expected one such as PNDMScheduler)")
-    made: Any = kind.from_config(config)
+    made: Any = getattr(library, name).from_config(config)
     return made
 
 
@@ -55,7 +55,7 @@ def sample_latents(
     """Latents [B, C, H, W] from standard normal noise: at each step the prediction without the prompt, moved `guidance` times as far as
     the prompt moves it."""
     scheduler.set_timesteps(steps)
-    latent_BCHW = noise_BCHW * scheduler.init_noise_sigma
+    latent_BCHW: Tensor = noise_BCHW * scheduler.init_noise_sigma
     extra = {"generator": generator} if "generator" in scheduler.step.__code__.co_varnames else {}
     for timestep in with_bar(scheduler.timesteps, len(scheduler.timesteps), "steps of denoising", least=4 * LONG):
         given_BCHW = scheduler.scale_model_input(latent_BCHW, timestep)

@@ -5,7 +5,7 @@ Letters: N prompts, E text encoders, L tokens, H W.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
@@ -119,7 +119,7 @@ class TextToImageModel:
         learned_embeds.safetensors, which diffusers' `load_textual_inversion` reads."""
         from diptych.models.diffusion.textual_inversion import save_textual_inversion
 
-        more = [self.tokenizers[0].save]
+        more: list[Callable[[Path], Any]] = [self.tokenizers[0].save]
         if self.placeholder:
             more.append(lambda work: save_textual_inversion(self, work / "learned_embeds.safetensors"))
         config = self._config()

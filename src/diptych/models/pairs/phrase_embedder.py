@@ -74,7 +74,8 @@ class PhraseEmbedder(PairEmbedder):
             raise ConfigError(
                 f"'{self.name}' has no patches in the joint space (expected a square of vectors, {self.model.width} wide)"
             )
-        return F.normalize(tokens_PD.float(), dim=-1).unflatten(0, (side, side)).cpu()
+        map_hwD: torch.Tensor = F.normalize(tokens_PD.float(), dim=-1).unflatten(0, (side, side)).cpu()
+        return map_hwD
 
     def _in_frame(
         self, map_PP: npt.NDArray[np.float32], height: int, width: int, interpolation: Interpolation

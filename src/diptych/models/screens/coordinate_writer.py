@@ -75,7 +75,8 @@ class CoordinateWriter(nn.Module):
         count = coordinate_BRT.shape[1]
         patch_MPD, word_ML, mask_ML = (one.repeat_interleave(count, 0) for one in (self.patches(image_BCHW), word_BL, mask_BL))
         logit_MTK = self.logits(patch_MPD, word_ML, mask_ML, coordinate_BRT.flatten(0, 1)[:, :3])
-        return logit_MTK.unflatten(0, (-1, count))
+        logit_BRTK: Tensor = logit_MTK.unflatten(0, (-1, count))
+        return logit_BRTK
 
     @torch.no_grad()
     def write(self, image_BCHW: Tensor, word_BL: Tensor, mask_BL: Tensor, choose: Callable[[Tensor], Tensor]) -> Tensor:

@@ -119,7 +119,7 @@ class Iodine(nn.Module):
         likelihood = log_of_pixel.sum(2, keepdim=True).exp().expand(-1, slots, -1, -1, -1)
         weighed = mask * whole.exp()
         others = (weighed.sum(1, keepdim=True) - weighed) / (1 - mask + 1e-5)
-        coordinate_2HW = coordinates(*image_BCHW.shape[2:], image_BCHW.device, image_BCHW.dtype)
+        coordinate_2HW = coordinates(image_BCHW.shape[2], image_BCHW.shape[3], image_BCHW.device, image_BCHW.dtype)
         return torch.cat(
             [
                 image_BCHW[:, None].expand(-1, slots, -1, -1, -1),

@@ -69,7 +69,8 @@ class MaskedAutoencoder(nn.Module):
     def patches(self, image_BCHW: Tensor) -> Tensor:
         """[B, P, p p C]: pixels of the patches, channels last."""
         cut = image_BCHW.unflatten(3, (self.side, self.patch)).unflatten(2, (self.side, self.patch))
-        return cut.permute(0, 2, 4, 3, 5, 1).flatten(3).flatten(1, 2)
+        patch_BPD: Tensor = cut.permute(0, 2, 4, 3, 5, 1).flatten(3).flatten(1, 2)
+        return patch_BPD
 
     def tokens(self, image_BCHW: Tensor) -> Tensor:
         """[B, P, D]: every patch, none hidden; what a policy reads."""

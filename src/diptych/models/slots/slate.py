@@ -73,11 +73,13 @@ class TokenAttention(nn.Module):
         self.output_dropout = nn.Dropout(dropout)
 
     def forward(self, query_BTD: Tensor, other_BND: Tensor, *, causal: bool = False) -> Tensor:
-        split = [
+        query, key, value = (
             project(x).unflatten(2, (self.heads, -1)).transpose(1, 2)
             for project, x in ((self.query, query_BTD), (self.key, other_BND), (self.value, other_BND))
-        ]
-        read = F.scaled_dot_product_attention(*split, dropout_p=self.dropout if self.training else 0.0, is_causal=causal)
+        )
+        read = F.scaled_dot_product_attention(
+            query, key, value, dropout_p=self.dropout if self.training else 0.0, is_causal=causal
+        )
         made: Tensor = self.output_dropout(self.output(read.transpose(1, 2).flatten(2)))
         return made
 

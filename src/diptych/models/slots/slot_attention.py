@@ -56,7 +56,8 @@ class SlotAttention(nn.Module):
         return slot_BSD, attention_BHNS.sum(1)
 
     def _split(self, x_BND: Tensor) -> Tensor:
-        return x_BND.unflatten(2, (self.heads, -1)).transpose(1, 2)
+        split_BHNd: Tensor = x_BND.unflatten(2, (self.heads, -1)).transpose(1, 2)
+        return split_BHNd
 
 
 class PositionRamps(nn.Module):

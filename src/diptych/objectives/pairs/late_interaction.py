@@ -208,9 +208,10 @@ def _checked(
             raise ShapeError(
                 f"the mask of the {what}s must be {list(token.shape[:2])}, one value a token; got {list(mask.shape)}"
             )
-        empty = torch.where(~mask.bool().any(1))[0] if mask.device.type == "cpu" else ()  # the host would wait for a GPU
-        if len(empty) or not mask.numel():
-            row = f" in row {int(empty[0])}" if len(empty) else ""
+        # the host would wait for a GPU
+        empty: list[int] = torch.where(~mask.bool().any(1))[0].tolist() if mask.device.type == "cpu" else []
+        if empty or not mask.numel():
+            row = f" in row {empty[0]}" if empty else ""
             raise ShapeError(f"the {what}{row} has no token (expected one or more that are not padding)")
         masks.append(mask.bool())
     return masks[0], masks[1]

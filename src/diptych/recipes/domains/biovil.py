@@ -169,7 +169,8 @@ class BioViL(EncoderRecipe[ReportEncoder, ReportBatch, Any]):
             return ()
         shares = {"words": self.phases.words_share, "sections": self.phases.sections_share}
         shares["pairs"] = 1 - sum(shares.values())
-        return [Stage(name, replace(self, phase=name), share) for name, share in shares.items() if share]
+        names: tuple[Literal["words", "sections", "pairs"], ...] = ("words", "sections", "pairs")
+        return [Stage(name, replace(self, phase=name), shares[name]) for name in names if shares[name]]
 
     # ------------------------------------------------------------ model
 
@@ -199,7 +200,7 @@ class BioViL(EncoderRecipe[ReportEncoder, ReportBatch, Any]):
     # ------------------------------------------------------------ a step
 
     @property
-    def decode_size(self) -> int | None:
+    def decode_size(self) -> int | None:  # type: ignore[override]  # the contract allows None: no picture is decoded
         return None if self.phase in TEXT_PHASES else super().decode_size
 
     def load(self, sample: Sample, rng: np.random.Generator) -> Mapping[str, Any]:

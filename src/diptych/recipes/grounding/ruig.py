@@ -24,7 +24,7 @@ from diptych.models.towers.towers import image_tower
 from diptych.objectives.policy.action_masks import drawn_actions
 from diptych.objectives.policy.advantages import self_critical
 from diptych.objectives.policy.box_rewards import box_bins, box_reward, boxes_of_bins, clicks, overlap, token_rewards
-from diptych.recipes._shared.pairs import learned_vocabulary, tokenizer_of
+from diptych.recipes._shared.texts.vocabulary import learned_vocabulary, tokenizer_of
 from diptych.train.engines.rollouts import RowNoise
 
 

@@ -63,7 +63,8 @@ def key_points(pose: Pose, x: float, top: float, height: float) -> npt.NDArray[n
         hip = np.array([side * HALF_HIPS, HIPS])
         knee = hip + _limb(side * pose.legs, UPPER_LEG)
         points[at], points[at + 2], points[at + 4] = hip, knee, knee + _limb(side * pose.legs / 2, LOWER_LEG)
-    return points * height + np.array([x, top])
+    placed: npt.NDArray[np.float64] = points * height + np.array([x, top])
+    return placed
 
 
 def _limb(degrees: float, length: float) -> npt.NDArray[np.float64]:

@@ -206,7 +206,7 @@ def render_pair(
 ) -> tuple[npt.NDArray[np.uint8], tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]]:
     """uint8 [size, size, 3] and the visible masks [size, size] of subject and object. The smaller thing is in front."""
     canvas_HWC = np.full((size, size, 3), BACKGROUND, np.float32)
-    masks = {}
+    masks: dict[str, npt.NDArray[np.bool_]] = {}
     for thing in sorted((pair.subject, pair.object), key=lambda thing: -thing.radius):
         cover_HW = coverage(thing.shape, thing.x * size, thing.y * size, thing.radius * size, size)
         canvas_HWC += (np.array(COLOURS[thing.colour], np.float32) - canvas_HWC) * cover_HW[..., None]

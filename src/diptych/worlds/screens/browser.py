@@ -5,7 +5,8 @@ from __future__ import annotations
 import io
 import os
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -41,7 +42,7 @@ def screenshots(pages: Iterable[Page], size: int) -> Iterator[tuple[npt.NDArray[
         browser.close()
 
 
-def _box(rectangle: dict[str, float] | None, size: int) -> Box:
+def _box(rectangle: Mapping[str, Any] | None, size: int) -> Box:
     assert rectangle is not None
     x, y = rectangle["x"] / size, rectangle["y"] / size
     return (x, y, x + rectangle["width"] / size, y + rectangle["height"] / size)

@@ -51,7 +51,8 @@ def star(points: int, turn: float = 0.0, height: float = 1.0) -> npt.NDArray[np.
     radius_V = np.tile([1.0, 1.0 + height], points)
     angle_V = step / 2 * np.arange(2 * points) + turn
     area = (1 + height) * points * math.sin(step / 2)
-    return radius_V[:, None] * np.stack([np.cos(angle_V), np.sin(angle_V)], 1) / math.sqrt(area)
+    vertex_V2: npt.NDArray[np.float64] = radius_V[:, None] * np.stack([np.cos(angle_V), np.sin(angle_V)], 1) / math.sqrt(area)
+    return vertex_V2
 
 
 SHAPES = {
@@ -69,7 +70,8 @@ SHAPES = {
 
 def vertices(sprite: Sprite) -> npt.NDArray[np.float64]:
     """[V, 2] of a sprite, from 0 to 1, y upwards."""
-    return SHAPES[sprite.shape] * sprite.scale + np.array([sprite.x, sprite.y])
+    vertex_V2: npt.NDArray[np.float64] = SHAPES[sprite.shape] * sprite.scale + np.array([sprite.x, sprite.y])
+    return vertex_V2
 
 
 def draw(sprites: Sequence[Sprite], size: int) -> npt.NDArray[np.uint8]:

@@ -6,11 +6,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from diptych.core.config import to_plain
-from diptych.core.contracts import Dataset
+from diptych.core.contracts import Dataset, Recipe
 from diptych.core.errors import ConfigError
 from diptych.core.randomness import keyed_seed
 from diptych.core.terminal.progress import with_bar
@@ -54,7 +55,7 @@ def small_text_to_image(address: str, data: Dataset, *, steps: int, seed: int = 
     return cached_model("diffusion", key, lambda: train_once(rows, recipe, seed), seed=seed)
 
 
-def train_once(rows: Dataset, recipe: TextToImageRecipe, seed: int) -> Callable[[Path], object]:
+def train_once(rows: Dataset, recipe: Recipe[Any, Any, Any], seed: int) -> Callable[[Path], object]:
     """Trains a recipe of one stage without a run folder, and gives what saves the model."""
     rows = cached_for_training(rows, recipe)
     recipe = recipe.prepare(rows)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -49,7 +50,8 @@ class AnswerEpisodes:
         """The answers of all processes, in the order of the processes."""
         if world()[1] == 1:
             return self
-        return AnswerEpisodes(*(_gathered(getattr(self, one.name)) for one in fields(self)))
+        gathered: dict[str, Any] = {one.name: _gathered(getattr(self, one.name)) for one in fields(self)}
+        return AnswerEpisodes(**gathered)
 
 
 def joined_episodes(rounds: Sequence[AnswerEpisodes]) -> AnswerEpisodes:

@@ -37,7 +37,7 @@ def foreground_ari(true_KHW: npt.NDArray[np.bool_], slot_SHW: npt.NDArray[np.flo
     slot_SHW  soft masks of the slots
     NaN without a pixel of an object. With compat="ocrl", over all pixels, against the appended mask.
     """
-    foreground_HW = true_KHW.any(0)
+    foreground_HW = np.asarray(true_KHW.any(0))
     if compat == "ocrl":
         true_HW = np.concatenate([true_KHW, ~foreground_HW[None]]).argmax(0)
         appended = np.concatenate([slot_SHW * foreground_HW, foreground_HW[None].astype(np.float64)])

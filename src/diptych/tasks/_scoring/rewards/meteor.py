@@ -39,7 +39,7 @@ def _single(
     precision, recall = len(matches) / len(answer), len(matches) / len(reference)
     mean = precision * recall / (alpha * precision + (1 - alpha) * recall)
     chunks = 1 + sum(following != (at + 1, other + 1) for (at, other), following in pairwise(matches))
-    return (1 - gamma * (chunks / len(matches)) ** beta) * mean
+    return float((1 - gamma * (chunks / len(matches)) ** beta) * mean)
 
 
 def alignment(answer: Sequence[str], reference: Sequence[str], stemmer: Callable[[str], str] = stem) -> list[Match]:
