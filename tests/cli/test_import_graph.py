@@ -53,7 +53,7 @@ def test_help_of_every_command_imports_nothing_heavy() -> None:
         assert shown, words
         assert not packages & HEAVY, f"diptych {words}: {sorted(packages & HEAVY)}"
     _, _, own = after[" ".join(every[-1])]
-    assert len(own) < 230, f"all help together imports {len(own)} modules of diptych"  # 207 with 49 commands and sub-commands
+    assert len(own) < 275, f"all help together imports {len(own)} modules of diptych"  # 262 with 60 commands and sub-commands
 
 
 def test_the_help_of_a_recipe_imports_torch_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -74,9 +74,7 @@ def test_a_search_imports_what_answers_it(tmp_path: Path) -> None:
     assert not packages & (HEAVY - {"torch"})
     rooms = {name.split(".")[1] for name in own}
     assert not rooms & {"train", "recipes", "tasks", "claims", "curate", "report", "serve", "pipelines"}
-    assert len(own) < 235, (
-        f"a search imports {len(own)} modules of diptych"
-    )  # 228 with changes of collections and confined reading
+    assert len(own) < 250, f"a search imports {len(own)} modules of diptych"  # 244 with devices, rooms and tables of names
 
 
 def test_a_step_of_training_waits_for_no_library_that_it_does_not_use(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from importlib import import_module
 from operator import attrgetter
 from pathlib import Path
 from types import UnionType
-from typing import Any, Protocol, get_args, get_type_hints
+from typing import TYPE_CHECKING, Any, Protocol, get_args, get_type_hints
 
 from diptych.core.contracts import Deployable, Recipe, capabilities
 from diptych.core.disk.files import restore
@@ -16,8 +16,10 @@ from diptych.core.disk.json_text import read_object
 from diptych.core.disk.paths import is_file, is_folder, path_problem
 from diptych.core.errors import ConfigError, DataError, RunError
 from diptych.core.run_folder import RunFolder
-from diptych.models.io.device import InferencePrecision, choose_device, place
 from diptych.models.io.saved_model import one_line_errors, open_model
+
+if TYPE_CHECKING:
+    from diptych.models.io.device import InferencePrecision
 
 OPENERS = {
     "albef": "diptych.models.io.releases.albef:open_released",
@@ -94,6 +96,8 @@ def open_address(
     Raises RunError for a folder without a model, with the state of its run; ConfigError or DataError for a file of another release, with
     the one that it looks like.
     """
+    from diptych.models.io.device import choose_device, place  # imports torch, which the help of commands waits for
+
     target = choose_device(device)  # before anything is read
     try:
         return place(_opened(str(address), download), target, precision)

@@ -10,7 +10,6 @@ from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from timm.layers import DropPath
 from torch import Tensor, nn
 
 from diptych.core.errors import ConfigError, ShapeError
@@ -30,7 +29,11 @@ class ScaledBlock(nn.Module):
 
     def __init__(self, block: Block, start: float, drop_path: float = 0.0) -> None:
         super().__init__()
-        self.block, self.path = block, DropPath(drop_path) if drop_path else nn.Identity()
+        self.block, self.path = block, nn.Identity()
+        if drop_path:
+            from timm.layers import DropPath  # a search of texts waits for timm otherwise
+
+            self.path = DropPath(drop_path)
         self.scale_1_D = nn.Parameter(torch.full((block.mlp_in.in_features,), start))
         self.scale_2_D = nn.Parameter(torch.full((block.mlp_in.in_features,), start))
 
