@@ -64,6 +64,7 @@ STUDIES = {
     "tagging_sweep": "hours: taggers and detectors of three seeds",
     "trained_search": "trains four models before it searches",
     "refined_relations": "recall with and without messages between pairs: python benchmarks/refined_relations.py --seeds 0 1 2",
+    "opening": "memory and processor seconds of ten million rows that it builds first: python benchmarks/opening.py",
     "visual_tokens": "a time and a memory that no other library is compared in: python benchmarks/visual_tokens.py",
 }
 """What is here and is not run by `make bench`, and why."""

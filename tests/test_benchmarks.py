@@ -106,6 +106,7 @@ WAITS = (
     "tests/core/test_signals.py",
     "tests/train/test_rank_watchdog.py",
     "tests/train/test_resume.py",
+    "tests/train/devices/test_restarting.py",
     "tests/models/endpoint",
     "tests/data/load/test_stream.py",
 )

@@ -60,7 +60,7 @@ def test_every_command_has_a_module_and_help(capsys: pytest.CaptureFixture[str])
         (["train", "metaclip", "--data", WORLD, "--out", "x"], "is not a recipe: it lives in curate/"),
         (["train"], "say first which recipe"),
         (["train", "clip", "--data", WORLD], "say where the run goes: --out"),
-        (["train", "clip", "--data", "world:sceens", "--out", "x"], "unknown world 'sceens'; did you mean 'scenes'?"),
+        (["train", "clip", "--data", "world:secnes", "--out", "x"], "unknown world 'secnes'; did you mean 'scenes'?"),
         (["data", "biuld"], "unknown subcommand of data 'biuld'; did you mean 'build'?"),
         (["curate", "near_duplicate", WORLD, "x"], "did you mean 'near_duplicates'"),
         (["eval", "runs/x", "retreival", "--data", WORLD], "unknown task 'retreival'; did you mean 'retrieval'?"),

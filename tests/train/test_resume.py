@@ -187,7 +187,8 @@ def test_other_data_is_refused(stopped: RunFolder) -> None:
 
 def test_only_options_that_do_not_change_what_is_learned_may_change(stopped: RunFolder, small: bytes) -> None:
     with pytest.raises(
-        ConfigError, match=r"seed cannot change in the middle of a run \(these can: checkpoint_layers, device, keep, "
+        ConfigError,
+        match=r"seed cannot change in the middle of a run \(these can: board_group, board_tags, checkpoint_layers, device, keep, ",
     ):
         resume(stopped.path, toy_pool(), kind=Toy, changes={"seed": 1})
     run = resume(stopped.path, toy_pool(), kind=Toy, changes={"workers": 1, "save_every": 1, "keep": 3})

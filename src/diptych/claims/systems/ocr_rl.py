@@ -64,6 +64,7 @@ class OddOneOut:
             F.cross_entropy(head(feature_SND[0][row_B]), label_SN[0][row_B]).backward()
             optimiser.step()
         cell.spending.count(steps=steps, samples=steps * BATCH, labelled=len(label_SN[0]))
+        cell.spending.trained = sum(parameter.numel() for parameter in head.parameters())
         head.eval()
         with torch.no_grad():
             right = head(feature_SND[1]).argmax(1) == label_SN[1]

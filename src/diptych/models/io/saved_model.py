@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -32,7 +33,8 @@ def open_model(folder: Path) -> Any:
     except ValueError as error:
         raise RunError(f"{file} {error} (expected the configuration of a model)") from error
     if not isinstance(kind, str) or kind not in MODELS:
-        raise RunError(f"{file}: unknown kind of model ({kind!r:.40}; expected {', '.join(MODELS)})")
+        near = difflib.get_close_matches(str(kind)[:40], list(MODELS), n=3) or ["dual_encoder", "bridge", "relation_detector"]
+        raise RunError(f"{file}: unknown kind of model ({kind!r:.40}; expected one of {len(MODELS)}, such as {', '.join(near)})")
     with one_line_errors(folder):
         return MODELS.load(kind).load(folder)
 

@@ -286,7 +286,7 @@ class Mix(TwoTextRecipe[MixEncoder, MixBatch, MixSets]):
     @classmethod
     def paper(cls) -> Self:
         """CLIP's published configuration, ViT-B/32, 151,277,313 parameters: no paper has this recipe."""
-        return cls(**PAPER_CLIP, warmup=2000.0)
+        return cls(**PAPER_CLIP)
 
 
 def _as_sets(pairs: PairBatch) -> MixBatch:

@@ -3,7 +3,7 @@ their viewpoint, descriptions with object ids, and questions. Metres, z is up.
 
 >>> data = rooms(1, seed=0)
 >>> data[0].media["cloud"].decode().shape, len(data[0].media["frames"].parts), data[0].extras["descriptions"][0]["viewpoint"]
-((2048, 6), 2, '')
+((2048, 6), 2, 'door')
 """
 
 from __future__ import annotations
