@@ -73,6 +73,7 @@ def test_every_answer_is_right_and_every_other_option_wrong(choices: float) -> N
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(2400)
 def test_every_answer_about_2000_scenes_is_right() -> None:
     data = world(2000, seed=17)
     for seed, choices in ((0, 0.0), (1, 1.0)):
