@@ -117,8 +117,8 @@ def read(
               pictures (a row that would bring more is left out), bytes in memory of a Parquet table that takes over 100 times those of
               its file (it is refused)
     format    one of `FORMATS` of `data.graphs`, `data.probes`, `data.quizzes`, `data.problems.files`, "pipa", "pisc", "pmc", or
-              of a table of chest X-rays (`data.read.layouts.chest_tables`), where
-              the form is not recognised or there are two; "geotiff" reads GeoTIFF (`data.read.geotiffs`)
+              of a table of chest X-rays (`data.read.layouts.chest_tables`), where the form is not recognised or there are two;
+              "geotiff" reads GeoTIFF (`data.read.geotiffs`)
     follow_links
               read also what symbolic links lead to outside of the folder that is given; without it, such a file is left out
     inside    a folder that the data may not name files outside of, by an absolute path, "..", or a link: such a row is left out, and
