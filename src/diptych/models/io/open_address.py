@@ -97,7 +97,7 @@ def open_address(
     address: str | Path, *, download: bool = False, device: str = "auto", precision: InferencePrecision = "auto"
 ) -> Any:
     """The model of a run folder, a model folder, "packaged" (`models.io.packaged_pair`), "hf:FOLDER_OR_NAME",
-    "open_clip:ARCH/FILE_OR_TAG", "timm:NAME", a release of the table of `diptych weights` ("xclip:FILE", "glip:CHECKPOINT#BERT-FOLDER", ...),
+    "open_clip:ARCH/FILE_OR_TAG", "timm:NAME", a release of the table of `diptych weights` ("xclip:FILE", "glip:CHECKPOINT#BERT", ...),
     "tfjs:CENTERNET.json" of a package, "openai:http://HOST:PORT/v1#MODEL" of a server of chat completions, or "lora:ADAPTER#BASE" with any
     other as the base, into whose weights the adapter is merged.
 
