@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import diptych as dp
+from diptych.cli import main
 from diptych.core.errors import DataError
 from diptych.data.graphs import format_of
 from diptych.data.media.decode import encode_png
@@ -82,6 +83,15 @@ def test_label_studio(tmp_path: Path) -> None:
             assert reason in reasons, reason
 
 
+def test_the_commands_of_the_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    studio(tmp_path / "plans")
+    assert main(["data", "build", str(tmp_path / "plans"), str(tmp_path / "built")]) == 0
+    assert main(["data", "inspect", str(tmp_path / "built"), "--json"]) == 0
+    assert [region.label for region in dp.read(tmp_path / "built")[0].graph.regions] == ["door", "window", "room"]
+    assert main(["data", "export", str(tmp_path / "built"), str(tmp_path / "out"), "--format", "coco"]) == 0
+    assert len(dp.read(tmp_path / "out")[0].graph.triplets()) == 4
+
+
 def test_label_studio_with_several_annotators(tmp_path: Path) -> None:
     picture(tmp_path / "a.png")
     several = [{"result": [shape("1", "cat", 0, 0, 50, 50)]}, {"ground_truth": True, "result": [shape("1", "dog", 0, 0, 50, 50)]}]
@@ -102,10 +112,16 @@ CVAT = """<?xml version="1.0" encoding="utf-8"?>
 """
 
 
-def test_cvat(tmp_path: Path) -> None:
+def cvat(folder: Path) -> Path:
+    """Two pictures, one without a shape."""
     for name in "ab":
-        picture(tmp_path / f"images/plans/{name}.png")
-    (tmp_path / "annotations.xml").write_text(CVAT)
+        picture(folder / f"images/plans/{name}.png")
+    (folder / "annotations.xml").write_text(CVAT)
+    return folder / "annotations.xml"
+
+
+def test_cvat(tmp_path: Path) -> None:
+    cvat(tmp_path)
     for source in (tmp_path, tmp_path / "annotations.xml"):
         pool = dp.read(source)
         assert [*pool.split_names] == ["train", "val"]
