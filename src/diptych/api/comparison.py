@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -42,6 +43,7 @@ def compare(
     equal: float = 0.0,
     download: bool = False,
     processes: int = 1,
+    pilot: float = 0.0,
     say: Say | None = None,
     **changes: Any,
 ) -> Comparison:
@@ -56,6 +58,8 @@ def compare(
     matters  the smallest difference that would matter; `equal`: how close counts as equal, by default the same
     out      folder of the cells: what is finished there is read, what is half done goes on
     processes  cells that run at once, each in a process of its own, where the data have an address
+    pilot    seconds of short trainings of the first arm that say beforehand from how many steps on it is above chance and how many seeds
+             `matters` needs; left out where everything takes less than ten times as long
     changes  fields of every recipe: batch_size=64
     """
     from diptych.claims.compare import check_version
@@ -68,6 +72,8 @@ def compare(
         raise ConfigError(f"seeds is {seeds} (expected 1 or more; three at least for a verdict)")
     if processes < 1:
         raise ConfigError(f"processes is {processes} (expected 1 or more)")
+    if not 0 <= pilot < math.inf:
+        raise ConfigError(f"pilot is {pilot} (expected seconds, 0 for none)")
     if "steps" in changes:
         raise ConfigError("steps are what the budget gives: say budget steps:N")
     spend = Budget.parse(budget) if budget else None
@@ -93,6 +99,7 @@ def compare(
         options=options,
         margins=Margins(matters, equal or matters),
         processes=processes,
+        pilot=pilot,
         say=say or (lambda line: None),
     )
 

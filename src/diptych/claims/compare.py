@@ -29,6 +29,7 @@ from diptych.claims import job as cells
 from diptych.claims.cell import CellResult
 from diptych.claims.controls.raw_input import raw_values
 from diptych.claims.job import Job
+from diptych.claims.pilots.pilot import report_pilot
 from diptych.claims.results import measures_of
 from diptych.claims.spelling import Budget
 from diptych.claims.verdict import Margins
@@ -113,6 +114,7 @@ def compare(
     options: TrainOptions | None = None,
     margins: Margins = ONE_POINT,
     processes: int = 1,
+    pilot: float = 0.0,
     say: Say = lambda line: None,
 ) -> Comparison:
     """Run what is missing and say what came out.
@@ -123,6 +125,7 @@ def compare(
     budget   of each arm; None takes the steps of the first recipe
     margins  the smallest difference that would matter, and how close counts as equal; the same for every metric
     processes  cells that run at once, where they can run in processes of their own; their times are then those of a shared machine
+    pilot    seconds of short trainings that say beforehand what the budget can show (`pilots.pilot`); 0 runs none
     Raises ConfigError, DataError or RunError before anything is trained when the comparison cannot work.
     """
     _check_arms(arms)
@@ -139,6 +142,8 @@ def compare(
         options = options or TrainOptions()
         budget = budget or _budget_of(arms[0])
         jobs = _jobs(arms, whole, out, source, tuple(tasks), seeds, budget, options, say)
+        if pilot:
+            report_pilot(jobs, whole, seconds=pilot, margins=margins, say=say)
         results, failures = _run_all(jobs, whole, say, processes)
         folders = {arm.name: {job.seed: str(job.folder) for job in jobs if job.arm == arm.name} for arm in arms}
         configs = {job.arm: _config(job) for job in jobs}

@@ -42,6 +42,9 @@ class CompareArgs:
     config: Annotated[Path, arg(metavar="FILE.yaml", help="options, in a section compare (`diptych config compare`)")] = Path()
     set: Annotated[tuple[str, ...], arg(metavar="FIELD=VALUE", help="fields of every recipe: batch_size=64 width=64")] = ()
     dry_run: Annotated[bool, arg(help="say how many minutes it would take, and stop")] = False
+    pilot: Annotated[
+        float, arg(help="seconds of short trainings that say beforehand what a long comparison can show; 0 for none")
+    ] = 60.0
     precision: Annotated[Precision, arg(help="of the training")] = "auto"
     processes: Annotated[int, arg(help="cells that run at once, each in a process of its own")] = 1
     workers: Annotated[int, arg(help="loader processes of a run")] = 0
@@ -74,6 +77,7 @@ def main(argv: Sequence[str]) -> int:
         out=args.out,
         options=TrainOptions(workers=args.workers, precision=args.precision),
         processes=args.processes,
+        pilot=args.pilot,
         matters=args.matters,
         equal=args.equal,
         download=args.download,

@@ -37,6 +37,7 @@ class ColumnArgs:
     language: Annotated[str, arg(help="a column, or a code such as en")] = ""
     root: Annotated[str, arg(help="the folder of the images, where they are not beside the data")] = ""
     delimiter: Annotated[str, arg(help="between the fields of a .csv: ',', ';', tab or '|'; without, what its header shows")] = ""
+    encoding: Annotated[str, arg(help="of a .csv or .tsv that is not UTF-8, such as gb18030")] = ""
     format: Annotated[str, arg(help="a form of scene graphs, where it is not recognised: see `diptych data export`")] = ""
     follow_links: Annotated[bool, arg(help="read also what links lead to outside of the folder")] = False
     inside: Annotated[
