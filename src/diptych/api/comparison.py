@@ -14,7 +14,8 @@ from diptych.core.own_recipes import is_recipe_file
 from diptych.worlds.address import training_rows, with_held_out
 
 if TYPE_CHECKING:
-    from diptych.claims.compare import ComparedArm, Comparison
+    from diptych.claims.compare import Comparison
+    from diptych.claims.compared_arms import ComparedArm
     from diptych.core.contracts import Embedder
     from diptych.train.options import TrainOptions
 
@@ -42,6 +43,7 @@ def compare(
     equal: float = 0.0,
     download: bool = False,
     processes: int = 1,
+    splits: Sequence[str] = (),
     say: Say | None = None,
     **changes: Any,
 ) -> Comparison:
@@ -56,10 +58,11 @@ def compare(
     matters  the smallest difference that would matter; `equal`: how close counts as equal, by default the same
     out      folder of the cells: what is finished there is read, what is half done goes on
     processes  cells that run at once, each in a process of its own, where the data have an address
+    splits   held-out splits to measure on, () for all; compare on "val" to choose, then on "test", where trained cells are only scored
     changes  fields of every recipe: batch_size=64
     """
-    from diptych.claims.compare import check_version
     from diptych.claims.compare import compare as run_comparison
+    from diptych.claims.compared_arms import check_version
     from diptych.claims.spelling import Budget
     from diptych.claims.verdict import Margins
 
@@ -93,12 +96,13 @@ def compare(
         options=options,
         margins=Margins(matters, equal or matters),
         processes=processes,
+        splits=splits,
         say=say or (lambda line: None),
     )
 
 
 def _arm(arm: Any, preset: str, changes: Mapping[str, Any], download: bool) -> ComparedArm:
-    from diptych.claims.compare import ComparedArm
+    from diptych.claims.compared_arms import ComparedArm
     from diptych.claims.spelling import parse_name
     from diptych.models.io.open_address import is_foreign
 
