@@ -35,6 +35,7 @@ COMMANDS = {
     "compare": "several recipes or models, one budget: intervals, verdicts, cost, a report",
     "sweep": "values of a recipe's fields by Optuna, pruned and gone on with after a kill",
     "table": "a comparison or runs as a table for a paper: Markdown, LaTeX, CSV",
+    "plot": "plots of a comparison or of runs for a paper: SVG, PDF, data as CSV",
     "leaderboard": "models that were asked the same questions: intervals, paired tests, where they part",
     "index": "build | add | remove | info: a search index",
     "search": "search an index by text or by image",
