@@ -1,6 +1,6 @@
 """From web archives to one table of links: a part a file, so that a run that was killed goes on; each pair once, in order of uid.
 
-OUT/links.parquet        uid, url, text, page: `diptych data download` takes it from here, and `diptych curate` judges its texts
+OUT/links.parquet        uid, url, text, page, licence: `diptych data download` takes it from here, and `diptych curate` judges its texts
 OUT/quarantine.parquet   records and files that could not be read, and why
 """
 
@@ -19,7 +19,7 @@ from diptych.data.quarantine import QuarantineEntry, write_quarantine
 from diptych.data.web.web_archive import ImageLink, archives, links_of
 
 FILE = "links.parquet"
-SCHEMA = pa.schema([(name, pa.string()) for name in ("uid", "url", "text", "page")])
+SCHEMA = pa.schema([(name, pa.string()) for name in ("uid", "url", "text", "page", "licence")])
 
 
 @dataclass(frozen=True, slots=True)
