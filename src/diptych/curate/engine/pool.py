@@ -1,7 +1,7 @@
 """Runs curation steps over a pool, one after the other, and records what each dropped, why, and its cost.
 
 OUT/quarantine.parquet      what could not even be read, and why
-OUT/curation.json           input, output, steps with configuration, counts and seconds
+OUT/curation.json           input, output, steps with configuration and counts
 OUT/tables/removed.parquet  uid, step, reason: a row for every sample that left
 OUT/tables/step_NN_SLUG...  verdict of each finished step; a run that was cut short goes on after the last of these
 OUT/tables/NAME.parquet     columns that steps made (duplicate_of)
@@ -255,7 +255,8 @@ def _costs(out: Path) -> dict[str, float]:
 def _write(out: Path, data: Dataset, curation: CurationResult[Any], source: str) -> None:
     rows = sorted((drop.uid, drop.step, drop.reason) for drop in curation.removed)
     removed = pa.table([pa.array(c, f.type) for c, f in zip(_transposed(rows, 3), REMOVED, strict=True)], schema=REMOVED)
-    steps = [{name: value for name, value in to_plain(step).items() if name != "notes"} for step in curation.steps]
+    apart = ("notes", "seconds", "resumed")  # equal work gives equal bytes
+    steps = [{name: value for name, value in to_plain(step).items() if name not in apart} for step in curation.steps]
     config = [{"step": step["slug"], "options": step["config"]} for step in steps]
     made_by = MadeBy("curate", {"input": data.fingerprint, "steps": config})
     write_table(out, "removed", removed, made_by)
