@@ -134,7 +134,7 @@ def download(argv: Sequence[str]) -> int:
             allow_private=args.allow_private,
         ),
     )
-    report = run(table, args.out, options, retry_failed=args.retry_failed, add=args.add)
+    report = run(table, args.out, options, retry_failed=args.retry_failed, add=args.add, source=str(args.source.resolve()))
     facts = {
         "links": report.links,
         "succeeded": report.succeeded,

@@ -2,7 +2,7 @@
 
     OUT/00000.tar        00000 0000.jpg, .txt, .json: nine digits of shard and row; the JSON has uid, caption, url, sizes, sha256
     OUT/00000.parquet    a row a link: key, uid, url, caption, status (success | failed_to_download | failed_to_resize), error_kind,
-                         error_message, width, height, original_width, original_height, sha256; written last: the shard's mark
+                         error_message, final_url, width, height, original_width, original_height, sha256; written last: the shard's mark
     OUT/00000_stats.json counts, reasons and seconds of the shard
     OUT/opted_out.txt    addresses that opted out, one a line, which are never asked again
     OUT/links.json       which links and options, so that the same run goes on and another one is refused
@@ -29,6 +29,7 @@ from diptych.core.config import config_hash, to_plain
 from diptych.core.disk.files import write_json
 from diptych.core.errors import DataError
 from diptych.data.columns import read_parquet
+from diptych.data.lineage.record import made_now, write_lineage
 from diptych.data.shards.mark import DOWNLOAD as MARK
 from diptych.data.web.download_options import Download
 from diptych.data.web.download_shard import Resizer, ShardDownload
@@ -82,11 +83,14 @@ class OptedOut:
                     file.write(f"{url}\n")
 
 
-def download(links: pa.Table, out: Path, options: Download, *, retry_failed: bool = False, add: bool = False) -> DownloadReport:
+def download(
+    links: pa.Table, out: Path, options: Download, *, retry_failed: bool = False, add: bool = False, source: str = ""
+) -> DownloadReport:
     """Download every link that no finished shard holds.
 
     links         columns "uid", "url" and "text", uids that differ; all other columns are kept
     retry_failed  ask again for failed links of finished shards, but for those that opted out
+    source        address of the links, for the lineage
     add           put links into a finished folder that are not there yet, as further shards
 
     Raises DataError for a folder of other links or options.
@@ -106,6 +110,8 @@ def download(links: pa.Table, out: Path, options: Download, *, retry_failed: boo
     records = [record for file in _tables(out) for record in read_parquet(file, columns=["status", "error_kind"]).to_pylist()]
     errors = Counter(record["error_kind"] for record in records if record["status"] != "success")
     succeeded = sum(record["status"] == "success" for record in records)
+    step = made_now("data download", source, config=_result_options(options), links=len(records), images=succeeded)
+    write_lineage(out, [step], source)
     return DownloadReport(out, len(records), succeeded, tried, dict(errors))
 
 

@@ -26,7 +26,7 @@ from diptych.data.shards.write import ShardWriter
 from diptych.data.web.download_options import Download
 from diptych.data.web.host_schedule import HostSchedule
 from diptych.data.web.picture_sizing import resized
-from diptych.data.web.polite_http import FetchError, fetch_image
+from diptych.data.web.polite_http import FetchError, fetch
 from diptych.data.web.site_rules import SiteRules
 
 DNS_TRIES, DNS_SHARE = 50, 0.5
@@ -38,7 +38,10 @@ FOREVER = ("opt-out", "tdm")
 WAITS = 3
 """Times that a link waits because its host says so."""
 SCHEMA = pa.schema(
-    [(name, pa.string()) for name in ("key", "uid", "url", "caption", "status", "error_kind", "error_message", "sha256")]
+    [
+        (name, pa.string())
+        for name in ("key", "uid", "url", "caption", "status", "error_kind", "error_message", "final_url", "sha256")
+    ]
     + [(name, pa.int32()) for name in ("width", "height", "original_width", "original_height")]
 )
 
@@ -110,7 +113,9 @@ class ShardDownload:
         done: dict[int, Answer] = {}
         pending = list(range(len(self._rows)))
         if self.table.is_file():
-            records: list[Record] = read_parquet(self.table, columns=SCHEMA.names).to_pylist()
+            table = read_parquet(self.table)
+            there = [name for name in SCHEMA.names if name in table.column_names]  # earlier versions had fewer
+            records: list[Record] = [{**dict.fromkeys(SCHEMA.names), **row} for row in table.select(there).to_pylist()]
             failed = [row for row, one in enumerate(records) if one["status"] != "success" and one["error_kind"] not in FOREVER]
             pending = failed if retry_failed else []
             if not pending:
@@ -193,7 +198,7 @@ class ShardDownload:
                 schedule.slow_down(place, self.rules.crawl_delay(url))
                 with self._lock:
                     self._asked += attempt == 0
-                data = fetch_image(url, self.options.policy)
+                data, final = fetch(url, self.options.policy, accept="image/*,*/*")
                 break
             except FetchError as error:
                 if error.kind in FOREVER:
@@ -206,7 +211,7 @@ class ShardDownload:
             data, facts = self.resizer(data, url)
         except DecodeError as error:
             return self._record(row, status="failed_to_resize", error_kind="image", error_message=error.problem), None
-        return self._record(row, status="success", sha256=hashlib.sha256(data).hexdigest(), **facts), data
+        return self._record(row, status="success", final_url=final, sha256=hashlib.sha256(data).hexdigest(), **facts), data
 
     def _failed(self, row: int, error: FetchError) -> Answer:
         return self._record(row, status="failed_to_download", error_kind=error.kind, error_message=str(error)), None

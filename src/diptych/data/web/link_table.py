@@ -15,6 +15,7 @@ import pyarrow as pa
 
 from diptych.core.config import config_hash
 from diptych.data.columns import read_parquet, write_parquet
+from diptych.data.lineage.record import made_now, write_lineage
 from diptych.data.quarantine import QuarantineEntry, write_quarantine
 from diptych.data.web.web_archive import ImageLink, archives, links_of
 
@@ -68,5 +69,6 @@ def extract_links(source: Path, out: Path) -> LinkReport:
         once.setdefault(link.uid, link)  # of several pages the first by address
     write_parquet(out / FILE, pa.Table.from_pylist([asdict(link) for link in once.values()], SCHEMA))
     write_quarantine(out, bad)
+    write_lineage(out, [made_now("data links", source.resolve(), archives=len(files), links=len(once))])
     shutil.rmtree(parts)
     return LinkReport(out, len(files), kept, sum(table.num_rows for table in tables), len(once), tuple(bad))

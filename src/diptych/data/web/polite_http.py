@@ -70,11 +70,11 @@ class FetchPolicy:
 
 def fetch_image(url: str, policy: FetchPolicy) -> bytes:
     """The bytes at an address. Raises FetchError."""
-    return fetch(url, policy, accept="image/*,*/*")
+    return fetch(url, policy, accept="image/*,*/*")[0]
 
 
-def fetch(url: str, policy: FetchPolicy, *, accept: str = "*/*", most: int = 0) -> bytes:
-    """The bytes at an address, after redirects, within `timeout` seconds. Raises FetchError.
+def fetch(url: str, policy: FetchPolicy, *, accept: str = "*/*", most: int = 0) -> tuple[bytes, str]:
+    """The bytes at an address, after redirects, within `timeout` seconds; and the address that they came from. Raises FetchError.
 
     most  bytes of which the first are enough: a longer answer is cut there; 0 refuses what is longer than the policy allows
     """
@@ -82,7 +82,7 @@ def fetch(url: str, policy: FetchPolicy, *, accept: str = "*/*", most: int = 0) 
     for _ in range(REDIRECTS + 1):
         answer = _ask(url, policy, deadline, accept, most)
         if isinstance(answer, bytes):
-            return answer
+            return answer, url
         url = answer
     raise FetchError("redirects", f"more than {REDIRECTS} redirects")
 

@@ -72,7 +72,7 @@ class SiteRules:
         plain = FetchPolicy(**{**vars(self._policy), "forbidden": (), "tdm": False})
         if self._policy.robots:
             try:
-                text = fetch(f"{site}/robots.txt", plain, accept="text/plain,*/*", most=LONGEST)
+                text = fetch(f"{site}/robots.txt", plain, accept="text/plain,*/*", most=LONGEST)[0]
                 robots = _protego().parse(text.decode("utf-8", "replace"))
             except FetchError as error:
                 # No such file, or endless redirects: everything is allowed. A host that is not there says so at the image itself.
@@ -81,7 +81,7 @@ class SiteRules:
         reservations: tuple[tuple[str, bool], ...] = ()
         if self._policy.tdm and not closed:
             with suppress(FetchError):  # no such file, or none that can be read: nothing is reserved by it
-                reservations = _reservations(fetch(f"{site}/.well-known/tdmrep.json", plain, most=LONGEST))
+                reservations = _reservations(fetch(f"{site}/.well-known/tdmrep.json", plain, most=LONGEST)[0])
         return _Rules(robots, closed, reservations)
 
 
