@@ -33,6 +33,9 @@ class CompareArgs:
     ]
     data: Annotated[str, arg(help="any readable data with held-out splits")]
     tasks: Annotated[str, arg(help="with commas: retrieval,zero_shot,probe")] = "retrieval"
+    split: Annotated[
+        str, arg(help="only these held-out splits, with commas: val to choose, then test, for which nothing is trained")
+    ] = ""
     seeds: Annotated[int, arg(help="runs of each recipe; three at least for a verdict")] = 5
     budget: Annotated[str, arg(help="steps:N, samples:N or seconds:N of training; '' takes the steps of the first recipe")] = ""
     preset: Annotated[Literal["tiny", "paper"], arg(help="sizes for two cores, or the published configuration")] = "tiny"
@@ -78,6 +81,7 @@ def main(argv: Sequence[str]) -> int:
         options=TrainOptions(workers=args.workers, precision=args.precision),
         processes=args.processes,
         pilot=args.pilot,
+        splits=split_names(args.split),
         matters=args.matters,
         equal=args.equal,
         download=args.download,
