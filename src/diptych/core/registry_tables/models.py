@@ -35,6 +35,7 @@ MODEL_ENTRIES = {
         "diptych.models.fiber.statements:FiberStatementClassifier",
         "whether a statement is true of two pictures",
     ),
+    "finding_reader": ("diptych.models.chests.finding_reader:FindingReader", "findings and their places, by two decoders"),
     "graph_relater": (
         "diptych.models.penet.graph_relater:GraphRelater",
         "relations between things, one prototype a predicate",
