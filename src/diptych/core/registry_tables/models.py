@@ -41,6 +41,10 @@ MODEL_ENTRIES = {
         "relations between things, one prototype a predicate",
     ),
     "late_encoder": ("diptych.models.pairs.late.embedder:LateEmbedder", "two towers, compared token by token"),
+    "knowledge_matcher": (
+        "diptych.models.knowledge.knowledge_matcher:KnowledgeMatcher",
+        "reads an image and a text together with the entities that the text names",
+    ),
     "lexical_encoder": ("diptych.models.lexlip.lexical_embedder:LexicalModel", "two towers, weights over words"),
     "linear_map": ("diptych.models.pairs.frozen.locked:LinearMapEmbedder", "a closed-form map between frozen encoders"),
     "image_encoder": ("diptych.models.pairs.image_embedder:ImageTowerEmbedder", "an image tower alone"),

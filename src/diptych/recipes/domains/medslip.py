@@ -25,6 +25,7 @@ from diptych.data.text.reports.finding_places import FindingPlace, finding_matri
 from diptych.models.chests.finding_reader import FindingReader
 from diptych.models.chests.finding_streams import FindingStreams, StreamFeatures, Streams
 from diptych.models.chests.name_book import EXPECTED, book_vectors, read_book
+from diptych.models.towers.dense_vit import DenseViT
 from diptych.models.towers.towers import image_tower
 from diptych.objectives.pairs.finding_losses import pair_loss, prototype_loss, stated, status_loss
 
@@ -190,6 +191,8 @@ class MeDSLIP(Recipe[FindingStreams, FindingBatch, StreamFeatures]):
         if self.image_tower.startswith("timm:resnet"):
             options |= {"stage": self.stage, "zero_last": False}
         tower = image_tower(self.image_tower, **options)
+        if isinstance(tower, DenseViT):
+            tower.mask_D.requires_grad_(False)  # no patch is hidden
         config = self.decoder
         return FindingStreams(
             tower,
