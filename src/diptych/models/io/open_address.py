@@ -37,6 +37,7 @@ OPENERS = {
     "keep": "diptych.models.io.releases.keep:open_released",
     "laclip": "diptych.models.io.releases.clip_files:open_released",
     "llava": "diptych.models.bridges.llava_released:open_released",
+    "medslip": "diptych.models.io.releases.medslip:open_released",
     "metaclip": "diptych.models.io.releases.clip_files:open_released",
     "negclip": "diptych.models.io.releases.clip_files:open_released",
     "openai": "diptych.models.endpoint.chat_model:ChatModel.open",
