@@ -122,11 +122,4 @@ def claims() -> tuple[Claim, ...]:
         reported=("acc", "found"),
         why_long="a cell takes some eighty seconds, and one of the two controls is trained as long",
     )
-    chance = replace(
-        segmentation,
-        name="chance",
-        sentence="Three concepts of neighbours give a higher zero-shot mIoU than three of the gallery by chance",
-        source="our control: more texts in the same words that say nothing of the image",
-        baseline=Arm("by chance", Segmented(replace(recipe, steps=STEPS + KNOWN_STEPS), pairs, "by chance"), around(recipe.lr)),
-    )
-    return segmentation, chance
+    return (segmentation,)

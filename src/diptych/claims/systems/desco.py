@@ -8,13 +8,10 @@ can read before.
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from diptych.claims.cells.relations.invented_names import SCENES, TESTED, Described, small
 from diptych.claims.claim import Arm, Claim
 from diptych.claims.sweep import around
 from diptych.claims.verdict import Margins
-from diptych.core.config import with_changes
 
 DATA = f"{SCENES:,} rendered scenes of two shapes with made-up names; {TESTED} each with names that training had and with others to test"
 
@@ -47,21 +44,4 @@ def claims() -> tuple[Claim, ...]:
         tuning_seeds=(0,),
         why_long="a detector reads words from scratch: a cell is 2,000 steps, some four minutes of a core; rates are swept on one seed",
     )
-    unseen = replace(
-        pairs,
-        name="unseen",
-        sentence="The same for names that never occurred in training",
-        metric="unseen/pairs",
-        reported=("seen/pairs", "seen/found", "unseen/found"),
-    )
-    partial = replace(
-        pairs,
-        name="partial",
-        kind="mechanism check",
-        sentence="Regions that answer the head of a description alone obey it more than regions that answer all of it",
-        source='2306.14060: positives are the name and the kind, never the tail ("partial")',
-        refuted="a difference whose interval lies below zero",
-        baseline=Arm("all of it", Described(with_changes(described, {"positive": "all"})), rates),
-        controls=(Arm("untrained", Described(described, learns=False)),),
-    )
-    return pairs, unseen, partial
+    return (pairs,)

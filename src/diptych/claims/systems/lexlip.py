@@ -88,7 +88,6 @@ def claims() -> tuple[Claim, ...]:
     clip = sized_for(CLIP.tiny(), batch_size=BATCH, steps=STEPS)
     own: dict[str, Any] = {"decoder_heads": 4, "queue": 1024, "small_images": False, "image_tower": "vit_micro"}
     lexlip = with_changes(sized_for(LexLIP.tiny(), batch_size=BATCH, steps=STEPS), own)
-    alone = with_changes(lexlip, {"weight_words": 0.0})
     same_steps = Claim(
         slug="lexlip",
         kind="paper's claim",
@@ -108,13 +107,4 @@ def claims() -> tuple[Claim, ...]:
         reported=("test/t2i_r@1",),
         tuning_seeds=(0, 1),
     )
-    bottleneck = replace(
-        same_steps,
-        name="bottleneck",
-        kind="mechanism check",
-        sentence="Restoring captions through its words makes LexLIP retrieve better than the same two phases of contrast without that",
-        source="2302.02908, whose ablation drops the bottleneck",
-        baseline=Arm("without hidden words", Lexical(alone, rows), around(alone.lr)),
-        reported=("test/t2i_r@1", "kept/i2t_r@1", "kept/t2i_r@1", "words_of_image", "words_of_text", "touched_per_item"),
-    )
-    return same_steps, bottleneck
+    return (same_steps,)

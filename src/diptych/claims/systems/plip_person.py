@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from diptych.claims.cells.domains.persons import Repainted, Searched
+from diptych.claims.cells.domains.persons import Searched
 from diptych.claims.claim import Arm, Claim
 from diptych.claims.sweep import around
 from diptych.claims.verdict import Margins
@@ -18,7 +18,6 @@ def claims() -> tuple[Claim, ...]:
     contrast = replace(PLIPPerson.tiny(), steps=STEPS, weight_colour=0.0, weight_attributes=0.0)
     instance = replace(contrast, pairing="instance")
     plain, plain_instance = (replace(recipe, members=1) for recipe in (contrast, instance))
-    coloured = replace(PLIPPerson.tiny(), steps=STEPS, weight_attributes=0.0)
     rates = around(contrast.lr)
     words: dict[str, Any] = {
         "slug": "plip_person",
@@ -51,24 +50,5 @@ def claims() -> tuple[Claim, ...]:
             method=Arm("identity, plain", Searched(plain, PICTURES), rates),
             controls=(Arm("untrained", Searched(plain, PICTURES, learns=False)),),
             **words,
-        ),
-        Claim(
-            name="colour",
-            kind="mechanism check",
-            sentence="Where the caption has another colour for the upper clothes, the decoder paints them nearer to it; one that does not "
-            "hear the text cannot",
-            source="2305.08386: colourisation is guided by the text, which alone knows the colour of a grey picture",
-            refuted="a difference whose interval lies below zero",
-            baseline=Arm("deaf decoder", Repainted(replace(coloured, colour_text=False), PICTURES), rates),
-            method=Arm("text-guided", Repainted(coloured, PICTURES), rates),
-            controls=(Arm("untrained", Repainted(coloured, PICTURES, learns=False)),),
-            **{
-                **words,
-                "metric": "follows",
-                "seeds": 3,
-                "margins": Margins(matters=0.05, equivalence=0.05),
-                "reported": (),
-                "data": f"{PICTURES:,} rendered pictures; the colour word of the upper clothes is changed in captions of unseen persons",
-            },
         ),
     )

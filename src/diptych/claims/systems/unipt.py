@@ -1,4 +1,4 @@
-"""Pre-training on pseudo texts against fine-tuning alone, hidden words within it, and prototypes within fine-tuning."""
+"""Pre-training on pseudo texts against fine-tuning alone, and hidden words within it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,6 @@ UNLABELLED, LABELLED, STEPS, BEFORE = 1600, 200, 300, 0.6
 def claims() -> tuple[Claim, ...]:
     recipe = with_changes(UniPT.tiny(), {"steps": STEPS, "weight_patches": 0.0, "weight_unified": 0.0})
     wordless = with_changes(recipe, {"weight_words": 0.0})
-    unified = with_changes(recipe, {"weight_unified": 1.0})
     rates = around(recipe.lr)
     sizes: dict[str, Any] = {"unlabelled": UNLABELLED, "labelled": LABELLED}
     words: dict[str, Any] = {
@@ -51,14 +50,5 @@ def claims() -> tuple[Claim, ...]:
             baseline=Arm("no hidden words", PseudoThenLabelled(wordless, BEFORE, **sizes), rates),
             method=method,
             **words,
-        ),
-        Claim(
-            name="unified",
-            kind="mechanism check",
-            sentence="Fine-tuning that has both losses on prototypes' parts, too, and searches by them, finds unseen persons more often",
-            source="2309.01420, table 6: 66.83 R@1 on CUHK-PEDES, 61.99 without the granularity-unified loss",
-            baseline=method,
-            method=Arm("with prototypes", PseudoThenLabelled(unified, BEFORE, **sizes), rates),
-            **{**words, "tuning_seeds": (0,)},
         ),
     )

@@ -6,27 +6,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-import torch
-from torch import Tensor
-
 from diptych.claims.cell import Cell, Scores
 from diptych.claims.training import opened, trained, untrained
 from diptych.core.config import with_changes
-from diptych.core.errors import RunError
 from diptych.core.randomness import keyed_rng
 from diptych.core.sample import Sample
 from diptych.data.dataset import Pool
-from diptych.data.masks import decode as mask_of
-from diptych.data.media.decode import decode
 from diptych.data.text.persons.descriptions import OPTIONAL, REQUIRED
 from diptych.models.io.saved_model import open_model
-from diptych.models.people.person_encoder import PersonEncoder
 from diptych.recipes._shared.texts.pseudo_texts import PSEUDO
 from diptych.recipes.domains.plip_person import PLIPPerson
 from diptych.recipes.domains.unipt import UniPT
 from diptych.tasks.domains.person_search import PersonSearch
-from diptych.train.checkpoint import newest
-from diptych.worlds.people.looks import COLOURS
 from diptych.worlds.people.world import pedestrians
 from diptych.worlds.rendered import RenderedDataset
 
@@ -50,82 +41,6 @@ class Searched:
         run = replace(cell, folder=cell.folder / "run")
         model = opened(self.recipe, rows, run) if self.learns else untrained(self.recipe, rows, run)
         return searched(model, cell)
-
-
-@dataclass(frozen=True)
-class Repainted:
-    """Trains with colours, then changes the colour of the upper clothes in the caption: "follows" is the share of unseen persons whose
-    upper clothes are painted nearer to the new colour than they are with the caption as it was. Where both are alike it is a half.
-
-    Nearness is that of the shares of red, green and blue, so that light does not count; black, white and grey are left out.
-    learns  False asks the model as it is before the first step
-    """
-
-    recipe: PLIPPerson
-    pictures: int
-    learns: bool = True
-
-    def __call__(self, cell: Cell) -> Scores:
-        rows = pedestrians(SMOKE if cell.smoke else self.pictures, seed=cell.seed)
-        recipe = cell.sized(self.recipe).prepare(rows)
-        torch.manual_seed(cell.seed)
-        model = recipe.model()
-        if self.learns:
-            run = trained(self.recipe, rows, replace(cell, folder=cell.folder / "run"))
-            checkpoint, _ = newest(run.checkpoints)
-            if checkpoint is None:
-                raise RunError(f"{run.path} has no checkpoint")
-            model.load_state_dict(checkpoint.model)
-        return {"follows": self._follows(recipe, model.eval(), cell)}
-
-    @torch.no_grad()
-    def _follows(self, recipe: PLIPPerson, model: PersonEncoder, cell: Cell) -> float:
-        count = SMOKE if cell.smoke else TESTED // 2
-        shown = pedestrians(count, seed=cell.seed, split="test", styles=("plain",), regions=True, occluded=0.0)
-        words, worth = recipe.words(), []
-        for row in range(count):
-            sample = shown[row]
-            upper = next((region for region in sample.regions if region.label == "upper"), None)
-            colour = sample.extras["attributes"][2].split()[0]
-            if upper is None or upper.mask is None or colour not in PAINTED or sample.image is None:
-                continue
-            other = PAINTED[int(keyed_rng("repainted", cell.seed, row).integers(len(PAINTED)))]
-            other = other if other != colour else PAINTED[(PAINTED.index(other) + 1) % len(PAINTED)]
-            text = sample.texts[0].string
-            changed = text.replace(f" {colour} {_garment(sample)}", f" {other} {_garment(sample)}")
-            assert changed != text
-            encoded = words.encode([text, changed], recipe.text_length)
-            image_1CHW = recipe.preprocess([decode(sample.image, exact=True)])
-            painted = model(
-                image_1CHW.expand(2, -1, -1, -1),
-                recipe.preprocess.greyed(image_1CHW).expand(2, -1, -1, -1),
-                torch.from_numpy(encoded.ids_BL),
-                torch.from_numpy(encoded.mask_BL),
-                None,
-            ).painted_NCHW
-            size = painted.shape[-2:]
-            mask_HW = torch.from_numpy(mask_of(upper.mask)).float()[None, None]
-            mask_HW = torch.nn.functional.interpolate(mask_HW, size=size, mode="nearest")[0, 0] > 0
-            shades_2C = [_shares(recipe, picture[:, mask_HW]) for picture in painted]
-            wanted_C = torch.tensor(COLOURS[other], dtype=torch.float64) / sum(COLOURS[other])
-            before, after = ((shade_C - wanted_C).norm() for shade_C in shades_2C)
-            worth.append(0.5 if after == before else float(after < before))
-        return sum(worth) / max(len(worth), 1)
-
-
-PAINTED = ("red", "green", "blue", "yellow", "purple", "orange")
-"""Colours of upper clothes that light leaves what they are."""
-
-
-def _garment(sample: Sample) -> str:
-    return str(sample.extras["attributes"][2].split(" ", 1)[1])
-
-
-def _shares(recipe: PLIPPerson, pixel_CP: Tensor) -> Tensor:
-    """Of red, green and blue in the mean of some normalised pixels."""
-    std, mean = (torch.tensor(values, dtype=torch.float64)[:, None] for values in (recipe.std, recipe.mean))
-    shade_C = (pixel_CP.double() * std + mean).clamp_min(1e-3).mean(1)
-    return shade_C / shade_C.sum()
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,4 @@
-"""Changes to scenes of `world:links`: nouns with their colours, boxes as a hasty annotator draws them or as two do, captions as a model
-writes them."""
+"""Changes to scenes of `world:links`: nouns with their colours, boxes of two annotators, captions as a model writes them."""
 
 from __future__ import annotations
 
@@ -14,8 +13,6 @@ from diptych.core.sample import Sample, Text
 from diptych.worlds.links.world import PREDICATES
 from diptych.worlds.scenes.captions import with_article
 
-JITTER = 0.25
-"""Of a shape's side, by which each edge of a box is off at most."""
 TWICE = 0.5
 """Share of the shapes that have two boxes."""
 WRONG, MISSING = 0.2, 0.1
@@ -25,21 +22,6 @@ WRONG, MISSING = 0.2, 0.1
 def with_colours(sample: Sample) -> Sample:
     """Scene with shapes named by colour and shape: 48 names in place of 6."""
     return replace(sample, regions=tuple(replace(r, label=f"{r.attributes[0]} {r.label}") for r in sample.regions))
-
-
-def jittered(sample: Sample) -> Sample:
-    """Scene with each box edge off by up to a quarter of the shape, deterministic per scene."""
-    if not isinstance(sample.image, ArrayImage):
-        raise DataError(f"'{sample.uid}' is not a rendered scene", expected="a sample of world:links")
-    side = sample.image.pixels_HWC.shape[0]
-    rng = keyed_rng("jittered", sample.uid)
-    moved = []
-    for region in sample.regions:
-        x0, y0, x1, y1 = region.box
-        side_4 = np.array([x1 - x0, y1 - y0, x1 - x0, y1 - y0])
-        x0, y0, x1, y1 = (np.array(region.box) + rng.uniform(-JITTER, JITTER, 4) * side_4).clip(0, side).tolist()
-        moved.append(replace(region, box=(x0, y0, x1, y1), mask=None))
-    return replace(sample, regions=tuple(moved))
 
 
 def annotated_twice(sample: Sample) -> Sample:
