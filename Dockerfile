@@ -9,10 +9,10 @@ FROM python:3.11-slim
 
 ENV PIP_NO_CACHE_DIR=1 PYTHONUNBUFFERED=1 HF_HUB_OFFLINE=1 DIPTYCH_CACHE=/tmp/diptych
 WORKDIR /src
-COPY pyproject.toml README.md LICENSE ./
+COPY pyproject.toml constraints.txt README.md LICENSE ./
 COPY src ./src
 # PyTorch's own index has wheels without CUDA, a tenth of the size.
-RUN pip install --extra-index-url https://download.pytorch.org/whl/cpu '.[serve,onnx,weights]' \
+RUN pip install --extra-index-url https://download.pytorch.org/whl/cpu --constraint constraints.txt '.[serve,onnx,weights]' \
     && useradd --create-home --uid 1000 diptych
 USER diptych
 WORKDIR /home/diptych

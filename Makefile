@@ -3,7 +3,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help install demo test test-all test-family test-times lint docs bench systems claims-check dist sbom audit clean
+.PHONY: help install demo test test-all test-family test-times lint docs bench systems claims-check dist sbom audit constraints lowest clean
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
@@ -11,12 +11,15 @@ $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 
+# PINNED=1 installs the versions of constraints.txt, as CI and the Docker image do.
+INSTALL := $(BIN)/python -m pip install --quiet $(if $(PINNED),--constraint constraints.txt)
+
 $(VENV)/.use: pyproject.toml | $(BIN)/python
-	$(BIN)/python -m pip install --quiet --editable '.[weights,serve]'
+	$(INSTALL) --editable '.[weights,serve]'
 	@touch $@
 
 $(VENV)/.dev: pyproject.toml | $(BIN)/python
-	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	$(INSTALL) --editable '.[dev]'
 	@touch $@ $(VENV)/.use
 
 install: $(VENV)/.use ## a virtual environment with everything that a user needs
@@ -74,5 +77,26 @@ audit: $(VENV)/.use ## known vulnerabilities of what is installed, by pip-audit 
 	test -x $(VENV)-audit/bin/pip-audit || ($(PYTHON) -m venv $(VENV)-audit && $(VENV)-audit/bin/pip install --quiet 'pip-audit>=2.7')
 	$(VENV)-audit/bin/pip-audit --skip-editable --path $$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
 
+UV := $(VENV)-uv/bin/uv
+$(UV):
+	$(PYTHON) -m venv $(VENV)-uv
+	$(VENV)-uv/bin/pip install --quiet 'uv>=0.8'
+
+constraints: $(VENV)/.dev | $(UV) ## the versions that are installed and tested here, and the lowest that are declared, into constraints*.txt
+	$(BIN)/python -m pip freeze --exclude-editable | grep == | sed 's/+[a-z0-9.]*$$//' > $(VENV)/installed.txt
+	$(UV) pip compile --quiet pyproject.toml --extra dev --python $(BIN)/python --constraint $(VENV)/installed.txt \
+		--no-annotate --no-header --output-file constraints.txt
+	$(UV) pip compile --quiet pyproject.toml --extra dev --python $(BIN)/python --resolution lowest-direct \
+		--no-annotate --no-header --upgrade --output-file constraints-lowest.txt
+
+LOWEST := $(VENV)-lowest/bin/python
+lowest: | $(UV) ## smoke tests with the lowest declared versions, in an environment of their own (with torch for CUDA: 7 GiB)
+	test -x $(LOWEST) || $(UV) venv --quiet --python $(PYTHON) $(VENV)-lowest
+	$(UV) pip install --quiet --python $(LOWEST) --constraint constraints-lowest.txt --editable '.[weights,serve,adapters]' \
+		pytest pytest-timeout hypothesis
+	OMP_NUM_THREADS=1 $(LOWEST) -m pytest -m 'not slow' tests/recipes/contrastive/test_clip.py tests/train/test_fit.py \
+		tests/index/test_index_life.py tests/models/towers tests/cli/test_run_command.py \
+		--ignore tests/models/towers/test_beit.py # names weights as newer transformers do
+
 clean: ## remove the environment and what was built
-	rm -rf $(VENV) $(VENV)-audit site dist build
+	rm -rf $(VENV) $(VENV)-audit $(VENV)-uv $(VENV)-lowest site dist build

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from diptych.core.environment import environment
+from diptych.core.machine import processor_flags
 from diptych.models.io.device import choose_device
 from diptych.train.options import Precision
 
@@ -32,7 +32,7 @@ def choose_precision(requested: Precision, device: torch.device) -> Precision:
         return requested
     if device.type == "cuda":
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
-    flags = environment()["processor_flags"]
+    flags = processor_flags()
     return "bf16" if device.type == "cpu" and ("avx512_bf16" in flags or "amx_bf16" in flags) else "fp32"
 
 

@@ -106,9 +106,10 @@ class SmallPairsWorld:
     def sample(self, split: str, index: int) -> Sample:
         shown, uid = self._drawn(split, index), uid_of(NAME, self.seed, split, index)
         other = self._source(split, index, self.mismatched, "raw")
-        texts = [Text(self._drawn(split, other).text, "en", "alt")]
+        texts = [Text((shown if other == index else self._drawn(split, other)).text, "en", "alt")]
         if self.captioned:
-            caption = self._drawn(split, self._source(split, index, self.wrong, "caption")).caption
+            source = self._source(split, index, self.wrong, "caption")
+            caption = (shown if source == index else self._drawn(split, source)).caption
             texts.append(Text(caption, "en", "synthetic"))
         regions = [
             Region(box, noun.split()[1], (noun.split()[0],), mask=encode(mask))
