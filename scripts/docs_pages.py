@@ -17,6 +17,7 @@ from diptych.claims.claim import LONG
 from diptych.claims.controls.raw_input import PREFIX
 from diptych.claims.ledger import Entry, Side, Superseded
 from diptych.claims.table import Row, forest, rows
+from diptych.cli.commands.systems import papers_of
 from diptych.core import systems
 from diptych.core.contracts import Recipe
 from diptych.models.closed_form.model import METHODS
@@ -103,21 +104,17 @@ def systems_index() -> str:
 
 def system_page(row: systems.System) -> str:
     entry: Any = row.load()
-    lines = [f"# {row.title}", "", with_fields(inspect.getdoc(entry) or ""), ""]
-    if inspect.isclass(entry) and issubclass(entry, Recipe):
-        tiny, paper = entry.tiny(), entry.paper()
-        lines += ["```", f"diptych train {row.slug} --data emoji --out runs/{row.slug}", "```", "", "## Fields", ""]
-        lines += ["| field | published (`--preset paper`) | small (`--preset tiny`) |", "|---|---|---|"]
-        lines += [
-            f"| `{f.name}` | {value(paper, f.name)} | {value(tiny, f.name)} |"
-            for f in dataclasses.fields(entry)
-            if not f.metadata.get("prepared")
-        ]
+    text = inspect.getdoc(entry) or ""
+    lines = [f"# {row.title}", "", (inspect.getmodule(entry).__doc__ or "").partition("\n\n")[0].strip(), ""]
+    trains = inspect.isclass(entry) and issubclass(entry, Recipe)
+    if trains:
+        lines += ["```", f"diptych train {row.slug} --data emoji --out runs/{row.slug}", "```", ""]
+    if papers := papers_of(text):
+        lines += [f"Paper: {', '.join(f'[{address}]({address})' for address in papers[:1])}", ""]
+    lines += ["## Claim", "", *claim_lines(row.slug), "", "## What it does", "", with_fields(text), ""]
+    if trains:
+        lines += field_tables(entry)
     lines += [
-        "",
-        "## Claim",
-        "",
-        *claim_lines(row.slug),
         "",
         "## Source",
         "",
@@ -134,6 +131,28 @@ def system_page(row: systems.System) -> str:
     return "\n".join(lines) + "\n"
 
 
+def field_tables(entry: type[Recipe]) -> list[str]:
+    """Values of the published and the small preset: the recipe's own fields, and below a fold those that it inherits."""
+    tiny, paper = entry.tiny(), entry.paper()
+    named = [f.name for f in dataclasses.fields(entry) if not f.metadata.get("prepared")]
+    own = [name for name in named if name in vars(entry).get("__annotations__", {})]
+    head = ["| field | published (`--preset paper`) | small (`--preset tiny`) |", "|---|---|---|"]
+
+    def rows_of(names: list[str]) -> list[str]:
+        return [*head, *(f"| `{name}` | {value(paper, name)} | {value(tiny, name)} |" for name in names)]
+
+    inherited = [name for name in named if name not in own]
+    lines = ["## Fields", "", *(rows_of(own) if own else []), ""]
+    if inherited:
+        lines += [
+            f'??? note "{len(inherited)} fields that it shares with other recipes"',
+            "",
+            *(f"    {line}" for line in rows_of(inherited)),
+            "",
+        ]
+    return lines
+
+
 def value(recipe: Any, name: str) -> str:
     return f"`{getattr(recipe, name)!r}`".replace("|", "\\|")
 
@@ -142,8 +161,14 @@ def claim_lines(slug: str) -> list[str]:
     if slug not in registry.slugs():
         return ["No claim is written for it yet."]
     found = rows(LEDGER, registry.of(slug))
-    picture = [forest(found), ""] if any(row.entry for row in found) else []
+    picture = [scrolled(forest(found)), ""] if any(row.entry for row in found) else []
     return [*picture, *(line for row in found for line in [*one_claim(row), ""])]
+
+
+def scrolled(chart: str) -> str:
+    """A chart in a box that scrolls: on a phone its words keep a size that can be read."""
+    wide = chart.replace("<svg ", '<svg style="min-width: 700px; width: 100%" ', 1)
+    return f'<div style="overflow-x: auto">{wide}</div>'
 
 
 def one_claim(row: Row) -> list[str]:
@@ -214,7 +239,7 @@ def claims_index() -> str:
         "",
         "Try any of them on other seeds: `diptych claims run SLUG --seeds 201,202,203`.",
         "",
-        forest(found),
+        scrolled(forest(found)),
         "",
         "| claim | kind | verdict | difference | p | Holm | by earlier rules |",
         "|---|---|---|---|---|---|---|",

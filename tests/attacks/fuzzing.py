@@ -61,27 +61,37 @@ def fuzz_files(seed: dict[Path, bytes], opened: Callable[[], object], cases: int
     folder = next(iter(seed)).parent
     while not all(path.is_relative_to(folder) for path in seed):
         folder = folder.parent
-    targets = sorted(filter(ours, seed))
+    targets, stamps = sorted(filter(ours, seed)), dict[Path, tuple[int, int]]()
 
     def made(draw: Draw) -> None:
-        restore(folder, seed)
+        restore(folder, seed, stamps)
         for path in draw.draw(st.lists(st.sampled_from(targets), min_size=1, max_size=2, unique=True), "files"):
             path.write_bytes(damaged(draw, path.name, seed[path]))
 
     try:
         fuzz_case(made, lambda _: opened(), cases)
     finally:
-        restore(folder, seed)
+        restore(folder, seed, {})
 
 
-def restore(folder: Path, seed: dict[Path, bytes]) -> None:
+def restore(folder: Path, seed: dict[Path, bytes], stamps: dict[Path, tuple[int, int]]) -> None:
+    """Files as they were. `stamps` has time and size of those that are: an index has chunks of 32 MiB, and reading them takes longer than a
+    case."""
     for path in folder.rglob("*"):
         if path.is_file() and path not in seed:
             path.unlink()
     for path, content in seed.items():
+        if path in stamps and path.is_file() and _stamp(path) == stamps[path]:
+            continue
         path.parent.mkdir(parents=True, exist_ok=True)
         if not path.is_file() or path.read_bytes() != content:
             path.write_bytes(content)
+        stamps[path] = _stamp(path)
+
+
+def _stamp(path: Path) -> tuple[int, int]:
+    status = path.stat()
+    return status.st_mtime_ns, status.st_size
 
 
 def files_of(folder: Path) -> dict[Path, bytes]:

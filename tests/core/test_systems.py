@@ -89,3 +89,14 @@ def test_the_computed_state_is_up_to_date() -> None:
     script = Path(__file__).parents[2] / "scripts/make_systems.py"
     done = subprocess.run([sys.executable, script, "--check"], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_one_system_says_what_it_is_for(capsys: pytest.CaptureFixture[str]) -> None:
+    """Purpose, paper and command, read without importing the system."""
+    assert main(["systems", "clip"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[1].split(maxsplit=1) == ["for", "CLIP: match every image with its own text among all texts of the batch."]
+    assert lines[2].split() == ["paper", "https://arxiv.org/abs/2103.00020"]
+    assert lines[3].endswith("diptych train clip --data DATA --out runs/clip")
+    assert main(["systems", "laion"]) == 0  # no recipe: nothing is trained
+    assert "diptych train" not in capsys.readouterr().out

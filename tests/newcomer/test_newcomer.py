@@ -8,11 +8,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
-import sysconfig
 import time
-import venv
-import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -27,24 +23,6 @@ TINY = ["--steps", "2", "--batch-size", "8", "--width", "16"]
 TIMES: dict[str, float] = {}
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]  # on a busy machine each command takes a while
-
-
-@pytest.fixture(scope="module")
-def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The interpreter of a fresh environment that holds the wheel."""
-    pytest.importorskip("hatchling")
-    place = tmp_path_factory.mktemp("wheel")
-    build = "from hatchling.build import build_wheel; import sys; print(build_wheel(sys.argv[1]))"
-    done = subprocess.run([sys.executable, "-c", build, str(place)], cwd=REPOSITORY, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    (wheel,) = place.glob("*.whl")
-    folder = place / "environment"
-    venv.create(folder, with_pip=False)
-    site = next(folder.glob("lib/python*/site-packages"))
-    with zipfile.ZipFile(wheel) as file:
-        file.extractall(site)
-    (site / "libraries.pth").write_text(sysconfig.get_paths()["purelib"] + "\n")
-    return folder / "bin" / "python"
 
 
 @pytest.fixture(scope="module")
