@@ -14,14 +14,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
 from diptych.core.config import overlaid, read_sections, to_plain
-from diptych.core.contracts import Operator
 from diptych.core.errors import ConfigError, UnknownName
 from diptych.core.registry import OPERATORS
+
+if TYPE_CHECKING:
+    from diptych.core.contracts import Operator
 
 PUBLISHED = ("datacomp_medium", "laion2b", "metaclip")
 MISSING = "???"
