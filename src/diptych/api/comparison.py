@@ -16,7 +16,7 @@ from diptych.worlds.address import training_rows, with_held_out
 
 if TYPE_CHECKING:
     from diptych.claims.compare import Comparison
-    from diptych.claims.compared_arms import ComparedArm
+    from diptych.claims.compared.arms import ComparedArm
     from diptych.core.contracts import Embedder
     from diptych.train.options import TrainOptions
 
@@ -66,7 +66,7 @@ def compare(
     changes  fields of every recipe: batch_size=64
     """
     from diptych.claims.compare import compare as run_comparison
-    from diptych.claims.compared_arms import check_version
+    from diptych.claims.compared.arms import check_version
     from diptych.claims.spelling import Budget
     from diptych.claims.verdict import Margins
 
@@ -109,7 +109,7 @@ def compare(
 
 
 def _arm(arm: Any, preset: str, changes: Mapping[str, Any], download: bool) -> ComparedArm:
-    from diptych.claims.compared_arms import ComparedArm
+    from diptych.claims.compared.arms import ComparedArm
     from diptych.claims.spelling import parse_name
     from diptych.models.io.open_address import is_foreign
 

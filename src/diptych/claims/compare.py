@@ -25,8 +25,8 @@ from typing import Any
 
 from diptych.claims import job as cells
 from diptych.claims.cell import CellResult
-from diptych.claims.compared_arms import ComparedArm, arm_code, check_arms, check_capabilities
-from diptych.claims.compared_splits import check_tasks, measured_splits, record_data, record_looks
+from diptych.claims.compared.arms import ComparedArm, arm_code, check_arms, check_capabilities
+from diptych.claims.compared.splits import check_tasks, measured_splits, record_data, record_looks
 from diptych.claims.controls.raw_input import Values, raw_values
 from diptych.claims.job import Job
 from diptych.claims.pilots.pilot import report_pilot

@@ -148,6 +148,10 @@ OPERATORS = Registry(
             "drops nothing: wrong captions and right ones, by a word that is replaced",
         ),
         "text_duplicates": ("diptych.curate.duplicates.text:TextDuplicates", "texts that are nearly those of another row"),
+        "top_fraction": (
+            "diptych.curate.operators.top_fraction:TopFraction",
+            "the share of rows with the highest values of a column",
+        ),
         "translate": (
             "diptych.curate.operators.translate:Translate",
             "drops nothing: captions in further languages, by a model that writes",

@@ -64,24 +64,26 @@ def open_curated(path: Path, read: Callable[[Any], Any]) -> Pool:
             expected=f"{facts['input']['fingerprint']}; curate it again",
         )
     pool = pool.exclude({*read_table(path, "removed").table["uid"].to_pylist(), *taken_down_uids(path)})
-    columns = set(pool.column_names)
     for name in facts["columns"]:
-        if name not in table_names(path):
-            continue
-        table = read_table(path, name).table.replace_schema_metadata(None)
-        if name in TEXT_COLUMNS:
-            texts = pa.table({"uid": table["uid"], "string": table[name], "origin": [TEXT_COLUMNS[name]] * table.num_rows})
-            pool = pool.with_table(texts, replace=True)
-        elif name == VARIANTS:
-            pool = pool.with_table(variant_rows(table))
-        elif name == RELATIONS:
-            pool = pool.with_table(_relations(table), replace=True)
-        elif name not in columns:
-            pool = pool.with_table(table)
+        if name in table_names(path):
+            pool = with_made_column(pool, name, read_table(path, name).table.replace_schema_metadata(None))
     pool = pool.named(path.name)
     if changed:
         pool.notes.append(f"samples of '{source}' were taken down after this curation, which is open without them")
     return pool
+
+
+def with_made_column(pool: Pool, name: str, table: pa.Table) -> Pool:
+    """The pool with a column that a step made, of "uid" and values: texts, rewrites and relations in the place of its own, anything else
+    as a further column unless there is one of that name."""
+    if name in TEXT_COLUMNS:
+        texts = pa.table({"uid": table["uid"], "string": table[name], "origin": [TEXT_COLUMNS[name]] * table.num_rows})
+        return pool.with_table(texts, replace=True)
+    if name == VARIANTS:
+        return pool.with_table(variant_rows(table))
+    if name == RELATIONS:
+        return pool.with_table(_relations(table), replace=True)
+    return pool if name in pool.column_names else pool.with_table(table)
 
 
 def curation_id(path: Path) -> str:

@@ -146,7 +146,7 @@ def download(argv: Sequence[str]) -> int:
 
 
 def _travels(pool: Any, name: str) -> bool:
-    """Whether a column of links says something about them: flat values or JSON, not all of them missing."""
+    """True if a column of links says something about them: flat values or JSON, not all of them missing."""
     if not (pool.is_flat(name) or pool.is_json(name)):
         return False
     column = pool.arrow(name)

@@ -42,8 +42,8 @@ def main(argv: Sequence[str]) -> int:
         args.recipe, args.data, low=args.low, high=args.high, steps=args.steps, preset=args.preset, **options(args.set)
     )
     lines = [f"{len(done.points)} steps from {done.points[0][0]:.2g} to {done.points[-1][0]:.2g}"]
-    found = math.isfinite(done.steepest)
-    lines.append(f"steepest fall at {done.steepest:.2g}" if found else "the loss never fell: begin lower, or take more steps")
+    falls = math.isfinite(done.steepest)
+    lines.append(f"steepest fall at {done.steepest:.2g}" if falls else "the loss never fell: begin lower, or take more steps")
     lines.append(f"smallest loss at {done.lowest:.2g}" + ("" if done.diverged else "; it did not explode up to the last rate"))
     if args.out != Path():
         from diptych.report.pages.rate_range import rate_range_page
@@ -53,7 +53,7 @@ def main(argv: Sequence[str]) -> int:
         write_atomic(args.out.with_suffix(".csv"), made.getvalue())
         lines.append(f"open {rate_range_page(args.out, done.points, done.steepest, done.lowest)}")
     payload = {
-        "steepest": done.steepest if found else None,
+        "steepest": done.steepest if falls else None,
         "lowest": done.lowest,
         "diverged": done.diverged,
         "points": [list(map(_finite, point)) for point in done.points],

@@ -96,13 +96,13 @@ class NearDuplicates:
             colour_ND[count] = seen.colour_HWC.ravel()
             count += 1
         uids = data.uids
-        order_N = np.array(sorted(range(count), key=lambda place: (-area_N[place], uids[row_N[place]])), np.int64)
+        order_N = np.array(sorted(range(count), key=lambda position: (-area_N[position], uids[row_N[position]])), np.int64)
         row_N = row_N[order_N]
         names = [uids[row] for row in row_N]
         near = greedy_hashes(code_N[order_N], colour_ND[order_N], names, bits=self.bits, colour=self.colour)
         answers = {
-            place: (other, f"{distance} of 64 bits and {difference:.1f} of 255 in colour")
-            for place, (other, distance, difference) in near.items()
+            position: (other, f"{distance} of 64 bits and {difference:.1f} of 255 in colour")
+            for position, (other, distance, difference) in near.items()
         }
         return _result(data, self.slug, names, answers, plain, dropped, start)
 
@@ -142,7 +142,7 @@ class NearDuplicateEmbeddings:
         vector_ND: Unit = self.embedder.embed_images(images) if images else np.zeros((0, 1), np.float32)
         near_NP = cluster_rows(vector_ND, self.clusters, self.probe, seed=self.seed)
         near = greedy_duplicates(vector_ND, range(len(order)), self.cosine, near_NP=near_NP)
-        answers = {place: (other, f"cosine {alike:.3f}") for place, (other, alike) in near.items()}
+        answers = {position: (other, f"cosine {alike:.3f}") for position, (other, alike) in near.items()}
         return _result(data, self.slug, [data.uids[row] for row in order], answers, plain, dropped, start)
 
 
@@ -231,11 +231,11 @@ def _result(
     """Result of a greedy pass.
 
     names    uids in the order of the pass
-    answers  place of a dropped one -> place of the kept one, and how alike they are
+    answers  position of a dropped one -> position of the kept one, and how alike they are
     """
-    kept = [data.uids[row] for row in plain] + [name for place, name in enumerate(names) if place not in answers]
-    original = {names[place]: names[other] for place, (other, _) in answers.items()}
-    dropped += [Drop(names[place], slug, f"near {names[other]}: {words}") for place, (other, words) in answers.items()]
+    kept = [data.uids[row] for row in plain] + [name for position, name in enumerate(names) if position not in answers]
+    original = {names[position]: names[other] for position, (other, _) in answers.items()}
+    dropped += [Drop(names[position], slug, f"near {names[other]}: {words}") for position, (other, words) in answers.items()]
     columns = {"duplicate_of": original} if original else {}
     return CurationStepResult(
         tuple(sorted(kept)), tuple(sorted(dropped, key=lambda drop: drop.uid)), columns, time.perf_counter() - start

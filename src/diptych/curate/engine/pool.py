@@ -21,7 +21,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Generic, Protocol, Self, TypeVar
+from typing import Any, Generic, Protocol, Self, TypeVar, cast
 
 import pyarrow as pa
 
@@ -33,7 +33,8 @@ from diptych.core.errors import RunError
 from diptych.curate.engine.parts import PartStore
 from diptych.curate.engine.tables import as_table, joined
 from diptych.data.columns import MadeBy, read_table, table_names, write_table
-from diptych.data.curated import curation_id, is_curated
+from diptych.data.curated import curation_id, is_curated, with_made_column
+from diptych.data.dataset import Pool
 from diptych.data.lineage.record import made_now, write_lineage
 from diptych.data.quarantine import write_quarantine
 from diptych.data.shards.mark import CURATION as MARK
@@ -135,7 +136,10 @@ def _curate_alone(
     columns: dict[str, Any] = {}
     for number, operator in enumerate(operators):
         before, table = current, f"step_{number:02d}_{operator.slug}"
-        made_by = MadeBy(operator.slug, {"options": configuration(operator), "input": before.fingerprint})
+        config = {"options": configuration(operator), "input": before.fingerprint}
+        if columns:  # which later steps read, and no fingerprint covers
+            config["after"] = [[step.slug, step.config] for step in steps]
+        made_by = MadeBy(operator.slug, config)
         done = _earlier_verdict(out, table, made_by) if out else None
         parts = PartStore(out / "parts" / table, made_by.config_hash) if out else PartStore()
         parts = dataclasses.replace(parts, embeddings=embeddings)
@@ -148,6 +152,9 @@ def _curate_alone(
             parts.clear()
         staying = set(result.kept)
         current = before.select([row for row, uid in enumerate(before.uids) if uid in staying])
+        if isinstance(current, Pool) and number + 1 < len(operators):
+            for name, values in result.columns.items():
+                current = cast(Data, with_made_column(cast(Pool, current), name, as_table(name, values)))
         removed += result.dropped
         steps.append(
             StepReport(

@@ -28,7 +28,7 @@ LONGEST = 200
 
 @dataclass(frozen=True, slots=True)
 class RowEvent:
-    """What happened to a row in one folder: a line for people, and its facts as plain values."""
+    """Event of a row in one folder: a line for people, and its facts as plain values."""
 
     folder: str
     step: str
@@ -49,8 +49,8 @@ def row_history(folder: Path, uid: str) -> list[RowEvent]:
         events = [*_events(current, uid), *events]
         current = _source(current)
     if not events:
-        places = ", ".join(sorted(map(str, visited)))
-        raise DataError(f"has no row '{uid}'", file=folder, expected=f"a uid of {places}")
+        paths = ", ".join(sorted(map(str, visited)))
+        raise DataError(f"has no row '{uid}'", file=folder, expected=f"a uid of {paths}")
     return events
 
 
@@ -141,7 +141,7 @@ def _rows(file: Path, uid: str) -> list[dict[str, Any]]:
 
 
 def _source(folder: Path) -> Path | None:
-    """What a folder was made of, where that lies on this machine."""
+    """Source of a folder, where it lies on this machine."""
     address = ""
     if is_curated(folder):
         address = str(read_object(folder / CURATION).get("input", {}).get("source") or "")

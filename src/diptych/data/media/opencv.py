@@ -139,8 +139,8 @@ def _coverage(old: int, new: int) -> tuple[tuple[int, ...], tuple[npt.NDArray[np
     last = np.maximum(np.minimum(np.ceil(edges[1:] - 1e-9).astype(np.int64), old), first + 1)
     shares = []
     for begin, end, low, high in zip(edges[:-1], edges[1:], first, last, strict=True):
-        places = np.arange(low, high)
-        covered = np.minimum(places + 1, end) - np.maximum(places, begin)
+        positions = np.arange(low, high)
+        covered = np.minimum(positions + 1, end) - np.maximum(positions, begin)
         shares.append((covered / covered.sum()).astype(np.float32))
     return tuple(int(one) for one in first), tuple(shares)
 

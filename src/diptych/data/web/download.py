@@ -142,10 +142,10 @@ def _open_folder(links: pa.Table, out: Path, options: Download, *, add: bool) ->
     if before.get("links") == links_hash:
         return 0, links
     added = before.get("added", [])
-    known = next((one for one in added if one["links"] == links_hash), None)
-    if known is None and not add:
+    part = next((one for one in added if one["links"] == links_hash), None)
+    if part is None and not add:
         raise DataError("holds the images of other links or with other options", file=out, expected="another folder, or --add")
-    first = known["first"] if known else int(before["shards"])
+    first = part["first"] if part else int(before["shards"])
     finished = [file for file in _tables(out) if int(file.stem) < first]
     if len(finished) < first:
         raise DataError(
@@ -155,7 +155,7 @@ def _open_folder(links: pa.Table, out: Path, options: Download, *, add: bool) ->
         )
     there = {uid for file in finished for uid in read_parquet(file, columns=["uid"])["uid"].to_pylist()}
     fresh = links.filter(pa.array([uid not in there for uid in links["uid"].to_pylist()], pa.bool_()))
-    if known is None:
+    if part is None:
         count = -(-fresh.num_rows // per_shard)
         write_json(
             out / MARK,

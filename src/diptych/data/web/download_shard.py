@@ -147,19 +147,21 @@ class ShardDownload:
         return answers
 
     def _work(self, schedule: HostSchedule, rows: list[int], answers: dict[int, Answer], waits: Counter[int]) -> None:
-        while (place := schedule.take()) is not None:
+        while (position := schedule.take()) is not None:
             try:
-                self._turn(schedule, place, rows, answers, waits)
+                self._turn(schedule, position, rows, answers, waits)
             except BaseException:
                 schedule.stop()
                 raise
             finally:
-                schedule.done(place)
+                schedule.done(position)
 
-    def _turn(self, schedule: HostSchedule, place: int, rows: list[int], answers: dict[int, Answer], waits: Counter[int]) -> None:
+    def _turn(
+        self, schedule: HostSchedule, position: int, rows: list[int], answers: dict[int, Answer], waits: Counter[int]
+    ) -> None:
         """Ask one link; what its host wants is kept in the schedule."""
-        row, policy = rows[place], self.options.policy
-        answer = self._one(row, schedule, place)
+        row, policy = rows[position], self.options.policy
+        answer = self._one(row, schedule, position)
         if not isinstance(answer, FetchError):
             with self._lock:
                 answers[row] = answer
@@ -168,13 +170,13 @@ class ShardDownload:
         wait = answer.wait if answer.wait is not None else 2.0 ** waits[row]
         waits[row] += 1
         if wait <= policy.longest_wait and waits[row] <= WAITS:
-            schedule.put_back(place, wait)
+            schedule.put_back(position, wait)
             return
         with self._lock:
             answers[row] = self._failed(row, answer)
             if wait > policy.longest_wait:
                 reason = FetchError("asked to wait", f"{_host(self._rows[row]['url'])} wants {wait:.0f} s; not asked")
-                answers.update({rows[other]: self._failed(rows[other], reason) for other in schedule.give_up(place)})
+                answers.update({rows[other]: self._failed(rows[other], reason) for other in schedule.give_up(position)})
 
     def _check_names(self, record: Record) -> None:
         """Raises RunError where most names cannot be looked up."""
@@ -187,7 +189,7 @@ class ShardDownload:
                 f"shards in {self.out} are kept (run the same command again)"
             )
 
-    def _one(self, row: int, schedule: HostSchedule, place: int) -> Answer | FetchError:
+    def _one(self, row: int, schedule: HostSchedule, position: int) -> Answer | FetchError:
         """The answer of a link, or the failure after which its host wants to be left alone for some time."""
         url = self._rows[row]["url"]
         if url in self.opted_out:
@@ -195,7 +197,7 @@ class ShardDownload:
         for attempt in range(self.options.retries + 1):
             try:
                 self.rules.check(url)
-                schedule.slow_down(place, self.rules.crawl_delay(url))
+                schedule.slow_down(position, self.rules.crawl_delay(url))
                 with self._lock:
                     self._asked += attempt == 0
                 data, final = fetch(url, self.options.policy, accept="image/*,*/*")
@@ -218,8 +220,8 @@ class ShardDownload:
 
     def _record(self, row: int, **facts: Any) -> Record:
         link = self._rows[row]
-        known = {"key": f"{self.number:05d}{row:04d}", "uid": link["uid"], "url": link["url"], "caption": link["text"]}
-        return {**dict.fromkeys(SCHEMA.names), **known, **facts}
+        link_facts = {"key": f"{self.number:05d}{row:04d}", "uid": link["uid"], "url": link["url"], "caption": link["text"]}
+        return {**dict.fromkeys(SCHEMA.names), **link_facts, **facts}
 
     # ------------------------------------------------------------ the files
 

@@ -108,7 +108,7 @@ def _reservations(data: bytes) -> tuple[tuple[str, bool], ...]:
 
 
 def _matches(pattern: str, path: str) -> bool:
-    """Whether a path begins with a pattern, in which * stands for any characters and $ for the end."""
+    """True if a path begins with a pattern, in which * stands for any characters and $ for the end."""
     words = "".join(".*" if one == "*" else re.escape(one) for one in re.split(r"(\*)", pattern.removesuffix("$")) if one)
     return re.match(words + ("$" if pattern.endswith("$") else ""), path) is not None
 

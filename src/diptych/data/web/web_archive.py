@@ -178,8 +178,8 @@ def forbidden_directive(metas: Iterable[tuple[Any, Any]], agent_token: str = "di
     for name, content in metas:
         if isinstance(name, str) and isinstance(content, str) and name.strip().lower() in ("robots", agent_token):
             words = [word.strip().lower() for word in content.replace(";", ",").split(",")]
-            if found := next((word for word in words if word in FORBIDDEN), ""):
-                return found
+            if forbidden := next((word for word in words if word in FORBIDDEN), ""):
+                return forbidden
     return ""
 
 

@@ -47,8 +47,10 @@ def _lead(m: ComparisonResult) -> str:
         return f"{len(m.arms)} models as they are, on the same items. The results hold for these models, not for their recipes."
     seeds = f"{len(m.seeds)} seeds" if len(m.seeds) > 1 else "one seed"
     rows = f"{m.data['training_rows']:,} training rows"
+    unseen = f" Nothing was scored on {_listed(m.unseen)} yet." if m.unseen else ""
     return (
         f"{seeds} a recipe, each under a budget of {m.budget.replace(':', ' ')}; {rows}, the same for all, and held-out splits."
+        + unseen
     )
 
 

@@ -1,0 +1,1 @@
+"""Arms and held-out splits of a comparison."""

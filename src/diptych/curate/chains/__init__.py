@@ -1,0 +1,1 @@
+"""Published chains of curation steps, as files for ``diptych curate --config NAME``."""

@@ -1,0 +1,101 @@
+"""Keep the share of rows with the highest values of a column, such as CLIP scores (DataComp; Gadre et al., 2023, 2304.14108).
+
+The threshold is the value of the last row that stays; rows of equal value go by uid, so that the share is kept exactly and the result does
+not depend on the order of rows. Rows without a value leave. `top_fraction.html` has the histogram, the threshold and pictures on both sides
+of it.
+
+Cost: a sort of one column; pictures near the threshold are opened for the page.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+
+from diptych.core.contracts import CurationStepResult, Dataset, Drop
+from diptych.core.errors import ConfigError, UnknownName
+
+SHOWN = 12
+"""Pictures on each side of the threshold."""
+BINS = 20
+
+
+@dataclass(frozen=True)
+class TopFraction:
+    """column  numbers, one a row, as an earlier step or the source has them
+    share   of the rows with a value that stays (DataComp: 0.3)
+    lowest  keep the lowest values instead, such as probabilities of a watermark
+    """
+
+    slug: ClassVar[str] = "top_fraction"
+    paths: ClassVar[tuple[str, ...]] = ()
+
+    column: str = "similarity"
+    share: float = 0.3
+    lowest: bool = False
+
+    def __post_init__(self) -> None:
+        if not 0 < self.share <= 1:
+            raise ConfigError(f"share is {self.share} (expected above 0, at most 1)")
+
+    def plan(self, data: Dataset) -> dict[str, Any]:
+        return {"items": len(data), "unit": "value", "seconds": 0.0}
+
+    def __call__(self, data: Dataset) -> CurationStepResult:
+        start = time.perf_counter()
+        values = self._values(data)
+        sign = 1.0 if self.lowest else -1.0
+        order = sorted(
+            (row for row in range(len(data)) if not math.isnan(values[row])), key=lambda row: (sign * values[row], data.uids[row])
+        )
+        count = math.ceil(self.share * len(order) - 1e-9)
+        kept, left = order[:count], order[count:]
+        threshold = values[kept[-1]] if kept else math.nan
+        words = f"(expected at {'most' if self.lowest else 'least'} {threshold:.4g}, {self.share:.0%} of the rows)"
+        dropped = [Drop(data.uids[row], self.slug, f"{self.column}: {values[row]:.4g} {words}") for row in left]
+        dropped += [Drop(data.uids[row], self.slug, f"no {self.column}") for row in range(len(data)) if math.isnan(values[row])]
+        note = f"{self.column} {'up to' if self.lowest else 'from'} {threshold:.4g}"
+        return CurationStepResult(
+            tuple(sorted(data.uids[row] for row in kept)),
+            tuple(sorted(dropped, key=lambda drop: drop.uid)),
+            {},
+            time.perf_counter() - start,
+            {"top_fraction.html": self._page(data, values, kept, left, threshold).encode()} if kept else {},
+            (note,),
+        )
+
+    def _values(self, data: Any) -> list[float]:
+        """Value of each row, NaN where there is none."""
+        names = getattr(data, "column_names", [])
+        if self.column not in names:
+            raise UnknownName("column", self.column, names)
+        values = data.column(self.column)
+        if wrong := next((value for value in values if value is not None and not isinstance(value, int | float)), None):
+            raise ConfigError(f"column '{self.column}' holds {wrong!r:.40} (expected numbers)")
+        return [math.nan if value is None else float(value) for value in values]
+
+    def _page(self, data: Any, values: list[float], kept: list[int], left: list[int], threshold: float) -> str:
+        from diptych.report import page
+        from diptych.report.curves import bar_chart
+        from diptych.report.pictures import Album
+
+        finite = np.array([value for value in values if math.isfinite(value)])
+        count_B, edge_B = np.histogram(finite, bins=min(BINS, max(1, len(set(finite.tolist())))))
+        bars = {f"{edge:.3g}": int(count) for edge, count in zip(edge_B[:-1], count_B, strict=True)}
+        album = Album(data)
+
+        def sheet(rows: list[int]) -> str:
+            return page.sheet(
+                page.figure(album.of(data.uids[row])[0], f"{values[row]:.3f} {album.of(data.uids[row])[1]}") for row in rows
+            )
+
+        sections = [
+            page.Section("Histogram", (bar_chart(self.column, bars), page.text(f"Threshold {threshold:.4g}."))),
+            page.Section("Just kept", (sheet(kept[-SHOWN:]),)),
+            page.Section("Just dropped", (sheet(left[:SHOWN]),) if left else ()),
+        ]
+        return page.page(f"{self.column}: {self.share:.0%}", f"{len(kept):,} rows stay, {len(left):,} leave.", sections)

@@ -1,0 +1,141 @@
+"""Chains of steps from a file: equal to the steps one by one, columns of one are read by the next, the file travels and repeats them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import yaml
+
+from diptych.cli import main
+from diptych.core.contracts import CurationStepResult, Dataset
+from diptych.core.errors import ConfigError, UnknownName
+from diptych.core.sample import Sample, Text
+from diptych.curate.engine.chain import PUBLISHED, read_chain
+from diptych.curate.engine.pool import curate
+from diptych.curate.engine.sources import open_pool
+from diptych.curate.operators.top_fraction import TopFraction
+from diptych.data.dataset import Pool
+
+
+def pool(values: list[float | None]) -> Pool:
+    samples = [Sample(f"u{row:02d}", texts=(Text(f"text {row}"),)) for row in range(len(values))]
+    made = Pool.from_samples(samples, name="pool")
+    return made.with_table(pa.table({"uid": made.uids, "similarity": pa.array(values, pa.float64())}))
+
+
+def test_the_share_is_exact_with_ties_by_uid_and_without_values() -> None:
+    done = TopFraction(share=0.5)(pool([0.1, 0.9, 0.5, 0.5, None, 0.5, 0.2]))
+    assert done.kept == ("u01", "u02", "u03")  # of 0.5 three times the first two by uid
+    assert {drop.uid: drop.reason.split(" (")[0] for drop in done.dropped} == {
+        "u00": "similarity: 0.1", "u04": "no similarity", "u05": "similarity: 0.5", "u06": "similarity: 0.2",
+    }  # fmt: skip
+    assert TopFraction(share=0.5, lowest=True)(pool([0.1, 0.9, 0.5, 0.2])).kept == ("u00", "u03")
+    assert TopFraction(share=1.0)(pool([0.1, 0.9])).kept == ("u00", "u01")
+    assert len(TopFraction(share=0.3)(pool([x / 10 for x in range(10)])).kept) == 3  # 0.3 * 10 is a little more in floats
+    order = [6, 3, 0, 5, 1, 4, 2]
+    rows = pool([0.1, 0.9, 0.5, 0.5, None, 0.5, 0.2])
+    assert TopFraction(share=0.5)(rows.select(order)).kept == done.kept
+    page = str(done.files["top_fraction.html"])
+    assert "Just kept" in page
+    with pytest.raises(UnknownName, match="nothing"):
+        TopFraction(column="nothing")(rows)
+    with pytest.raises(ConfigError, match="share is 0"):
+        TopFraction(share=0.0)
+
+
+class Scores:
+    """A step that makes a column and keeps all."""
+
+    slug = "scores"
+
+    def plan(self, data: Dataset) -> dict[str, Any]:
+        return {}
+
+    def __call__(self, data: Dataset) -> CurationStepResult:
+        return CurationStepResult(tuple(sorted(data.uids)), (), {"score": {uid: float(uid[1:]) for uid in data.uids}})
+
+
+def test_columns_of_a_step_are_read_by_the_next_in_one_chain_as_in_two(tmp_path: Path) -> None:
+    import dataclasses
+
+    step = dataclasses.dataclass(frozen=True)(Scores)()
+    rows = pool([0.0] * 10)
+    done = curate(rows, [step, TopFraction(column="score", share=0.2)], tmp_path / "one")
+    assert [sample.uid for sample in done.kept] == ["u08", "u09"]
+    again = curate(rows, [step, TopFraction(column="score", share=0.2)], tmp_path / "one")
+    assert [one.resumed for one in again.steps] == [True, True]
+
+
+def links(path: Path) -> Path:
+    texts = ["a dog runs over the green grass", "two cats sleep on a red sofa", "x", "a dog runs over the green grass!"]
+    urls = [f"http://site.example/{row}.jpg" for row in range(4)]
+    pq.write_table(pa.table({"url": urls, "text": texts, "similarity": [0.3, 0.2, 0.4, 0.1]}), path)
+    return path
+
+
+def test_a_file_of_steps_equals_the_steps_and_travels_with_the_data(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source = links(tmp_path / "links.parquet")
+    steps = [{"step": "laion", "min_text": 5}, {"step": "top_fraction", "share": 0.5}]
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump({"curate": {"source": str(source), "steps": steps}}))
+    assert main(["curate", "--config", str(tmp_path / "mine.yaml"), str(source), str(tmp_path / "out"), "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert (facts["before"], facts["after"]) == (4, 2)
+    assert main(["curate", "laion", str(source), str(tmp_path / "a"), "--min-text", "5"]) == 0
+    assert main(["curate", "top_fraction", str(tmp_path / "a"), str(tmp_path / "b"), "--share", "0.5"]) == 0
+    assert open_pool(tmp_path / "out").uids == open_pool(tmp_path / "b").uids
+    kept = read_chain(tmp_path / "out" / "chain.yaml")
+    assert kept is not None
+    assert [step["step"] for step in kept.steps] == ["laion", "top_fraction"]
+    assert kept.steps[0]["min_bytes"] == 5000  # every field
+    again = ["curate", "--config", str(tmp_path / "out" / "chain.yaml"), str(source), str(tmp_path / "again")]
+    assert main([*again, "--set", "top_fraction.share=0.2"]) == 0
+    assert len(open_pool(tmp_path / "again")) == 1
+    assert json.loads((tmp_path / "out" / "curation.json").read_text())["steps"][1]["slug"] == "top_fraction"
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_published_chains_say_what_has_to_be_given(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    chain = read_chain(name)
+    assert chain is not None
+    with pytest.raises(ConfigError, match=r"\(expected --set \w+\.\w+=VALUE\)"):
+        chain.operators()
+    field = next(f"{step['step']}.{key}" for step in chain.steps for key, value in step.items() if value == "???")
+    operators = chain.operators({field: "runs/clip"})
+    assert [operator.slug for operator in operators] == [step["step"] for step in chain.steps]
+    assert main(["curate", "--config", name, str(links(tmp_path / "l.parquet")), str(tmp_path / "o")]) == 2
+    assert f"--set {field}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("curate: {steps: 3}", "expected a list"),
+        ("curate: {steps: [{step: nothing}]}", "nothing"),
+        ("curate: {steps: [{step: laion, min_txt: 5}]}", "min_txt"),
+        ("curate: {steps: [{step: laion, min_text: five}]}", "min_text"),
+        ("curate: {steps: [{step: laion, preset: best}]}", "no preset 'best'"),
+        ("curate: {what: 1, steps: [{step: laion}]}", "what"),
+        ("curate: [", "cannot be read"),
+    ],
+)
+def test_what_is_no_chain_is_one_line(text: str, reason: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "bad.yaml").write_text(text)
+    source = str(links(tmp_path / "l.parquet"))
+    assert main(["curate", "--config", str(tmp_path / "bad.yaml"), source, str(tmp_path / "o")]) == 2
+    error = capsys.readouterr().err
+    assert reason in error
+    assert len([line for line in error.splitlines() if line.startswith("error:")]) == 1
+    assert main(["curate", "--config", "nowhere", source, str(tmp_path / "o")]) == 2
+    assert "published chains: datacomp_medium" in capsys.readouterr().err
+
+
+def test_a_field_of_a_step_that_the_chain_has_not_is_refused() -> None:
+    chain = read_chain("laion2b")
+    assert chain is not None
+    with pytest.raises(UnknownName, match=r"top\.x"):
+        chain.operators({"top.x": 1, "laion.model": "m"})
