@@ -56,7 +56,7 @@ def corrupted(
     return made_MN3
 
 
-def transe_vectors(
+def train_transe(
     entities: int,
     relations: int,
     triples: Tensor,
@@ -67,11 +67,11 @@ def transe_vectors(
     negatives: int = 25,
     margin: float = 5.0,
     lr: float = 1.0,
-) -> Tensor:
-    """float32 [entities, width] after training by plain gradient steps, from the current torch random state; fresh ones without triples."""
+) -> TransE:
+    """A model trained by plain gradient steps, from the current torch random state; a fresh one without triples."""
     model = TransE(entities, relations, width)
     if not len(triples) or not epochs:
-        return model.entity.weight.detach()
+        return model
     known = {(head, relation, tail) for head, relation, tail in triples.tolist()}
     generator = torch.Generator().manual_seed(int(torch.randint(1 << 31, ())))
     optimiser = torch.optim.SGD(model.parameters(), lr=lr)
@@ -83,4 +83,4 @@ def transe_vectors(
             optimiser.zero_grad()
             loss.backward()
             optimiser.step()
-    return model.entity.weight.detach()
+    return model

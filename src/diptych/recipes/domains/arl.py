@@ -26,7 +26,7 @@ from diptych.data.text.tokens.word_pieces import train_word_pieces
 from diptych.models.knowledge.knowledge_fusion import EntityEncoder, FusionFeatures, KnowledgeFusion, TextInput
 from diptych.models.knowledge.knowledge_matcher import KnowledgeMatcher
 from diptych.models.knowledge.linked_texts import link
-from diptych.models.knowledge.transe import transe_vectors
+from diptych.models.knowledge.transe import train_transe
 from diptych.models.layers.graph_attention import edge_counts
 from diptych.models.towers.vit import VisionTransformer
 from diptych.objectives.gather import mean_over_processes
@@ -218,9 +218,9 @@ class ARL(PairRecipe[KnowledgeFusion, KnowledgeBatch, FusionFeatures]):
             triples = torch.tensor(graph.triples, device="cpu").reshape(-1, 3)
             count, relations = len(graph.names), len(graph.relations)
             with torch.device("cpu"):
-                vector_VE = transe_vectors(count, relations, triples, width=config.entity_width, epochs=config.transe_epochs)
+                transe = train_transe(count, relations, triples, width=config.entity_width, epochs=config.transe_epochs)
                 edges_VV = edge_counts(count, triples[:, [0, 2]])
-            encoder = EntityEncoder(vector_VE, edges_VV, dropout=config.graph_dropout)
+            encoder = EntityEncoder(transe.entity.weight.detach(), edges_VV, dropout=config.graph_dropout)
         sizes = (learning.decoder_width, learning.decoder_layers, learning.decoder_heads)
         return KnowledgeFusion(
             image,
