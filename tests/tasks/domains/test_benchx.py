@@ -14,11 +14,14 @@ import torchmetrics
 from sklearn import metrics as sk
 
 from diptych.core.errors import ConfigError, DataError
+from diptych.core.result import Metric, Result
 from diptych.recipes.contrastive.clip import CLIP
+from diptych.report.pages.encoders import rank_table, ranked_encoders, write_encoder_page
 from diptych.tasks import find
 from diptych.tasks._scoring.chest_metrics import auroc, best_threshold, dice, f1_scores, macro_auroc, retrieval_hits
 from diptych.tasks._scoring.records import facts_of, read_records, with_facts, write_records
 from diptych.tasks.domains.benchx import BenchX, drawn_rows, paired_difference, read_runs
+from diptych.tasks.domains.frozen_segmentation import FrozenSegmentation, class_pixels, pooled_dice
 from diptych.tasks.domains.head_runs import EncoderWithHead, FineTuning, HeadSwitches, Pictures, fine_tuned_scores
 from diptych.tasks.domains.report_retrieval import ReportRetrieval
 from diptych.worlds.chests.world import chests
@@ -223,3 +226,71 @@ def test_reports_are_retrieved(model: Any) -> None:
     assert 0 < result.metrics["precision@5"].value < 1
     with pytest.raises(DataError, match="images with a class and a report"):
         ReportRetrieval(label="nothing").predict(model, data)
+
+
+def test_segmentation_on_a_frozen_encoder(parity: Any) -> None:
+    """mDice against torchmetrics; an encoder whose features are the pixels themselves learns the masks, a blind one does not."""
+    guess, truth = RNG.integers(0, 3, (2, 4, 7, 7))
+    counted = np.sum([class_pixels(a, b, 3) for a, b in zip(guess, truth, strict=True)], 0, dtype=float)
+    scorer = torchmetrics.functional.classification.multiclass_f1_score
+    theirs = scorer(torch.tensor(guess).flatten(), torch.tensor(truth).flatten(), 3, average="macro").item()
+    parity(
+        "benchx",
+        "mDice over classes",
+        "torchmetrics (multiclass_f1_score of pixels)",
+        [(pooled_dice(counted), theirs)],
+        tolerance=1e-6,
+    )
+
+    class Dense:
+        """Features of 6 x 6 cells: grey values, or noise."""
+
+        def __init__(self, blind: bool) -> None:
+            self.blind = blind
+
+        def embed_dense(self, images: Any, *, batch_size: int = 64) -> Any:
+            grey = np.stack([image.pixels_HWC[..., 0].astype(np.float32) / 255 for image in images])
+            cells = grey.reshape(len(grey), 6, 8, 6, 8).transpose(0, 1, 3, 2, 4).reshape(len(grey), 6, 6, 64)
+            return np.random.default_rng(0).random(cells.shape, np.float32) if self.blind else cells
+
+    data = {part: chests(24, size=48, most=2, split=part) for part in ("train", "val", "test")}
+    short: dict[str, Any] = {"side": 24, "channels": 12, "steps": 50, "head_batch": 6, "warmup": 5, "draws": 20}
+    task = FrozenSegmentation(train=data["train"], val=data["val"], **short)
+    seeing, blind = (task.score(task.predict(Dense(on), data["test"])) for on in (False, True))
+    assert seeing.metrics["mdice"].value > blind.metrics["mdice"].value + 0.02
+    sample = next(data["train"][row] for row in range(24) if data["train"][row].regions)
+    target = task.target(sample, (sample.regions[0].label,))
+    assert set(np.unique(target)) == {0, 1}
+    with pytest.raises(DataError, match="has no regions"):
+        FrozenSegmentation(train=data["train"][:0], val=data["val"], **short).predict(Dense(False), data["test"])
+
+
+def test_ranks_and_their_page(tmp_path: Path) -> None:
+    def result(values: dict[str, float], notes: dict[str, Any] | None = None) -> Result:
+        return Result(
+            "benchx",
+            1,
+            "a",
+            {name: Metric(value, value - 0.1, value + 0.1) for name, value in values.items()},
+            4,
+            4,
+            notes=notes or {},
+        )
+
+    table = [{"share": 1.0, "setting": "norm, frozen", "val": 0.7, "test": 0.6, "std": 0.01, "chosen": True}]
+    results = {
+        "x": result({"a": 0.9, "b": 0.5}, {"table": table}),
+        "y": result({"a": 0.8, "b": 0.7}),
+        "z": result({"a": 0.7, "b": 0.5}),
+    }
+    rows = ranked_encoders(results, ["a", "b"])
+    assert [(row.name, row.average) for row in rows] == [("y", 1.5), ("x", 1.75), ("z", 2.75)]
+    cells = rank_table(rows, {"x": (-0.1, -0.2, -0.05), "z": (-0.1, -0.3, 0.1)}).rows
+    assert cells[1][-1] == "-0.100 [-0.200, -0.050]*"
+    assert cells[2][-1] == "-0.100 [-0.300, +0.100]"
+    write_encoder_page(tmp_path / "page.html", results, ["a", "b"])
+    html = (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert "norm, frozen" in html
+    assert "Not for clinical use" in html
+    with pytest.raises(ConfigError, match="'x' has no c"):
+        ranked_encoders(results, ["c"])
