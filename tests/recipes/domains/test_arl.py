@@ -19,7 +19,7 @@ from diptych.data.load.stream import batches
 from diptych.data.text.reports.entity_graph import EntityGraph, graph_of_pairs, read_graph
 from diptych.data.text.reports.finding_places import FindingPlace, finding_places
 from diptych.models.knowledge.co_attention import CoAttention, KnowledgeCoAttention
-from diptych.models.knowledge.knowledge_fusion import PatchDecoder, TextInput
+from diptych.models.knowledge.knowledge_fusion import LinkedInput, PatchDecoder
 from diptych.models.knowledge.linked_texts import link
 from diptych.models.knowledge.transe import TransE, corrupted, margin_loss, train_transe
 from diptych.models.layers.graph_attention import GraphAttention, edge_counts
@@ -343,5 +343,5 @@ def test_use_after_saving(tmp_path: Path) -> None:
 
 
 def test_text_inputs_move_together() -> None:
-    inputs = TextInput(*(torch.zeros(1, 2) for _ in range(4)))
+    inputs = LinkedInput(*(torch.zeros(1, 2) for _ in range(4)))
     assert {tensor.device.type for tensor in (inputs.to("meta").text_BL, inputs.to("meta").tokens_BSL)} == {"meta"}

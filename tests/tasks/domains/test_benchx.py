@@ -14,7 +14,11 @@ import torchmetrics
 from sklearn import metrics as sk
 
 from diptych.core.errors import ConfigError, DataError
+from diptych.core.image import ArrayImage
 from diptych.core.result import Metric, Result
+from diptych.core.sample import Sample
+from diptych.core.scene_graph import Region
+from diptych.data.dataset import Pool
 from diptych.recipes.contrastive.clip import CLIP
 from diptych.report.pages.encoders import rank_table, ranked_encoders, write_encoder_page
 from diptych.tasks import find
@@ -22,7 +26,7 @@ from diptych.tasks._scoring.chest_metrics import auroc, best_threshold, dice, f1
 from diptych.tasks._scoring.records import facts_of, read_records, with_facts, write_records
 from diptych.tasks.domains.benchx import BenchX, drawn_rows, paired_difference, read_runs
 from diptych.tasks.domains.frozen_segmentation import FrozenSegmentation, class_pixels, pooled_dice
-from diptych.tasks.domains.head_runs import EncoderWithHead, FineTuning, HeadSwitches, Pictures, fine_tuned_scores
+from diptych.tasks.domains.head_runs import EncoderWithHead, FineTuning, HeadImages, HeadSwitches, fine_tuned_scores
 from diptych.tasks.domains.report_retrieval import ReportRetrieval
 from diptych.worlds.chests.world import chests
 
@@ -196,7 +200,7 @@ def test_switches_do_what_they_say(model: Any) -> None:
         def embed_texts(self, texts: Any, *, batch_size: int = 256) -> Any:
             return model.embed_texts(texts)
 
-    foreign = Pictures(Foreign(), images)
+    foreign = HeadImages(Foreign(), images)
     assert foreign.tower is None
     settings = FineTuning(epochs=1, batch_size=4, warmup=1)
     scores = fine_tuned_scores(foreign, truth, range(12), foreign, truth, [foreign], HeadSwitches(True, True, 0.0), settings, 0)
@@ -242,27 +246,43 @@ def test_segmentation_on_a_frozen_encoder(parity: Any) -> None:
         tolerance=1e-6,
     )
 
+    def halves(part: str) -> Pool:
+        """Pictures of 12 pixels with a box over one half."""
+        samples = []
+        for number in range(16):
+            box = ((0, 0, 6, 12), (6, 0, 12, 12), (0, 0, 12, 6))[number % 3]
+            pixels = np.full((12, 12, 3), number, np.uint8)
+            pixels[0, 0, 0] = len(part)
+            samples.append(
+                Sample(f"{part}{number}", ArrayImage(pixels), regions=(Region(box, "lesion"),), group=f"{part}{number}")
+            )
+        return Pool.from_samples(samples, name=part)
+
+    data = {part: halves(part) for part in ("train", "val", "test")}
+
     class Dense:
-        """Features of 6 x 6 cells: grey values, or noise."""
+        """Features of 6 x 6 cells: 1 within the box, or noise."""
 
         def __init__(self, blind: bool) -> None:
             self.blind = blind
 
         def embed_dense(self, images: Any, *, batch_size: int = 64) -> Any:
-            grey = np.stack([image.pixels_HWC[..., 0].astype(np.float32) / 255 for image in images])
-            cells = grey.reshape(len(grey), 6, 8, 6, 8).transpose(0, 1, 3, 2, 4).reshape(len(grey), 6, 6, 64)
+            cells = np.zeros((len(images), 6, 6, 4), np.float32)
+            for row, image in enumerate(images):
+                half = (np.s_[:, :3], np.s_[:, 3:], np.s_[:3])[image.pixels_HWC[1, 1, 0] % 3]
+                cells[row][half] = 1
             return np.random.default_rng(0).random(cells.shape, np.float32) if self.blind else cells
 
-    data = {part: chests(24, size=48, most=2, split=part) for part in ("train", "val", "test")}
-    short: dict[str, Any] = {"side": 24, "channels": 12, "steps": 50, "head_batch": 6, "warmup": 5, "draws": 20}
+    short: dict[str, Any] = {"side": 12, "channels": 8, "steps": 40, "head_batch": 8, "warmup": 5, "draws": 20, "lr": 1e-2}
     task = FrozenSegmentation(train=data["train"], val=data["val"], **short)
     seeing, blind = (task.score(task.predict(Dense(on), data["test"])) for on in (False, True))
-    assert seeing.metrics["mdice"].value > blind.metrics["mdice"].value + 0.02
-    sample = next(data["train"][row] for row in range(24) if data["train"][row].regions)
-    target = task.target(sample, (sample.regions[0].label,))
-    assert set(np.unique(target)) == {0, 1}
+    assert seeing.metrics["mdice"].value > blind.metrics["mdice"].value + 0.1
+    assert seeing.metrics["dice"].value > 0.7
+    target = task.target(data["train"][1], ("lesion",))
+    assert target[:, 6:].all()
+    assert not target[:, :6].any()
     with pytest.raises(DataError, match="has no regions"):
-        FrozenSegmentation(train=data["train"][:0], val=data["val"], **short).predict(Dense(False), data["test"])
+        replace(task, train=data["train"][:0]).predict(Dense(False), data["test"])
 
 
 def test_ranks_and_their_page(tmp_path: Path) -> None:

@@ -38,7 +38,7 @@ from diptych.core.terminal.progress import with_bar
 from diptych.tasks._scoring.chest_metrics import Bools, Floats, best_threshold, f1_scores, macro_auroc
 from diptych.tasks._scoring.intervals import codes, group_weights, percentiles
 from diptych.tasks._scoring.records import facts_of, with_facts
-from diptych.tasks.domains.head_runs import FineTuning, HeadSwitches, Pictures, fine_tuned_scores
+from diptych.tasks.domains.head_runs import FineTuning, HeadImages, HeadSwitches, fine_tuned_scores
 
 Run = tuple[float, bool, bool, float, int]
 """Share of training, the three switches, seed."""
@@ -113,7 +113,7 @@ class BenchX:
         if not labels:
             raise DataError(f"'{data.name}' has no labels", field=self.label, expected="a list of labels for each image")
         truth = {part: self.truth(rows, labels) for part, rows in samples.items()}
-        pictures = {part: Pictures(model, [sample.image for sample in rows if sample.image]) for part, rows in samples.items()}
+        pictures = {part: HeadImages(model, [sample.image for sample in rows if sample.image]) for part, rows in samples.items()}
         settings = FineTuning(lr=self.lr, batch_size=self.head_batch, epochs=self.epochs, patience=self.patience)
         rows: dict[str, list[Any]] = {name: [] for name in ("run", "part", "uid", "group", "truth", "score")}
         runs = self.runs(pictures["train"].tower is not None)

@@ -29,7 +29,7 @@ HELD = 4 << 30
 
 @dataclass(frozen=True, slots=True)
 class HeadSwitches:
-    """What is tried for each encoder.
+    """Settings of a head that are tried for each encoder.
 
     norm          LayerNorm (eps 1e-6) before the head
     small_head    weights of the head start from a truncated normal of deviation 2e-5, else as PyTorch's do
@@ -66,7 +66,7 @@ class FineTuning:
     patience: int = 10
 
 
-class Pictures:
+class HeadImages:
     """Preprocessed images of an embedder, kept in memory as far as they fit; or its vectors where it has no tower to train."""
 
     def __init__(self, model: Any, images: Sequence[ImageSource]) -> None:
@@ -118,12 +118,12 @@ def trainable_tower(model: Any) -> Tower | None:
 
 
 def fine_tuned_scores(
-    train: Pictures,
+    train: HeadImages,
     truth_NK: Bools,
     rows: Sequence[int],
-    val: Pictures,
+    val: HeadImages,
     val_truth_NK: Bools,
-    tests: Sequence[Pictures],
+    tests: Sequence[HeadImages],
     switches: HeadSwitches,
     settings: FineTuning,
     seed: int,
@@ -175,7 +175,7 @@ def fine_tuned_scores(
         return [scores_of(network, pictures, settings.batch_size) for pictures in (val, *tests)]
 
 
-def scores_of(network: EncoderWithHead, pictures: Pictures, batch_size: int) -> Floats:
+def scores_of(network: EncoderWithHead, pictures: HeadImages, batch_size: int) -> Floats:
     """Probabilities [N, K]."""
     blocks = []
     with torch.no_grad(), evaluating(network):
