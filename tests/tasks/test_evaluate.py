@@ -52,8 +52,8 @@ def test_tasks_are_found_by_name() -> None:
         tasks.find("retreival")
     with pytest.raises(UnknownName, match="unknown field of Retrieval 'tie'; did you mean 'ties'"):
         tasks.find("retrieval", tie="index")
-    with pytest.raises(ConfigError, match="not built"):
-        tasks.find("benchx")
+    with pytest.raises(ConfigError, match="lives in recipes"):
+        tasks.find("medslip")
 
 
 def test_bad_records_are_named(tmp_path: Path) -> None:

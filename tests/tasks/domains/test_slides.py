@@ -22,8 +22,9 @@ from diptych.data.media.formats.tiled_tiff import tiled_tiff
 from diptych.data.read import read
 from diptych.data.slides.features import path_of
 from diptych.index.slide_tiles import EmbeddedSlide, embedded_slides
+from diptych.tasks._scoring.chest_metrics import auroc
 from diptych.tasks._scoring.records import facts_of
-from diptych.tasks.domains.slide_detection import SlideDetection, auroc
+from diptych.tasks.domains.slide_detection import SlideDetection
 from diptych.tasks.domains.slide_segmentation import SlideSegmentation
 from diptych.tasks.domains.slide_subtyping import SlideSubtyping
 from diptych.tasks.domains.slide_task import names_by_label

@@ -25,8 +25,8 @@ def claims() -> tuple[Claim, ...]:
         Claim(
             slug="arl",
             kind="paper's claim",
-            sentence="At equal steps, alignment with a graph of entities and reasoning over it guess more hidden findings than the "
-            "same fusion without knowledge",
+            sentence="At equal steps, alignment with a graph of entities and reasoning over it guess more hidden findings than the same "
+            "fusion without knowledge",
             source="2209.07118, which injects UMLS; here findings and zones of rendered chests",
             refuted="a difference whose interval lies below zero",
             baseline=Arm("without knowledge", MaskedFindings(plain, PICTURES), around(1e-3)),

@@ -21,6 +21,14 @@ TASK_ENTRIES = {
         "items of one category by image and text read together",
     ),
     "multilingual_retrieval": ("diptych.tasks.pairs.multilingual_retrieval:MultilingualRetrieval", "retrieval by language"),
+    "frozen_segmentation": (
+        "diptych.tasks.domains.frozen_segmentation:FrozenSegmentation",
+        "the class of every pixel, by a head on an encoder that is not trained",
+    ),
+    "report_retrieval": (
+        "diptych.tasks.domains.report_retrieval:ReportRetrieval",
+        "the report of an image, and those of its class",
+    ),
     "retrieval": ("diptych.tasks.pairs.retrieval:Retrieval", "texts by image and images by text"),
     "segmentation": ("diptych.tasks.pairs.segmentation:Segmentation", "the class of every pixel"),
     "point_classification": ("diptych.tasks.pairs.point_tasks:PointClassification", "classes of point clouds"),

@@ -48,7 +48,7 @@ class FindingReader:
         model: FindingStreams,
         preprocess: Preprocess,
         findings: Sequence[str],
-        places: Sequence[str],
+        sites: Sequence[str],
         name: str,
         *,
         book_encoder: str = "",
@@ -56,7 +56,7 @@ class FindingReader:
         card: Mapping[str, Any] | None = None,
     ) -> None:
         self.model, self.preprocess, self.name = model, preprocess, name
-        self.classes, self.places = tuple(findings), tuple(places)
+        self.classes, self.places = tuple(findings), tuple(sites)
         self.book_encoder, self.text_length, self.card = book_encoder, text_length, dict(card or {})
 
     @cached_property
@@ -111,12 +111,12 @@ class FindingReader:
                 decoder = self.model.place_decoder
                 place_AP = self.model.asked(place_BPD, self.model.place_book_AE, decoder)[1].mean(0)[0].cpu()
         maps = []
-        for phrase, (finding, place) in zip(phrases, named, strict=True):
-            if finding is None and place is None:
+        for phrase, (finding, site) in zip(phrases, named, strict=True):
+            if finding is None and site is None:
                 finding = len(self.classes) + others.index(phrase)
             map_P = torch.ones(finding_QP.shape[1]) if finding is None else finding_QP[finding]
-            if place_AP is not None and (place is not None or every_place):
-                map_P = map_P * (place_AP.mean(0) if place is None else place_AP[place])
+            if place_AP is not None and (site is not None or every_place):
+                map_P = map_P * (place_AP.mean(0) if site is None else place_AP[site])
             side = math.isqrt(len(map_P))
             if side * side != len(map_P):
                 raise ConfigError(f"the {len(map_P)} image tokens of '{self.name}' make no square")

@@ -45,9 +45,9 @@ def book_vectors(texts: Sequence[str], source: str, *, length: int = 128) -> Ten
 def read_book(path: Path) -> tuple[dict[str, str], tuple[str, ...]]:
     """Findings with their explanations, and places, of a JSON file. Raises DataError for another form."""
     values = read_object(path)
-    findings, places = values.get("findings"), values.get("places")
-    if not isinstance(findings, dict) or not isinstance(places, list) or len(findings) < 2 or len(places) < 2:
+    findings, sites = values.get("findings"), values.get("places")
+    if not isinstance(findings, dict) or not isinstance(sites, list) or len(findings) < 2 or len(sites) < 2:
         raise DataError(
             "holds no book", file=path, expected='{"findings": {"nodule": "a round ..."}, "places": ["left lung", ...]}'
         )
-    return {str(name): str(text) for name, text in findings.items()}, tuple(map(str, places))
+    return {str(name): str(text) for name, text in findings.items()}, tuple(map(str, sites))

@@ -24,7 +24,7 @@ from diptych.models.towers.vit import VisionTransformer
 
 
 @dataclass(frozen=True, slots=True)
-class TextInput:
+class LinkedInput:
     """Texts with their entities.
 
     text_BL, mask_BL   ids, and True at real tokens
@@ -37,9 +37,9 @@ class TextInput:
     entity_BS: Tensor
     tokens_BSL: Tensor
 
-    def to(self, device: torch.device | str) -> TextInput:
+    def to(self, device: torch.device | str) -> LinkedInput:
         """The same on another device."""
-        return TextInput(*(getattr(self, field.name).to(device) for field in fields(self)))
+        return LinkedInput(*(getattr(self, field.name).to(device) for field in fields(self)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,7 +196,7 @@ class KnowledgeFusion(nn.Module):
         return vector_BSE * (entity_BS >= 0)[..., None]
 
     def fused(
-        self, text: TextInput, text_BLD: Tensor, image_BPD: Tensor, vector_VE: Tensor | None, *, stop: int | None = None
+        self, text: LinkedInput, text_BLD: Tensor, image_BPD: Tensor, vector_VE: Tensor | None, *, stop: int | None = None
     ) -> tuple[Tensor, Tensor]:
         """Text [B, L, D] and image [B, P, D] after the layers, or the first `stop` of them."""
         may_text = text.mask_BL[:, None, None]
@@ -232,8 +232,8 @@ class KnowledgeFusion(nn.Module):
         self,
         image_BCHW: Tensor,
         shown_BCHW: Tensor,
-        whole: TextInput,
-        masked: TextInput,
+        whole: LinkedInput,
+        masked: LinkedInput,
         position_BM: Tensor,
         kept_BK: Tensor | None,
     ) -> FusionFeatures:

@@ -26,7 +26,7 @@ from diptych.data.text.tokenize import Tokenizer
 from diptych.models.io.card import model_card
 from diptych.models.io.folder import fingerprint, load_weights, parameters, read_config, write_model
 from diptych.models.io.inference import evaluating, parts
-from diptych.models.knowledge.knowledge_fusion import EntityEncoder, KnowledgeFusion, TextInput
+from diptych.models.knowledge.knowledge_fusion import EntityEncoder, KnowledgeFusion, LinkedInput
 from diptych.models.knowledge.linked_texts import linked_texts
 from diptych.models.towers.towers import image_tower, text_tower
 
@@ -158,7 +158,7 @@ class KnowledgeMatcher:
             card=config.get("card"),
         )
 
-    def _linked(self, texts: Sequence[str], device: torch.device, hidden_BL: Tensor | None = None) -> TextInput:
+    def _linked(self, texts: Sequence[str], device: torch.device, hidden_BL: Tensor | None = None) -> LinkedInput:
         return linked_texts(texts, self.graph, self.tokenizer, self.text_length, self.most_entities, hidden_BL=hidden_BL).to(
             device
         )

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from diptych.data.text.reports.entity_graph import EntityGraph
 from diptych.data.text.tokenize import Tokenizer
-from diptych.models.knowledge.knowledge_fusion import TextInput
+from diptych.models.knowledge.knowledge_fusion import LinkedInput
 
 Removed = Literal["entity", "mention"]
 
@@ -38,7 +38,7 @@ class LinkedTexts:
                 units_BL[row, positions[0]] = True
         return units_BL
 
-    def inputs(self, most: int, hidden_BL: Tensor | None = None, *, removed: Removed = "entity") -> TextInput:
+    def inputs(self, most: int, hidden_BL: Tensor | None = None, *, removed: Removed = "entity") -> LinkedInput:
         """Inputs with the first `most` mentions of each text, without those that knowledge could say hidden tokens by: every mention of an
         entity of which a token is hidden, or that mention alone."""
         entity_BS = torch.full((len(self.text_BL), most), -1)
@@ -50,7 +50,7 @@ class LinkedTexts:
             for slot, (entity, positions) in enumerate(kept[:most]):
                 entity_BS[row, slot] = entity
                 tokens_BSL[row, slot, list(positions)] = True
-        return TextInput(self.text_BL, self.mask_BL, entity_BS, tokens_BSL)
+        return LinkedInput(self.text_BL, self.mask_BL, entity_BS, tokens_BSL)
 
     def named(self, count: int) -> Tensor:
         """bool [B, V]: entities that each text names."""
@@ -83,6 +83,6 @@ def link(texts: Sequence[str], graph: EntityGraph, tokenizer: Tokenizer, length:
 
 def linked_texts(
     texts: Sequence[str], graph: EntityGraph, tokenizer: Tokenizer, length: int, most: int, *, hidden_BL: Tensor | None = None
-) -> TextInput:
+) -> LinkedInput:
     """`link` and `LinkedTexts.inputs` in one."""
     return link(texts, graph, tokenizer, length).inputs(most, hidden_BL)

@@ -30,15 +30,15 @@ def margin_loss(true_M: Tensor, corrupted_MN: Tensor, margin: float = 5.0) -> Te
 
 
 def corrupted(
-    triple_M3: Tensor, known: set[tuple[int, int, int]], entities: int, count: int, generator: torch.Generator
+    triple_M3: Tensor, true_triples: set[tuple[int, int, int]], entities: int, count: int, generator: torch.Generator
 ) -> Tensor:
     """int64 [M, N, 3]: each triple with its head or its tail replaced by a random entity, none of them a known triple (ten tries).
 
     Heads are replaced with probability tails per head / (tails per head + heads per tail) of the relation ("bernoulli" sampling).
     """
     shares = {}
-    for relation in {row[1] for row in known}:
-        rows = [(head, tail) for head, other, tail in known if other == relation]
+    for relation in {row[1] for row in true_triples}:
+        rows = [(head, tail) for head, other, tail in true_triples if other == relation]
         tails_per_head = len(rows) / len({head for head, _ in rows})
         heads_per_tail = len(rows) / len({tail for _, tail in rows})
         shares[relation] = tails_per_head / (tails_per_head + heads_per_tail)
@@ -50,13 +50,13 @@ def corrupted(
     for _ in range(10):
         drawn_MN1 = torch.randint(entities, (*made_MN3.shape[:2], 1), generator=generator)
         made_MN3 = torch.where(wrong_MN[..., None], made_MN3.scatter(2, column_MN1, drawn_MN1), made_MN3)
-        wrong_MN = torch.tensor([[tuple(row) in known for row in rows] for rows in made_MN3.tolist()])
+        wrong_MN = torch.tensor([[tuple(row) in true_triples for row in rows] for rows in made_MN3.tolist()])
         if not wrong_MN.any():
             break
     return made_MN3
 
 
-def transe_vectors(
+def train_transe(
     entities: int,
     relations: int,
     triples: Tensor,
@@ -67,20 +67,22 @@ def transe_vectors(
     negatives: int = 25,
     margin: float = 5.0,
     lr: float = 1.0,
-) -> Tensor:
-    """float32 [entities, width] after training by plain gradient steps, from the current torch random state; fresh ones without triples."""
+) -> TransE:
+    """A model trained by plain gradient steps, from the current torch random state; a fresh one without triples."""
     model = TransE(entities, relations, width)
     if not len(triples) or not epochs:
-        return model.entity.weight.detach()
-    known = {(head, relation, tail) for head, relation, tail in triples.tolist()}
+        return model
+    true_triples = {(head, relation, tail) for head, relation, tail in triples.tolist()}
     generator = torch.Generator().manual_seed(int(torch.randint(1 << 31, ())))
     optimiser = torch.optim.SGD(model.parameters(), lr=lr)
     size = max(1, len(triples) // batches)
     for _ in range(epochs):
         for part in torch.randperm(len(triples), generator=generator).split(size):
             triple_M3 = triples[part]
-            loss = margin_loss(model(triple_M3), model(corrupted(triple_M3, known, entities, negatives, generator)), margin)
+            loss = margin_loss(
+                model(triple_M3), model(corrupted(triple_M3, true_triples, entities, negatives, generator)), margin
+            )
             optimiser.zero_grad()
             loss.backward()
             optimiser.step()
-    return model.entity.weight.detach()
+    return model

@@ -23,10 +23,10 @@ from diptych.data.text.reports.finding_places import finding_places
 from diptych.data.text.tokens.masked_words import mask_words
 from diptych.data.text.tokens.whole_words import word_starts
 from diptych.data.text.tokens.word_pieces import train_word_pieces
-from diptych.models.knowledge.knowledge_fusion import EntityEncoder, FusionFeatures, KnowledgeFusion, TextInput
+from diptych.models.knowledge.knowledge_fusion import EntityEncoder, FusionFeatures, KnowledgeFusion, LinkedInput
 from diptych.models.knowledge.knowledge_matcher import KnowledgeMatcher
 from diptych.models.knowledge.linked_texts import link
-from diptych.models.knowledge.transe import transe_vectors
+from diptych.models.knowledge.transe import train_transe
 from diptych.models.layers.graph_attention import edge_counts
 from diptych.models.towers.vit import VisionTransformer
 from diptych.objectives.gather import mean_over_processes
@@ -37,7 +37,7 @@ from diptych.recipes._shared.presets import SMALL
 
 
 @dataclass(frozen=True, kw_only=True)
-class KnowledgeBatch(TensorBatch):
+class LinkedBatch(TensorBatch):
     """Images and texts with linked entities.
 
     shown_BCHW, fits_B  images for matching, and int64 1 where one is the text's own
@@ -120,7 +120,7 @@ class LearningConfig:
 
 @grouped("entity_graph", "learning")
 @dataclass(frozen=True, kw_only=True)
-class ARL(PairRecipe[KnowledgeFusion, KnowledgeBatch, FusionFeatures]):
+class ARL(PairRecipe[KnowledgeFusion, LinkedBatch, FusionFeatures]):
     """ARL: Align, Reason and Learn: Enhancing Medical Vision-and-Language Pre-training with Knowledge (Chen et al., ACM MM 2022, arXiv
     2209.07118). Baseline: the same fusion without knowledge (`aligns False`, `reasons False`).
 
@@ -218,9 +218,9 @@ class ARL(PairRecipe[KnowledgeFusion, KnowledgeBatch, FusionFeatures]):
             triples = torch.tensor(graph.triples, device="cpu").reshape(-1, 3)
             count, relations = len(graph.names), len(graph.relations)
             with torch.device("cpu"):
-                vector_VE = transe_vectors(count, relations, triples, width=config.entity_width, epochs=config.transe_epochs)
+                transe = train_transe(count, relations, triples, width=config.entity_width, epochs=config.transe_epochs)
                 edges_VV = edge_counts(count, triples[:, [0, 2]])
-            encoder = EntityEncoder(vector_VE, edges_VV, dropout=config.graph_dropout)
+            encoder = EntityEncoder(transe.entity.weight.detach(), edges_VV, dropout=config.graph_dropout)
         sizes = (learning.decoder_width, learning.decoder_layers, learning.decoder_heads)
         return KnowledgeFusion(
             image,
@@ -244,7 +244,7 @@ class ARL(PairRecipe[KnowledgeFusion, KnowledgeBatch, FusionFeatures]):
 
     # ------------------------------------------------------------ a step
 
-    def batch(self, draws: Draws) -> KnowledgeBatch:
+    def batch(self, draws: Draws) -> LinkedBatch:
         """Text, then view, then hidden words and patches from the draw's own generator; wrong images from that of the batch."""
         words, graph, most = self.words(), self.entities, self.entity_graph.most_entities
         texts = [self.text_draw(draw, self.language).string for draw in draws]
@@ -264,7 +264,7 @@ class ARL(PairRecipe[KnowledgeFusion, KnowledgeBatch, FusionFeatures]):
         whole, masked_input = linked.inputs(most), linked.inputs(most, asked_BL, removed=self.entity_graph.removed)
         hidden_BP, _ = hidden_patches(draws, patches=self.patches, share=self.learning.hidden_patches)
         shown, fits_B = self.partners(draws)
-        return KnowledgeBatch(
+        return LinkedBatch(
             image_BCHW=image_BCHW,
             shown_BCHW=image_BCHW[shown],
             fits_B=fits_B,
@@ -319,13 +319,13 @@ class ARL(PairRecipe[KnowledgeFusion, KnowledgeBatch, FusionFeatures]):
         named_V[[entity.entity for text in self.texts_of(sample) for entity in graph.linked(text)]] = 1.0
         return named_V
 
-    def features(self, model: KnowledgeFusion, batch: KnowledgeBatch) -> FusionFeatures:
-        whole = TextInput(batch.text_BL, batch.text_mask_BL, batch.entity_BS, batch.tokens_BSL)
-        masked = TextInput(batch.masked_BL, batch.text_mask_BL, batch.masked_entity_BS, batch.masked_tokens_BSL)
+    def features(self, model: KnowledgeFusion, batch: LinkedBatch) -> FusionFeatures:
+        whole = LinkedInput(batch.text_BL, batch.text_mask_BL, batch.entity_BS, batch.tokens_BSL)
+        masked = LinkedInput(batch.masked_BL, batch.text_mask_BL, batch.masked_entity_BS, batch.masked_tokens_BSL)
         outputs: FusionFeatures = model(batch.image_BCHW, batch.shown_BCHW, whole, masked, batch.position_BM, batch.kept_BK)
         return outputs
 
-    def losses(self, features: FusionFeatures, batch: KnowledgeBatch) -> dict[str, Tensor]:
+    def losses(self, features: FusionFeatures, batch: LinkedBatch) -> dict[str, Tensor]:
         learning = self.learning
         match = F.cross_entropy(features.match_N2.float(), batch.fits_B)
         losses = {
@@ -342,7 +342,7 @@ class ARL(PairRecipe[KnowledgeFusion, KnowledgeBatch, FusionFeatures]):
             losses["align"] = learning.weight_align * mean_over_processes(terms[0] + terms[1])
         return losses
 
-    def metrics(self, features: FusionFeatures, batch: KnowledgeBatch) -> dict[str, Tensor]:
+    def metrics(self, features: FusionFeatures, batch: LinkedBatch) -> dict[str, Tensor]:
         asked_BM = batch.word_BM >= 0
         right_BM = (features.word_NMW.argmax(-1) == batch.word_BM) & asked_BM
         return {"words_right": right_BM.sum() / asked_BM.sum().clamp(min=1)}

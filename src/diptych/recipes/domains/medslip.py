@@ -159,8 +159,8 @@ class MeDSLIP(Recipe[FindingStreams, FindingBatch, StreamFeatures]):
         if not self.book_encoder:
             raise ConfigError(f"book_encoder is not set (expected {EXPECTED})")
         if self.book:
-            findings, places = read_book(Path(self.book))
-            return replace(self, findings=tuple(findings), explanations=tuple(findings.values()), places=places)
+            findings, sites = read_book(Path(self.book))
+            return replace(self, findings=tuple(findings), explanations=tuple(findings.values()), places=sites)
         pairs = [pair for row in range(len(data)) for pair in finding_places(data[row])]
         names = tuple(sorted({pair.finding for pair in pairs}))
         if len(names) < 2 or len({pair.place for pair in pairs}) < 2:
@@ -209,9 +209,9 @@ class MeDSLIP(Recipe[FindingStreams, FindingBatch, StreamFeatures]):
     def books(self) -> tuple[Tensor, Tensor]:
         """Vectors of findings [K, E] and of places [A, E]; zeros of the published sizes before `prepare`."""
         if not self.findings:
-            findings, places, width = PUBLISHED_SIZES
-            return torch.zeros(findings, width), torch.zeros(places, width)
-        sentences = [self.place_text.format(place) for place in self.places]
+            findings, sites, width = PUBLISHED_SIZES
+            return torch.zeros(findings, width), torch.zeros(sites, width)
+        sentences = [self.place_text.format(site) for site in self.places]
         vector_NE = book_vectors([*self.explanations, *sentences], self.book_encoder, length=self.text_length)
         return vector_NE[: len(self.findings)], vector_NE[len(self.findings) :]
 
@@ -250,7 +250,7 @@ class MeDSLIP(Recipe[FindingStreams, FindingBatch, StreamFeatures]):
             names = tuple(pair.place.replace("_", " ") for pair in pairs)
             image_HWC, turned = mirrored(image_HWC, names, draw.rng, self.flip_sides)
             if turned != names:
-                spelled = {place.replace("_", " "): place for place in self.places}
+                spelled = {site.replace("_", " "): site for site in self.places}
                 pairs = [pair._replace(place=spelled.get(name, "")) for pair, name in zip(pairs, turned, strict=True)]
         if self.augment == "rand":
             image_HWC = augmented((image_HWC, None), draw.rng, level=0.7)[0]

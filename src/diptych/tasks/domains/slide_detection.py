@@ -12,15 +12,15 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
 from diptych.core.contracts import Dataset, Embedder
 from diptych.core.errors import DataError
 from diptych.core.result import Metric, Result
+from diptych.tasks._scoring.chest_metrics import auroc
 from diptych.tasks._scoring.intervals import codes, group_weights, percentiles
 from diptych.tasks._scoring.records import array, facts_of, with_facts
-from diptych.tasks._scoring.slides.scores import Floats, detection_score, sensitivity_at
+from diptych.tasks._scoring.slides.scores import detection_score, sensitivity_at
 from diptych.tasks.domains.slide_task import SlideTask
 
 
@@ -86,15 +86,3 @@ def tumour_label(value: Any, uid: str, field: str) -> bool:
     if text in ("0", "false", "no", "normal"):
         return False
     raise DataError(f"slide '{uid}' has {value!r}", field=field, expected="1 or 0, true or false, tumour or normal")
-
-
-def auroc(score_N: npt.NDArray[Any], truth_N: npt.NDArray[np.bool_], weight_N: Floats | None = None) -> float:
-    """AUROC: the chance that a positive scores above a negative, ties half; NaN without either. `weight_N` says how often each counts."""
-    weight_N = np.ones(len(score_N)) if weight_N is None else weight_N
-    positive, negative = weight_N * truth_N, weight_N * ~truth_N
-    if not positive.sum() or not negative.sum():
-        return float("nan")
-    _, place_N = np.unique(score_N, return_inverse=True)
-    there_P, absent_P = np.bincount(place_N, positive), np.bincount(place_N, negative)
-    below_P = absent_P.cumsum() - absent_P
-    return float((there_P * (below_P + absent_P / 2)).sum() / (positive.sum() * negative.sum()))

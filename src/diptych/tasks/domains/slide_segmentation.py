@@ -22,10 +22,10 @@ import pyarrow as pa
 from diptych.core.contracts import Dataset, Embedder
 from diptych.core.errors import ConfigError, DataError
 from diptych.core.result import Metric, Result
+from diptych.tasks._scoring.chest_metrics import auroc
 from diptych.tasks._scoring.intervals import codes, percentiles, resampled_means
 from diptych.tasks._scoring.records import array, facts_of, with_facts
 from diptych.tasks._scoring.slides.scores import cut_below, dice, tile_truth, youden_threshold
-from diptych.tasks.domains.slide_detection import auroc
 from diptych.tasks.domains.slide_task import SlidePrediction, SlideTask, mask_of
 
 TUMOUR = 1

@@ -78,12 +78,12 @@ def auc_of_pairs(score_NAK: Floats, data: RenderedDataset) -> dict[str, float]:
     """Mean AUC over pairs that training never had, and over the others."""
     truth_NAK = truth_of(data)
     aucs: dict[str, list[float]] = {"held_out": [], "seen": []}
-    for place, zone in enumerate(ZONES):
+    for site, zone in enumerate(ZONES):
         for finding, pathology in enumerate(PATHOLOGIES):
-            truth_N = truth_NAK[:, place, finding]
+            truth_N = truth_NAK[:, site, finding]
             if truth_N.any() and not truth_N.all():
                 kind = "held_out" if (pathology, zone) in HELD_OUT else "seen"
-                aucs[kind].append(float(roc_auc_score(truth_N, score_NAK[:, place, finding])))
+                aucs[kind].append(float(roc_auc_score(truth_N, score_NAK[:, site, finding])))
     return {kind: float(np.mean(values)) if values else 0.5 for kind, values in aucs.items()}
 
 

@@ -13,9 +13,10 @@ from diptych.core.randomness import keyed_rng
 from diptych.data.dataset import Pool
 from diptych.index.embed import embed_texts, embedded_images
 from diptych.recipes._shared.pairs import PairRecipe
+from diptych.tasks._scoring.chest_metrics import auroc
 from diptych.tasks._scoring.slides.prompt_screening import screened, screening_scores
 from diptych.tasks._scoring.slides.scores import cosines
-from diptych.tasks.domains.slide_detection import SlideDetection, auroc
+from diptych.tasks.domains.slide_detection import SlideDetection
 from diptych.tasks.pairs.zero_shot import ZeroShot
 from diptych.worlds.tissue.slides import slides
 from diptych.worlds.tissue.tree import FAMILIES, LEAVES, tissue_ontology

@@ -107,14 +107,14 @@ def read_graph(path: Path) -> EntityGraph:
 
 def graph_of_pairs(samples: Iterable[Sequence[FindingPlace]]) -> EntityGraph:
     """The graph of what reports state: present pairs and findings that are present together, each once, in alphabetical order."""
-    findings, places, located, together = set[str](), set[str](), set[tuple[str, str]](), set[tuple[str, str]]()
+    findings, sites, located, together = set[str](), set[str](), set[tuple[str, str]](), set[tuple[str, str]]()
     for pairs in samples:
         present = sorted({pair.finding for pair in pairs if pair.status == "present"})
         together.update((one, other) for at, one in enumerate(present) for other in present[at + 1 :])
         findings.update(pair.finding for pair in pairs)
-        places.update(pair.place for pair in pairs if pair.place != UNSPECIFIED)
+        sites.update(pair.place for pair in pairs if pair.place != UNSPECIFIED)
         located.update((pair.finding, pair.place) for pair in pairs if pair.status == "present" and pair.place != UNSPECIFIED)
-    names = [*sorted(findings), *sorted(places - findings)]
+    names = [*sorted(findings), *sorted(sites - findings)]
     index = {name: at for at, name in enumerate(names)}
     triples = [(index[one], 0, index[other]) for one, other in sorted(located)]
     triples += [(index[one], 1, index[other]) for one, other in sorted(together)]

@@ -45,7 +45,7 @@ class FindingPlace(NamedTuple):
     status: Status
 
 
-def finding_places(sample: Sample, findings: Sequence[str] = (), places: Sequence[str] = ()) -> list[FindingPlace]:
+def finding_places(sample: Sample, findings: Sequence[str] = (), sites: Sequence[str] = ()) -> list[FindingPlace]:
     """Pairs of a sample from its extras; of its texts by the names given, where it has neither column.
 
     Raises DataError for a column that cannot be read, with the sample and the field.
@@ -54,10 +54,10 @@ def finding_places(sample: Sample, findings: Sequence[str] = (), places: Sequenc
         return _listed_pairs(pairs, sample.uid)
     if sentences := sample.extras.get("sentences"):
         return padchest_pairs(str(sentences), sample.uid)
-    return [pair for text in sample.texts for pair in report_pairs(text.string, findings, places)] if findings else []
+    return [pair for text in sample.texts for pair in report_pairs(text.string, findings, sites)] if findings else []
 
 
-def report_pairs(report: str, findings: Sequence[str], places: Sequence[str]) -> list[FindingPlace]:
+def report_pairs(report: str, findings: Sequence[str], sites: Sequence[str]) -> list[FindingPlace]:
     """Pairs of a report by rules. An underscore in a name stands for a blank; of overlapping names the longest counts.
 
     >>> report_pairs("No nodule. Opacity in the left lower zone.", ["nodule", "opacity"], ["left lower zone"])
@@ -71,16 +71,16 @@ FindingPlace(finding='opacity', place='left lower zone', status='present')]
             for match in _pattern(tuple(findings)).finditer(sentence)
         ]
         named: dict[int, list[str]] = {}
-        for match in _pattern(tuple(places)).finditer(sentence) if places and mentions else ():
+        for match in _pattern(tuple(sites)).finditer(sentence) if sites and mentions else ():
             behind = next((at for at, mention in enumerate(mentions) if mention[0] >= match.end()), None)
             before = next((at for at, mention in reversed([*enumerate(mentions)]) if mention[1] <= match.start()), None)
             touches = behind is not None and ADJACENT.fullmatch(sentence, match.end(), mentions[behind][0])
             owner = behind if before is None or touches else before
             if owner is not None:
-                named.setdefault(owner, []).append(_names(tuple(places))[_key(match.group())])
+                named.setdefault(owner, []).append(_names(tuple(sites))[_key(match.group())])
         for number, (_, _, name, status) in enumerate(mentions):
             finding = _names(tuple(findings))[name]
-            pairs += [FindingPlace(finding, place, status) for place in named.get(number, [UNSPECIFIED])]
+            pairs += [FindingPlace(finding, site, status) for site in named.get(number, [UNSPECIFIED])]
     return pairs
 
 
@@ -103,19 +103,19 @@ def padchest_pairs(sentences: str, uid: str = "") -> list[FindingPlace]:
     pairs = []
     for row in rows:
         labels = [str(label).strip() for label in row]
-        places = [label.removeprefix("loc ").strip() for label in labels if label.startswith("loc ")] or [UNSPECIFIED]
+        sites = [label.removeprefix("loc ").strip() for label in labels if label.startswith("loc ")] or [UNSPECIFIED]
         findings = [label for label in labels if not label.startswith("loc ") and label not in NO_LABELS]
-        pairs += [FindingPlace(finding, place, "present") for finding in findings for place in places]
+        pairs += [FindingPlace(finding, site, "present") for finding in findings for site in sites]
     return pairs
 
 
-def finding_matrix(pairs: Iterable[FindingPlace], findings: Sequence[str], places: Sequence[str]) -> Matrix:
+def finding_matrix(pairs: Iterable[FindingPlace], findings: Sequence[str], sites: Sequence[str]) -> Matrix:
     """int8 [A, K]: 1 present, 0 absent, -1 not mentioned or uncertain. Present counts before absent; other names are left out."""
-    matrix_AK = np.full((len(places), len(findings)), -1, np.int8)
-    row, column = {name: at for at, name in enumerate(places)}, {name: at for at, name in enumerate(findings)}
-    for finding, place, status in pairs:
-        if status != "uncertain" and finding in column and place in row:
-            at = row[place], column[finding]
+    matrix_AK = np.full((len(sites), len(findings)), -1, np.int8)
+    row, column = {name: at for at, name in enumerate(sites)}, {name: at for at, name in enumerate(findings)}
+    for finding, site, status in pairs:
+        if status != "uncertain" and finding in column and site in row:
+            at = row[site], column[finding]
             matrix_AK[at] = max(matrix_AK[at], int(status == "present"))
     return matrix_AK
 
@@ -123,7 +123,7 @@ def finding_matrix(pairs: Iterable[FindingPlace], findings: Sequence[str], place
 def _listed_pairs(value: Any, uid: str) -> list[FindingPlace]:
     try:
         rows = json.loads(value) if isinstance(value, str) else value
-        pairs = [FindingPlace(str(finding), str(place), status) for finding, place, status in rows]
+        pairs = [FindingPlace(str(finding), str(site), status) for finding, site, status in rows]
     except (ValueError, TypeError):
         pairs = [FindingPlace("", "", "unreadable")]  # type: ignore[arg-type]
     if any(pair.status not in get_args(Status) for pair in pairs):

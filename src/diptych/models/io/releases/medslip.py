@@ -52,13 +52,13 @@ def open_released(spec: str) -> FindingReader:
     file, folder = Path(where).expanduser(), Path(beside).expanduser()
     if not beside or not (folder / "book.json").is_file():
         raise DataError("names no folder with a book.json", file=spec, expected=SOURCE)
-    findings, places = read_book(folder / "book.json")
-    texts = [*findings.values(), *(PLACE_TEXT.format(place) for place in places)]
+    findings, sites = read_book(folder / "book.json")
+    texts = [*findings.values(), *(PLACE_TEXT.format(site) for site in sites)]
     encoder = f"hf:{folder}"
     vector_NE = book_vectors(texts, encoder, length=LENGTH)
     model = released_streams(read_tensors(file), vector_NE[: len(findings)], vector_NE[len(findings) :])
     preprocess = Preprocess(SIZE, *IMAGENET, "squash", "bilinear")
-    return FindingReader(model.eval(), preprocess, tuple(findings), places, spec, book_encoder=encoder, text_length=LENGTH)
+    return FindingReader(model.eval(), preprocess, tuple(findings), sites, spec, book_encoder=encoder, text_length=LENGTH)
 
 
 def released_streams(tensors: Mapping[str, Tensor], finding_book_KE: Tensor, place_book_AE: Tensor) -> FindingStreams:

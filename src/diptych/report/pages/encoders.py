@@ -1,0 +1,107 @@
+"""Page of encoders under one protocol: a table with ranks, differences to the best, and what settings of the head do to their order."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from diptych.core.disk.files import write_atomic
+from diptych.core.errors import ConfigError
+from diptych.core.result import Metric, Result
+from diptych.report import page
+from diptych.report.paper_table import PaperTable
+
+Difference = tuple[float, float, float]
+"""Value and 95 % interval."""
+
+
+@dataclass(frozen=True, slots=True)
+class EncoderRank:
+    """An encoder with its metrics, its rank in each (1 is best, equal values share the mean of their ranks) and the mean of its ranks."""
+
+    name: str
+    metrics: Mapping[str, Metric]
+    ranks: Mapping[str, float]
+
+    @property
+    def average(self) -> float:
+        """Mean rank."""
+        return sum(self.ranks.values()) / len(self.ranks)
+
+
+def ranked_encoders(results: Mapping[str, Result], metrics: Sequence[str]) -> list[EncoderRank]:
+    """Encoders by their average rank, the best first. Raises ConfigError for a metric that a result lacks."""
+    for name, result in results.items():
+        if missing := [metric for metric in metrics if metric not in result.metrics]:
+            raise ConfigError(f"'{name}' has no {missing[0]} (expected {', '.join(result.metrics)})")
+    ranks: dict[str, dict[str, float]] = {name: {} for name in results}
+    for metric in metrics:
+        sign = -1 if next(iter(results.values())).metrics[metric].higher_is_better else 1
+        values = {name: sign * result.metrics[metric].value for name, result in results.items()}
+        for name, value in values.items():
+            below = sum(other < value for other in values.values())
+            equal = sum(other == value for other in values.values())
+            ranks[name][metric] = below + (equal + 1) / 2
+    rows = [EncoderRank(name, {m: result.metrics[m] for m in metrics}, ranks[name]) for name, result in results.items()]
+    return sorted(rows, key=lambda row: (row.average, row.name))
+
+
+def rank_table(rows: Sequence[EncoderRank], differences: Mapping[str, Difference] | None = None) -> PaperTable:
+    """Metrics, average rank, and the difference of each to the best encoder, marked with * where its interval leaves out 0."""
+    differences = differences or {}
+    names = list(rows[0].metrics)
+    head = ("encoder", *names, "average rank", *(("less than the best",) if differences else ()))
+    made = []
+    for row in rows:
+        cells = [row.name, *(_spanned(row.metrics[name]) for name in names), f"{row.average:.2f}"]
+        if differences:
+            cells.append(_difference(differences.get(row.name)))
+        made.append(tuple(cells))
+    return PaperTable(head, tuple(made), ("intervals: 95 %, over patients of one test set",))
+
+
+def write_encoder_page(
+    path: Path, results: Mapping[str, Result], metrics: Sequence[str], differences: Mapping[str, Difference] | None = None
+) -> None:
+    """One HTML file with the table of encoders and, for results of `benchx`, every setting of the head.
+
+    differences  AUROC of each encoder less that of the best with its interval, from `paired_difference`
+    """
+    rows = ranked_encoders(results, metrics)
+    table = rank_table(rows, differences)
+    blocks = [page.table(table.head, table.rows), *(page.text(note, note=True) for note in table.notes)]
+    settings = []
+    for row in rows:
+        runs = results[row.name].notes.get("table", [])
+        cells = [
+            (
+                f"{run['share']:g}",
+                run["setting"],
+                f"{run['val']:.3f}",
+                f"{run['test']:.3f}",
+                f"{run['std']:.3f}",
+                "yes" if run["chosen"] else "",
+            )
+            for run in runs
+        ]
+        if cells:
+            head = ("share of patients", "setting", "AUROC on validation", "AUROC on test", "deviation over seeds", "chosen")
+            settings += [page.heading(row.name), page.table(head, cells)]
+    sections = [page.Section("Encoders", tuple(blocks)), page.Section("Settings of the head", tuple(settings))]
+    lead = f"{len(rows)} encoders under one protocol. Settings are chosen on validation. Not for clinical use."
+    write_atomic(path, page.page("Encoders of chest X-rays", lead, sections).encode("utf-8"))
+
+
+def _spanned(metric: Metric) -> str:
+    if math.isnan(metric.low):
+        return f"{metric.value:.3f}"
+    return f"{metric.value:.3f} [{metric.low:.3f}, {metric.high:.3f}]"
+
+
+def _difference(difference: Difference | None) -> str:
+    if difference is None:
+        return ""
+    value, low, high = difference
+    return f"{value:+.3f} [{low:+.3f}, {high:+.3f}]{'*' if low > 0 or high < 0 else ''}"

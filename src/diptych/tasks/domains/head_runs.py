@@ -1,0 +1,192 @@
+"""Fine-tuning of an image encoder with a linear head, for protocols that compare encoders (BenchX, 2410.21969).
+
+Letters: B batch, N items, C channel, H W, D width, K labels.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from diptych.core.image import ImageSource
+from diptych.data.media.decode import decode
+from diptych.models.io.inference import evaluating
+from diptych.models.towers.outputs import Tower
+from diptych.tasks._scoring.chest_metrics import Bools, Floats, macro_auroc
+
+HELD = 4 << 30
+"""Bytes of preprocessed images that are kept in memory; more are decoded again in each epoch."""
+
+
+@dataclass(frozen=True, slots=True)
+class HeadSwitches:
+    """Settings of a head that are tried for each encoder.
+
+    norm          LayerNorm (eps 1e-6) before the head
+    small_head    weights of the head start from a truncated normal of deviation 2e-5, else as PyTorch's do
+    encoder_rate  factor of the encoder's learning rate; 0 keeps the encoder as it is
+    """
+
+    norm: bool
+    small_head: bool
+    encoder_rate: float
+
+    @property
+    def name(self) -> str:
+        """In words, for tables.
+
+        >>> HeadSwitches(True, False, 0.1).name
+        'norm, encoder x 0.1'
+        """
+        parts = [word for word, on in (("norm", self.norm), ("small head", self.small_head)) if on]
+        return ", ".join([*parts, f"encoder x {self.encoder_rate:g}" if self.encoder_rate else "frozen"])
+
+
+@dataclass(frozen=True, slots=True)
+class FineTuning:
+    """Optimisation of one run: SGD with momentum .9, gradients clipped at norm 1, warm-up and cosine; validation AUROC is read from epoch
+    `first` on every `every` epochs, and training ends where it has not risen `patience` times.
+    """
+
+    lr: float = 1e-2
+    batch_size: int = 64
+    epochs: int = 200
+    warmup: int = 50
+    first: int = 10
+    every: int = 5
+    patience: int = 10
+
+
+class HeadImages:
+    """Preprocessed images of an embedder, kept in memory as far as they fit; or its vectors where it has no tower to train."""
+
+    def __init__(self, model: Any, images: Sequence[ImageSource]) -> None:
+        self.model, self.images = model, images
+        self.tower = trainable_tower(model)
+        self._kept: dict[int, Tensor] = {}
+        self._bytes = 0
+        if self.tower is None:
+            vector_ND = torch.from_numpy(np.asarray(model.embed_images(list(images)), np.float32))
+            self._kept = dict(enumerate(vector_ND))
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def batch(self, rows: Sequence[int]) -> Tensor:
+        """image_BCHW, or vectors [B, D]."""
+        made = []
+        for row in rows:
+            tensor = self._kept.get(row)
+            if tensor is None:
+                tensor = self.model.preprocess([decode(self.images[row], exact=True)])[0]
+                if self._bytes + tensor.numel() * 4 <= HELD:
+                    self._kept[row], self._bytes = tensor, self._bytes + tensor.numel() * 4
+            made.append(tensor)
+        return torch.stack(made)
+
+
+class EncoderWithHead(nn.Module):
+    """A tower (or none, where vectors are given) and a linear head over its pooled vector."""
+
+    def __init__(self, tower: nn.Module | None, width: int, labels: int, switches: HeadSwitches) -> None:
+        super().__init__()
+        self.tower = tower
+        self.norm = nn.LayerNorm(width, eps=1e-6) if switches.norm else nn.Identity()
+        self.head = nn.Linear(width, labels)
+        if switches.small_head:
+            nn.init.trunc_normal_(self.head.weight, std=2e-5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        pooled_BD = x if self.tower is None else self.tower(x).pooled_BD
+        logit_BK: Tensor = self.head(self.norm(pooled_BD))
+        return logit_BK
+
+
+def trainable_tower(model: Any) -> Tower | None:
+    """The image tower of one of our embedders, or None for a foreign one, of which only vectors are known."""
+    tower = getattr(getattr(model, "model", None), "image_tower", None)
+    return tower if isinstance(tower, Tower) else None
+
+
+def fine_tuned_scores(
+    train: HeadImages,
+    truth_NK: Bools,
+    rows: Sequence[int],
+    val: HeadImages,
+    val_truth_NK: Bools,
+    tests: Sequence[HeadImages],
+    switches: HeadSwitches,
+    settings: FineTuning,
+    seed: int,
+) -> list[Floats]:
+    """Scores [N, K] of the validation images and of each of `tests` by the epoch that was best on validation. The model stays as it was.
+
+    rows  those of `train` that are trained on
+    """
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        tower = None if train.tower is None else copy.deepcopy(train.tower)
+        width = len(train.batch([0])[0]) if tower is None else tower.width
+        network = EncoderWithHead(tower, width, truth_NK.shape[1], switches)
+        if tower is not None:
+            tower.requires_grad_(switches.encoder_rate > 0)
+        groups: list[dict[str, Any]] = [{"params": [*network.norm.parameters(), *network.head.parameters()], "scale": 1.0}]
+        if tower is not None and switches.encoder_rate:
+            groups.append({"params": list(tower.parameters()), "scale": switches.encoder_rate})
+        optimiser = torch.optim.SGD(groups, lr=settings.lr, momentum=0.9)
+        best, stale, kept = -math.inf, 0, copy.deepcopy(network.state_dict())
+        steps_an_epoch = math.ceil(len(rows) / settings.batch_size)
+        for epoch in range(settings.epochs):
+            order = torch.randperm(len(rows)).tolist()
+            network.train()
+            if tower is not None and not switches.encoder_rate:
+                tower.eval()
+            for number in range(steps_an_epoch):
+                part = [rows[at] for at in order[number * settings.batch_size : (number + 1) * settings.batch_size]]
+                step, total = epoch * steps_an_epoch + number, settings.epochs * steps_an_epoch
+                for group in optimiser.param_groups:
+                    group["lr"] = settings.lr * group["scale"] * _share(step, total, settings.warmup)
+                target_BK = torch.from_numpy(truth_NK[part]).float()
+                loss = F.binary_cross_entropy_with_logits(network(train.batch(part)), target_BK)
+                optimiser.zero_grad()
+                loss.backward()
+                nn.utils.clip_grad_norm_([p for group in optimiser.param_groups for p in group["params"]], 1.0)
+                optimiser.step()
+            last = epoch + 1 == settings.epochs
+            if not last and (epoch + 1 < settings.first or (epoch + 1 - settings.first) % settings.every):
+                continue
+            value = macro_auroc(scores_of(network, val, settings.batch_size), val_truth_NK)
+            if value > best:
+                best, stale, kept = value, 0, copy.deepcopy(network.state_dict())
+            else:
+                stale += 1
+                if stale >= settings.patience:
+                    break
+        network.load_state_dict(kept)
+        return [scores_of(network, pictures, settings.batch_size) for pictures in (val, *tests)]
+
+
+def scores_of(network: EncoderWithHead, pictures: HeadImages, batch_size: int) -> Floats:
+    """Probabilities [N, K]."""
+    blocks = []
+    with torch.no_grad(), evaluating(network):
+        for start in range(0, len(pictures), batch_size):
+            blocks.append(network(pictures.batch(range(start, min(start + batch_size, len(pictures))))).sigmoid())
+    scores: npt.NDArray[np.float64] = torch.cat(blocks).double().numpy()
+    return scores
+
+
+def _share(step: int, total: int, warmup: int) -> float:
+    """Share of the learning rate: up within the warm-up, then down a half cosine."""
+    if step < warmup:
+        return (step + 1) / warmup
+    return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, total - warmup)))
