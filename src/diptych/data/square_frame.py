@@ -84,7 +84,7 @@ def region_mask(region: Sequence[float] | Mask, height: int, width: int) -> Mask
             )
         return array.astype(bool)
     values = [float(value) for value in array.ravel()]
-    inside = all(0 <= value <= (height if place % 2 else width) for place, value in enumerate(values))
+    inside = all(0 <= value <= (height if index % 2 else width) for index, value in enumerate(values))
     if len(values) not in (2, 4) or not np.isfinite(values).all() or not inside:
         raise DataError(f"region {values} lies outside the picture", field="regions", expected=expected)
     y_H1, x_1W = np.ogrid[:height, :width]

@@ -31,7 +31,7 @@ from diptych.data.text.prompts.triplets import (
     UNIT,
     UNIT_END,
     PhraseTargets,
-    Triplet,
+    PhraseTriplet,
     read_answer,
     reasoning_block,
     reference_groups,
@@ -41,7 +41,7 @@ from diptych.data.text.prompts.triplets import (
 from diptych.models.referring.referring_bridge import ReferringBridge, ReferringFeatures
 from diptych.models.referring.region_prompts import RegionPrompts
 from diptych.models.referring.released import own_name, take_ref_vlm_
-from diptych.models.referring.target_decoders import BoxDecoder, DecoderSize, MaskDecoder
+from diptych.models.referring.target_decoders import DecoderSize, TargetBoxDecoder, TargetMaskDecoder
 from diptych.objectives.boxes.boxes import cxcywh_from_xyxy
 from diptych.objectives.boxes.grouped_targets import (
     assign_in_groups,
@@ -115,7 +115,7 @@ def test_groups_are_the_released_ones(parity: Any) -> None:
 def test_what_was_written_is_read() -> None:
     read = read_answer(write_answer("I see dog and cat here.", [PhraseTargets(6, 9, 2), PhraseTargets(14, 17, 1)], "mask"))
     assert read.text == "I see dog and cat here."
-    assert read.triplets == (Triplet("dog", "mask", (0, 1)), Triplet("cat", "mask", (2,)))
+    assert read.triplets == (PhraseTriplet("dog", "mask", (0, 1)), PhraseTriplet("cat", "mask", (2,)))
     assert read.problems == ()
     with pytest.raises(DataError, match="in order that do not overlap"):
         write_answer("a dog", [PhraseTargets(2, 9, 1)], "box")
@@ -218,7 +218,7 @@ def padded(rows: list[Any], value: float = 0.0) -> Tensor:
 
 def test_boxes_and_their_loss_are_the_released_ones(parity: Any) -> None:
     expected = RELEASED["box"]
-    decoder = fill(BoxDecoder((4, 8, 6), 6, SIZE), "visual_decoder.box.", "boxes.", expected["names"])
+    decoder = fill(TargetBoxDecoder((4, 8, 6), 6, SIZE), "visual_decoder.box.", "boxes.", expected["names"])
     box = decoder(MAPS, STATE, OPEN)
     theirs = torch.tensor(expected["boxes"], dtype=torch.float64)[:, :4]
     parity("ref_vlm", "boxes", RELEASE, [(box[OPEN], theirs[OPEN])], tolerance=1e-6)  # the release casts boxes to float32
@@ -230,7 +230,7 @@ def test_boxes_and_their_loss_are_the_released_ones(parity: Any) -> None:
 
 def test_masks_and_their_loss_are_the_released_ones(parity: Any) -> None:
     expected = RELEASED["mask"]
-    decoder = fill(MaskDecoder((4, 8, 6), 6, SIZE), "visual_decoder.mask.", "masks.", expected["names"])
+    decoder = fill(TargetMaskDecoder((4, 8, 6), 6, SIZE), "visual_decoder.mask.", "masks.", expected["names"])
     logit = decoder([one.clone() for one in MAPS], STATE, OPEN)
     theirs = [torch.tensor(row, dtype=torch.float64) for row in expected["preds"]]
     pairs = [(logit[row, : len(one)].sigmoid().flatten(1), one) for row, one in enumerate(theirs)]
@@ -247,7 +247,7 @@ def test_masks_and_their_loss_are_the_released_ones(parity: Any) -> None:
 
 
 def test_padding_is_read_unless_it_is_closed() -> None:
-    decoder = BoxDecoder((4, 8, 6), 6, replace(SIZE, open_padding=False)).double().eval()
+    decoder = TargetBoxDecoder((4, 8, 6), 6, replace(SIZE, open_padding=False)).double().eval()
     alone = decoder([one[1:] for one in MAPS], STATE[1:, :3], OPEN[1:, :3])
     torch.testing.assert_close(decoder(MAPS, STATE, OPEN)[1, :3], alone[0])
     other = decoder(MAPS, STATE.masked_fill(~OPEN[..., None], 7.0), OPEN)

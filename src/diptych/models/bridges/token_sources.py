@@ -74,20 +74,20 @@ def token_sources(model: BridgeGenerator, images: Sequence[ImageSource]) -> Toke
         raise ConfigError(f"'{model.name}' reduces no tokens (expected a model such as simvlg, pllava or mono_internvl)")
     if len(images) != 1 and not model.frames:
         raise ConfigError(f"{len(images)} pictures for '{model.name}', which reads no clips (expected one)")
-    places = tuple(frame_places(len(images), model.frames).tolist()) if model.frames else (0,)
-    shown = [decode(images[place], exact=True) for place in places]
+    numbers = tuple(frame_places(len(images), model.frames).tolist()) if model.frames else (0,)
+    shown = [decode(images[number], exact=True) for number in numbers]
     device = next(model.bridge.parameters()).device
     image_THWC = model.preprocess(shown).to(device)
     with torch.no_grad(), evaluating(model.bridge):
         encoded = model.bridge.encoder(image_THWC[None] if model.frames else image_THWC)
         share_KP = reduce(encoded.tokens_BPD).source_BKP[0].float().cpu().numpy()
-    count = share_KP.shape[1] // len(places)
+    count = share_KP.shape[1] // len(numbers)
     side = math.isqrt(count)
     if side * side == count - 1:  # a class token stands before the patches of each frame
-        share_KTP = share_KP.reshape(len(share_KP), len(places), count)[..., 1:]
+        share_KTP = share_KP.reshape(len(share_KP), len(numbers), count)[..., 1:]
     elif side * side == count:
-        share_KTP = share_KP.reshape(len(share_KP), len(places), count)
+        share_KTP = share_KP.reshape(len(share_KP), len(numbers), count)
     else:
         raise ConfigError(f"{count} patches a picture are no square, with or without a class token")
     box = visible_share(model.preprocess, *shown[0].shape[:2][::-1])
-    return TokenSources(share_KTP.reshape(*share_KTP.shape[:2], side, side), places, box)
+    return TokenSources(share_KTP.reshape(*share_KTP.shape[:2], side, side), numbers, box)

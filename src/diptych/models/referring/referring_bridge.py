@@ -19,7 +19,7 @@ from diptych.models.bridges.bridge import AnswerLikelihood, Bridge
 from diptych.models.bridges.splice import norm_kurtosis, norm_ratio
 from diptych.models.detection.backbone import DetectionBackbone
 from diptych.models.referring.region_prompts import RegionPrompts
-from diptych.models.referring.target_decoders import BoxDecoder, MaskDecoder
+from diptych.models.referring.target_decoders import TargetBoxDecoder, TargetMaskDecoder
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,8 +51,8 @@ class ReferringBridge(Bridge):
         *parts: Any,
         regions: RegionPrompts,
         backbone: DetectionBackbone,
-        boxes: BoxDecoder,
-        masks: MaskDecoder | None,
+        boxes: TargetBoxDecoder,
+        masks: TargetMaskDecoder | None,
         reference_id: int,
         decodes: bool = True,
         fixed_backbone: bool = True,

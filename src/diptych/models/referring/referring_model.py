@@ -35,14 +35,14 @@ from diptych.models.io.folder import fingerprint, load_weights, parameters, read
 from diptych.models.io.inference import evaluating, parts
 from diptych.models.referring.referring_bridge import ReferringBridge
 from diptych.models.referring.region_prompts import RegionPrompts
-from diptych.models.referring.target_decoders import BoxDecoder, DecoderSize, MaskDecoder
+from diptych.models.referring.target_decoders import DecoderSize, TargetBoxDecoder, TargetMaskDecoder
 from diptych.models.towers.outputs import Tower
 from diptych.models.towers.towers import image_tower
 
 
 @dataclass(frozen=True)
 class ReferringShape:
-    """What a `ReferringBridge` is built from beside encoder and language model, as plain values.
+    """Parts of a `ReferringBridge` beside encoder and language model, as plain values.
 
     connector  kind and options of the connector
     regions    options of `RegionPrompts`
@@ -71,8 +71,8 @@ class ReferringShape:
             language,
             regions=RegionPrompts(encoder.token_width, **self.regions),
             backbone=backbone,
-            boxes=BoxDecoder(channels, language.width, self.decoders),
-            masks=MaskDecoder(channels, language.width, self.decoders) if self.masks else None,
+            boxes=TargetBoxDecoder(channels, language.width, self.decoders),
+            masks=TargetMaskDecoder(channels, language.width, self.decoders) if self.masks else None,
             reference_id=self.reference_id,
             **options,
         )

@@ -51,7 +51,7 @@ class DecoderSize:
             )
 
 
-class QueryAttention(nn.Module):
+class PositionedAttention(nn.Module):
     """Multi-head attention of queries over keys that differ from the values by a position."""
 
     def __init__(self, width: int, heads: int) -> None:
@@ -69,12 +69,12 @@ class QueryAttention(nn.Module):
         return out_BQD
 
 
-class QueryDecoderLayer(nn.Module):
+class DetrDecoderLayer(nn.Module):
     """DETR's decoder layer: queries read one another, then the memory, then a feed-forward map; a norm behind each."""
 
     def __init__(self, size: DecoderSize) -> None:
         super().__init__()
-        self.self_attn, self.encoder_attn = (QueryAttention(size.width, size.heads) for _ in range(2))
+        self.self_attn, self.encoder_attn = (PositionedAttention(size.width, size.heads) for _ in range(2))
         self.self_attn_layer_norm, self.encoder_attn_layer_norm, self.final_layer_norm = (
             nn.LayerNorm(size.width) for _ in range(3)
         )
@@ -92,12 +92,12 @@ class QueryDecoderLayer(nn.Module):
         return changed_BQD
 
 
-class QueryDecoder(nn.Module):
+class DetrDecoder(nn.Module):
     """Decoder layers and a last norm; linear maps start at a deviation of 0.02, as DETR's of transformers do."""
 
     def __init__(self, size: DecoderSize) -> None:
         super().__init__()
-        self.layers = nn.ModuleList(QueryDecoderLayer(size) for _ in range(size.layers))
+        self.layers = nn.ModuleList(DetrDecoderLayer(size) for _ in range(size.layers))
         self.layernorm = nn.LayerNorm(size.width)
         for module in self.modules():
             if isinstance(module, nn.Linear):
@@ -122,7 +122,7 @@ class StateQueries(nn.Module):
         self.size = size
         self.map = nn.Linear(states, size.width)
         self.position = nn.Embedding(queries, size.width)
-        self.decoder = QueryDecoder(size)
+        self.decoder = DetrDecoder(size)
 
     def forward(self, state_BRE: Tensor, open_BR: Tensor, memory_BDHW: Tensor) -> Tensor:
         """[B, R, D] of states [B, R, E], of which those at `open_BR` are real. Raises ShapeError for more than there are queries."""
@@ -139,7 +139,7 @@ class StateQueries(nn.Module):
         return decoded_BQD[:, :given]
 
 
-class BoxDecoder(nn.Module):
+class TargetBoxDecoder(nn.Module):
     """States to boxes: maps resized to the first one's size and put side by side are the memory; three linear maps and a sigmoid give the
     box.
 
@@ -162,7 +162,7 @@ class BoxDecoder(nn.Module):
         return box_BR4
 
 
-class MaskDecoder(nn.Module):
+class TargetMaskDecoder(nn.Module):
     """States to masks: their product with the features of MaskFormer's pyramid (2107.06278); the last map is the memory of the queries.
 
     channels  of the maps, finest first, two or more

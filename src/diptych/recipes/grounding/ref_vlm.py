@@ -229,24 +229,22 @@ class RefVLM(VisualInstructionRecipe):
         given = max(1, *(len(turn.given) for turn in turns))
         box_BR4, group_BR = torch.full((count, most, 4), 0.5), torch.full((count, most), -1)
         mask_BRXY = torch.zeros(count, most, size, size, dtype=torch.bool)
-        region_BNHW, given_BN = (
-            torch.zeros(count, given, size, size, dtype=torch.bool),
-            torch.zeros(count, given, dtype=torch.bool),
-        )
+        region_BNHW = torch.zeros(count, given, size, size, dtype=torch.bool)
+        given_BN = torch.zeros(count, given, dtype=torch.bool)
         shown_BXY = torch.zeros(count, size, size, dtype=torch.bool)
         for row, (draw, turn, image_HWC) in enumerate(zip(draws, turns, shown, strict=True)):
             frame = SquareFrame(*image_HWC.shape[:2], self._resize)
             regions = draw.sample.regions
             shown_BXY[row] = torch.from_numpy(frame.shown(size))
             targets = [(group, number) for group, numbers in enumerate(turn.targets) for number in numbers]
-            for place, (group, number) in enumerate(targets):
-                group_BR[row, place] = group
-                box_BR4[row, place] = cxcywh_from_xyxy(torch.from_numpy(frame.to_square(regions[number].box)))[0]
+            for index, (group, number) in enumerate(targets):
+                group_BR[row, index] = group
+                box_BR4[row, index] = cxcywh_from_xyxy(torch.from_numpy(frame.to_square(regions[number].box)))[0]
                 if turn.unit == "mask":
-                    mask_BRXY[row, place] = torch.from_numpy(_mask(regions[number], frame, size))
-            for place, number in enumerate(turn.given):
-                region_BNHW[row, place] = torch.from_numpy(_mask(regions[number], frame, size))
-                given_BN[row, place] = True
+                    mask_BRXY[row, index] = torch.from_numpy(_mask(regions[number], frame, size))
+            for index, number in enumerate(turn.given):
+                region_BNHW[row, index] = torch.from_numpy(_mask(regions[number], frame, size))
+                given_BN[row, index] = True
         return ReferringBatch(
             self.preprocess(shown),
             *(laid.id_BL, laid.slot_BL, laid.mask_BL, laid.answer_BL, laid.truncated, laid.places),
@@ -264,7 +262,7 @@ class RefVLM(VisualInstructionRecipe):
 
     @property
     def shape(self) -> ReferringShape:
-        """What the network is built from beside encoder and language model."""
+        """Parts of the network beside encoder and language model."""
         strides = {"strides": (4, 8, 16)} if self.backbone.startswith("timm:") else {}
         return ReferringShape(
             connector=self.connector_spec(),

@@ -138,8 +138,8 @@ def _detection(sample: Sample, unit: Unit, form: AnswerForm, most: int, rng: np.
     for number, region in enumerate(sample.regions):
         by_name.setdefault(region.label, []).append(number)
     names, targets = list[str](), list[tuple[int, ...]]()
-    for place in rng.permutation(len(by_name)):
-        name, own = list(by_name.items())[place]
+    for index in rng.permutation(len(by_name)):
+        name, own = list(by_name.items())[index]
         if sum(map(len, targets)) + len(own) <= most and has_unit(sample, own, unit):
             names.append(name)
             targets.append(tuple(own))

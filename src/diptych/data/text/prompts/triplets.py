@@ -59,7 +59,7 @@ class ReferenceGroup:
 
 
 @dataclass(frozen=True, slots=True)
-class Triplet:
+class PhraseTriplet:
     """Phrase and unit of a group of references, "" where they are missing; `references` are numbers among all of the answer."""
 
     phrase: str
@@ -77,7 +77,7 @@ class TripletAnswer:
     """
 
     text: str
-    triplets: tuple[Triplet, ...]
+    triplets: tuple[PhraseTriplet, ...]
     problems: tuple[str, ...]
 
 
@@ -134,15 +134,15 @@ def reference_groups(tokens: Sequence[str]) -> list[ReferenceGroup]:
     What is missing is None. Marks without a partner are skipped; of nested ones the inner pair counts first.
     """
     items: list[tuple[int, int, str]] = []  # end, start, kind
-    open_places: dict[str, list[int]] = {PHRASE: [], UNIT: []}
+    open_marks: dict[str, list[int]] = {PHRASE: [], UNIT: []}
     partner = {PHRASE_END: PHRASE, UNIT_END: UNIT}
-    for place, token in enumerate(tokens):
-        if token in open_places:
-            open_places[token].append(place)
-        elif token in partner and open_places[partner[token]]:
-            items.append((place, open_places[partner[token]].pop(), partner[token]))
+    for index, token in enumerate(tokens):
+        if token in open_marks:
+            open_marks[token].append(index)
+        elif token in partner and open_marks[partner[token]]:
+            items.append((index, open_marks[partner[token]].pop(), partner[token]))
         elif token == REFERENCE:
-            items.append((place, place, REFERENCE))
+            items.append((index, index, REFERENCE))
     groups: list[ReferenceGroup] = []
     for number, (_, _, kind) in enumerate(items):
         if kind != REFERENCE or (number and items[number - 1][2] == REFERENCE):
@@ -171,9 +171,9 @@ def read_answer(text: str, *, strict: bool = False) -> TripletAnswer:
         number += len(numbers)
         pairs = (group.phrase, group.unit)
         inner = [answer[spans[pair[0]][2] : spans[pair[1]][1]].strip() if pair else "" for pair in pairs]
-        triplets.append(Triplet(inner[0], inner[1], numbers))
-        for index, place in enumerate(group.references):
-            written = INDEX.search(answer[: spans[place][1]])
+        triplets.append(PhraseTriplet(inner[0], inner[1], numbers))
+        for index, position in enumerate(group.references):
+            written = INDEX.search(answer[: spans[position][1]])
             if group.unit and (not written or int(written[1]) != index):
                 problems.append(f"reference {index} of '{inner[0]}' is not numbered [{index}]")
     for opening, closing in ((PHRASE, PHRASE_END), (UNIT, UNIT_END)):
