@@ -80,7 +80,7 @@ def test_quoted_commands_exist(
     assert words[0].lstrip("-") in {*cli.COMMANDS, "help", "version", "COMMAND"}, f"{name(page)}: no command '{words[0]}'"
     if any(OPEN.search(word) for word in words) or len(words) == 1 or is_list(words):
         return
-    if words[:2] == ["train", "fillip"] or words[:2] == ["train", "ref_vlm"]:
+    if words[:2] == ["train", "fillip"]:
         return  # shown with the error that it gives
     if page.stem == "add-a-system" and "stripes" in line:
         return  # of a package that this page writes: test_add_a_system_page.py installs it and runs them

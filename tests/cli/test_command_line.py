@@ -56,7 +56,6 @@ def test_every_command_has_a_module_and_help(capsys: pytest.CaptureFixture[str])
     [
         (["trian"], "unknown command 'trian'; did you mean 'train'?"),
         (["train", "fillip", "--data", WORLD, "--out", "x"], "unknown recipe 'fillip'; did you mean 'filip'?"),
-        (["train", "ref_vlm", "--data", WORLD, "--out", "x"], "not built yet"),
         (["train", "metaclip", "--data", WORLD, "--out", "x"], "is not a recipe: it lives in curate/"),
         (["train"], "say first which recipe"),
         (["train", "clip", "--data", WORLD], "say where the run goes: --out"),

@@ -9,9 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from diptych.core import systems
 from diptych.core.entries import Registry
 from diptych.core.errors import ConfigError, UnknownName
 from diptych.core.registry import MODELS, OPERATORS, RECIPES, REGISTRIES, TASKS, WORLDS
+from diptych.core.systems import System
 
 MODULE = '''
 from dataclasses import dataclass
@@ -71,9 +73,11 @@ def test_near_matches_come_from_names_that_are_no_systems_too() -> None:
             registry.find(wrong)
 
 
-def test_names_of_the_table_that_are_not_there_say_why() -> None:
-    with pytest.raises(ConfigError, match=r"'ref_vlm' .* is not built yet"):
-        RECIPES.find("ref_vlm")
+def test_names_of_the_table_that_are_not_there_say_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    planned = System("planned", "A planned system", "mllm", "diptych.recipes.bridges.planned:Planned")
+    monkeypatch.setattr(systems, "rows", lambda: (*systems.SYSTEMS, planned))
+    with pytest.raises(ConfigError, match=r"'planned' .* is not built yet"):
+        RECIPES.find("planned")
     with pytest.raises(ConfigError, match=r"'clip' .* is not a task: it lives in recipes/"):
         TASKS.find("clip")
 

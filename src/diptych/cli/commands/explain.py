@@ -1,4 +1,4 @@
-"""``diptych explain align MODEL IMAGE "text" | words MODEL IMAGE | caption "text"``: why a model answers so, how captions are read."""
+"""``diptych explain align | caption | tokens | words``: why a model answers so, how captions are read, what image tokens stand for."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from diptych.cli.options.subcommands import dispatch
 SUBS = {
     "align": ("diptych.cli.commands.explain_align", "which part of a picture each word of a text goes with"),
     "caption": ("diptych.cli.commands.explain_caption", "how a caption is read, and the wrong captions made of it"),
+    "tokens": ("diptych.cli.commands.explain_tokens", "which patches each image token of a language model stands for"),
     "words": ("diptych.cli.commands.explain_words", "which words a lexical model makes of a picture"),
 }
 """Name -> module with a `main`, imported when it is used, and a line about it."""

@@ -85,6 +85,10 @@ MODEL_ENTRIES = {
         "point clouds, images and texts in one space",
     ),
     "room_chat": ("diptych.models.points.room_chat_model:RoomChatModel", "answers about rooms, things by identifiers"),
+    "referring": (
+        "diptych.models.referring.referring_model:ReferringModel",
+        "answers about a picture, with boxes and masks of what they name",
+    ),
     "room_graph": ("diptych.models.points.room_graph_model:RoomGraphModel", "things of rooms, by sentences"),
     "text4point": (
         "diptych.models.points.point_segmenter:TextPointSegmenter",

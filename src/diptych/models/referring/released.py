@@ -1,0 +1,79 @@
+"""REF-VLM's names of weights in a `ReferringBridge` (2503.07413; its checkpoints are announced and not yet public)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from diptych.core.errors import DataError
+from diptych.models.io.tensor_files import read_tensors
+from diptych.models.referring.referring_bridge import ReferringBridge
+
+PARTS = {
+    "llm.": "language.inner.",
+    "projector.model.0.": "connector.linear_1.",
+    "projector.model.2.": "connector.linear_2.",
+    "vpt_encoder.model.": "regions.",
+    "visual_decoder.box.in_proj_visual_feats.": "boxes.visual.",
+    "visual_decoder.box.in_proj_queries.": "boxes.queries.map.",
+    "visual_decoder.box.query_position_embeddings.": "boxes.queries.position.",
+    "visual_decoder.box.decoder.": "boxes.queries.decoder.",
+    "visual_decoder.box.predictor.layers.0.": "boxes.predictor.0.",
+    "visual_decoder.box.predictor.layers.1.": "boxes.predictor.2.",
+    "visual_decoder.box.predictor.layers.2.": "boxes.predictor.4.",
+    "visual_decoder.mask.pixel_decoder.": "masks.pixels.",
+    "visual_decoder.mask.in_proj_visual_feats.": "masks.visual.",
+    "visual_decoder.mask.in_proj_queries.": "masks.queries.map.",
+    "visual_decoder.mask.query_position_embeddings.": "masks.queries.position.",
+    "visual_decoder.mask.query_decoder.": "masks.queries.decoder.",
+    "visual_decoder.mask.mask_embedder.0.0.": "masks.embedder.0.",
+    "visual_decoder.mask.mask_embedder.1.0.": "masks.embedder.2.",
+    "visual_decoder.mask.mask_embedder.2.0.": "masks.embedder.4.",
+}
+"""Beginnings of names in the release and here; what follows them is the same."""
+UNREAD = ("visual_decoder.mask.queries_embedder.", "visual_encoder.")
+"""An embedding that nothing reads, and the image encoder, which is CLIP's as published."""
+KEPT = ("encoder.", "backbone.")
+"""Parts that the release's files do not hold."""
+
+
+def own_name(name: str) -> str:
+    """Name in a `ReferringBridge` of a tensor of the release; "" for what nothing reads. Raises DataError for an unknown name."""
+    if name.startswith(UNREAD) or name.endswith(".rotary_emb.inv_freq"):
+        return ""
+    for theirs, ours in PARTS.items():
+        if name.startswith(theirs):
+            return ours + name.removeprefix(theirs)
+    raise DataError(f"tensor {name} is unknown", expected="the weights of REF-VLM's box and mask decoders, projector and Vicuna")
+
+
+@torch.no_grad()
+def take_ref_vlm_(bridge: ReferringBridge, address: str) -> None:
+    """Copies weights of REF-VLM into a bridge of the same sizes, all but image encoder and backbone.
+
+    address  "hf:FILE", a state dict as safetensors or as PyTorch's file of tensors
+    Raises DataError for a tensor that is missing, left over or of another shape.
+    """
+    file = Path(address.removeprefix("hf:")).expanduser()
+    needed = {name: tensor for name, tensor in bridge.state_dict(keep_vars=True).items() if not name.startswith(KEPT)}
+    filled = set[str]()
+    for name, tensor in read_tensors(file).items():
+        ours = own_name(name)
+        if not ours:
+            continue
+        if ours not in needed:
+            raise DataError(
+                f"tensor {name} has no place in the recipe's model", file=file, expected="the same decoders and layers"
+            )
+        _copy(needed[ours], tensor, name, file)
+        filled.add(ours)
+    if missing := sorted(set(needed) - filled):
+        raise DataError(f"tensor {missing[0]} is missing", file=file, expected="the weights of REF-VLM")
+
+
+def _copy(own: Tensor, tensor: Tensor, name: str, file: Path) -> None:
+    if own.shape != tensor.shape:
+        raise DataError(f"{name} is {list(tensor.shape)}, the recipe's {list(own.shape)}", file=file, expected="the same sizes")
+    own.copy_(tensor)
