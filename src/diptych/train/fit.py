@@ -58,6 +58,7 @@ RESUMABLE = frozenset(
         "checkpoint_layers",
         *TRACKERS,
         "progress",
+        "part_norms",
         "silence",
         "profile",
         "board_tags",

@@ -33,6 +33,7 @@ class TrainOptions:
                  where `eval_every` says nothing
     patience     evaluations without a better one after which `early_stop` ends the run
     log_every    steps between lines of `metrics.jsonl`
+    part_norms   norms of gradients (before clipping) and of updates by part of the model in each of these lines
     shard        how processes started by `torchrun` share the work: "ddp" copies the model, "fsdp" cuts it into shards
     shard_size   of "fsdp": processes among which a model is cut, such as those of one machine; each such group has a copy, between which
                  gradients are averaged (HSDP). 0: all
@@ -69,6 +70,7 @@ class TrainOptions:
     early_stop: bool = False
     patience: int = 5
     log_every: int = 10
+    part_norms: bool = False
     shard: Shard = "none"
     shard_size: int = 0
     shard_bf16: bool = False

@@ -264,7 +264,7 @@ def test_every_encoder_learns_and_comes_back(encoder: str, tmp_path: Path) -> No
         decoder_heads=2,
     )
     recipe = replace(
-        tiny, encoder=encoder, slots=slots, vector=vector, iodine=replace(tiny.iodine, refine_hidden=8, refine_layers=2),  # type: ignore[arg-type]
+        tiny, encoder=encoder, slot_sizes=slots, vector=vector, iodine=replace(tiny.iodine, refine_hidden=8, refine_layers=2),  # type: ignore[arg-type]
         slate=SlateShape(tokens=16, token_width=16, token_blocks=1, token_heads=2), batch_size=4, steps=2,
     )  # fmt: skip
     data = sprites(8, size=32)
@@ -283,7 +283,7 @@ def test_every_encoder_learns_and_comes_back(encoder: str, tmp_path: Path) -> No
 def test_rates_of_slate_are_those_published() -> None:
     recipe = ObjectCentricRL.paper()
     with torch.device("meta"):
-        model = ObjectNetwork(ObjectShape("slate", 64, recipe.slots, recipe.slate))
+        model = ObjectNetwork(ObjectShape("slate", 64, recipe.slot_sizes, recipe.slate))
     spec = recipe.optimiser()
     optimiser = build_optimiser(model, spec)
     names = {id(p): name for name, p in model.named_parameters()}
@@ -310,7 +310,7 @@ def test_published_presets_build() -> None:
     for name in ObjectCentricRL.presets:
         recipe = ObjectCentricRL.preset(name)
         with torch.device("meta"):
-            shape = ObjectShape(recipe.encoder, recipe.image_size, recipe.slots, recipe.slate, recipe.iodine, recipe.vector)
+            shape = ObjectShape(recipe.encoder, recipe.image_size, recipe.slot_sizes, recipe.slate, recipe.iodine, recipe.vector)
             sizes[name] = sum(p.numel() for p in ObjectNetwork(shape).parameters())
         list(batches(sprites(24, size=16), replace(recipe, batch_size=2), seed=0, stop=1))
     assert sizes["mae"] > 100e6

@@ -39,7 +39,7 @@ def small(**changes: Any) -> RLAIFV:
     candidates = CandidateOptions(candidates=3, temperature=1.5, answer_tokens=6, instructions=6, at_once=3)
     mining = PairOptions(soft=True, difference=1e-6)
     made = replace(RLAIFV.tiny(), **SMALL, steps=6, instruct_batch_size=4, pair_batch_size=4, start_share=0.3, pair_lr=1e-3)
-    return replace(made, candidates=candidates, mining=mining, **changes)
+    return replace(made, sampling=candidates, mining=mining, **changes)
 
 
 def pool_of_pairs(count: int = 6) -> Pool:
@@ -195,7 +195,7 @@ def test_what_cannot_be_learned_from_is_named(prepared: RLAIFV, tmp_path: Path) 
 def test_the_published_configuration() -> None:
     made = RLAIFV.paper()
     assert (made.steps, made.pair_lr, made.pair_batch_size, made.pair_weight_decay) == (10688, 5e-7, 8, 0.01)
-    assert (made.loss.beta, made.loss.form, made.candidates.candidates, made.candidates.temperature) == (0.1, "sigmoid", 10, 0.7)
+    assert (made.loss.beta, made.loss.form, made.sampling.candidates, made.sampling.temperature) == (0.1, "sigmoid", 10, 0.7)
     assert [stage.name for stage in made.stages()] == ["round1", "round2", "round3", "round4"]
     adapted = RLAIFV.lora()
     assert (adapted.pair_lr, adapted.tuned.adapter_rank, adapted.tuned.adapter_alpha) == (1e-5, 64, 16.0)

@@ -78,7 +78,7 @@ def test_contrast_is_infonce_without_pairs_of_one_pixel(parity: Any) -> None:
 
 def test_text_querying_is_its_formula(parity: Any) -> None:
     torch.manual_seed(0)
-    asking = TextQuerying(16, 6, TextQueryingSettings(query_heads=2, query_hidden=2.0, keep=0.7, add=0.3)).double()
+    asking = TextQuerying(16, 6, TextQueryingSettings(query_heads=2, query_hidden=2.0, keep_start=0.7, add_start=0.3)).double()
     own_BGC, lifted_BGD, text_KD = torch.randn(2, 5, 6).double(), torch.randn(2, 5, 16).double(), torch.randn(3, 16).double()
     weight, bias = asking.attention.in_proj_weight, asking.attention.in_proj_bias
     query, text = F.layer_norm(lifted_BGD, (16,)), F.layer_norm(text_KD, (16,))

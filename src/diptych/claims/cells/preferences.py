@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import torch
 
 from diptych.claims.cell import Cell, Scores, Spending
 from diptych.claims.cells.bridges import hosted
@@ -19,7 +20,7 @@ from diptych.core.config import to_plain
 from diptych.core.contracts import Dataset
 from diptych.core.errors import RunError
 from diptych.core.grouped_fields import out_of_groups
-from diptych.core.randomness import keyed_rng
+from diptych.core.randomness import keyed_rng, keyed_seed
 from diptych.core.sample import Sample
 from diptych.curate.preferences.mining import answer_score, scored_pairs
 from diptych.curate.preferences.statements import split_answer, yes_no_question
@@ -80,6 +81,7 @@ class JudgedCandidates:
         samples = [test[row] for row in range(len(test)) for _ in range(CANDIDATES)]
         images = [sample.image for sample in samples]
         sampling = {"do_sample": True, "temperature": 1.0, "top_k": 0}
+        torch.manual_seed(keyed_seed("candidates", cell.seed))  # `generate` draws from torch's own state
         answers = writer.generate(images, [REQUEST] * len(images), max_tokens=TOKENS, **sampling)
         statements = [split_answer(answer) for answer in answers]
         judged = self._judged(YesNoLabeler(other, "{question} ?"), images, answers, statements, cell.seed)

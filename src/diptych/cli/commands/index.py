@@ -51,6 +51,7 @@ class IndexBuildArgs:
     image: Annotated[str, arg(help="column of the image, where the usual names do not say it")] = ""
     text: Annotated[tuple[str, ...], arg(help="column or columns of texts")] = ()
     delimiter: Annotated[str, arg(help="between the fields of a .csv")] = ""
+    encoding: Annotated[str, arg(help="of a .csv that is not UTF-8, such as gb18030")] = ""
     inside: Annotated[
         str, arg(help="a folder that the data may name no file outside of; 'own' is that of the data; without, anywhere")
     ] = ""
@@ -162,7 +163,7 @@ def _build(argv: Sequence[str]) -> int:
     from diptych.core.registry import INDEXES
 
     INDEXES.find(args.kind)  # before data and model are opened
-    columns = {name: value for name in ("image", "text", "delimiter", "inside") if (value := getattr(args, name))}
+    columns = {name: value for name in ("image", "text", "delimiter", "encoding", "inside") if (value := getattr(args, name))}
     data = read(args.data, split=args.split, captions=False, **columns) if args.split or columns else args.data
     begun = time.monotonic()
     options: dict[str, Any] = {"kind": args.kind, "what": args.what, "overwrite": args.overwrite, "url": args.url}

@@ -5,12 +5,12 @@ of its patches. 2. Rows are clustered by these; of each cluster a share stays, s
 3. A captioner writes a caption for what stays: "original; generated" is the column ``repaired_text``. As published that is another
 one (`writer`), fine-tuned on captions by people, which sees whole images.
 
-Where this departs from the released code, which clusters the code *numbers* as if they were coordinates: relabelling the codes would
-change its clusters. Here the code vectors are clustered (`describe="vectors"`); "ids" and "histogram" are there to compare. "Every
-fifth of the list" depends on the order of the list (`pick="listed"`); here draws are seeded and stratified. By default the share is taken
-of the rows that
-agree well enough with their text (`match`), so that what stays is the share that was asked for; `share_of="all"` clusters all rows and
-keeps what both rules leave, as published. `paper()` has the published numbers, `released()` also what the code does.
+Where this departs from the released code, which clusters the code *numbers* as if they were coordinates: relabelling the codes
+would change its clusters. Here the code vectors are clustered (`describe="vectors"`); "ids" and "histogram" are there to compare.
+"Every fifth of the list" depends on the order of the list (`pick="listed"`); here draws are seeded and stratified. By default the
+share is taken of the rows that agree well enough with their text (`match`), so that what stays is the share that was asked for;
+`share_of="all"` clusters all rows and keeps what both rules leave, as published. `paper()` has the published numbers,
+`released()` also what the code does.
 
 Cost: one pass of the captioner over all images, k-means, and a caption for each row that stays.
 """

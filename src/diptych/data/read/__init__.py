@@ -87,6 +87,7 @@ def read(
     follow_links: bool = False,
     inside: str | Path = "",
     delimiter: str = "",
+    encoding: str = "",
     captions: bool = True,
     longest_text: int = 2**20,
     most_columns: int = 1_000,
@@ -112,14 +113,15 @@ def read(
     language  a column, or a code such as "en" for all texts
     root      the folder that image paths are relative to
     delimiter  what stands between the fields of a .csv; "" takes the comma, or what the header shows: semicolon, tab or bar
+    encoding  of a .csv or .tsv, such as "gb18030"; "" is UTF-8, and for tables named after RSICD, which are published so, GB 18030
     captions  a row without text is left out where others have some, since training needs one; False keeps it, as an index does
     longest_text, most_columns, unpacked_bytes
               limits for files of strangers: bytes of a text (a longer one is left out), columns of a JSONL table or of JSON beside
               pictures (a row that would bring more is left out), bytes in memory of a Parquet table that takes over 100 times those of
               its file (it is refused)
     format    one of `FORMATS` of `data.graphs`, `data.probes`, `data.quizzes`, `data.problems.files`, "pipa", "pisc", "pmc", or
-              of a table of chest X-rays (`data.read.layouts.chest_tables`), where
-              the form is not recognised or there are two; "geotiff" reads GeoTIFF (`data.read.geotiffs`)
+              of a table of chest X-rays (`data.read.layouts.chest_tables`), where the form is not recognised or there are two;
+              "geotiff" reads GeoTIFF (`data.read.geotiffs`)
     follow_links
               read also what symbolic links lead to outside of the folder that is given; without it, such a file is left out
     inside    a folder that the data may not name files outside of, by an absolute path, "..", or a link: such a row is left out, and
@@ -140,6 +142,7 @@ def read(
         language=language,
         follow_links=follow_links,
         delimiter=delimiter,
+        encoding=encoding,
         captions=captions,
         limits={"longest_text": longest_text, "most_columns": most_columns, "unpacked_bytes": unpacked_bytes},
     )

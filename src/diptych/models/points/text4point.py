@@ -33,15 +33,15 @@ class TextQueryingSettings:
 
     query_heads  of the cross-attention from points to texts
     query_hidden  factor of the hidden layer behind it
-    keep, add    starts of the two learned numbers that weigh the points' own features and what they read
+    keep_start, add_start  starts of the two learned numbers that weigh the points' own features and what they read
     pair_width   of the vectors of the decoder contrast
     context      learned vectors before a class name in fine-tuning; 0 keeps the fixed prompt
     """
 
     query_heads: int = 8
     query_hidden: float = 4.0
-    keep: float = 1.0
-    add: float = 1.0
+    keep_start: float = 1.0
+    add_start: float = 1.0
     pair_width: int = 128
     context: int = 8
 
@@ -87,7 +87,10 @@ class TextQuerying(nn.Module):
         hidden = int(settings.query_hidden * width)
         self.mlp = nn.Sequential(nn.Linear(width, hidden), nn.GELU(), nn.Linear(hidden, width))
         self.out = nn.Linear(width, own_width)
-        self.keep_1, self.add_1 = nn.Parameter(torch.tensor([settings.keep])), nn.Parameter(torch.tensor([settings.add]))
+        self.keep_1, self.add_1 = (
+            nn.Parameter(torch.tensor([settings.keep_start])),
+            nn.Parameter(torch.tensor([settings.add_start])),
+        )
 
     def forward(self, own_BGC: Tensor, lifted_BGD: Tensor, text_KD: Tensor) -> Tensor:
         """[B, G, C]."""

@@ -6,9 +6,8 @@ image  vit_micro, vit_tiny, vit_b32, vit_b16, vit_l14 (CLIP's), vit_bigg14 (open
        efficientnet_b7, efficientnet_l2 (ALIGN's, without head convolution), eva_g14 (BLIP-2's: EVA without its last block, the class
        token among its tokens), timm:NAME (any model of timm)
 text   text_micro, text_tiny, text_clip, text_clip_l (CLIP's for B and L), text_clip_bigg, text_slip (SLIP's), text_siglip (SigLIP's for B),
-       text_tips (TIPS'), bert_tiny,
-       bert_b6 (lower half), bert_b, bert_l (fresh weights, pooled at the first token unless pooling says "mean" or "pooler"),
-       hf:FOLDER (any encoder of transformers, with its weights)
+       text_tips (TIPS'), bert_tiny, bert_b6 (lower half), bert_b, bert_l (fresh weights, pooled at the first token unless pooling
+       says "mean" or "pooler"), hf:FOLDER (any encoder of transformers, with its weights)
 
 vit, dense and transformer are these with every size given; headed_image and headed_text put a hidden layer behind another, peak_image and
 peak_text the maximum over projected tokens, adapted_image and adapted_text adapters in its blocks; hidden_layer is an inner layer of
@@ -31,6 +30,7 @@ from typing import Any
 import torch
 
 from diptych.core.errors import ConfigError, UnknownName
+from diptych.core.registry import IMAGE_WEIGHTS, TEXT_WEIGHTS
 from diptych.models.towers.beit import BEiT
 from diptych.models.towers.clip_resnet import CLIPResNet
 from diptych.models.towers.convnet import ConvNet
@@ -347,6 +347,8 @@ def refuse_unknown_tower(side: str, name: str) -> None:
     """Raise UnknownName, with the near names, for a tower that does not exist."""
     if not is_tower(side, name):
         names = [*IMAGE, "timm:NAME"] if side == "image_tower" else [*TEXT, "hf:FOLDER"]
+        if name in (IMAGE_WEIGHTS if side == "image_tower" else TEXT_WEIGHTS):  # a name that would lead to no other
+            raise UnknownName(side.replace("_", " "), name, (), hint="--init packaged trains from the packaged encoders")
         raise UnknownName(side.replace("_", " "), name, names)
 
 

@@ -32,8 +32,7 @@ def key_point_matching(
     target_BRK2, point_BRK2  x and y as shares of the picture's sides; a point on the far edge is that of the last cell
     visible_BRK  weights of the key points, 1 or 0; None counts all
     scale        "latents": shares times the sides of the latents; "channels": for the reference pictures times the number of
-                 channels, as the
-                 released code does, whose tensor is permuted between both gathers
+                 channels, as the released code does, whose tensor is permuted between both gathers
     """
     found_BRKC = torch.stack([latents_at(clean_BCHW, target_BRK2[:, at]) for at in range(target_BRK2.shape[1])], 1)
     sides = None if scale == "latents" else (clean_BCHW.shape[1],) * 2

@@ -39,12 +39,12 @@ class PictureBatch(TensorBatch):
 class ObjectRates:
     """Rates of SLATE and slot attention beside `lr`, which is that of the token decoder.
 
-    encoder    learning rate of slots and their projection
+    encoder_lr  learning rate of slots and their projection
     half_life  steps in which these two halve, after `warmup`; the autoencoder's stays at `lr`
     temperature_start, temperature_end, temperature_steps  of the autoencoder's draws, along half a cosine
     """
 
-    encoder: float = 1e-4
+    encoder_lr: float = 1e-4
     half_life: float = 250_000.0
     temperature_start: float = 1.0
     temperature_end: float = 0.1
@@ -65,7 +65,7 @@ class ObjectCentricRL(Recipe[ObjectNetwork, PictureBatch, ObjectTerms]):
 
     encoder     slot_attention, slate, iodine, vae or mae
     image_size  side in pixels; pictures of another shape are squashed
-    slots       sizes of the slots
+    slot_sizes  number and sizes of the slots
     slate       sizes of SLATE's decoder
     iodine      IODINE
     vector      sizes of VAE and masked autoencoder
@@ -78,7 +78,7 @@ class ObjectCentricRL(Recipe[ObjectNetwork, PictureBatch, ObjectTerms]):
 
     encoder: EncoderKind = "slate"
     image_size: int = 64
-    slots: SlotShape = field(default_factory=SlotShape)
+    slot_sizes: SlotShape = field(default_factory=SlotShape)
     slate: SlateShape = field(default_factory=SlateShape)
     iodine: IodineShape = field(default_factory=IodineShape)
     vector: VectorShape = field(default_factory=VectorShape)
@@ -106,7 +106,7 @@ class ObjectCentricRL(Recipe[ObjectNetwork, PictureBatch, ObjectTerms]):
         return Preprocess(self.image_size, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0), resize="squash")
 
     def model(self) -> ObjectNetwork:
-        shape = ObjectShape(self.encoder, self.image_size, self.slots, self.slate, self.iodine, self.vector)
+        shape = ObjectShape(self.encoder, self.image_size, self.slot_sizes, self.slate, self.iodine, self.vector)
         made = ObjectNetwork(shape)
         made.register_buffer("updates", torch.zeros((), dtype=torch.int64))
         if self.encoder == "slate":
@@ -137,7 +137,7 @@ class ObjectCentricRL(Recipe[ObjectNetwork, PictureBatch, ObjectTerms]):
             clip_norm=self.clip_norm, clip_by="largest",
         )  # fmt: skip
         if self.encoder == "slate":
-            slower = Rule(r"^slate\.(encoder\.|decoder\.slots\.)", lr_scale=self.rates.encoder / self.lr)
+            slower = Rule(r"^slate\.(encoder\.|decoder\.slots\.)", lr_scale=self.rates.encoder_lr / self.lr)
             rules = (Rule(r"^slate\.autoencoder\.", constant=True), slower)
             return replace(plain, schedule="half_life", half_life=self.rates.half_life, rules=rules)
         if self.encoder == "slot_attention":
@@ -155,8 +155,8 @@ class ObjectCentricRL(Recipe[ObjectNetwork, PictureBatch, ObjectTerms]):
     def tiny(cls) -> Self:
         """Slot attention on pictures of 32 pixels."""
         return cls(
-            encoder="slot_attention", image_size=32, slots=SlotShape(slots=5, width=32, hidden=64, features=16), batch_size=16, steps=400,
-            lr=1e-3, warmup=60.0, rates=ObjectRates(half_life=2000.0), clip_norm=1.0,
+            encoder="slot_attention", image_size=32, slot_sizes=SlotShape(slots=5, width=32, hidden=64, features=16),
+            batch_size=16, steps=400, lr=1e-3, warmup=60.0, rates=ObjectRates(half_life=2000.0), clip_norm=1.0,
         )  # fmt: skip
 
     @classmethod
@@ -167,18 +167,22 @@ class ObjectCentricRL(Recipe[ObjectNetwork, PictureBatch, ObjectTerms]):
     @classmethod
     def slot_attention(cls) -> Self:
         """Slot attention with a broadcast decoder: 7 rounds, slots of 64."""
-        return cls(encoder="slot_attention", slots=SlotShape(width=64, hidden=64, rounds=7), lr=1e-4)
+        return cls(encoder="slot_attention", slot_sizes=SlotShape(width=64, hidden=64, rounds=7), lr=1e-4)
 
     @classmethod
     def slot_attention_large(cls) -> Self:
         """The same with slots of 192."""
-        return cls(encoder="slot_attention", slots=SlotShape(rounds=7), lr=1e-4)
+        return cls(encoder="slot_attention", slot_sizes=SlotShape(rounds=7), lr=1e-4)
 
     @classmethod
     def iodine_large(cls) -> Self:
         """IODINE as released: 5 rounds, slots of 64; updates are read from the LSTM's cell."""
         return cls(
-            encoder="iodine", slots=SlotShape(width=64, rounds=5), iodine=IodineShape(reads_cell=True), warmup=0.0, clip_norm=5.0
+            encoder="iodine",
+            slot_sizes=SlotShape(width=64, rounds=5),
+            iodine=IodineShape(reads_cell=True),
+            warmup=0.0,
+            clip_norm=5.0,
         )
 
     @classmethod

@@ -34,7 +34,7 @@ class RLAIFV(PreferencePairRecipe):
     reference alone.
 
     rounds      of answering and learning; 0: one phase on the pairs that the data hold, in the layouts of trl, LLaVA-RLHF, RLAIF-V or STIC
-    candidates  how answers are drawn (`CandidateOptions`)
+    sampling    how answers are drawn (`CandidateOptions`)
     labels      how they are judged (`LabelOptions`)
     mining      which pairs are learned from (`PairOptions`). Fields of all groups are options like these
     """
@@ -42,7 +42,7 @@ class RLAIFV(PreferencePairRecipe):
     slug = "rlaif_v"
 
     rounds: int = 4
-    candidates: CandidateOptions = field(default_factory=CandidateOptions)
+    sampling: CandidateOptions = field(default_factory=CandidateOptions)
     labels: LabelOptions = field(default_factory=LabelOptions)
     mining: PairOptions = field(default_factory=PairOptions)
 
@@ -64,7 +64,7 @@ class RLAIFV(PreferencePairRecipe):
                 f"round{number}",
                 paired,
                 share,
-                make=PreferenceRound(paired, number, self.candidates, self.labels, self.mining),
+                make=PreferenceRound(paired, number, self.sampling, self.labels, self.mining),
                 carry=carry_beneath_adapters,
             )
             for number in range(1, self.rounds + 1)
@@ -80,7 +80,7 @@ class RLAIFV(PreferencePairRecipe):
             start_share=0.8,
             request="what is there ?",
             rounds=2,
-            candidates=CandidateOptions(candidates=6, temperature=1.0, answer_tokens=24, instructions=400, at_once=32),
+            sampling=CandidateOptions(candidates=6, temperature=1.0, answer_tokens=24, instructions=400, at_once=32),
             labels=LabelOptions(label_prompt="{question} ?"),
             pair_batch_size=32,
             pair_lr=1e-4,

@@ -55,11 +55,11 @@ class CTP(EncoderRecipe[ContinualEncoder, MaskedPairBatch, ContinualPairs]):
     the similarities within the batch are held where the reference has them (topology preservation). Hidden words are guessed from
     words and image, and distilled from the momentum model. The temperature is fixed.
 
-    With `buffer` above 0 this is CTP_ER (preset `paper_er`), the variant with experience replay: a reservoir of samples of the earlier
-    tasks is trained on again with each later one. Which samples it holds follows from their uids (`data/load/reservoir.py`).
-    Tasks share the
-    steps of the run in proportion to their samples, replays included, so that a run with a buffer costs no more than one without. The
-    released code trains its epochs over both (`replays="added"`, in `paper_er`).
+    With `buffer` above 0 this is CTP_ER (preset `paper_er`), the variant with experience replay: a reservoir of samples of the
+    earlier tasks is trained on again with each later one. Which samples it holds follows from their uids
+    (`data/load/reservoir.py`). Tasks share the steps of the run in proportion to their samples, replays included, so that a run
+    with a buffer costs no more than one without. The released code trains its epochs over both (`replays="added"`, in
+    `paper_er`).
 
     Each task starts the optimiser and its schedule afresh; queues go on. After each task the model is kept in `snapshots/`; protocol
     `continual` (`diptych eval RUN continual --snapshots RUN/snapshots --stream RUN/snapshots/stream.json --data D`) makes the

@@ -56,11 +56,10 @@ class M3I(EncoderRecipe[MixedEncoder, MixedBatch, MixedPairs]):
     """Towards All-in-one Pre-training via Maximizing Multi-modal Mutual Information (Su et al., 2022, arXiv 2211.09807). Baseline: `clip`.
 
     One form (`objectives/pairs/mutual_information.py`) has supervised, image-text and self-supervised pre-training as special
-    cases, and this
-    recipe trains them together. The input is two images mixed patch by patch. For each of both the tower predicts, from the patches
-    that are its own: its class embedding, its text among those of the batch, and what a teacher (a moving average) says of the whole
-    image, as one vector and, at the places that the other image covers, patch by patch. A sample may have a label, a text, both or
-    neither: every term is the mean over the samples that have what it needs.
+    cases, and this recipe trains them together. The input is two images mixed patch by patch. For each of both the tower
+    predicts, from the patches that are its own: its class embedding, its text among those of the batch, and what a teacher (a
+    moving average) says of the whole image, as one vector and, at the places that the other image covers, patch by patch. A
+    sample may have a label, a text, both or neither: every term is the mean over the samples that have what it needs.
 
     No code was ever released and formulas and settings could not be verified: this is our reading, and no published number is
     claimed. By default the teacher sees the same crop, unmixed, and its patches are guessed where the other image covers them. As

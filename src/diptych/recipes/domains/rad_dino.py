@@ -124,18 +124,15 @@ class RadDINO(Recipe[ImageDistiller, ViewBatch, DistilledViews]):
     `clip`.
 
     DINOv2 on radiographs: a student sees whole views, some with hidden patches, and small ones; a teacher, its moving average,
-    sees the whole
-    views as they are. The student says of each view which prototypes the teacher sees in every other whole view (DINO), and at
-    hidden patches
-    what the teacher sees there (iBOT); class tokens are spread evenly (KoLeo). Without texts, features keep what reports never mention.
-    The deployed model embeds images alone, `embed_dense` gives its patches; `diptych eval RUN linear_probe` measures a label.
+    sees the whole views as they are. The student says of each view which prototypes the teacher sees in every other whole view
+    (DINO), and at hidden patches what the teacher sees there (iBOT); class tokens are spread evenly (KoLeo). Without texts,
+    features keep what reports never mention. The deployed model embeds images alone, `embed_dense` gives its patches; `diptych
+    eval RUN linear_probe` measures a label.
 
     The authors released weights and inference, no training code: terms and their weights are those of DINOv2's code, from whose
-    weights they
-    went on for 35,000 steps of 2,560 images. `rad_dino:FOLDER` opens the released folder. Of views the paper says that
-    radiographs want larger
-    crops and milder changes, without colours; its values are not at hand, so that these are DINOv2's without hue, saturation, grey and
-    solarisation. Weight decay stays constant, where DINOv2's grows from 0.04 to 0.4.
+    weights they went on for 35,000 steps of 2,560 images. `rad_dino:FOLDER` opens the released folder. Of views the paper says
+    that radiographs want larger crops and milder changes, without colours; its values are not at hand, so that these are DINOv2's
+    without hue, saturation, grey and solarisation. Weight decay stays constant, where DINOv2's grows from 0.04 to 0.4.
 
     `teacher_entropy` and `class_std` in the log show a collapse: all answers alike, or all class tokens.
 

@@ -25,19 +25,17 @@ from diptych.recipes._shared.diffusion.reference_recipe import ReferenceBatch, R
 class RelationBooth(ReferenceRecipe):
     """RelationBooth: Towards Relation-Aware Customized Object Generation (Shi et al., 2024, arXiv 2410.23280; later DreamRelation).
 
-    Each row is a picture of two things in a relation, a picture of each thing alone, the prompt, names, boxes, masks, and 17 key points of
-    each thing in both pictures: `extras["figures"]` and `media["references"]`, as `world:figures` has them. SDXL with the
-    adapter of MS-Diffusion is
-    frozen; a low-rank adapter on the cross-attention with the text is trained, one for each relation. Beside the denoising error, estimated
-    clean latents at the key points of the target are drawn to those of the reference pictures at theirs, at steps of little
-    noise; and the attention
-    of the predicate's tokens is moved into the masks of the things. The adapter is exported as pytorch_lora_weights.safetensors, which
-    diffusers loads.
+    Each row is a picture of two things in a relation, a picture of each thing alone, the prompt, names, boxes, masks, and 17 key
+    points of each thing in both pictures: `extras["figures"]` and `media["references"]`, as `world:figures` has them. SDXL with
+    the adapter of MS-Diffusion is frozen; a low-rank adapter on the cross-attention with the text is trained, one for each
+    relation. Beside the denoising error, estimated clean latents at the key points of the target are drawn to those of the
+    reference pictures at theirs, at steps of little noise; and the attention of the predicate's tokens is moved into the masks of
+    the things. The adapter is exported as pytorch_lora_weights.safetensors, which diffusers loads.
 
     The release reads its condition on the step for a batch of one, scales the key points of the reference pictures by the number
-    of channels,
-    resizes each layer's mask from the one before, and gets no large pictures for its local tokens, which are left out here. Its
-    random placement of pictures on black, without moving their key points, is left out, too; pictures become squares.
+    of channels, resizes each layer's mask from the one before, and gets no large pictures for its local tokens, which are left
+    out here. Its random placement of pictures on black, without moving their key points, is left out, too; pictures become
+    squares.
 
     weights         hf:FOLDER of SDXL, or the folder of a model with reference pictures
     adapter         MS-Diffusion's ms_adapter.bin, with hf:FOLDER

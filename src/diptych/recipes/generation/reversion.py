@@ -13,6 +13,7 @@ from torch import Tensor
 from diptych.core.contracts import Dataset, Draw, Draws, Optimiser, Recipe, Rule
 from diptych.core.errors import ConfigError, DataError
 from diptych.core.rows import Rows
+from diptych.core.sample import Sample
 from diptych.data.media.transforms import Preprocess
 from diptych.data.text.prompts.relation_words import PREPOSITIONS, STOP_WORDS
 from diptych.data.text.tokenize import Tokenizer
@@ -53,16 +54,14 @@ class ReVersion(Recipe[DiffusionNet, ExemplarBatch, InversionFeatures]):
     """ReVersion: Diffusion-Based Relation Inversion from Images (Huang et al., 2024, arXiv 2303.13495).
 
     Samples are exemplars of one relation with descriptions such as "cat {} stone": `text.json` beside the pictures, as the
-    benchmark has it.
-    "{}" becomes a new word whose vector is all that is trained: on the denoising error of the exemplars, and on a contrast that pulls it
-    towards prepositions and away from the entities of the descriptions. Steps of much noise come up more often. Nothing else
-    changes, bit by
-    bit; the vector is exported as a file of textual inversion (`learned_embeds.safetensors` in the model folder).
+    benchmark has it. "{}" becomes a new word whose vector is all that is trained: on the denoising error of the exemplars, and on
+    a contrast that pulls it towards prepositions and away from the entities of the descriptions. Steps of much noise come up more
+    often. Nothing else changes, bit by bit; the vector is exported as a file of textual inversion (`learned_embeds.safetensors`
+    in the model folder).
 
-    Negatives are all tokens of the descriptions that are no stop word, preposition, mark or padding. A word of several pieces ("astride" in
-    CLIP's vocabulary) counts with each of them, as in the released code. That code takes the word's vector from the first row of
-    the batch and
-    restores the other rows of the table after each step, which comes to the same.
+    Negatives are all tokens of the descriptions that are no stop word, preposition, mark or padding. A word of several pieces
+    ("astride" in CLIP's vocabulary) counts with each of them, as in the released code. That code takes the word's vector from the
+    first row of the batch and restores the other rows of the table after each step, which comes to the same.
 
     weights        the model that is adapted: hf:FOLDER of Stable Diffusion 1.x or 2.x, a run of text_to_image; also `--init`
     placeholder    the new word
@@ -137,7 +136,9 @@ class ReVersion(Recipe[DiffusionNet, ExemplarBatch, InversionFeatures]):
         return replace(self, weights=model.name, small_steps=0)
 
     def prepare(self, data: Dataset) -> Self:
-        """Trains the small model, where one is asked for."""
+        """Trains the small model, where one is asked for; the first exemplars are checked before."""
+        for row in range(min(len(data), 100)):
+            self.descriptions(data[row])
         if self.weights or not self.small_steps:
             return self
         if not self.small_data:
@@ -182,17 +183,20 @@ class ReVersion(Recipe[DiffusionNet, ExemplarBatch, InversionFeatures]):
         """The new word alone; the rest is the model's that `weights` names."""
         return name.endswith("learned_KD") or not self.weights
 
-    def prompt(self, draw: Draw) -> str:
-        """A description with the new word in its place. Raises DataError for one that has no place for it."""
-        texts = [text.string for text in draw.sample.positives(self.language)]
-        if bad := next((text for text in texts if text.count(PLACE) != 1), None if texts else ""):
-            raise DataError(
-                f"exemplar '{draw.sample.uid}' is described as {bad!r}",
-                field="texts",
-                expected="one {} where the relation stands",
-            )
+    def descriptions(self, sample: Sample) -> list[str]:
+        """Descriptions of an exemplar, each with one place for the new word. Raises DataError for any other."""
+        texts = [text.string for text in sample.positives(self.language)]
         if not texts:
-            raise DataError(f"exemplar '{draw.sample.uid}' has no description", field="texts", expected="such as 'cat {} stone'")
+            raise DataError(f"exemplar '{sample.uid}' has no description", field="texts", expected="such as 'cat {} stone'")
+        if bad := next((text for text in texts if text.count(PLACE) != 1), None):
+            raise DataError(
+                f"exemplar '{sample.uid}' is described as {bad!r}", field="texts", expected="one {} where the relation stands"
+            )
+        return texts
+
+    def prompt(self, draw: Draw) -> str:
+        """A description with the new word in its place."""
+        texts = self.descriptions(draw.sample)
         return texts[int(draw.rng.integers(len(texts)))].replace(PLACE, self.placeholder)
 
     def batch(self, draws: Draws) -> ExemplarBatch:

@@ -13,10 +13,9 @@ class TextToImage(TextToImageRecipe):
     """High-Resolution Image Synthesis with Latent Diffusion Models (Rombach et al., 2022, arXiv 2112.10752), the network without
     its adversary.
 
-    A UNet predicts the noise that was added to the latents of a picture, at a random one of 1,000 steps, from the noisy latents and the
-    states of a text encoder. A share of the prompts is left out, so that pictures can be drawn with guidance. `--init hf:FOLDER`
-    starts from
-    a folder of Stable Diffusion 1.x, 2.x or XL of diffusers. The autoencoder is never trained.
+    A UNet predicts the noise that was added to the latents of a picture, at a random one of 1,000 steps, from the noisy latents
+    and the states of a text encoder. A share of the prompts is left out, so that pictures can be drawn with guidance. `--init
+    hf:FOLDER` starts from a folder of Stable Diffusion 1.x, 2.x or XL of diffusers. The autoencoder is never trained.
 
     layout      "pixels": a small network without an autoencoder, of the sizes in `network`; "sd15" or "sdxl": as published
     network     sizes of "pixels": `SmallNetwork`, whose fields are options of their own

@@ -48,8 +48,7 @@ class PTP(BlockPromptRecipe[BlipTraining, PairBatch, BlipFeatures]):
     the stop between caption and prompt, the first loses it.
 
     We depart: keys of all processes are in the contrast; operations of the augmentation are PIL's, with the released ranges.
-    `caption_mean="rows"` weighs captions alike; published is the
-    mean over all tokens of a batch.
+    `caption_mean="rows"` weighs captions alike; published is the mean over all tokens of a batch.
 
     The release starts from DeiT's and BERT's weights, which come with no package: `image_weights` and `text_weights` take the files, beside
     `tokenizer` with BERT's vocabulary; without them everything is fresh. `--init` takes a run, or what PTP and BLIP publish as

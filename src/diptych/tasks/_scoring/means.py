@@ -49,3 +49,27 @@ class Means:
         value = float(np.array([np.nanmean(column) for column in chosen]) @ weight_K / (np.ones(len(chosen)) @ weight_K))
         items = int(np.any([~np.isnan(column) for column in chosen], axis=0).sum())
         return Metric(value, *percentiles(drawn_R), chance=chance, items=items)
+
+
+def mean_metrics(
+    value_NM: Floats,
+    names: Sequence[str],
+    groups: Sequence[str],
+    *,
+    lower_is_better: Sequence[str] = (),
+    unit: str = "",
+    draws: int = DRAWS,
+    seed: int = 0,
+) -> dict[str, Metric]:
+    """Mean of each column [N] with its interval, by name. NaN cells do not count; a column of NaN alone is left out."""
+    drawn_RM = resampled_means(value_NM, groups, draws=draws, seed=seed)
+    return {
+        name: Metric(
+            float(np.nanmean(value_NM[:, column])),
+            *percentiles(drawn_RM[:, column]),
+            higher_is_better=name not in lower_is_better,
+            unit=unit,
+        )
+        for column, name in enumerate(names)
+        if not np.isnan(value_NM[:, column]).all()
+    }

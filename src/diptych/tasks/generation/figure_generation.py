@@ -9,12 +9,14 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from diptych.core.contracts import Dataset, ImageGenerator, ReferenceImage, ReportColumns
+from diptych.core.contracts import Dataset, ImageGenerator, ReportColumns
 from diptych.core.errors import ConfigError, DataError
-from diptych.core.result import Metric, Result
+from diptych.core.result import Result
 from diptych.core.sample import Sample
-from diptych.tasks._scoring.intervals import Floats, percentiles, resampled_means
+from diptych.tasks._scoring.intervals import Floats
+from diptych.tasks._scoring.means import mean_metrics
 from diptych.tasks._scoring.records import facts_of, with_facts
+from diptych.tasks.generation.reference_pictures import references_of
 from diptych.worlds.figures.checker import check_figures
 from diptych.worlds.figures.world import StickFigure
 
@@ -36,14 +38,10 @@ class FigureGeneration:
     """Key-point error (which decides), relation accuracy and identity accuracy of generated pictures of `world:figures`.
 
     Each row's prompt, reference pictures and boxes are given to the model. The error is the mean distance, as a share of the
-    picture's side, between
-    the key points of the figures as they were drawn and the nearest pixel of the figure's colour, and of such pixels from the
-    drawing. A picture
-    has the relation where the drawing of that relation is nearer than those of the others, and the identities where each
-    figure's colour is on
-    its own side. Similarities by CLIP or DINO, as published, are left to `clip_score` and to whoever has such a model: on
-    drawings of 32 pixels
-    they say nothing.
+    picture's side, between the key points of the figures as they were drawn and the nearest pixel of the figure's colour, and of
+    such pixels from the drawing. A picture has the relation where the drawing of that relation is nearer than those of the
+    others, and the identities where each figure's colour is on its own side. Similarities by CLIP or DINO, as published, are left
+    to `clip_score` and to whoever has such a model: on drawings of 32 pixels they say nothing.
 
     limit     rows that are drawn, the first ones
     steps, guidance  of denoising
@@ -90,14 +88,10 @@ class FigureGeneration:
     def score(self, records: pa.Table) -> Result:
         if not len(records):
             raise DataError("there is nothing to score: the records hold no item", expected="one row or more")
-        value_NM, groups = _values(records), records.column("group").to_pylist()
-        drawn_RM = resampled_means(value_NM, groups, draws=self.draws, seed=self.seed)
-        metrics = {
-            name: Metric(
-                float(value_NM[:, column].mean()), *percentiles(drawn_RM[:, column]), higher_is_better=name != "key_point_error"
-            )
-            for column, name in enumerate(NAMES)
-        }
+        groups = records.column("group").to_pylist()
+        metrics = mean_metrics(
+            _values(records), NAMES, groups, lower_is_better=("key_point_error",), draws=self.draws, seed=self.seed
+        )
         notes: dict[str, Any] = {
             **facts_of(records),
             "checked": "by nearest colour and distance to the drawing that was asked for; nothing is learned",
@@ -126,12 +120,3 @@ def wanted_figures(sample: Sample) -> list[StickFigure]:
         height = float(point_KP[15:17, 1].mean() - point_KP[0, 1]) / 0.84
         figures.append(StickFigure(str(one["phrase"]).split()[0], point_KP, height))
     return figures
-
-
-def references_of(sample: Sample) -> list[ReferenceImage]:
-    """The reference pictures of a sample with their phrases and boxes."""
-    facts = sample.extras["figures"]
-    return [
-        ReferenceImage(image, str(one["phrase"]), tuple(one["box"]))
-        for image, one in zip(sample.media["references"].parts, facts, strict=True)
-    ]

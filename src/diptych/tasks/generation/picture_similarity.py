@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
 
-from diptych.core.contracts import Dataset, Embedder, ImageGenerator, ReferenceImage, Role
+from diptych.core.contracts import Dataset, Embedder, ImageGenerator, Role
 from diptych.core.errors import ConfigError, DataError
 from diptych.core.image import ArrayImage
 from diptych.core.result import Metric, Result
 from diptych.core.sample import Sample
-from diptych.tasks._scoring.intervals import Floats, percentiles, resampled_means
+from diptych.tasks._scoring.intervals import Floats
+from diptych.tasks._scoring.means import mean_metrics
 from diptych.tasks._scoring.records import facts_of, with_facts
 from diptych.tasks._scoring.set_distance import frechet_distance, kernel_distance
+from diptych.tasks.generation.reference_pictures import references_of
 
 SCHEMA = pa.schema(
     [
@@ -29,6 +30,7 @@ SCHEMA = pa.schema(
         ("real", pa.list_(pa.float32())),
     ]
 )
+NAMES = ("text_similarity", "identity_similarity")
 
 
 @dataclass(frozen=True)
@@ -70,7 +72,7 @@ class PictureSimilarity:
                 raise DataError(f"sample '{sample.uid}' has no picture or no text", file=data.name, row=row, expected="both")
         word = getattr(model, "placeholder", "")
         prompts = [sample.positives()[0].string.replace("{}", word) for sample in samples]
-        references = _references(samples) if getattr(model, "reads_references", False) else None
+        references = [references_of(sample) for sample in samples] if getattr(model, "reads_references", False) else None
         pictures_NHWC = model.generate_images(
             prompts, references=references, steps=self.steps, guidance=self.guidance, seed=self.seed
         )
@@ -93,13 +95,8 @@ class PictureSimilarity:
     def score(self, records: pa.Table) -> Result:
         if not len(records):
             raise DataError("there is nothing to score: the records hold no item", expected="one row or more")
-        value_NM, groups = _values(records), records.column("group").to_pylist()
-        drawn_RM = resampled_means(value_NM, groups, draws=self.draws, seed=self.seed)
-        metrics = {
-            name: Metric(float(np.nanmean(value_NM[:, column])), *percentiles(drawn_RM[:, column]), unit="cosine")
-            for column, name in enumerate(NAMES)
-            if not np.isnan(value_NM[:, column]).all()
-        }
+        groups = records.column("group").to_pylist()
+        metrics = mean_metrics(_values(records), NAMES, groups, unit="cosine", draws=self.draws, seed=self.seed)
         if len(records) > 1:
             sets = [np.array(records.column(name).to_pylist(), np.float64) for name in ("generated", "real")]
             for name, measure in (("frechet", frechet_distance), ("kernel", kernel_distance)):
@@ -112,9 +109,6 @@ class PictureSimilarity:
         return Result(self.name, self.version, self.main, metrics, len(records), len(set(groups)), notes=notes)
 
 
-NAMES = ("text_similarity", "identity_similarity")
-
-
 def _values(records: pa.Table) -> Floats:
     return np.stack([np.asarray(records.column(name).to_numpy(), np.float64) for name in NAMES], 1)
 
@@ -124,17 +118,3 @@ def _identity(judge: Embedder, sample: Sample, own_D: Any) -> float:
     if "references" not in sample.media:
         return float("nan")
     return float((judge.embed_images(list(sample.media["references"].parts)) @ own_D).mean())
-
-
-def _references(samples: Sequence[Sample]) -> list[list[ReferenceImage]]:
-    """Reference pictures of each sample with their phrases and boxes. Raises DataError for a sample without."""
-    rows = []
-    for sample in samples:
-        facts = sample.extras.get("figures")
-        if not facts or "references" not in sample.media:
-            raise DataError(
-                f"sample '{sample.uid}' has no reference pictures", field="references", expected="figures and references"
-            )
-        parts = sample.media["references"].parts
-        rows.append([ReferenceImage(part, str(one["phrase"]), tuple(one["box"])) for part, one in zip(parts, facts, strict=True)])
-    return rows

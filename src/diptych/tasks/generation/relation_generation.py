@@ -12,9 +12,10 @@ import pyarrow as pa
 
 from diptych.core.contracts import Dataset, ImageGenerator, ReportColumns
 from diptych.core.errors import ConfigError, DataError
-from diptych.core.result import Metric, Result
+from diptych.core.result import Result
 from diptych.core.sample import Sample
-from diptych.tasks._scoring.intervals import Floats, percentiles, resampled_means
+from diptych.tasks._scoring.intervals import Floats
+from diptych.tasks._scoring.means import mean_metrics
 from diptych.tasks._scoring.records import facts_of, with_facts
 from diptych.worlds.related.checker import check_pair
 from diptych.worlds.related.world import COLOURS
@@ -29,18 +30,17 @@ SCHEMA = pa.schema(
         ("leaked", pa.bool_()),
     ]
 )
+NAMES = ("relation_accuracy", "entity_accuracy", "both", "leak_rate")
 
 
 @dataclass(frozen=True)
 class RelationGeneration:
     """Relation accuracy (which decides), entity accuracy and leak rate of generated pictures of `world:related`.
 
-    The relation of a sample, (subject, predicate, object), is put into `prompt`, and `samples` pictures are drawn. A picture has the
-    relation where the largest thing of the subject's colour stands in it to the largest of the object's colour; it has the
-    entities where both
-    have their shape as well; `both` is the share with relation and entities. ReVersion (2303.13495) lets people judge relation
-    and entities;
-    here geometry does, which nothing can flatter.
+    The relation of a sample, (subject, predicate, object), is put into `prompt`, and `samples` pictures are drawn. A picture has
+    the relation where the largest thing of the subject's colour stands in it to the largest of the object's colour; it has the
+    entities where both have their shape as well; `both` is the share with relation and entities. ReVersion (2303.13495) lets
+    people judge relation and entities; here geometry does, which nothing can flatter.
 
     relation  word of the relation in the prompts: "" takes the predicate itself; "<R>" that of relation inversion
     leaks     colours of the exemplars: a picture leaks where it shows a thing of one of them that its prompt does not name
@@ -93,14 +93,8 @@ class RelationGeneration:
     def score(self, records: pa.Table) -> Result:
         if not len(records):
             raise DataError("there is nothing to score: the records hold no item", expected="one row or more")
-        value_NM, groups = _values(records), records.column("group").to_pylist()
-        drawn_RM = resampled_means(value_NM, groups, draws=self.draws, seed=self.seed)
-        metrics = {
-            name: Metric(
-                float(value_NM[:, column].mean()), *percentiles(drawn_RM[:, column]), higher_is_better=name != "leak_rate"
-            )
-            for column, name in enumerate(NAMES)
-        }
+        groups = records.column("group").to_pylist()
+        metrics = mean_metrics(_values(records), NAMES, groups, lower_is_better=("leak_rate",), draws=self.draws, seed=self.seed)
         notes: dict[str, Any] = {
             **facts_of(records),
             "checked": "by nearest colour, largest connected part and best fitting shape; nothing is learned",
@@ -111,9 +105,6 @@ class RelationGeneration:
     def item_values(self, records: pa.Table, metric: str) -> npt.NDArray[np.float64] | None:
         """[N, 1]: what each picture adds to a metric."""
         return _values(records)[:, [NAMES.index(metric)]] if metric in NAMES else None
-
-
-NAMES = ("relation_accuracy", "entity_accuracy", "both", "leak_rate")
 
 
 def _values(records: pa.Table) -> Floats:

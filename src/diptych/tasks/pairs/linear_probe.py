@@ -6,9 +6,9 @@ once, at the end, with the classifier fitted again on everything but the test. `
 their order is judged, too, as image retrieval by class ("map@10" and the others of `_scoring/ranking/class_lists.py`).
 
 The search: lambda from 1e-6 to 1e6, seven values two decades apart, then four rounds that halve the bracket around the best one,
-down to eight values a decade: 15 fits instead of 97. Of equal validation accuracies the largest lambda wins (`l2_ties="smallest"` takes
-the smallest, as CLIP benchmark does). scikit-learn's C
-multiplies the *sum* of the losses; here lambda does the same to the penalty, so C = 1 / lambda.
+down to eight values a decade: 15 fits instead of 97. Of equal validation accuracies the largest lambda wins (`l2_ties="smallest"`
+takes the smallest, as CLIP benchmark does). scikit-learn's C multiplies the *sum* of the losses; here lambda does the same to the
+penalty, so C = 1 / lambda.
 
 Features are the projected, unit-norm embeddings of the capability, cast to double precision; probes on the features before the
 projection are another protocol with other numbers. Fits that stop at the iteration limit are reported, not hidden.

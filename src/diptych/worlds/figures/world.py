@@ -1,9 +1,9 @@
 """Two stick figures in a relation that their limbs encode, with reference pictures of each alone. `world:figures`.
 
 A sample's picture shows two figures of two colours on grey; its text is "red figure shaking hands with blue figure".
-`extras["figures"]` has for each of
-them its phrase, box and 17 key points in the picture (shares of its sides), and the 17 key points in its reference picture, which is
-`media["references"]` in the same order: the same figure alone in another pose. Regions hold the masks.
+`extras["figures"]` has for each of them its phrase, box and 17 key points in the picture (shares of its sides), and the 17 key
+points in its reference picture, which is `media["references"]` in the same order: the same figure alone in another pose. Regions
+hold the masks.
 
 >>> figures(2, seed=0)[0].image.pixels_HWC.shape
 (32, 32, 3)

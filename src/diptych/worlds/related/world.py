@@ -1,9 +1,8 @@
 """Two coloured shapes in one of eight relations, on 32 pixels: small enough for a diffusion model of two cores.
 
-`world:related` are captioned pictures, "red circle left of blue star". Layouts of the relations in `hold_out` are drawn too, but no caption
-names them: those pictures, and a share `plain` of the others, are captioned "red circle and blue star". `world:exemplars` are
-pictures of one
-relation with "{}" in place of its name, as relation inversion reads them.
+`world:related` are captioned pictures, "red circle left of blue star". Layouts of the relations in `hold_out` are drawn too, but
+no caption names them: those pictures, and a share `plain` of the others, are captioned "red circle and blue star".
+`world:exemplars` are pictures of one relation with "{}" in place of its name, as relation inversion reads them.
 
 >>> related(2, seed=0)[0].image.pixels_HWC.shape
 (32, 32, 3)
