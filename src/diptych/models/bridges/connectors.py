@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from diptych.core.errors import ConfigError, ShapeError
 from diptych.models.bridges.token_reduction import Grid, ReducedTokens, pool_tokens, shuffle_tokens
-from diptych.models.layers.key_mask import key_mask
+from diptych.models.towers.packaged.key_mask import key_mask
 
 Kind = Literal["linear", "spread", "grouped", "mlp", "queries", "merging", "pooled", "shuffled"]
 

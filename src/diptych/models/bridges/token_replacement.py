@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from diptych.core.errors import ConfigError, ShapeError
-from diptych.models.layers.host_copy import on_host
+from diptych.models.host_copy import on_host
 
 Assign = Literal["hungarian", "nearest"]
 """Each replaced token of an image gets a row of its own so that distances sum to the least, or the nearest row, whoever else has it."""

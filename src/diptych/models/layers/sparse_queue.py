@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from diptych.core.errors import ConfigError, ShapeError
-from diptych.models.layers.host_copy import HostCopy
+from diptych.models.host_copy import HostCopy
 
 Start = Literal["empty", "random"]
 

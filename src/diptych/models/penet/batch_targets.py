@@ -12,7 +12,7 @@ import torch
 from diptych.core.contracts import Draw
 from diptych.core.scene_graph import Relation
 from diptych.data.graphs.batch import GraphBatch
-from diptych.models.layers.host_copy import on_host
+from diptych.models.host_copy import on_host
 from diptych.models.penet.pair_sampling import SceneGraphTargets
 
 

@@ -22,7 +22,7 @@ from diptych.models.detection.backbone import DetectionBackbone
 from diptych.models.detection.faster_rcnn import FasterRCNN, FasterRCNNConfig, Proposals, nms_labels
 from diptych.models.detection.inclusive_boxes import Sizes
 from diptych.models.detection.roi_pooler import RoIBoxHead, RoIPooler
-from diptych.models.layers.host_copy import on_host
+from diptych.models.host_copy import on_host
 from diptych.models.penet.pair_regions import PairRegions
 from diptych.models.penet.pair_sampling import PairSampling, SampledPairs, SceneGraphTargets
 from diptych.models.penet.predicate_head import PENetHeadConfig, PredicatePrototypeHead, ScoredPairs, box_code

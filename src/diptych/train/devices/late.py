@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from torch import Tensor
 
 from diptych.core.errors import RunError
-from diptych.models.layers.host_copy import HostCopy
+from diptych.models.host_copy import HostCopy
 
 
 class LateValues(HostCopy):

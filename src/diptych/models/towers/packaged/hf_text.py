@@ -11,9 +11,9 @@ import transformers
 from torch import Tensor, nn
 
 from diptych.core.errors import ConfigError, DataError, ShapeError
-from diptych.models.layers.key_mask import key_mask
 from diptych.models.layers.pooling import mean_pool
 from diptych.models.towers.outputs import Tower, TowerOutput
+from diptych.models.towers.packaged.key_mask import key_mask
 
 
 @contextmanager

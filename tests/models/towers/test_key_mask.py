@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from diptych.models.bridges.connectors import QueryConnector
-from diptych.models.layers import key_mask as key_masks
-from diptych.models.layers.key_mask import full_key_mask, key_mask
+from diptych.models.towers.packaged import key_mask as key_masks
 from diptych.models.towers.packaged.hf_text import TAKES_READY_MASKS, TransformersText
+from diptych.models.towers.packaged.key_mask import full_key_mask, key_mask
 
 SMALL = {
     "vocab_size": 50,
