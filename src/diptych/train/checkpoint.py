@@ -222,8 +222,8 @@ def newest(checkpoints: Path, world: DistributedContext | None = None) -> tuple[
             state = verify(path, world.rank, world.size) if world else verify(path)
         except RunError as error:
             problem = str(error)
-        if found := [text for text in (gather_text(problem, world) if world else [problem]) if text]:
-            notes.append(f"checkpoint passed over: {found[0]}")
+        if problems := [text for text in (gather_text(problem, world) if world else [problem]) if text]:
+            notes.append(f"checkpoint passed over: {problems[0]}")
         else:
             return _read(path, state), notes
     if notes:

@@ -246,8 +246,8 @@ def _listed(address: str) -> dict[str, dict[str, Any]]:
             given: dict[str, dict[str, Any]] = json.loads(filesystem.cat_file(f"{base}/{LISTING}"))["files"]
             files = {str(name): {"size": int(of["size"]), "version": str(of.get("version", ""))} for name, of in given.items()}
         else:
-            found = filesystem.find(base, detail=True)
-            files = {path.removeprefix(base).lstrip("/"): _facts(info) for path, info in found.items()}
+            listed = filesystem.find(base, detail=True)
+            files = {path.removeprefix(base).lstrip("/"): _facts(info) for path, info in listed.items()}
     except PermissionError as error:
         raise DataError("may not be read", file=address, expected="credentials with a right to list and read it") from error
     except FileNotFoundError as error:

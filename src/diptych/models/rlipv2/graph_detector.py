@@ -248,7 +248,7 @@ class GraphDetector:
     def _in_batches(
         self, images: Sequence[ImageSource], batch_size: int, work: Callable[[list[Pixels], list[tuple[int, int]]], R]
     ) -> list[R]:
-        """What `work` makes of the pixels of batches and their sizes, smaller batches where memory runs out."""
+        """Results of `work` on the pixels of batches and their sizes, smaller batches where memory runs out."""
         if self.model.shape.given:
             raise ConfigError(f"{self.name} relates given regions: call relate(images, regions, relations=...)")
 

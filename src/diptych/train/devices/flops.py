@@ -59,7 +59,7 @@ class StepFlops(TorchDispatchMode):
 
 @contextmanager
 def uncounted() -> Iterator[None]:
-    """What runs within is computed once more than the model needs, and is left out of the count."""
+    """Leaves what runs within out of the count: it is computed once more than the model needs."""
     global _uncounted
     _uncounted += 1
     try:
@@ -87,7 +87,7 @@ def peak_flops(device: torch.device) -> float | None:
 
 
 def speed(flops: float, precision: str, device: torch.device) -> dict[str, float]:
-    """What the log says of so many model FLOPs a second: `tflops`, and `mfu` where the peak of the device in that precision is known."""
+    """Log values of so many model FLOPs a second: `tflops`, and `mfu` where the peak of the device in that precision is known."""
     peak = peak_flops(device) if precision == "bf16" else None
     return {"tflops": flops / 1e12} | ({"mfu": flops / peak} if peak else {})
 

@@ -27,7 +27,7 @@ HEADER, OFFSETS = "DCP_SHARDING_INFO", "saved_offsets"
 
 @dataclass(frozen=True, slots=True)
 class TensorPart:
-    """What this process has of a tensor, in main memory, and where it begins in the whole."""
+    """Part of a tensor that this process has, in main memory, and where it begins in the whole."""
 
     tensor: Tensor
     offset: tuple[int, ...]

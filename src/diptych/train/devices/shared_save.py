@@ -88,7 +88,7 @@ class SharedSave:
             self._error = error
 
     def _files_of_all(self) -> dict[str, Any]:
-        """What all marks say, once all are there; they are removed."""
+        """Facts of the files of all processes, from their marks, which are removed once all are there."""
         marks = [self._work / MARK.format(rank) for rank in range(self.size)]
         limit = time.monotonic() + PATIENCE
         while missing := [mark for mark in marks if not mark.is_file()]:

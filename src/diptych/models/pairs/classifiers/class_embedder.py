@@ -143,7 +143,7 @@ class ClassEmbedder:
         return linear.weight, linear.bias  # type: ignore[return-value]
 
     def _in_batches(self, images: Sequence[ImageSource], size: int, work: Callable[[Tensor], Tensor]) -> list[Tensor]:
-        """What `work` makes of batches of the images, smaller ones where memory runs out."""
+        """Results of `work` on batches of the images, smaller ones where memory runs out."""
         with self._ready() as device:
 
             def one(part: Sequence[ImageSource]) -> Tensor:

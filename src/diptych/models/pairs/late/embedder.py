@@ -106,7 +106,7 @@ class LateEmbedder(PairEmbedder):
         return np.concatenate(self._words(texts, batch_size, score), 1)
 
     def _patches(self, images: Sequence[ImageSource], batch_size: int, work: Callable[[Tensor, Tensor], R]) -> list[R]:
-        """What `work` makes of the patches of batches and their masks, smaller batches where memory runs out."""
+        """Results of `work` on the patches of batches and their masks, smaller batches where memory runs out."""
         with self._ready() as device:
 
             def one(part: Sequence[ImageSource]) -> R:
