@@ -187,10 +187,34 @@ def _attend(query, key, value, attn_mask=None, dropout_p=0.0, is_causal=False, s
             logits = logits.masked_fill(~may, float("-inf"))
         if attn_mask is not None:
             logits = logits.masked_fill(~attn_mask, float("-inf")) if attn_mask.dtype == torch.bool else logits + attn_mask
-        weights = logits.softmax(-1)
+        weights = torch._safe_softmax(logits, -1)  # a query that may read nothing gets zeros, as from the kernels
         if dropout_p:
             weights = F.dropout(weights, dropout_p)
         return weights.to(value.dtype) @ value
+
+
+def _gru_cell(input_gates, hidden_gates, hidden, input_bias=None, hidden_bias=None):
+    """`aten::_thnn_fused_gru_cell`, which a CPU build of torch does not have: the next state, and what the backward pass needs."""
+    if input_bias is not None:
+        input_gates, hidden_gates = input_gates + input_bias, hidden_gates + hidden_bias
+    (in_r, in_z, in_n), (hid_r, hid_z, hid_n) = input_gates.chunk(3, 1), hidden_gates.chunk(3, 1)
+    reset, update = (in_r + hid_r).sigmoid(), (in_z + hid_z).sigmoid()
+    new = (in_n + reset * hid_n).tanh()
+    return new + update * (hidden - new), torch.cat([reset, update, new, hid_n, hidden], 1)
+
+
+def _gru_cell_backward(grad, workspace, has_bias):
+    reset, update, new, hid_n, hidden = workspace.chunk(5, 1)
+    of_new = grad * (1 - update) * (1 - new * new)
+    of_reset = of_new * hid_n * reset * (1 - reset)
+    of_update = grad * (hidden - new) * update * (1 - update)
+    of_input, of_hidden = torch.cat([of_reset, of_update, of_new], 1), torch.cat([of_reset, of_update, of_new * reset], 1)
+    biases = (of_input.sum(0), of_hidden.sum(0)) if has_bias else (None, None)
+    return of_input, of_hidden, grad * update, *biases
+
+
+FUSED = {"aten::_thnn_fused_gru_cell": _gru_cell, "aten::_thnn_fused_gru_cell_backward": _gru_cell_backward}
+"""Kernels that are there on CUDA alone."""
 
 
 def _run(func, args, kwargs):
@@ -224,7 +248,7 @@ def _run(func, args, kwargs):
         inner_kwargs.pop("pin_memory", None)
     if name == "aten::lift_fresh" or name == "aten::lift":
         return args[0]
-    out = func(*inner_args, **inner_kwargs)
+    out = FUSED[name](*inner_args, **inner_kwargs) if name in FUSED else func(*inner_args, **inner_kwargs)
     on_cuda = to_cuda or (bool(ours) and not to_cpu)
     if name == "aten::copy_":
         on_cuda = _is(args[0])

@@ -119,6 +119,8 @@ def waiting(name: str, full: str, args: Any, kwargs: Any, *, to_host: bool) -> N
     """Note on an operator that makes the host wait."""
     if name == "aten::_local_scalar_dense":
         return "sync", "item, float, int or bool of a tensor"
+    if full == "aten::repeat_interleave.Tensor" and kwargs.get("output_size") is not None:
+        return None
     if full in SYNC or name in SYNC:
         return "sync", name.removeprefix("aten::_").removeprefix("aten::")
     if name in INDEXED and any(index is not None and index.dtype in (torch.bool, torch.uint8) for index in args[1]):

@@ -55,7 +55,7 @@ def tiny(slug: str) -> tuple[Any, Any]:
 def steps_of(recipe: Any, data: Any, folder: Path, device: str, precision: Any, steps: int, each: Each) -> list[float]:
     """Losses of the first steps of each stage; `each` is called before a step with its number in the stage, and with -1 at the end."""
     whole = max(steps, 10 * len(recipe.stages()))
-    options = TrainOptions(device=device, precision=precision, steps=whole, log_every=1, progress=False)
+    options = TrainOptions(device=device, precision=precision, steps=whole, log_every=1, progress=False, workers=0)
     run_folder = RunFolder.create(folder, slug=recipe.slug, environment={})
     phases = plan(recipe, data, options)
     with (

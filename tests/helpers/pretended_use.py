@@ -81,7 +81,7 @@ def without_memory(out: Path) -> Results:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
         return real(*args, micro_batch=micro_batch, **options)
 
-    options = TrainOptions(device="cuda", precision="fp32", steps=4, log_every=1, progress=False)
+    options = TrainOptions(device="cuda", precision="fp32", steps=4, log_every=1, progress=False, workers=0)
     roomy = fit(recipe, data, out / "roomy", options)
     gradient_cache.backward = short
     try:
@@ -114,7 +114,7 @@ def without_norm(out: Path) -> Results:
             next(p for p in model.parameters() if p.grad is not None).grad.fill_(torch.nan)
         return outcome
 
-    options = TrainOptions(device="cuda", precision="fp32", steps=6, save_every=1, log_every=1, progress=False)
+    options = TrainOptions(device="cuda", precision="fp32", steps=6, save_every=1, log_every=1, progress=False, workers=0)
     gradient_cache.backward = wrong
     try:
         fit(recipe, data, out / "wrong", options)

@@ -110,7 +110,7 @@ def comparable(out: Path) -> list[dict[str, Any]]:
     """What the log says, without durations; each step once."""
     lines = [line for line in lines_of(out / "metrics.jsonl") if line["kind"] != "note"]
     assert [line["step"] for line in lines if line["kind"] == "train"] == list(range(1, STEPS + 1))
-    return [{k: v for k, v in line.items() if k not in ("seconds", "images_per_second")} for line in lines]
+    return [{k: v for k, v in line.items() if k not in ("seconds", "images_per_second", "tflops")} for line in lines]
 
 
 # ---------------------------------------------------------------- in this process

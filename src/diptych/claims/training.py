@@ -21,7 +21,7 @@ from diptych.train.optimise import schedule
 from diptych.train.options import TrainOptions
 from diptych.worlds.address import cached_for_training
 
-NOT_LOSSES = frozenset({"step", "kind", "seconds", "images_per_second"})
+NOT_LOSSES = frozenset({"step", "kind", "seconds", "images_per_second", "tflops", "mfu"})
 FIRST_STEPS, EVERY = 4, 8
 """Logged steps that a trace keeps: the first, each so many, and the last."""
 SAMPLED = (0.0, 0.02, 0.1, 0.25, 0.5, 0.75, 0.9, 0.98, 1.0)

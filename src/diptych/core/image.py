@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from diptych.core.disk.paths import is_below, read_file, refuse_other
+from diptych.core.disk.remote_folder import open_fetched
 from diptych.core.errors import DecodeError, ShapeError
 
 
@@ -96,7 +97,7 @@ class SliceImage(DisplayMixin):
         return f"{self.path}:{self.member or self.offset}"
 
     def read(self) -> bytes:
-        handle = os.open(self.path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
+        handle = open_fetched(self.path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
         try:
             facts = os.fstat(handle)
             refuse_other(facts)

@@ -32,6 +32,7 @@ class RunFolder:
                       the one by which the run was last asked to stop
     config.yaml       everything resolved (section "recipe" and section "run"); prepared.json beside it
     metrics.jsonl     one JSON object a line: {"step": n, "kind": "train" | "eval" | "note", ...}; "seconds" are those of a step
+    trace.json        of a few steps (`--profile`), one for each process
     checkpoints/      step-00000120/ ... (train/checkpoint.py)
     model/            config.json, model.safetensors, tokenizer, README.md: what `dp.load` opens
     adapter/          low-rank adapters as `peft` reads them, where the run trained some
@@ -148,6 +149,10 @@ class RunFolder:
     @property
     def metrics_file(self) -> Path:
         return self.path / "metrics.jsonl"
+
+    def trace_file(self, rank: int) -> Path:
+        """Where a process writes the trace of `--profile`."""
+        return self.path / (f"trace-{rank}.json" if rank else "trace.json")
 
     @property
     def checkpoints(self) -> Path:

@@ -7,9 +7,9 @@
         hooks.safetensors, hooks.json
         state.json               step, stage, seed, fingerprints, and size and SHA-256 of the files above
 
-A folder appears whole or not at all (written beside, flushed, renamed); nothing is pickled. Sharded tensors are put together
-before writing, so that a run may go on with another number of processes. Random states are not here because there are none to
-keep: every step seeds its own.
+A folder appears whole or not at all (written beside, flushed, renamed); nothing is pickled. Of sharded tensors each process writes its own
+part (model.00001-of-00008.safetensors, and so on; `devices/shared_save.py`), and any number of processes reads them. Random states are not
+here because there are none to keep: every step seeds its own.
 """
 
 from __future__ import annotations
@@ -30,8 +30,11 @@ from torch import Tensor
 from diptych.core.disk.files import atomic_folder
 from diptych.core.disk.json_text import parse_json
 from diptych.core.errors import RunError
+from diptych.train.devices.shard_files import ShardedState, ShardedTensors, local_part
+from diptych.train.devices.shared_save import SharedSave
+from diptych.train.parallel import DistributedContext, gather_text
 
-FORMAT = 1
+FORMAT, SHARDED = 1, 2
 TENSOR = "$tensor"
 
 
@@ -45,8 +48,8 @@ class Checkpoint:
 
     step: int
     state: dict[str, Any]
-    model: dict[str, Tensor]
-    optimiser: dict[str, dict[str, Tensor | float | int]] = field(default_factory=dict)
+    model: Mapping[str, Tensor]
+    optimiser: Mapping[str, Mapping[str, Tensor | float | int]] = field(default_factory=dict)
     hooks: dict[str, Any] = field(default_factory=dict)
 
 
@@ -70,30 +73,72 @@ def save(checkpoints: Path, content: Checkpoint, *, keep: int) -> Path:
         raise RunError(
             f"{path} could not be written ({error}); the checkpoints before it are whole: make room and --resume"
         ) from error
-    for step in steps_of(checkpoints)[:-keep]:
-        _remove(folder_of(checkpoints, step))
+    remove_old(checkpoints, keep)
     return path
 
 
+def remove_old(checkpoints: Path, keep: int) -> None:
+    """Removes all but the newest `keep`."""
+    for step in steps_of(checkpoints)[:-keep]:
+        _remove(folder_of(checkpoints, step))
+
+
+def write_shards(checkpoints: Path, content: Checkpoint, *, rank: int, size: int, keep: int) -> SharedSave:
+    """Starts to write the parts of this process of a checkpoint; all processes call it. The first one's `content` has the rest, too."""
+    main = rank == 0
+    tensors, numbers = _flat(content.optimiser)
+    parts = {
+        stem: {name: part for name, value in values.items() if (part := local_part(value, main=main)) is not None}
+        for stem, values in (("model", content.model), ("optimiser", tensors))
+    }
+
+    def finish(work: Path, files: dict[str, Any]) -> None:
+        files |= _write_hooks(work, content, numbers)
+        state = {"format": SHARDED, "step": content.step, **content.state, "files": files}
+        (work / "state.json").write_text(json.dumps(state, indent=2), encoding="utf-8")
+
+    saving = SharedSave(folder_of(checkpoints, content.step), rank, size)
+    saving.begin(parts, _facts, finish if main else None, lambda: remove_old(checkpoints, keep))
+    return saving
+
+
 def _write(work: Path, content: Checkpoint) -> None:
+    tensors, numbers = _flat(content.optimiser)
+    _write_tensors(work / "model.safetensors", content.model)
+    _write_tensors(work / "optimiser.safetensors", tensors)
+    _write_hooks(work, content, numbers)
+    files = {file.name: _facts(file) for file in sorted(work.iterdir())}
+    state = {"format": FORMAT, "step": content.step, **content.state, "files": files}
+    (work / "state.json").write_text(json.dumps(state, indent=2), encoding="utf-8")
+
+
+def _flat(
+    optimiser: Mapping[str, Mapping[str, Tensor | float | int]],
+) -> tuple[dict[str, Tensor], dict[str, dict[str, float | int]]]:
+    """Tensors of an optimiser's state by "parameter name|key", and its numbers by name and key."""
     tensors: dict[str, Tensor] = {}
     numbers: dict[str, dict[str, float | int]] = {}
-    for name, values in content.optimiser.items():
+    for name, values in optimiser.items():
         for key, value in values.items():
             if isinstance(value, Tensor):
                 tensors[f"{name}|{key}"] = value
             else:
                 numbers.setdefault(name, {})[key] = value
+    return tensors, numbers
+
+
+def _write_hooks(work: Path, content: Checkpoint, numbers: Mapping[str, Any]) -> dict[str, Any]:
+    """Writes what is no tensor of the model or of the optimiser; the facts of the files."""
     hook_tensors: dict[str, Tensor] = {}
     hooks = _split(content.hooks, "", hook_tensors)
-    _write_tensors(work / "model.safetensors", content.model)
-    _write_tensors(work / "optimiser.safetensors", tensors)
     _write_tensors(work / "hooks.safetensors", hook_tensors)
     (work / "optimiser.json").write_text(json.dumps(numbers), encoding="utf-8")
     (work / "hooks.json").write_text(json.dumps(hooks), encoding="utf-8")
-    files = {file.name: {"size": file.stat().st_size, "sha256": _sha256(file)} for file in sorted(work.iterdir())}
-    state = {"format": FORMAT, "step": content.step, **content.state, "files": files}
-    (work / "state.json").write_text(json.dumps(state, indent=2), encoding="utf-8")
+    return {name: _facts(work / name) for name in ("hooks.safetensors", "optimiser.json", "hooks.json")}
+
+
+def _facts(file: Path) -> dict[str, Any]:
+    return {"size": file.stat().st_size, "sha256": _sha256(file)}
 
 
 def _write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
@@ -122,39 +167,65 @@ def sweep(checkpoints: Path) -> None:
 
 
 def load(path: Path) -> Checkpoint:
-    """Reads a checkpoint whole; one whose files are missing, short or changed is refused with the file's name."""
+    """Reads a checkpoint; one whose files are missing, short or changed is refused with the file's name. Of a sharded one, tensors are put
+    together when they are asked for."""
+    return _read(path, verify(path))
+
+
+def verify(path: Path, rank: int = 0, size: int = 1) -> dict[str, Any]:
+    """`state.json`. Compares files with their hashes: all of them, or every `size`-th from the `rank`-th on. Raises RunError."""
     try:
-        state = parse_json((path / "state.json").read_bytes())
-        if state["format"] != FORMAT:
-            raise RunError(f"{path} has checkpoint format {state['format']}; this version reads {FORMAT}")
+        state: dict[str, Any] = parse_json((path / "state.json").read_bytes())
+        if state["format"] not in (FORMAT, SHARDED):
+            raise RunError(f"{path} has checkpoint format {state['format']}; this version reads {FORMAT} and {SHARDED}")
         for name, recorded in state["files"].items():
-            size = (path / name).stat().st_size
-            if size != recorded["size"]:
-                raise RunError(f"{path / name} is damaged: {size} of {recorded['size']} bytes")
-            if _sha256(path / name) != recorded["sha256"]:
+            size_now = (path / name).stat().st_size
+            if size_now != recorded["size"]:
+                raise RunError(f"{path / name} is damaged: {size_now} of {recorded['size']} bytes")
+        for name in list(state["files"])[rank::size]:
+            if _sha256(path / name) != state["files"][name]["sha256"]:
                 raise RunError(f"{path / name} is damaged: its bytes are not those that were written")
-        optimiser: dict[str, dict[str, Tensor | float | int]] = parse_json((path / "optimiser.json").read_bytes())
+        return state
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise RunError(f"{path} is not a whole checkpoint: {type(error).__name__}: {error}") from error
+
+
+def _read(path: Path, state: dict[str, Any]) -> Checkpoint:
+    try:
+        numbers: dict[str, dict[str, float | int]] = parse_json((path / "optimiser.json").read_bytes())
+        hooks = _merge(parse_json((path / "hooks.json").read_bytes()), load_file(path / "hooks.safetensors"))
+        if state["format"] == SHARDED:
+            model, moments = (
+                ShardedTensors([path / name for name in state["files"] if name.startswith(f"{stem}.0")])
+                for stem in ("model", "optimiser")
+            )
+            return Checkpoint(state["step"], state, model, ShardedState(moments, numbers), hooks)
+        optimiser: dict[str, dict[str, Tensor | float | int]] = {name: dict(values) for name, values in numbers.items()}
         for path_and_key, tensor in load_file(path / "optimiser.safetensors").items():
             name, _, key = path_and_key.rpartition("|")
             optimiser.setdefault(name, {})[key] = tensor
-        plain = parse_json((path / "hooks.json").read_bytes())
-        hooks = _merge(plain, load_file(path / "hooks.safetensors"))
         return Checkpoint(state["step"], state, load_file(path / "model.safetensors"), optimiser, hooks)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
         raise RunError(f"{path} is not a whole checkpoint: {type(error).__name__}: {error}") from error
 
 
-def newest(checkpoints: Path) -> tuple[Checkpoint | None, list[str]]:
-    """The newest checkpoint that is whole, and a line about each damaged one that was passed over.
+def newest(checkpoints: Path, world: DistributedContext | None = None) -> tuple[Checkpoint | None, list[str]]:
+    """The newest checkpoint that is whole, and a line about each damaged one that was passed over. Processes share the work of comparing
+    hashes, and agree.
 
     None when there is no checkpoint at all; when there are some and all are damaged, that is an error and not a fresh start.
     """
     notes: list[str] = []
     for step in reversed(steps_of(checkpoints)):
+        path, problem = folder_of(checkpoints, step), ""
         try:
-            return load(folder_of(checkpoints, step)), notes
+            state = verify(path, world.rank, world.size) if world else verify(path)
         except RunError as error:
-            notes.append(f"checkpoint passed over: {error}")
+            problem = str(error)
+        if problems := [text for text in (gather_text(problem, world) if world else [problem]) if text]:
+            notes.append(f"checkpoint passed over: {problems[0]}")
+        else:
+            return _read(path, state), notes
     if notes:
         raise RunError(f"no checkpoint in {checkpoints} is whole; the newest: {notes[0]}")
     return None, notes

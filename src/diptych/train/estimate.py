@@ -17,11 +17,12 @@ import torch
 from diptych.core.contracts import Dataset, Recipe
 from diptych.core.errors import ConfigError
 from diptych.core.run_folder import RunFolder
+from diptych.train.devices.peak_memory import PeakMemory
 from diptych.train.gradient_cache import tensors
 from diptych.train.log import Log
 from diptych.train.options import TrainOptions
 from diptych.train.parallel import DistributedContext
-from diptych.train.precision import deterministic, training_device
+from diptych.train.precision import deterministic, training_device, wants_deterministic
 from diptych.train.stages import plan
 from diptych.train.state import Training
 
@@ -29,9 +30,11 @@ MEASURED = 2  # steps that are timed, after one that is not
 
 
 def estimate(recipe: Recipe, data: Dataset, options: TrainOptions | None = None, out: Path | str = ".") -> dict[str, Any]:
-    """Runs three real steps of the first stage in this process, writes nothing that stays, and multiplies.
+    """Runs four real steps of the first stage in this process, writes nothing that stays, and multiplies.
 
     seconds_per_step   median of the steps after the first, loading included; what evaluation and saving cost is not in it
+    tensor_memory_bytes  the most that tensors of a step take at once: weights, gradients, the optimiser's state, activations
+    model_flops_per_step  see `devices.flops`
     peak_memory_bytes  of this process (device memory under CUDA) so far, loader processes not counted
     disk_bytes         of the checkpoints that are kept and of one being written
     disk_free_bytes    at `out`
@@ -42,11 +45,12 @@ def estimate(recipe: Recipe, data: Dataset, options: TrainOptions | None = None,
     if phases[0].stage.make is not None:
         raise ConfigError(f"stage '{phases[0].stage.name}' makes its own samples first: its cost cannot be measured beforehand")
     world = DistributedContext(0, 1, training_device(options.device))
-    with tempfile.TemporaryDirectory() as scratch, deterministic():
+    with tempfile.TemporaryDirectory() as scratch, deterministic(wants_deterministic(options.deterministic, world.device)):
         log = Log(RunFolder(Path(scratch)), start=0, steps=0, progress=False, main=False)
         run = Training(recipe, data, options, world, RunFolder(Path(scratch)), log, phases)
         run.enter(phases[0])
         seconds = [_timed_step(run) for _ in range(min(1 + MEASURED, phases[0].stop))]
+        taken = _tensor_memory(run) if run.step < phases[0].stop else None
     step = median(seconds[1:] or seconds)
     parameters = list(run.model.parameters())
     trained = [p for p in parameters if p.requires_grad]
@@ -65,6 +69,8 @@ def estimate(recipe: Recipe, data: Dataset, options: TrainOptions | None = None,
         "checkpoint_bytes": checkpoint,
         "disk_bytes": checkpoint * (options.keep + 1) + stored,
         "disk_free_bytes": shutil.disk_usage(_existing(Path(out))).free,
+        "model_flops_per_step": run.flops or 0,
+        **({"tensor_memory_bytes": taken} if taken else {}),
         "peak_memory_bytes": _peak_memory(world.device),
         "precision": run.precision,
         "device": str(world.device),
@@ -77,6 +83,16 @@ def _timed_step(run: Training) -> float:
     if run.world.device.type == "cuda":
         torch.cuda.synchronize(run.world.device)
     return time.perf_counter() - began
+
+
+def _tensor_memory(run: Training) -> int:
+    """The most bytes of tensors that are alive at once in a further step."""
+    memories = run.optimiser.state.values() if run.optimiser else ()
+    held = [*run.model.parameters(), *run.model.buffers(), *(p.grad for p in run.model.parameters() if p.grad is not None)]
+    held += [value for memory in memories for value in memory.values() if isinstance(value, torch.Tensor)]
+    with PeakMemory(held) as memory:
+        run.take_step(run.next_batch())
+    return memory.peak
 
 
 def _peak_memory(device: torch.device) -> int:

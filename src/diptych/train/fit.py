@@ -33,10 +33,11 @@ from diptych.data.load.computed_order import VERSION as ORDER_VERSION
 from diptych.train import checkpoint
 from diptych.train.best import best_so_far, evaluation_interval, out_of_patience, promote, tracks_best
 from diptych.train.checkpoint import Checkpoint
+from diptych.train.devices.tracing import StepTrace
 from diptych.train.log import Log
 from diptych.train.options import TrainOptions
 from diptych.train.parallel import DistributedContext, all_reduce_max, barrier, join_world
-from diptych.train.precision import deterministic
+from diptych.train.precision import deterministic, wants_deterministic
 from diptych.train.provenance import keep_config, record_provenance
 from diptych.train.rank_watchdog import RankLost, RankWatchdog, StopReason
 from diptych.train.stages import plan
@@ -59,6 +60,7 @@ RESUMABLE = frozenset(
         "progress",
         "part_norms",
         "silence",
+        "profile",
         "board_tags",
         "board_group",
     }
@@ -154,7 +156,7 @@ def resume(
         if world.main:
             checkpoint.sweep(folder.checkpoints)
         barrier(world)
-        begin, damaged = checkpoint.newest(folder.checkpoints)
+        begin, damaged = checkpoint.newest(folder.checkpoints, world)
         notes = [*notes, *damaged]
         if steps and begin is None:
             raise RunError(f"{folder.path} has no checkpoint to go on from: start a new run with --init {folder.path}")
@@ -234,12 +236,14 @@ def _train(
                 progress=options.progress,
                 main=world.main,
             ) as log,
-            deterministic(options.deterministic == "yes" or (options.deterministic == "auto" and world.device.type == "cpu")),
+            StepTrace(options.profile, folder.trace_file(world.rank), world.device) as trace,
+            deterministic(wants_deterministic(options.deterministic, world.device)),
         ):
             for note in notes:
                 log.note(start, note)
             run = Training(recipe, data, options, world, folder, log, phases)
-            finished = _loop(run, evaluators, stop, begin)
+            finished = _loop(run, evaluators, stop, begin, trace)
+            run.saved()
             log.ended = "finished" if finished else "stopped"
     except KeyboardInterrupt:  # a second Ctrl-C
         note_stop()
@@ -268,7 +272,7 @@ def _note_end(folder: RunFolder, status: str, error: str | None = None, **more: 
         folder.write_state(status=status, error=error, step=max(checkpoint.steps_of(folder.checkpoints), default=0), **more)
 
 
-def _loop(run: Training, evaluators: Sequence[Evaluator], stop: SignalWatch, begin: Checkpoint | None) -> bool:
+def _loop(run: Training, evaluators: Sequence[Evaluator], stop: SignalWatch, begin: Checkpoint | None, trace: StepTrace) -> bool:
     """The one loop, whatever the engine. A kill between any two lines costs the steps since the last checkpoint and nothing else."""
     options, hooks, every = run.options, run.hooks, evaluation_interval(run.options, run.steps)
     first = begin.state["stage"] if begin else 0
@@ -308,6 +312,7 @@ def _loop(run: Training, evaluators: Sequence[Evaluator], stop: SignalWatch, beg
                 run.folder.settle()
             for hook in hooks.values():
                 hook.after_step(run, losses)
+            trace.step()
         run.finish()
         run.save()  # before the hooks, which run again when the run resumes from here
         for hook in hooks.values():

@@ -28,6 +28,7 @@ from torch import Tensor, nn
 from diptych.core.contracts import Batch, Recipe, StepOutput
 from diptych.core.errors import ConfigError, RunError
 from diptych.core.rows import is_record, row_fields
+from diptych.train.devices.flops import uncounted
 from diptych.train.precision import Autocast
 
 Visit = Callable[[Tensor], Tensor]
@@ -100,7 +101,7 @@ def _in_chunks(
     random_states, leaves = [], []
     for chunk in chunks:
         random_states.append(_random_state())
-        with torch.no_grad(), autocast():
+        with torch.no_grad(), uncounted(), autocast():
             leaves.append(map_tensors(to_float32(recipe.features(model, chunk)), _leaf))
     losses = _losses(recipe, features := join(leaves), batch, further)
     _total(losses).backward()

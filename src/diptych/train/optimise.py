@@ -241,16 +241,17 @@ def state_by_name(model: nn.Module, memory: Mapping[Any, dict[str, Any]]) -> dic
 
 
 def optimiser_state(
-    model: nn.Module, memory: Mapping[Any, Mapping[str, Any]], *, keep: bool = True
+    model: nn.Module, memory: Mapping[Any, Mapping[str, Any]], *, keep: bool = True, whole: bool = True
 ) -> dict[str, dict[str, Tensor | float | int]]:
     """Parameter name -> key -> value for everything that an optimiser remembers of the parameters, shards put together, in main memory.
-    All processes have to ask together, and those that do not `keep` get nothing."""
+    All processes have to ask together, and those that do not `keep` get nothing. Not `whole`: every process gets its shards as they are."""
     state: dict[str, dict[str, Tensor | float | int]] = {}
     for name, parameter in model.named_parameters():
         for key, value in memory.get(parameter, {}).items():
-            whole = full_tensor(value) if isinstance(value, Tensor) else value
+            if whole and isinstance(value, Tensor):
+                value = full_tensor(value).detach().cpu() if keep else full_tensor(value)
             if keep:
-                state.setdefault(name, {})[key] = whole.detach().cpu() if isinstance(whole, Tensor) else whole
+                state.setdefault(name, {})[key] = value
     return state
 
 

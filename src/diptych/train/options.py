@@ -18,7 +18,8 @@ class TrainOptions:
     """Options of `fit`.
 
     steps        optimiser steps; 0 takes the recipe's `steps`, or else its `epochs`
-    workers      loader processes; the samples and their random numbers do not depend on it
+    workers      loader processes of each process; the samples and their random numbers do not depend on it. -1: none on the processor,
+                 whose cores the model uses; on a GPU one less than its share of the cores, 16 at most
     save_every   steps between checkpoints; 0 saves only at the end and when stopped
     keep         checkpoints that stay on disk, at least two, so that a damaged one costs `save_every` steps and not the run
     micro_batch  samples that go through the model at once; 0 is the whole batch of a process. Smaller ones save memory and
@@ -34,6 +35,9 @@ class TrainOptions:
     log_every    steps between lines of `metrics.jsonl`
     part_norms   norms of gradients (before clipping) and of updates by part of the model in each of these lines
     shard        how processes started by `torchrun` share the work: "ddp" copies the model, "fsdp" cuts it into shards
+    shard_size   of "fsdp": processes among which a model is cut, such as those of one machine; each such group has a copy, between which
+                 gradients are averaged (HSDP). 0: all
+    shard_bf16   of "fsdp" with bf16: parameters are put together in bf16, which halves what is sent; gradients are averaged in float32
     bad_limit    share of samples that may fail before the run stops
     tensorboard  event files in tensorboard/ of the run (extra track)
     wandb        a run of Weights & Biases, by your own account and settings (extra wandb)
@@ -47,13 +51,15 @@ class TrainOptions:
                  2 for every second one, 0 for none. Slower, for models or batches that do not fit; gradients stay the same
     deterministic  kernels that give the same bits each time, where PyTorch has them: "auto" on the processor and not on a GPU, where they
                  cost speed; "yes", "no"
+    profile      steps that are traced after the first three, into trace.json of the run (trace-1.json and so on of further processes),
+                 for chrome://tracing or Perfetto
     init         a .safetensors file, or the address of a model, whose tensors of equal name and shape are the start
     download     allows fetching the weights of `init`
     """
 
     seed: int = 0
     steps: int = 0
-    workers: int = 0
+    workers: int = -1
     save_every: int = 200
     keep: int = 2
     micro_batch: int = 0
@@ -66,6 +72,8 @@ class TrainOptions:
     log_every: int = 10
     part_norms: bool = False
     shard: Shard = "none"
+    shard_size: int = 0
+    shard_bf16: bool = False
     bad_limit: float = 0.01
     silence: float = 60.0
     tensorboard: bool = False
@@ -77,12 +85,15 @@ class TrainOptions:
     compile: bool = False
     checkpoint_layers: int = 0
     deterministic: Deterministic = "auto"
+    profile: int = 0
     init: str = ""
     download: bool = False
     tune: Tuning = field(default_factory=Tuning)
 
     def __post_init__(self) -> None:
-        for name in ("steps", "workers", "save_every", "micro_batch", "eval_every", "checkpoint_layers"):
+        if self.workers < -1:
+            raise ConfigError(f"workers is {self.workers} (expected 0 or more, or -1 to choose them by the cores)")
+        for name in ("steps", "save_every", "micro_batch", "eval_every", "checkpoint_layers", "profile", "shard_size"):
             if getattr(self, name) < 0:
                 raise ConfigError(f"{name} is {getattr(self, name)} (expected 0 or more)")
         if self.keep < 2:

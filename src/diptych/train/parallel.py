@@ -17,14 +17,14 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from diptych.core.errors import ConfigError
 from diptych.models.io.device import device_default
 from diptych.train.devices.blocks import stacked_blocks
-from diptych.train.options import Shard
+from diptych.train.options import Precision, Shard, TrainOptions
 from diptych.train.precision import training_device
 
 COLLECTIVE_TIMEOUT = timedelta(hours=2)  # the other processes wait while the first one evaluates
@@ -66,19 +66,27 @@ def join_world(device: str, shard: Shard) -> Iterator[DistributedContext]:
             dist.destroy_process_group()
 
 
-def wrap(model: nn.Module, world: DistributedContext, shard: Shard) -> nn.Module:
+def wrap(model: nn.Module, world: DistributedContext, options: TrainOptions, precision: Precision = "fp32") -> nn.Module:
     """The module to call in training. "fsdp" cuts the parameters of `model` itself into shards (DTensors), each block of a
-    stack of equal blocks on its own, and returns it; "ddp" returns a wrapper around it."""
-    if world.size == 1 or shard == "none":
+    stack of equal blocks on its own, and returns it; "ddp" returns a wrapper around it. Raises ConfigError for a `shard_size` that does not
+    divide the number of processes."""
+    if world.size == 1 or options.shard == "none":
         return model
-    if shard == "ddp":
+    if options.shard == "ddp":
         ids = [world.device.index] if world.device.type == "cuda" else None
         return DistributedDataParallel(model, device_ids=ids)
-    mesh = init_device_mesh(world.device.type, (world.size,))
+    size = options.shard_size or world.size
+    if world.size % size:
+        raise ConfigError(f"shard_size is {size}, of {world.size} processes (expected a number that divides them)")
+    copies = world.size // size
+    sizes, names = ((copies, size), ("copies", "shards")) if copies > 1 else ((size,), ("shards",))
+    mesh = init_device_mesh(world.device.type, sizes, mesh_dim_names=names)
+    half = options.shard_bf16 and precision == "bf16"
+    policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32) if half else MixedPrecisionPolicy()
     for blocks in list(stacked_blocks(model)):
         for block in blocks:
-            fully_shard(block, mesh=mesh)
-    return cast(nn.Module, fully_shard(model, mesh=mesh))
+            fully_shard(block, mesh=mesh, mp_policy=policy)
+    return cast(nn.Module, fully_shard(model, mesh=mesh, mp_policy=policy))
 
 
 def unsynced(module: nn.Module) -> Callable[[], AbstractContextManager[object]]:

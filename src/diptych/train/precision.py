@@ -9,9 +9,9 @@ from typing import Any
 
 import torch
 
-from diptych.core.machine import processor_flags
+from diptych.core.machine import processor_flags, usable_cores
 from diptych.models.io.device import choose_device
-from diptych.train.options import Precision
+from diptych.train.options import Deterministic, Precision
 
 Autocast = Callable[[], AbstractContextManager[object]]
 """Opens a fresh region each time: the cast weights of a region that ran without gradient must not serve one that needs it."""
@@ -41,6 +41,21 @@ def autocast(precision: Precision, device: torch.device) -> Autocast:
     if precision != "bf16":
         return nullcontext
     return lambda: torch.autocast(device.type, dtype=torch.bfloat16)
+
+
+def loader_workers(requested: int, device: torch.device) -> int:
+    """Loader processes of this process: as requested, and for -1 by the device and the cores (`TrainOptions.workers`)."""
+    if requested >= 0:
+        return requested
+    if device.type != "cuda":
+        return 0
+    share = usable_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    return max(1, min(16, share - 1))
+
+
+def wants_deterministic(requested: Deterministic, device: torch.device) -> bool:
+    """Resolve "auto": yes on the processor, no on a GPU."""
+    return requested == "yes" or (requested == "auto" and device.type == "cpu")
 
 
 @contextmanager

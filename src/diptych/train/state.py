@@ -13,21 +13,24 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from diptych.core.config import config_hash, to_plain
+from diptych.core.config import to_plain
 from diptych.core.contracts import Batch, Dataset, Engine, Hook, Order, Recipe, StepOutput
 from diptych.core.errors import ConfigError, RunError
-from diptych.core.grouped_fields import out_of_groups
 from diptych.core.randomness import keyed_seed
 from diptych.core.rows import check_rows
 from diptych.core.run_folder import RunFolder
 from diptych.data.load.computed_order import computed_order, default_order
 from diptych.data.load.order import order
+from diptych.data.load.shard_order import remote_order
 from diptych.data.load.stream import Step, batches
-from diptych.train import checkpoint, gradient_cache, parallel
+from diptych.train import gradient_cache, parallel
 from diptych.train.checkpoint import Checkpoint
 from diptych.train.devices.blocks import with_block_options
+from diptych.train.devices.flops import with_flops
 from diptych.train.devices.late import LateNorm, LateValues
 from diptych.train.devices.memory import with_smaller_chunks
+from diptych.train.devices.saving import save_run
+from diptych.train.devices.shared_save import SharedSave
 from diptych.train.engines import engine_kind
 from diptych.train.log import Log, quarantined
 from diptych.train.optimise import (
@@ -36,7 +39,6 @@ from diptych.train.optimise import (
     clip_on_device,
     freeze,
     load_optimiser_state,
-    optimiser_state,
     parameters_without_gradient,
     schedule,
     state_by_name,
@@ -44,7 +46,7 @@ from diptych.train.optimise import (
 from diptych.train.options import TrainOptions
 from diptych.train.parallel import DistributedContext, barrier, unsynced, wrap
 from diptych.train.part_norms import PartNorms
-from diptych.train.precision import autocast, choose_precision
+from diptych.train.precision import autocast, choose_precision, loader_workers
 from diptych.train.stages import Phase, plan, stage_data
 from diptych.train.step_log import StepLog
 from diptych.train.tuning.fine_tuning import KEY, begin_tuning, check_adapters_used, deployable, tuning_hooks, tuning_of
@@ -55,7 +57,6 @@ from diptych.train.weights import (
     copy_matching,
     load_weights,
     whole_copy,
-    whole_tensors,
     zero_pad,
 )
 
@@ -97,15 +98,18 @@ class Training:
         self.hooks: dict[str, Hook] = {}
         self.precision = choose_precision(options.precision, world.device)
         self.autocast = autocast(self.precision, world.device)
+        self._workers = loader_workers(options.workers, world.device)
         self._order: Order = order
         self._stream: Iterator[Step] = iter(())
         self._saved = -1
+        self._saving: SharedSave | None = None
         self._step_log = StepLog(log, world, options.log_every)
         self.rate = 0.0
         self.grad_norm: float | LateValues = 0.0  # of a GPU: read a step later
         self._norm = LateNorm()
         self.part_norms = PartNorms(options.part_norms, options.log_every)
         self.tuning = tuning_of(recipe, options)
+        self.flops: int | None = None  # of a step of this phase and process, counted in its first one
         self.micro_batch = options.micro_batch  # smaller once the memory of the device ran out
 
     # ------------------------------------------------------------ phases
@@ -115,7 +119,7 @@ class Training:
         else weights come from the module of the phase before."""
         before = self.whole_model() if hasattr(self, "model") else None
         remembered = state_by_name(self.model, self._memory) if before is not None and phase.stage.keep_optimiser else {}
-        self.phase = phase
+        self.phase, self.flops = phase, None
         self.engine = engine_kind(self.recipe)()
         self._checked = False
         if phase.stage.recipe.batch_size % self.world.size:
@@ -155,8 +159,9 @@ class Training:
                 self.optimiser.state[parameter] = remembered[name][1]
         if before is None or begin is not None:
             self.data = self._data_of(phase)
-        self._order = self.recipe.row_order(self.data) or default_order(len(self.data), self.folder.order_version)
-        if self.engine.once and self._order not in (order, computed_order):
+        usual = remote_order(self.data) or default_order(len(self.data), self.folder.order_version)
+        self._order = self.recipe.row_order(self.data) or usual
+        if self.engine.once and self._order not in (order, computed_order, usual):
             raise ConfigError(
                 f"the engine '{self.recipe.engine}' wants every sample once: '{self.recipe.slug}' cannot have an order"
             )
@@ -202,7 +207,7 @@ class Training:
         if self.engine.descends:
             spec = tuned_optimiser(self.recipe.optimiser(), self.model, self.tuning, head_only=self.phase.head_only)
             freeze(self.model, spec)
-            self.module = wrap(self.model, self.world, self.options.shard)
+            self.module = wrap(self.model, self.world, self.options, self.precision)
             self.optimiser = build_optimiser(self.model, spec)
         self.learning()
 
@@ -222,7 +227,7 @@ class Training:
             stop=stop - self.phase.start,
             rank=self.world.rank,
             world=self.world.size,
-            workers=self.options.workers,
+            workers=self._workers,
             bad_limit=self.options.bad_limit,
             known_bad=quarantined(self.folder),
             order=self._order,
@@ -254,7 +259,7 @@ class Training:
 
     def on_device(self, batch: Batch) -> Batch:
         """The batch on the device, in the precision of the run."""
-        if self.world.device.type == "cuda" and self.options.workers == 0:  # loader processes have done it
+        if self.world.device.type == "cuda" and self._workers == 0:  # loader processes have done it
             batch = batch.pin_memory() if hasattr(batch, "pin_memory") else batch
         batch = batch.to(self.world.device)
         if self.precision == "fp64":
@@ -271,7 +276,7 @@ class Training:
         """One step of the phase's engine; `step` has counted on when this returns."""
         if self.step == self.phase.start:
             check_rows(batch, len(batch))
-        outcome = self.engine.step(self, batch)
+        outcome, self.flops = with_flops(self.flops, partial(self.engine.step, self, batch))
         self.step += 1
         return outcome
 
@@ -363,26 +368,20 @@ class Training:
         self.settle()
         if self._saved == self.step:
             return
-        here = self.world.main
-        model = whole_tensors(self.model, self.recipe, keep=here)
-        optimiser = optimiser_state(self.model, self._memory, keep=here)
-        hooks = parallel.gather_full({key: hook.state() for key, hook in self.hooks.items()} | {ENGINE: self.engine.state()})
+        self.saved()
         self._step_log.write_failures()
-        if here:
-            self.journal.sync()
-            state = {
-                "stage": self.phase.index,
-                "steps": self.steps,
-                "seed": self.options.seed,
-                "data": self.whole_data.fingerprint,
-                "recipe": config_hash(out_of_groups(self.whole_recipe)),
-                "processes": self.world.size,
-            }
-            content = Checkpoint(self.step, state, model, optimiser, hooks)
-            checkpoint.save(self.folder.checkpoints, content, keep=self.options.keep)
+        self._saving = save_run(
+            self, self._memory, {key: hook.state() for key, hook in self.hooks.items()} | {ENGINE: self.engine.state()}
+        )
         barrier(self.world)
         self._saved = self.step
         self.restart_clock()
+
+    def saved(self) -> None:
+        """Waits for a checkpoint that is still being written. Raises RunError where it could not be."""
+        saving, self._saving = self._saving, None
+        if saving is not None:
+            saving.wait()
 
     def whole_model(self) -> nn.Module:
         """The model with whole tensors, on every process: itself, or a copy when it is sharded."""

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from diptych.core.contracts import StepOutput
 from diptych.train import parallel
+from diptych.train.devices.flops import speed
 from diptych.train.devices.late import LateNumbers, LateValues
 from diptych.train.log import Log
 from diptych.train.parallel import DistributedContext, gather_text
@@ -52,6 +53,8 @@ class StepLog:
         now = time.perf_counter()
         seconds, steps = now - self._since, run.step - self._logged
         rates = {"images_per_second": steps * run.recipe.batch_size / seconds, "seconds": seconds / steps}
+        if run.flops:
+            rates |= speed(run.flops * steps / seconds, run.precision, self.world.device)
         lr = {"lr": run.rate} if run.engine.descends else {}
         step, engine, norm = run.step, run.recipe.engine, run.grad_norm
         parts = self._mean(run.part_norms.values)  # equal on all processes, since gradients are

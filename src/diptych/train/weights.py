@@ -71,15 +71,19 @@ def copy_matching_tensors(tensors: Mapping[str, Any], model: nn.Module) -> list[
     return taken
 
 
+def stored_tensors(model: nn.Module, recipe: Recipe) -> dict[str, Tensor]:
+    """The tensors that belong in a checkpoint, as this process has them: sharded ones as shards."""
+    return {name: value for name, value in model.state_dict().items() if isinstance(value, Tensor) and recipe.stored(name)}
+
+
 def whole_tensors(model: nn.Module, recipe: Recipe, *, keep: bool = True) -> dict[str, Tensor]:
     """The tensors that belong in a checkpoint, shards put together, in main memory. All processes have to ask together, and those that
     do not `keep` get none."""
     tensors: dict[str, Tensor] = {}
-    for name, tensor in model.state_dict().items():
-        if isinstance(tensor, Tensor) and recipe.stored(name):
-            value = full_tensor(tensor)
-            if keep:
-                tensors[name] = value.detach().cpu()
+    for name, tensor in stored_tensors(model, recipe).items():
+        value = full_tensor(tensor)
+        if keep:
+            tensors[name] = value.detach().cpu()
     return tensors
 
 

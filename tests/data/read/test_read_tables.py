@@ -243,8 +243,10 @@ def test_tables_from_afar_are_kept_in_the_cache(root: Path, monkeypatch: pytest.
     assert len(list((root / "cache").rglob("t.csv"))) == 1
     with pytest.raises(DataError, match="does not exist"):
         read("memory://bucket/u.csv")
-    with pytest.raises(DataError, match="only tables are read from afar"):
+    with pytest.raises(DataError, match="only tables and folders are read from afar"):
         read("memory://bucket/shards.tar")
+    with pytest.raises(DataError, match="does not exist"):
+        read("memory://bucket/shards")
 
 
 @pytest.mark.parametrize(("address", "package"), [("s3://bucket/t.csv", "s3fs"), ("https://localhost/t.csv", "aiohttp")])

@@ -17,6 +17,7 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
+import numpy as np
 import torch
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as MapDataset
@@ -26,7 +27,10 @@ from diptych.core.errors import ConfigError, DataError, DecodeError, DiptychErro
 from diptych.core.randomness import keyed_rng
 from diptych.core.sample import Sample
 from diptych.data.load.order import order, span
+from diptych.data.load.shard_order import AheadFetcher
 
+AHEAD = 32
+"""Steps by which shards of object storage are fetched before they are needed."""
 HANDFUL = 5
 """So many bad samples never stop a run, however small the data."""
 LONGEST_BAD_RUN = 100
@@ -169,6 +173,7 @@ class StepData(MapDataset[Any]):
 
     def __init__(self, data: Dataset, recipe: Recipe, seed: int, rank: int = 0, world: int = 1, order: Order = order) -> None:
         self.data, self.recipe, self.seed, self.rank, self.world, self.order = data, recipe, seed, rank, world, order
+        self._ahead = AheadFetcher(data)
 
     def __getitem__(self, step: int) -> Step | _WorkerError:
         try:
@@ -181,6 +186,9 @@ class StepData(MapDataset[Any]):
         share = size // self.world
         first = step * size + self.rank * share
         epoch_S, row_S = span(self.seed, len(self.data), first, first + share, order=self.order)
+        if self._ahead:
+            later = first + AHEAD * size
+            self._ahead.fetch(np.concatenate([row_S, span(self.seed, len(self.data), later, later + share, order=self.order)[1]]))
         failures: list[SampleFailure] = []
         draws = []
         for position, (epoch, row) in enumerate(zip(epoch_S.tolist(), row_S.tolist(), strict=True)):

@@ -14,6 +14,7 @@ from typing import Any
 
 from diptych.core.disk.files import restore
 from diptych.core.disk.paths import escapes_folder, near_sibling, path_problem, printable
+from diptych.core.disk.remote_folder import open_remote
 from diptych.core.errors import DataError
 from diptych.data.curated import is_curated, open_curated
 from diptych.data.dataset import Pool
@@ -173,9 +174,7 @@ def _open(
     address = str(source)
     if "://" in address:
         if not address.lower().endswith(SUFFIXES):
-            raise DataError(
-                "only tables are read from afar", file=address, expected=f"an address that ends in {', '.join(SUFFIXES)}"
-            )
+            return _open_remote(address, options, name, folder, format)
         table = fetch_table(address)
         return read_tables([table], options, name=name or Path(address).stem, root=folder), own_folder(table, folder)
     path = Path(source).expanduser()
@@ -186,6 +185,20 @@ def _open(
         refuse_unfinished(path)
         return open_curated(path, partial(read, follow_links=options.follow_links, inside=inside)), None
     return _open_path(path, options, name, folder, format), own_folder(path, folder)
+
+
+def _open_remote(address: str, options: ReadOptions, name: str, folder: Path | None, format: str) -> tuple[Pool, Path]:
+    """Pool of a folder in object storage: one that `build` made, or tars."""
+    if address.lower().endswith(".tar"):
+        raise DataError("only tables and folders are read from afar", file=address, expected="the folder of the tars")
+    path = open_remote(address)
+    if not is_built(path) and not any(path.rglob("*.tar")):
+        raise DataError(
+            "is a folder of no kind that is read from afar",
+            file=address,
+            expected=f"a folder of `diptych data build`, tars, or a table ({', '.join(SUFFIXES)})",
+        )
+    return _open_path(path, options, name or address.rstrip("/").rpartition("/")[2], folder, format), path
 
 
 def _open_path(path: Path, options: ReadOptions, name: str, folder: Path | None, format: str) -> Pool:

@@ -15,6 +15,7 @@ import pyarrow as pa
 
 from diptych.core.disk.cache import cache_folder
 from diptych.core.disk.paths import is_file, read_file
+from diptych.core.disk.remote_folder import filesystem_of
 from diptych.core.errors import DataError
 from diptych.data.columns import read_parquet
 from diptych.data.dataset import Pool
@@ -252,17 +253,7 @@ def _utf8_bytes(path: Path, data: bytes, encoding: str) -> bytes:
 
 def fetch_table(address: str) -> Path:
     """Table at an fsspec address (``s3://``, ``memory://``, ``hf://``), copied whole into the cache folder once per version."""
-    from fsspec.core import url_to_fs
-
-    try:
-        filesystem, remote = url_to_fs(address)
-    except ImportError as error:  # of the package that reads this kind of address
-        reason = next(iter(str(error).splitlines()), "a package is missing")
-        raise DataError(
-            f"cannot be reached: {reason}", file=address, expected="that package installed, or a local copy"
-        ) from error
-    except ValueError as error:
-        raise DataError(str(error), file=address, expected="an address that fsspec reads, or a local copy") from error
+    filesystem, remote = filesystem_of(address)
     try:
         if not filesystem.exists(remote):
             raise DataError("does not exist", file=address, expected="a table")

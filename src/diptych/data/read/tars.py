@@ -6,6 +6,7 @@ The key of a member ends at the first dot after the last slash, as WebDataset ha
 from __future__ import annotations
 
 import mmap
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +16,7 @@ import numpy as np
 import pyarrow as pa
 
 from diptych.core.disk.paths import is_utf8, open_file, printable
+from diptych.core.disk.remote_folder import open_fetched
 from diptych.core.errors import DataError
 from diptych.data.dataset import Pool
 from diptych.data.media.images import Slices
@@ -66,6 +68,7 @@ def read_tars(paths: Sequence[Path], options: ReadOptions, *, name: str) -> Pool
         refuse_unfinished_tar(path)
         if not is_utf8(str(path.resolve())):
             raise DataError("its name is not UTF-8", file=printable(str(path)), expected="another name, which tables can hold")
+        os.close(open_fetched(path, os.O_RDONLY))  # of object storage: it is read whole here, to see what is in it
         index = open_index(path)
         gathered.bad += [
             QuarantineEntry(

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from diptych.core.rows import Rows
-from diptych.data.text.prompts.layout import Layout
+from diptych.data.text.prompts.layout import Layout, answer_places
 from diptych.models.bridges.answers import answer_nll
 from diptych.models.bridges.attention_masks import Open, attention_mask
 from diptych.models.bridges.bridge import AnswerLikelihood, Bridge
@@ -55,13 +55,13 @@ class ComprehensionBridge(Bridge):
             position_ids=layout.positions(),
             use_cache=False,
         ).last_hidden_state
-        written_BL = layout.answer_BL[:, 1:]
-        row_A, place_A = written_BL.nonzero(as_tuple=True)
-        logit_AV = self.language.inner.get_output_embeddings()(state_BLD[row_A, place_A])
-        target_A = layout.id_BL[:, 1:][row_A, place_A]
+        column_C, row_A, place_A = layout.places or answer_places(layout.answer_BL)
+        column_A = column_C[place_A]
+        logit_AV = self.language.inner.get_output_embeddings()(state_BLD[row_A, column_A])
+        target_A = layout.id_BL[row_A, column_A + 1]
         nll_B, count_B = answer_nll(logit_AV, target_A, row_A, len(layout))
         hit_A = (logit_AV.detach().argmax(1) == target_A).to(nll_B.dtype)
-        made_BKD = self.head(state_BLD[layout.slot_BL].unflatten(0, (len(layout), -1)))
+        made_BKD = self.head(_at_slots(state_BLD, layout.slot_BL, picture_BKD.shape[1]))
         target_BKD = picture_BKD.detach()
         shown_BK = (chosen_BK | ~chosen_BK.any(1, keepdim=True)).float()
         cosine_BK = F.cosine_similarity(made_BKD.detach().float(), target_BKD.float(), dim=2)
@@ -77,3 +77,9 @@ class ComprehensionBridge(Bridge):
             usage.perplexity,
             usage.most,
         )
+
+
+def _at_slots(state_BLD: Tensor, slot_BL: Tensor, tokens: int) -> Tensor:
+    """States [B, K, D] at the K slots of each row, in order; the host does not wait to count them."""
+    place_BK = slot_BL.long().argsort(dim=1, descending=True, stable=True)[:, :tokens]
+    return state_BLD.gather(1, place_BK[..., None].expand(-1, -1, state_BLD.shape[2]))

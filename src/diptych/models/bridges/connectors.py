@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from diptych.core.errors import ConfigError, ShapeError
 from diptych.models.bridges.token_reduction import Grid, ReducedTokens, pool_tokens, shuffle_tokens
+from diptych.models.towers.packaged.key_mask import key_mask
 
 Kind = Literal["linear", "spread", "grouped", "mlp", "queries", "merging", "pooled", "shuffled"]
 
@@ -201,11 +202,12 @@ class QueryConnector(nn.Module):
                 "this Q-Former reads the instruction, and got none" if self.reads_text else "this Q-Former reads no text"
             )
         rows, queries = len(feature_BPF), len(self.query_QD)
-        seen_BP = feature_BPF.new_ones(feature_BPF.shape[:2], dtype=torch.long)
-        given: dict[str, Any] = {"encoder_hidden_states": self.norm(feature_BPF), "encoder_attention_mask": seen_BP}
+        given: dict[str, Any] = {"encoder_hidden_states": self.norm(feature_BPF)}
         if text_BL is not None:
             mask_BL = torch.ones_like(text_BL) if text_mask_BL is None else text_mask_BL.long()
-            given |= {"input_ids": text_BL, "attention_mask": torch.cat([mask_BL.new_ones(rows, queries), mask_BL], 1)}
+            mask_BT = torch.cat([mask_BL.new_ones(rows, queries), mask_BL], 1)
+            attention = str(self.former.config._attn_implementation)
+            given |= {"input_ids": text_BL, "attention_mask": key_mask(mask_BT, attention)}
         found_BTD = self.former(query_embeds=self.query_QD.expand(rows, -1, -1), **given).last_hidden_state
         picture_BQD: Tensor = self.map(found_BTD[:, :queries])
         return picture_BQD

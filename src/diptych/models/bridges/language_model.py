@@ -176,7 +176,7 @@ class LanguageModel(nn.Module):
         """Context in which calibrations and visual experts know the picture slots of these rows."""
         calibrations: Any = getattr(self, "calibrations", ())
         if self.has_visual_experts:
-            self.router.set(layout.slot_BL)
+            self.router.set(layout.slot_BL, layout.split)
         for calibration in calibrations:
             calibration.slot_BL = layout.slot_BL
         try:
@@ -211,7 +211,7 @@ class LanguageModel(nn.Module):
 
     def _continued(self, embed_BLD: Tensor, layout: Layout) -> tuple[Tensor, Tensor, Tensor]:
         column_C, row_A, place_A = layout.places or answer_places(layout.answer_BL)
-        given: dict[str, Any] = {"attention_mask": self._attention_mask(layout.mask_BL), "use_cache": False}
+        given: dict[str, Any] = {"attention_mask": self.attention_mask(layout.mask_BL), "use_cache": False}
         if self._takes_positions:
             given["position_ids"] = layout.positions()
         with self._reading(layout):
@@ -221,7 +221,7 @@ class LanguageModel(nn.Module):
                 logit_BCV = self.inner(inputs_embeds=embed_BLD, **given).logits[:, column_C]
         return logit_BCV[row_A, place_A], layout.id_BL[:, 1:][:, column_C][row_A, place_A], row_A
 
-    def _attention_mask(self, mask_BL: Tensor) -> Tensor:
+    def attention_mask(self, mask_BL: Tensor) -> Tensor:
         """`attention_mask` for transformers: the mask of padding, from which it makes that of attention after a look at its values.
         A GPU, for which the host would wait at that look, gets the causal mask ready-made, [B, 1, L, L]; not where layers differ in
         what they see (sliding windows)."""

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from diptych.core.errors import ConfigError, ShapeError
+from diptych.models.host_copy import on_host
 
 Assign = Literal["hungarian", "nearest"]
 """Each replaced token of an image gets a row of its own so that distances sum to the least, or the nearest row, whoever else has it."""
@@ -52,20 +53,21 @@ class TokenPool(nn.Module):
     def match(self, token_BKD: Tensor, chosen_BK: Tensor) -> Tensor:
         """The row of each chosen token, int64 [B, K]; -1 for those that stay. Raises ConfigError for a pool of fewer rows than an image
         has chosen tokens, with assign "hungarian"."""
-        row_MD, index_BK = self.rows().float(), torch.full(chosen_BK.shape, -1, device=token_BKD.device)
-        for token_KD, chosen_K, index_K in zip(token_BKD.float(), chosen_BK, index_BK, strict=True):
-            distance_NM = torch.cdist(token_KD[chosen_K], row_MD)
-            if self.assign == "nearest":
-                index_K[chosen_K] = distance_NM.argmin(1)
-                continue
+        distance_BKM = torch.cdist(token_BKD.float(), self.rows().float())
+        if self.assign == "nearest":
+            return torch.where(chosen_BK, distance_BKM.argmin(2), -1)
+        index_BK = torch.full(chosen_BK.shape, -1)
+        distances, chosen = on_host((distance_BKM, chosen_BK))
+        for distance_KM, chosen_K, index_K in zip(distances, chosen, index_BK, strict=True):
+            distance_NM = distance_KM[chosen_K]
             if distance_NM.shape[0] > distance_NM.shape[1]:
                 raise ConfigError(
                     f"a pool of {distance_NM.shape[1]} rows for {distance_NM.shape[0]} replaced tokens of an image "
                     "(expected as many rows at least, or assign 'nearest')"
                 )
-            _, column_N = linear_sum_assignment(distance_NM.cpu().numpy())
+            _, column_N = linear_sum_assignment(distance_NM.numpy())
             index_K[chosen_K] = torch.from_numpy(column_N).to(index_K)
-        return index_BK
+        return index_BK.to(token_BKD.device, non_blocking=True)
 
     def forward(self, token_BKD: Tensor, chosen_BK: Tensor) -> tuple[Tensor, Tensor]:
         """Tokens with rows of the pool in the chosen places, and `match`."""

@@ -25,10 +25,10 @@ class TokenRouter:
         self.slot_BL: Tensor | None = None
         self._split: tuple[Tensor, Tensor] | None = None
 
-    def set(self, slot_BL: Tensor | None) -> None:
+    def set(self, slot_BL: Tensor | None, split: tuple[Tensor, Tensor] | None = None) -> None:
         """The places of the segment that is read next; None: words alone. A later segment of a dialogue, read behind a cache, is set anew
-        by its own places, so that images of later turns are seen by the experts, too."""
-        self.slot_BL, self._split = slot_BL, None
+        by its own places, so that images of later turns are seen by the experts, too. `split`: see `Layout`."""
+        self.slot_BL, self._split = slot_BL, split
 
     def split(self, rows: int, length: int) -> tuple[Tensor, Tensor] | None:
         """Places of words and of images, counted over all rows; None where there are words alone.

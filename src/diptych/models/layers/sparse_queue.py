@@ -7,6 +7,7 @@ bytes a word that it has.  Letters: K rows held, E their entries, N items, V voc
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
@@ -14,8 +15,19 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from diptych.core.errors import ConfigError, ShapeError
+from diptych.models.host_copy import HostCopy
 
 Start = Literal["empty", "random"]
+
+
+@dataclass(frozen=True)
+class _Pushed:
+    """Rows that are not yet sparse: how many entries they have, and those that leave, is on its way from the GPU."""
+
+    row_NV: Tensor
+    group_N: Tensor
+    leaving: int
+    counts: HostCopy
 
 
 class SparseQueue(nn.Module):
@@ -25,7 +37,9 @@ class SparseQueue(nn.Module):
     ring, drops the rows that do not fit and starts over at the first place, which differs unless the batch divides the size.)
 
     start  "empty", or "random" as released: unit vectors of all words with random signs, without group
-    Buffers change their length: `resize_` makes room before a checkpoint is read.
+    Buffers change their length: `resize_` makes room before a checkpoint is read. On a GPU the newest rows become sparse when the queue is
+    next looked at, one step later, since the host would wait for the number of their entries; buffers are whole in `state_dict` and after
+    `settle_`.
     """
 
     value_E: Tensor
@@ -45,13 +59,20 @@ class SparseQueue(nn.Module):
         self.register_buffer("term_E", torch.arange(words, dtype=torch.int32).repeat(held))
         self.register_buffer("length_K", torch.full((held,), words, dtype=torch.int32))
         self.register_buffer("group_K", torch.full((held,), -1, dtype=torch.int64))
+        self._pushed: _Pushed | None = None
 
     def __len__(self) -> int:
         """Rows that are held."""
+        self.settle_()
         return len(self.length_K)
+
+    def state_dict(self, *args: Any, **options: Any) -> Any:
+        self.settle_()
+        return super().state_dict(*args, **options)
 
     def resize_(self, shapes: Mapping[str, torch.Size]) -> None:
         """Buffers of these shapes, to be filled by a checkpoint; names are those of the buffers."""
+        self._pushed = None
         for name in ("value_E", "term_E", "length_K", "group_K"):
             if name in shapes:
                 setattr(self, name, getattr(self, name).new_zeros(shapes[name]))
@@ -60,6 +81,7 @@ class SparseQueue(nn.Module):
         """Dot products [N, K] with what is held now; the gradient reaches `row_NV`."""
         if row_NV.ndim != 2 or row_NV.shape[1] != self.words:
             raise ShapeError(f"a queue over {self.words} words is compared with rows [N, {self.words}], got {list(row_NV.shape)}")
+        self.settle_()
         device = row_NV.device.type
         with torch.autocast(device, enabled=False):
             wide_NV = row_NV.to(torch.promote_types(row_NV.dtype, torch.float32))
@@ -68,6 +90,7 @@ class SparseQueue(nn.Module):
 
     def dense(self) -> Tensor:
         """row_KV, to look at."""
+        self.settle_()
         return self._matrix().to_dense()
 
     def _matrix(self) -> Tensor:
@@ -83,18 +106,30 @@ class SparseQueue(nn.Module):
             )
         row_NV, group_N = row_NV[-self.size :], group_N[-self.size :]
         leaving = max(0, len(self) + len(row_NV) - self.size)
-        first = int(self.length_K[:leaving].sum())
-        item_E, term_E = row_NV.nonzero(as_tuple=True)
-        length_N = torch.bincount(item_E, minlength=len(row_NV)).to(self.length_K)
+        counts = torch.stack([(row_NV != 0).sum(), self.length_K[:leaving].sum()])
+        self._pushed = _Pushed(row_NV.detach(), group_N, leaving, HostCopy(counts))
+        if row_NV.device.type == "cpu":
+            self.settle_()
+
+    @torch.no_grad()
+    def settle_(self) -> None:
+        """Makes the rows that were pushed last sparse, where they are not yet."""
+        pushed, self._pushed = self._pushed, None
+        if pushed is None:
+            return
+        row_NV, leaving = pushed.row_NV, pushed.leaving
+        entries, first = pushed.counts.tolist()
+        item_E, term_E = torch.nonzero_static(row_NV, size=entries).unbind(1)
+        length_N = (row_NV != 0).sum(1).to(self.length_K)
         self.value_E = torch.cat([self.value_E[first:], row_NV[item_E, term_E].to(self.value_E)])
         self.term_E = torch.cat([self.term_E[first:], term_E.to(self.term_E)])
         self.length_K = torch.cat([self.length_K[leaving:], length_N])
-        self.group_K = torch.cat([self.group_K[leaving:], group_N.to(self.group_K)])
+        self.group_K = torch.cat([self.group_K[leaving:], pushed.group_N.to(self.group_K)])
 
 
 def _matrix(value_E: Tensor, term_E: Tensor, length_K: Tensor, words: int) -> Tensor:
     """[K, V] as a sparse matrix, rows in order."""
-    row_E = torch.repeat_interleave(torch.arange(len(length_K), device=length_K.device), length_K)
+    row_E = torch.repeat_interleave(torch.arange(len(length_K), device=length_K.device), length_K, output_size=len(value_E))
     entries_2E = torch.stack([row_E, term_E.long()])
     return torch.sparse_coo_tensor(entries_2E, value_E, (len(length_K), words), is_coalesced=True, check_invariants=False)
 

@@ -29,6 +29,10 @@ class SceneGraphTargets:
     pair_G2: Tensor
     relation_G: Tensor
 
+    def to(self, device: torch.device) -> SceneGraphTargets:
+        tensors = (self.box_K4, self.label_K, self.pair_G2, self.relation_G)
+        return SceneGraphTargets(*(tensor.to(device, non_blocking=True) for tensor in tensors))
+
 
 @dataclass(frozen=True, slots=True)
 class SampledPairs:
@@ -37,6 +41,10 @@ class SampledPairs:
     label_N: Tensor
     pair_P2: Tensor
     relation_P: Tensor
+
+    def to(self, device: torch.device) -> SampledPairs:
+        tensors = (self.label_N, self.pair_P2, self.relation_P)
+        return SampledPairs(*(tensor.to(device, non_blocking=True) for tensor in tensors))
 
 
 @dataclass(frozen=True, slots=True)

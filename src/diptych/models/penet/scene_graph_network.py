@@ -22,8 +22,9 @@ from diptych.models.detection.backbone import DetectionBackbone
 from diptych.models.detection.faster_rcnn import FasterRCNN, FasterRCNNConfig, Proposals, nms_labels
 from diptych.models.detection.inclusive_boxes import Sizes
 from diptych.models.detection.roi_pooler import RoIBoxHead, RoIPooler
+from diptych.models.host_copy import on_host
 from diptych.models.penet.pair_regions import PairRegions
-from diptych.models.penet.pair_sampling import PairSampling, SceneGraphTargets
+from diptych.models.penet.pair_sampling import PairSampling, SampledPairs, SceneGraphTargets
 from diptych.models.penet.predicate_head import PENetHeadConfig, PredicatePrototypeHead, ScoredPairs, box_code
 
 Setting = Literal["predcls", "sgcls", "sgdet"]
@@ -105,7 +106,11 @@ class SceneGraphNetwork(nn.Module):
         detects: bool,
         relates: bool = True,
     ) -> GraphScores:
-        """`detects` trains the detector along, else it is only asked; without `relates` it is trained alone."""
+        """`detects` trains the detector along, else it is only asked; without `relates` it is trained alone.
+
+        targets  on any device; pairs are drawn in main memory, where no step waits for the next
+        """
+        on_cpu, targets = targets, [each.to(image_BCHW.device) for each in targets]
         maps = self.detector.maps(image_BCHW)
         detecting: dict[str, Tensor] = {}
         boxes, labels = [t.box_K4 for t in targets], [t.label_K for t in targets]
@@ -126,8 +131,9 @@ class SceneGraphNetwork(nn.Module):
             else:
                 proposals = self.detector.proposals(image_BCHW, maps, sizes)
             proposals_B = self._predict_regions(maps, proposals, targets, sizes, keep_true=detects)
-            drawn = [sampling(f.proposal_N4, f.boxes(), t) for f, t in zip(proposals_B, targets, strict=True)]
-            boxes, labels = [f.boxes() for f in proposals_B], [draw.label_N for draw in drawn]
+            boxes = [f.boxes() for f in proposals_B]
+            drawn = _sampled(sampling, [f.proposal_N4 for f in proposals_B], boxes, on_cpu)
+            labels = [draw.label_N for draw in drawn]
             pairs, relations = [draw.pair_P2 for draw in drawn], [draw.relation_P for draw in drawn]
             seen_NC = torch.cat([f.logit_NC for f in proposals_B])
         region_NV = self.regions(self.pool(maps, boxes))
@@ -227,6 +233,16 @@ class SceneGraphNetwork(nn.Module):
         pair_P2 = torch.cat([pair_P2 + start for pair_P2, start in zip(pairs, starts, strict=False)])
         scored: ScoredPairs = self.head(region_NV, label_N, pair_P2, union_PV)
         return scored
+
+
+def _sampled(
+    sampling: PairSampling, proposals: Sequence[Tensor], boxes: Sequence[Tensor], targets: Sequence[SceneGraphTargets]
+) -> list[SampledPairs]:
+    """Pairs of each image, drawn in main memory; the host waits once for the boxes of all images."""
+    counts, device = [len(box_N4) for box_N4 in boxes], boxes[0].device
+    proposal_N4, box_N4 = on_host((torch.cat(list(proposals)), torch.cat(list(boxes))))
+    rows = zip(proposal_N4.split(counts), box_N4.split(counts), targets, strict=True)
+    return [sampling(*each, target.to(torch.device("cpu"))).to(device) for *each, target in rows]
 
 
 def all_ordered_pairs(count: int, device: torch.device | None = None) -> Tensor:

@@ -74,7 +74,11 @@ class RoomChat(nn.Module):
         order = sequence_BM[..., None, None].expand_as(token_BMCD)
         ordered_BMCD, there_BM = token_BMCD.gather(1, order), open_BM.gather(1, sequence_BM)
         words_BLD = self.language.embed(layout.id_BL)
-        return splice(words_BLD, ordered_BMCD[there_BM], layout.slot_BL, there_BM.sum(1))
+        if there_BM.device.type == "cpu":
+            token_NCD = ordered_BMCD[there_BM]
+        else:  # those that are there before the others, without an index of unknown length, for which the host would wait
+            token_NCD = ordered_BMCD.flatten(0, 1)[(~there_BM).flatten().long().argsort(stable=True)]
+        return splice(words_BLD, token_NCD, layout.slot_BL, there_BM.sum(1))
 
     def forward(
         self,

@@ -54,19 +54,19 @@ class DialoguePolicy(nn.Module):
 
     def forward(self, image_BCHW: Tensor, layout: Layout) -> DialogueTokens:
         embed_BLD, _ = self.bridge.embed(self.bridge.picture(image_BCHW), layout)
-        logit_BMV = self.bridge.language.inner(inputs_embeds=embed_BLD, **_given(layout)).logits[:, :-1]
+        logit_BMV = self.bridge.language.inner(inputs_embeds=embed_BLD, **self._given(layout)).logits[:, :-1]
         wide = torch.promote_types(logit_BMV.dtype, torch.float32)
         log_BMV = (logit_BMV.to(wide) / self.temperature).log_softmax(-1)
         log_BM = log_BMV.gather(2, layout.id_BL[:, 1:, None])[..., 0]
         entropy_BM = -(log_BMV.exp() * log_BMV).sum(-1)
         if not hasattr(self, "value_model"):
             return DialogueTokens(log_BM, entropy_BM, torch.zeros_like(log_BM))
-        state_BLD = self.value_model(inputs_embeds=embed_BLD.detach(), **_given(layout)).last_hidden_state
+        state_BLD = self.value_model(inputs_embeds=embed_BLD.detach(), **self._given(layout)).last_hidden_state
         return DialogueTokens(log_BM, entropy_BM, self.value_head(state_BLD)[:, :-1, 0])
 
-
-def _given(layout: Layout) -> dict[str, Any]:
-    return {"attention_mask": layout.mask_BL.long(), "position_ids": layout.positions(), "use_cache": False}
+    def _given(self, layout: Layout) -> dict[str, Any]:
+        mask = self.bridge.language.attention_mask(layout.mask_BL)
+        return {"attention_mask": mask, "position_ids": layout.positions(), "use_cache": False}
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,12 +5,12 @@ Letters: B images, C entity texts, R relation texts, N pairs.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from itertools import permutations
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Self, TypeVar
 
 import torch
 from torch import Tensor
@@ -28,6 +28,7 @@ from diptych.data.media.transforms import Pixels
 from diptych.models.detection.backbone import detection_backbone
 from diptych.models.detection.images import DetectionPreprocess
 from diptych.models.io.card import detector_card
+from diptych.models.io.device import batched
 from diptych.models.io.folder import fingerprint, load_weights, parameters, read_config, write_model
 from diptych.models.io.inference import evaluating, parts
 from diptych.models.rlipv2.relation_detector import PairSet, RelationDetector, RelationDetectorConfig
@@ -43,6 +44,7 @@ from diptych.models.rlipv2.triplet_selection import (
 from diptych.models.towers.label_encoder import label_encoder
 from diptych.models.towers.label_texts import LabelTexts, label_texts
 
+R = TypeVar("R")
 PAIRS = 100
 """Given pairs that are related in one pass (fewer for a model with fewer slots)."""
 
@@ -97,10 +99,13 @@ class GraphDetector:
             kept = [(triplet_nms(row.rows(row.score_T > threshold)), size) for row, size in rows]
             lists = LabelLists.of_query(objects, relations)
             return [scene_graph(row, size, lists.objects, lists.relations) for row, size in kept]
-        lists, graphs = LabelLists.of_query(objects), []
-        for part, size_B in self._batches(images, batch_size):
-            graphs += entity_graphs(self._predicted(part, lists), size_B, lists.objects, top=top)
-        return [_above(graph, threshold) for graph in graphs]
+        lists = LabelLists.of_query(objects)
+        blocks = self._in_batches(
+            images,
+            batch_size,
+            lambda part, size_B: entity_graphs(self._predicted(part, lists), size_B, lists.objects, top=top),
+        )
+        return [_above(graph, threshold) for block in blocks for graph in block]
 
     detect_rule: ClassVar[dict[str, str]] = {
         "triplet_score": "relation x subject x object",
@@ -141,11 +146,12 @@ class GraphDetector:
         lists = LabelLists.of_query(objects, relations)
         if not lists.relations:
             raise DataError("the list is empty", field="relations", expected="at least one relation to look for")
-        triplets: list[tuple[TripletDetections, tuple[int, int]]] = []
-        for part, size_B in self._batches(images, batch_size):
-            best = best_triplets(self._predicted(part, lists), top=top, rule=rule, possible_CR=possible_CR)
-            triplets += zip(best, size_B, strict=True)
-        return triplets
+
+        def best(part: list[Pixels], size_B: list[tuple[int, int]]) -> list[tuple[TripletDetections, tuple[int, int]]]:
+            each = best_triplets(self._predicted(part, lists), top=top, rule=rule, possible_CR=possible_CR)
+            return list(zip(each, size_B, strict=True))
+
+        return [row for block in self._in_batches(images, batch_size, best) for row in block]
 
     @one_or_many
     def relate(
@@ -239,12 +245,18 @@ class GraphDetector:
             )
         return predicted
 
-    def _batches(self, images: Sequence[ImageSource], batch_size: int) -> Iterator[tuple[list[Pixels], list[tuple[int, int]]]]:
+    def _in_batches(
+        self, images: Sequence[ImageSource], batch_size: int, work: Callable[[list[Pixels], list[tuple[int, int]]], R]
+    ) -> list[R]:
+        """Results of `work` on the pixels of batches and their sizes, smaller batches where memory runs out."""
         if self.model.shape.given:
             raise ConfigError(f"{self.name} relates given regions: call relate(images, regions, relations=...)")
-        for part in parts(images, batch_size):
+
+        def one(part: Sequence[ImageSource]) -> R:
             decoded = [decode(image, exact=True) for image in part]
-            yield decoded, [(pixels.shape[0], pixels.shape[1]) for pixels in decoded]
+            return work(decoded, [(pixels.shape[0], pixels.shape[1]) for pixels in decoded])
+
+        return batched(images, batch_size, next(self.model.parameters()).device, one)
 
     @contextmanager
     def _ready(self) -> Iterator[torch.device]:

@@ -65,7 +65,11 @@ class CoordinateWriter(nn.Module):
         hidden_SS = torch.ones(length, length, dtype=torch.bool, device=row_BSD.device).triu(1)
         padded_BS = torch.cat([~mask_BL, torch.zeros(batch, given + 1, dtype=torch.bool, device=row_BSD.device)], 1)
         read_BSD = self.decoder(
-            row_BSD + self.position_1SD[:, :length], patch_BPD, tgt_mask=hidden_SS, tgt_key_padding_mask=padded_BS
+            row_BSD + self.position_1SD[:, :length],
+            patch_BPD,
+            tgt_mask=hidden_SS,
+            tgt_key_padding_mask=padded_BS,
+            tgt_is_causal=False,  # else the decoder compares the mask, and the host waits for a GPU
         )
         logit_BTK: Tensor = self.head(read_BSD[:, self.length :])
         return logit_BTK

@@ -85,4 +85,5 @@ def updated_centre(
         return torch.lerp(mean_over_processes(teacher_NVK.flatten(0, 1).mean(0), process_group), centre_K, momentum)
     sum_K = mean_over_processes(teacher_NVK.masked_fill(~mask_NV[..., None], 0).sum((0, 1)), process_group)
     count = mean_over_processes(mask_NV.sum().to(centre_K), process_group)
-    return torch.lerp(sum_K / count, centre_K, momentum) if bool(count) else centre_K.clone()
+    moved_K = torch.lerp(sum_K / count.clamp_min(torch.finfo(count.dtype).tiny), centre_K, momentum)
+    return torch.where(count > 0, moved_K, centre_K)

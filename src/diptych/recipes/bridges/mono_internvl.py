@@ -41,10 +41,16 @@ USER, ASSISTANT = "<|im_start|>user\n", "<|im_end|><|im_start|>assistant\n"
 class TileBatch(BridgeBatch):
     """image_BCHW  the first tile of each row, black where a row has no image
     more_BMCHW  the others; there_BM: which tiles a row has, the first among them
+    tile_T      the places of these among all M of all rows, found on the host; None: they have to be searched for
     """
 
     more_BMCHW: Rows[Tensor] | None = None
     there_BM: Rows[Tensor] | None = None
+    tile_T: Tensor | None = None
+
+    def rows(self, start: int, stop: int) -> Self:
+        whole = start == 0 and stop >= len(self)
+        return self if whole else replace(super().rows(start, stop), tile_T=None)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -161,7 +167,7 @@ class MonoInternVL(VisualInstructionRecipe):
             row, longer = self.turn_row(draw, asked, slots=slots)
             rows.append(row)
             truncated += longer
-        laid = lay_out(rows, self.words(), length=self.text_length, names=[draw.sample.uid for draw in draws])
+        laid = lay_out(rows, self.words(), length=self.text_length, names=[draw.sample.uid for draw in draws]).with_split()
         most = max(1, *map(len, cut))
         image_BMCHW = torch.zeros(len(draws), most, 3, self.image_size, self.image_size)
         for index, tiles in enumerate(cut):
@@ -169,7 +175,8 @@ class MonoInternVL(VisualInstructionRecipe):
                 image_BMCHW[index, : len(tiles)] = self.preprocess(tiles)
         there_BM = torch.arange(most)[None] < torch.tensor([len(tiles) for tiles in cut])[:, None]
         values = {each.name: getattr(laid, each.name) for each in fields(laid)} | {"truncated": laid.truncated + truncated}
-        return TileBatch(image_BMCHW[:, 0], **values, more_BMCHW=image_BMCHW[:, 1:], there_BM=there_BM)
+        tile_T = there_BM.flatten().nonzero()[:, 0]
+        return TileBatch(image_BMCHW[:, 0], **values, more_BMCHW=image_BMCHW[:, 1:], there_BM=there_BM, tile_T=tile_T)
 
     # ------------------------------------------------------------ model
 
@@ -193,7 +200,8 @@ class MonoInternVL(VisualInstructionRecipe):
     def features(self, model: Bridge, batch: BridgeBatch) -> AnswerLikelihood:
         if not isinstance(batch, TileBatch) or batch.there_BM is None or batch.more_BMCHW is None:
             raise ConfigError("mono_internvl reads batches of its own making")
-        image_NCHW = torch.cat((batch.image_BCHW[:, None], batch.more_BMCHW), 1)[batch.there_BM]
+        tile_T = batch.there_BM.flatten().nonzero()[:, 0] if batch.tile_T is None else batch.tile_T
+        image_NCHW = torch.cat((batch.image_BCHW[:, None], batch.more_BMCHW), 1).flatten(0, 1)[tile_T]
         count_B = batch.there_BM.sum(1)
         written: AnswerLikelihood = model(image_NCHW if len(image_NCHW) else None, batch.layout, count_B=count_B)
         return written

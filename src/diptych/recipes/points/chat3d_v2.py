@@ -21,7 +21,7 @@ from diptych.data.points.room_chat_prompts import CHAT_TASKS, ChatPrompt, ChatTa
 from diptych.data.points.room_language import room_descriptions, room_objects, room_questions
 from diptych.data.points.room_things import read_things
 from diptych.data.text.object_identifiers import IdentifierAssignment, IdentifierOrder, identifier
-from diptych.data.text.prompts.layout import Layout, lay_out
+from diptych.data.text.prompts.layout import AnswerPlaces, Layout, lay_out
 from diptych.data.text.tokenize import Tokenizer
 from diptych.models.bridges.language_model import LanguageModel, LanguageVocabulary
 from diptych.models.points.object_tokens import ObjectTokenSettings
@@ -49,13 +49,19 @@ class RoomChatBatch(TensorBatch):
     answer_BL: Rows[Tensor] | None = None
     caption_BMCL: Rows[Tensor] | None = None
     caption_mask_BMCL: Rows[Tensor] | None = None
+    places: AnswerPlaces | None = None
+
+    def rows(self, start: int, stop: int) -> Self:
+        """Only these rows; the places of answers are those of all, and are searched for anew."""
+        whole = start == 0 and stop >= len(self)
+        return self if whole else replace(super().rows(start, stop), places=None)
 
     @property
     def layout(self) -> Layout | None:
         """The rows; None where captions are aligned."""
         if self.id_BL is None or self.slot_BL is None or self.mask_BL is None or self.answer_BL is None:
             return None
-        return Layout(self.id_BL, self.slot_BL, self.mask_BL, self.answer_BL)
+        return Layout(self.id_BL, self.slot_BL, self.mask_BL, self.answer_BL, places=self.places)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -194,7 +200,8 @@ class Chat3Dv2(LanguageModelRecipe[RoomChat, RoomChatBatch, RoomChatFeatures]):
             asked, answer = draw_request(tasks, objects, described, self._questions(sample), assignment, self.prompt, draw.rng)
             rows.append(self.prompt.pieces(assignment, asked, answer, tokens=self.tokens.count))
         laid = lay_out(rows, self.words(), length=self.text_length, names=[draw.sample.uid for draw in draws])
-        return replace(things, id_BL=laid.id_BL, slot_BL=laid.slot_BL, mask_BL=laid.mask_BL, answer_BL=laid.answer_BL)
+        made = {name: getattr(laid, name) for name in ("id_BL", "slot_BL", "mask_BL", "answer_BL", "places")}
+        return replace(things, **made)
 
     def _questions(self, sample: Sample) -> list[tuple[str, tuple[str, ...]]]:
         return room_questions(sample) if "questions" in self.tasks and "questions" in sample.extras else []

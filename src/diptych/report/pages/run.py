@@ -21,7 +21,7 @@ from diptych.report.pictures import Album
 
 MAIN = ("r@1", "acc@1", "r@5", "r@50")
 """Of the metrics of an evaluation inside a run, the first of these is drawn."""
-SKIPPED = {"step", "kind", "loss", "lr", "grad_norm", "images_per_second", "seconds"}
+SKIPPED = {"step", "kind", "loss", "lr", "grad_norm", "images_per_second", "seconds", "tflops", "mfu"}
 
 
 def run_report(folder: RunFolder, data: Dataset | None = None) -> Path:
@@ -58,6 +58,10 @@ def _numbers(
         speeds = sorted(line["images_per_second"] for line in train if line.get("images_per_second"))
         if speeds:
             numbers.append((f"{speeds[len(speeds) // 2]:,.0f}", "samples per second (median)"))
+        if shares := sorted(line["mfu"] for line in train if line.get("mfu")):
+            numbers.append((f"{shares[len(shares) // 2]:.1%}", "of the device's peak in model FLOPs (MFU, median)"))
+        elif rates := sorted(line["tflops"] for line in train if line.get("tflops")):
+            numbers.append((f"{rates[len(rates) // 2]:.3g}", "model TFLOP/s of a process (median)"))
     return numbers
 
 

@@ -5,27 +5,17 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 
-import torch
 from torch import Tensor
 
 from diptych.core.errors import RunError
+from diptych.models.host_copy import HostCopy
 
 
-class LateValues:
-    """A copy of a small tensor to the host, begun at once. `tolist` waits for the copy alone, which one step later is over."""
-
-    def __init__(self, tensor: Tensor) -> None:
-        self._event: torch.cuda.Event | None = None
-        self._host = tensor.detach().to("cpu", non_blocking=tensor.device.type == "cuda")
-        if tensor.device.type == "cuda":
-            self._event = torch.cuda.Event()
-            self._event.record()
+class LateValues(HostCopy):
+    """A copy of a small tensor to the host, as floats."""
 
     def tolist(self) -> list[float]:
-        if self._event is not None:
-            self._event.synchronize()
-            self._event = None
-        return [float(value) for value in self._host.reshape(-1).tolist()]
+        return [float(value) for value in super().tolist()]
 
 
 class LateNumbers(Mapping[str, float]):

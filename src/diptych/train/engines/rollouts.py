@@ -19,8 +19,8 @@ from diptych.objectives.gather import all_gather, check_equal_rows, world
 
 def shared_seed(device: torch.device | str = "cpu") -> int:
     """A seed from torch's generator, that of the first process on all of them."""
-    own = torch.randint(2**62, (1,)).to(device)
-    return int(all_gather(own)[0])
+    own = torch.randint(2**62, (1,))
+    return int(all_gather(own.to(device))[0]) if world()[1] > 1 else int(own)
 
 
 class RowNoise:
@@ -44,9 +44,12 @@ def check_rollout(rollout: Any, *, step: int) -> None:
     """Refuses a rollout without rows, or with a floating row that is not finite: a reward that returned NaN ends here with its row."""
     if len(rollout) == 0:
         raise RunError(f"the rollout of step {step} has no rows (expected one or more: an answer has at least its end mark)")
-    for name in row_fields(type(rollout)):
-        value = getattr(rollout, name)
-        if not (isinstance(value, Tensor) and value.is_floating_point()) or bool(value.isfinite().all()):
+    values = {name: getattr(rollout, name) for name in row_fields(type(rollout))}
+    floating = {name: value for name, value in values.items() if isinstance(value, Tensor) and value.is_floating_point()}
+    if not floating or bool(torch.stack([value.isfinite().all() for value in floating.values()]).all()):
+        return  # after one look at the values, for which the host waits
+    for name, value in floating.items():
+        if bool(value.isfinite().all()):
             continue
         row = int((~value.isfinite()).flatten(1).any(1).nonzero()[0]) if value.ndim > 1 else int((~value.isfinite()).nonzero()[0])
         worst = float(value[row].flatten()[~value[row].flatten().isfinite()][0])

@@ -106,6 +106,7 @@ class Layout(TensorBatch):
     answer_BL  True on what the loss counts
     truncated  how many answers were longer than the row and were cut
     places     where answers are written (`answer_places`), found while the rows are on the host; None: they have to be searched for
+    split      the same of words with padding and of pictures, counted over all rows (`with_split`); None where nobody asked
     """
 
     id_BL: Rows[Tensor]
@@ -114,10 +115,16 @@ class Layout(TensorBatch):
     answer_BL: Rows[Tensor]
     truncated: int = 0
     places: AnswerPlaces | None = None
+    split: tuple[Tensor, Tensor] | None = None
 
     def rows(self, start: int, stop: int) -> Self:
         whole = start == 0 and stop >= len(self)
-        return self if whole else replace(super().rows(start, stop), places=None)
+        return self if whole else replace(super().rows(start, stop), places=None, split=None)
+
+    def with_split(self) -> Self:
+        """With places of words and pictures, for a model that takes them through layers of their own. To be called on the host."""
+        slot_N = self.slot_BL.flatten()
+        return replace(self, split=((~slot_N).nonzero()[:, 0], slot_N.nonzero()[:, 0]))
 
     def positions(self) -> Tensor:
         """The number of each place among those that count, from 0; 0 on padding to the left of them. [B, L]"""

@@ -6,7 +6,7 @@ Letters: B batch, N items, C channel (of images) or classes (of logits), H W, M 
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -26,8 +26,9 @@ from diptych.core.rows import Rows
 from diptych.data.media.decode import decode
 from diptych.data.media.transforms import Preprocess
 from diptych.models.io.card import model_card
+from diptych.models.io.device import batched
 from diptych.models.io.folder import fingerprint, load_weights, parameters, read_config, write_model
-from diptych.models.io.inference import evaluating, parts
+from diptych.models.io.inference import evaluating
 from diptych.models.layers.transformer import l2_normalise
 from diptych.models.pairs.classifiers.nested_classifier import NestedClassifier
 from diptych.models.towers.outputs import Tower
@@ -98,21 +99,21 @@ class ClassEmbedder:
     def classify(self, images: Sequence[ImageSource], *, batch_size: int = 64) -> npt.NDArray[np.float32]:
         """Logits [N, K] of the classifier of this width."""
         weight_CD, bias_C = self._head()
-        blocks = []
-        with self._ready() as device:
-            for image_BCHW in self._batches(images, batch_size, device):
-                views = (image_BCHW, image_BCHW.flip(3)) if self.flip else (image_BCHW,)
-                each = [self.model.image_tower(view).pooled_BD[:, : self.width] @ weight_CD.T for view in views]
-                blocks.append(torch.stack(each).mean(0) + (0 if bias_C is None else bias_C))
+
+        def logits(image_BCHW: Tensor) -> Tensor:
+            views = (image_BCHW, image_BCHW.flip(3)) if self.flip else (image_BCHW,)
+            each = [self.model.image_tower(view).pooled_BD[:, : self.width] @ weight_CD.T for view in views]
+            return torch.stack(each).mean(0) + (0 if bias_C is None else bias_C)
+
+        blocks = self._in_batches(images, batch_size, logits)
         return torch.cat(blocks).float().cpu().numpy() if blocks else np.zeros((0, len(self.classes)), np.float32)
 
     @one_or_many
     def embed_images(self, images: Sequence[ImageSource], *, batch_size: int = 64) -> Unit:
-        with self._ready() as device:
-            blocks = [
-                l2_normalise(self.model.image_tower(image_BCHW).pooled_BD[:, : self.width])
-                for image_BCHW in self._batches(images, batch_size, device)
-            ]
+        def unit(image_BCHW: Tensor) -> Tensor:
+            return l2_normalise(self.model.image_tower(image_BCHW).pooled_BD[:, : self.width])
+
+        blocks = self._in_batches(images, batch_size, unit)
         return torch.cat(blocks).float().cpu().numpy() if blocks else np.zeros((0, self.width), np.float32)
 
     @one_or_many
@@ -141,9 +142,14 @@ class ClassEmbedder:
         linear = classifier.linears[classifier.dims.index(self.width)]
         return linear.weight, linear.bias  # type: ignore[return-value]
 
-    def _batches(self, images: Sequence[ImageSource], size: int, device: torch.device) -> Iterator[Tensor]:
-        for part in parts(images, size):
-            yield self.preprocess([decode(image, exact=True) for image in part]).to(device)
+    def _in_batches(self, images: Sequence[ImageSource], size: int, work: Callable[[Tensor], Tensor]) -> list[Tensor]:
+        """Results of `work` on batches of the images, smaller ones where memory runs out."""
+        with self._ready() as device:
+
+            def one(part: Sequence[ImageSource]) -> Tensor:
+                return work(self.preprocess([decode(image, exact=True) for image in part]).to(device))
+
+            return batched(images, size, device, one)
 
     @contextmanager
     def _ready(self) -> Iterator[torch.device]:

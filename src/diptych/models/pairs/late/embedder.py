@@ -5,9 +5,9 @@ Letters: B batch, N images, K texts, C channel, H W, P patches, L tokens, D widt
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -19,11 +19,13 @@ from diptych.core.errors import DataError
 from diptych.core.image import ImageSource
 from diptych.core.inputs import one_or_many
 from diptych.data.media.decode import decode
+from diptych.models.io.device import batched
 from diptych.models.io.folder import fingerprint
-from diptych.models.io.inference import parts
 from diptych.models.pairs.embedder import PairEmbedder
 from diptych.models.pairs.late.encoder import content_mask, encode_patches, encode_words, mean_vector
 from diptych.models.pairs.late.scores import late_scores
+
+R = TypeVar("R")
 
 
 class LateEmbedder(PairEmbedder):
@@ -61,29 +63,30 @@ class LateEmbedder(PairEmbedder):
     @one_or_many
     def embed_patches(self, images: Sequence[ImageSource], *, batch_size: int = 64) -> list[Unit]:
         """[P, D] an image, row by row of its grid."""
-        return [row_PD[real_P] for rows, mask in self._patches(images, batch_size) for row_PD, real_P in _numbers(rows, mask)]
+        return [row_PD for rows in self._patches(images, batch_size, _real_rows) for row_PD in rows]
 
     @one_or_many
     def embed_words(self, texts: Sequence[str], *, batch_size: int = 256) -> list[Unit]:
         """[L, D] a text. Raises DataError for a text without a token."""
-        return [row_LD[real_L] for rows, mask in self._words(texts, batch_size) for row_LD, real_L in _numbers(rows, mask)]
+        return [row_LD for rows in self._words(texts, batch_size, _real_rows) for row_LD in rows]
 
     @one_or_many
     def embed_in_context(self, texts: Sequence[str]) -> list[list[tuple[str, Unit]]]:
         """The words of each text with their tokens [T, D], read in the text; marks belong to no word."""
         answers = []
-        rows = (row_LD for token_BLD, _ in self._words(texts, 256) for row_LD in token_BLD.float().cpu().numpy())
+        blocks = self._words(texts, 256, lambda token_BLD, _: token_BLD.float().cpu().numpy())
+        rows = (row_LD for block in blocks for row_LD in block)
         for text, row_LD in zip(texts, rows, strict=True):
             answers.append([(word, row_LD[positions]) for word, positions in self.tokenizer.word_places(text, self.text_length)])
         return answers
 
     @one_or_many
     def embed_images(self, images: Sequence[ImageSource], *, batch_size: int = 64) -> Unit:
-        return self._rows([mean_vector(*tokens) for tokens in self._patches(images, batch_size)])
+        return self._rows(self._patches(images, batch_size, mean_vector))
 
     @one_or_many
     def embed_texts(self, texts: Sequence[str], *, batch_size: int = 256) -> Unit:
-        return self._rows([mean_vector(*tokens) for tokens in self._words(texts, batch_size)])
+        return self._rows(self._words(texts, batch_size, mean_vector))
 
     @one_or_many
     def score_pairs(
@@ -91,35 +94,40 @@ class LateEmbedder(PairEmbedder):
     ) -> npt.NDArray[np.float32]:
         """[N, K]: of an image, the mean over its patches of the best cosine with a word of the text; of a text, the mean over its words
         of the best cosine with a patch. Holds the patches of all images at once."""
-        score_NK = np.zeros((len(images), len(texts)), np.float32)
         if not len(images) or not len(texts):
-            return score_NK
-        batches = list(self._patches(images, batch_size))
+            return np.zeros((len(images), len(texts)), np.float32)
+        batches = self._patches(images, batch_size, lambda *tokens: tokens)
         patch_NPD, patch_mask_NP = (torch.cat([tokens[part] for tokens in batches]) for part in (0, 1))
-        start = 0
-        for word_KLD, word_mask_KL in self._words(texts, batch_size):
+
+        def score(word_KLD: Tensor, word_mask_KL: Tensor) -> npt.NDArray[np.float32]:
             by_image_NK, by_text_NK = late_scores(patch_NPD, word_KLD, patch_mask_NP, word_mask_KL)
-            stop = start + len(word_KLD)
-            score_NK[:, start:stop] = (by_image_NK if query == "image" else by_text_NK).float().cpu().numpy()
-            start = stop
-        return score_NK
+            return (by_image_NK if query == "image" else by_text_NK).float().cpu().numpy()
 
-    def _patches(self, images: Sequence[ImageSource], batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
-        for part in parts(images, batch_size):
-            with self._ready() as device:
+        return np.concatenate(self._words(texts, batch_size, score), 1)
+
+    def _patches(self, images: Sequence[ImageSource], batch_size: int, work: Callable[[Tensor, Tensor], R]) -> list[R]:
+        """Results of `work` on the patches of batches and their masks, smaller batches where memory runs out."""
+        with self._ready() as device:
+
+            def one(part: Sequence[ImageSource]) -> R:
                 image_BCHW = self.preprocess([decode(image, exact=True) for image in part]).to(device)
-                patches = encode_patches(self.model, image_BCHW)
-            yield patches
+                return work(*encode_patches(self.model, image_BCHW))
 
-    def _words(self, texts: Sequence[str], batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
-        for part in parts(texts, batch_size):
-            encoded = self.tokenizer.encode(list(part), self.text_length)
-            self.truncated += encoded.truncated
-            text_BL, mask_BL = self._fitted(torch.from_numpy(encoded.ids_BL), torch.from_numpy(encoded.mask_BL))
-            word_mask_BL = compared_words(mask_BL, self.tokenizer, part, marks=self.marks)
-            with self._ready() as device:
-                word_BLD = encode_words(self.model, text_BL.to(device), mask_BL.to(device))
-            yield word_BLD, word_mask_BL.to(device)
+            return batched(images, batch_size, device, one)
+
+    def _words(self, texts: Sequence[str], batch_size: int, work: Callable[[Tensor, Tensor], R]) -> list[R]:
+        """The same of the words of texts."""
+        with self._ready() as device:
+
+            def one(part: Sequence[str]) -> R:
+                encoded = self.tokenizer.encode(list(part), self.text_length)
+                text_BL, mask_BL = self._fitted(torch.from_numpy(encoded.ids_BL), torch.from_numpy(encoded.mask_BL))
+                word_mask_BL = compared_words(mask_BL, self.tokenizer, part, marks=self.marks)
+                result = work(encode_words(self.model, text_BL.to(device), mask_BL.to(device)), word_mask_BL.to(device))
+                self.truncated += encoded.truncated  # once, also where a part is halved
+                return result
+
+            return batched(texts, batch_size, device, one)
 
 
 def compared_words(mask_BL: Tensor, tokenizer: Any, names: Sequence[str], *, marks: bool) -> Tensor:
@@ -133,5 +141,6 @@ def compared_words(mask_BL: Tensor, tokenizer: Any, names: Sequence[str], *, mar
     return mask_BL if marks else word_mask_BL
 
 
-def _numbers(token_BTD: Tensor, mask_BT: Tensor) -> Iterator[tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_]]]:
-    return zip(token_BTD.float().cpu().numpy(), mask_BT.cpu().numpy(), strict=True)
+def _real_rows(token_BTD: Tensor, mask_BT: Tensor) -> list[Unit]:
+    """The tokens of each item that are no padding."""
+    return [row_TD[real_T] for row_TD, real_T in zip(token_BTD.float().cpu().numpy(), mask_BT.cpu().numpy(), strict=True)]

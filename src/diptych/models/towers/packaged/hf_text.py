@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from diptych.core.errors import ConfigError, DataError, ShapeError
 from diptych.models.layers.pooling import mean_pool
 from diptych.models.towers.outputs import Tower, TowerOutput
+from diptych.models.towers.packaged.key_mask import key_mask
 
 
 @contextmanager
@@ -37,6 +38,8 @@ SIDES = {
     "chinese_clip_text_model": "ChineseCLIPTextModel",
 }
 """`model_type` of the text side of a model of two sides -> its class in transformers, where `AutoModel` does not know it."""
+TAKES_READY_MASKS = ("bert", "roberta", "xlm-roberta", "camembert", "electra", "align_text_model", "chinese_clip_text_model")
+"""`model_type` of encoders that read in both directions and take a mask [B, 1, L, L] as it is."""
 
 
 class TransformersText(Tower):
@@ -99,8 +102,14 @@ class TransformersText(Tower):
         if mask_BL is None:
             mask_BL = text.new_ones(text.shape[:2]).bool()
         given = {"input_ids": text} if text.ndim == 2 else {"inputs_embeds": text}
-        answer = self.net(**given, attention_mask=mask_BL.long())
+        answer = self.net(**given, attention_mask=self._attention_mask(mask_BL))
         tokens_BLD = answer.last_hidden_state
         if self.pooling == "pooler":
             return TowerOutput(tokens_BLD, mask_BL, answer.pooler_output)
         return TowerOutput(tokens_BLD, mask_BL, tokens_BLD[:, 0] if self.pooling == "cls" else mean_pool(tokens_BLD, mask_BL))
+
+    def _attention_mask(self, mask_BL: Tensor) -> Tensor:
+        settings: Any = self.net.config
+        attention = str(settings._attn_implementation)
+        ready = settings.model_type in TAKES_READY_MASKS and attention in ("sdpa", "eager")
+        return key_mask(mask_BL, attention) if ready and not getattr(settings, "is_decoder", False) else mask_BL.long()

@@ -42,15 +42,16 @@ class BridgeBatch(TensorBatch):
     answer_BL: Rows[Tensor]
     truncated: int = 0
     places: AnswerPlaces | None = None
+    split: tuple[Tensor, Tensor] | None = None
 
     @property
     def layout(self) -> Layout:
-        return Layout(self.id_BL, self.slot_BL, self.mask_BL, self.answer_BL, self.truncated, self.places)
+        return Layout(self.id_BL, self.slot_BL, self.mask_BL, self.answer_BL, self.truncated, self.places, self.split)
 
     def rows(self, start: int, stop: int) -> Self:
         """Only these rows; the places of answers are those of all, and are searched for anew."""
         whole = start == 0 and stop >= len(self)
-        return self if whole else replace(super().rows(start, stop), places=None)
+        return self if whole else replace(super().rows(start, stop), places=None, split=None)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,0 +1,37 @@
+"""Copies of device tensors in main memory, with as few waits of the host as there can be."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+class HostCopy:
+    """A copy of a small tensor, begun at once. `tolist` waits for the copy alone, which one step later is over."""
+
+    def __init__(self, tensor: Tensor) -> None:
+        self._event: torch.cuda.Event | None = None
+        self._host = tensor.detach().to("cpu", non_blocking=tensor.device.type == "cuda")
+        if tensor.device.type == "cuda":
+            self._event = torch.cuda.Event()
+            self._event.record()
+
+    def tolist(self) -> list[Any]:
+        """The values of the flattened tensor."""
+        if self._event is not None:
+            self._event.synchronize()
+            self._event = None
+        values: list[Any] = self._host.reshape(-1).tolist()
+        return values
+
+
+def on_host(tensors: Sequence[Tensor]) -> list[Tensor]:
+    """Copies in main memory, for which the host waits once; tensors that are there already come back as they are."""
+    if not tensors:
+        return []
+    *first, last = (tensor.detach() for tensor in tensors)
+    copies = [tensor.to("cpu", non_blocking=tensor.device.type == "cuda") for tensor in first]
+    return [*copies, last.cpu()]  # a stream keeps its order: the last copy ends behind the others
