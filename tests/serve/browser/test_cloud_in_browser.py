@@ -62,7 +62,10 @@ def test_a_cloud_turns_by_itself_by_keys_and_by_dragging(browser: Any, address: 
     page.tab.wait_for_selector("#stage canvas.cloud")
     before = page.tab.evaluate(INK)
     assert before[0] > 5000
-    page.tab.wait_for_timeout(400)
+    for _ in range(2 if reduced == "reduce" else 50):
+        page.tab.wait_for_timeout(200)
+        if page.tab.evaluate(INK) != before:
+            break
     assert (page.tab.evaluate(INK) == before) == (reduced == "reduce")
     page.tab.focus("#stage canvas.cloud")
     if reduced != "reduce":
@@ -96,4 +99,5 @@ def test_a_cloud_turns_by_itself_by_keys_and_by_dragging(browser: Any, address: 
     page.tab.wait_for_selector("#stage canvas.cloud")
     assert page.tab.inner_text("#itemtitle") == page.tab.inner_text(f".card[data-uid={page.uids()[1]}] .title")
     page.press("Escape")
+    page.trouble[:] = [line for line in page.trouble if "willReadFrequently" not in line]  # this test's own reading of the canvas
     page.check()

@@ -32,7 +32,7 @@ def draw_cloud(cloud_PF: npt.NDArray[Any], side: int, *, turn: float = TURN, til
         shown_P3 = np.repeat((20 + 90 * (depth_P + 1))[:, None], 3, axis=1)
     else:
         shown_P3 = colour_P3 * (0.825 - 0.175 * depth_P)[:, None]
-    size = max(1, min(side // 24, math.ceil(side / len(xyz_P3) ** 0.5)))
+    size = max(1, min(side // 24, math.ceil(1.3 * side / len(xyz_P3) ** 0.5)))
     scale = side - size
     column_P, row_P = (((1 + xyz_P3[:, 0]) / 2 * scale).round(), ((1 - xyz_P3[:, 2]) / 2 * scale).round())
     order_P = np.argsort(-depth_P, kind="stable")  # the farthest first, so that the nearest stays

@@ -60,7 +60,7 @@ function turnCloud(cloud, item) {
 
 function draw(canvas, cloud, { turn, tilt, zoom }) {
   const [sinA, cosA, sinB, cosB] = [Math.sin(turn), Math.cos(turn), Math.sin(tilt), Math.cos(tilt)], pen = canvas.getContext("2d");
-  const dot = Math.max(1.5, Math.min(24, .7 * zoom * SIDE / Math.sqrt(cloud.points.length))) , scale = zoom * (SIDE - dot) / 2;
+  const dot = Math.max(1.5, Math.min(30, 1.1 * zoom * SIDE / Math.sqrt(cloud.points.length))), scale = zoom * (SIDE - dot) / 2;
   const seen = cloud.points.map(([x, y, z], place) => {
     const far = sinA * x + cosA * y;
     return [cosA * x - sinA * y, cosB * far - sinB * z, sinB * far + cosB * z, place];   // right, away, up
