@@ -30,12 +30,21 @@ def unit_sphere(xyz_P3: npt.NDArray[Any]) -> Points:
 
 def furthest_rows(xyz_P3: npt.NDArray[Any], count: int, start: int = 0) -> npt.NDArray[np.int64]:
     """Furthest-point sampling: int64 [count], from `start`; of equally far points the lowest index. As `models.points.sampling`."""
-    near_P = np.full(len(xyz_P3), np.inf)
+    axes = [
+        np.ascontiguousarray(axis_P) for axis_P in xyz_P3[:, :3].T
+    ]  # one array a coordinate, and no new one a step: for speed
+    near_P = np.full(len(xyz_P3), np.inf, np.result_type(xyz_P3, np.float32))
+    distance_P, square_P = np.empty_like(near_P), np.empty_like(near_P)
     index_N = np.empty(count, np.int64)
-    index_N[0] = start
+    index_N[0] = chosen = start
     for step in range(1, count):
-        near_P = np.minimum(near_P, ((xyz_P3 - xyz_P3[index_N[step - 1]]) ** 2).sum(1))
-        index_N[step] = near_P.argmax()
+        distance_P.fill(0)
+        for axis_P in axes:
+            np.subtract(axis_P, axis_P[chosen], out=square_P)
+            np.multiply(square_P, square_P, out=square_P)
+            np.add(distance_P, square_P, out=distance_P)
+        np.minimum(near_P, distance_P, out=near_P)
+        index_N[step] = chosen = near_P.argmax()
     return index_N
 
 
