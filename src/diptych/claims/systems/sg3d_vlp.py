@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from diptych.claims.cells.domains.nearest_rooms import NearestDescribedThing
 from diptych.claims.cells.domains.rooms import DESCRIBED, TESTED, GroundedRooms, NamedThing
 from diptych.claims.claim import Arm, Claim
 from diptych.claims.sweep import around
@@ -26,6 +27,8 @@ def claims() -> tuple[Claim, ...]:
             method=Arm("sg3d_vlp", GroundedRooms(tuned, three), rates),
             controls=(
                 Arm("untrained", GroundedRooms(tuned, learns=False)),
+                Arm("nearest training thing by Chamfer distance", NearestDescribedThing("chamfer")),
+                Arm("nearest training thing by histogram of colours", NearestDescribedThing("colour")),
                 Arm("words of class, colour and size", NamedThing("words")),
                 Arm("any thing", NamedThing("chance")),
             ),
