@@ -45,7 +45,7 @@ def test_the_axis_that_points_up_does(up: Literal["x", "y", "z"], axis: int) -> 
 
 def test_axes_are_turned_and_not_mirrored() -> None:
     for up in ("x", "y", "z"):
-        view_33, _ = sampled_view(np.concatenate([np.eye(3), -np.eye(3)]), 6, up=up)  # type: ignore[arg-type]
+        view_33, _ = sampled_view(np.concatenate([np.eye(3), -np.eye(3)]), 6, up=up)
         assert np.linalg.det(view_33[:3]) == pytest.approx(1)
 
 
@@ -62,8 +62,8 @@ def test_a_surface_has_few_holes_at_any_size() -> None:
 
 def test_colours_are_bytes_or_shares_and_normals_are_none() -> None:
     value_26 = np.array([[0, 0, 0, 0, 128, 255], [0, 0, 0, 1, 2, 3]], np.float32)
-    np.testing.assert_array_equal(point_colours(value_26), value_26[:, 3:])  # type: ignore[arg-type]
-    np.testing.assert_array_equal(point_colours(np.array([[0, 0, 0, 0, 0.5, 1]])), [[0, 128, 255]])  # type: ignore[arg-type]
+    np.testing.assert_array_equal(point_colours(value_26), value_26[:, 3:])
+    np.testing.assert_array_equal(point_colours(np.array([[0, 0, 0, 0, 0.5, 1]])), [[0, 128, 255]])
     assert point_colours(np.array([[0, 0, 0, 0.6, -0.8, 0]])) is None
     assert point_colours(np.zeros((2, 4))) is None
 

@@ -36,7 +36,7 @@ def furthest_rows(xyz_P3: npt.NDArray[Any], count: int, start: int = 0) -> npt.N
     near_P = np.full(len(xyz_P3), np.inf, np.result_type(xyz_P3, np.float32))
     distance_P, square_P = np.empty_like(near_P), np.empty_like(near_P)
     index_N = np.empty(count, np.int64)
-    index_N[0] = chosen = start
+    chosen = index_N[0] = start
     for step in range(1, count):
         distance_P.fill(0)
         for axis_P in axes:
@@ -44,7 +44,7 @@ def furthest_rows(xyz_P3: npt.NDArray[Any], count: int, start: int = 0) -> npt.N
             np.multiply(square_P, square_P, out=square_P)
             np.add(distance_P, square_P, out=distance_P)
         np.minimum(near_P, distance_P, out=near_P)
-        index_N[step] = chosen = near_P.argmax()
+        index_N[step] = chosen = int(near_P.argmax())
     return index_N
 
 
