@@ -47,7 +47,8 @@ BODIES = {
     },
     "/explain": {"uid": "red-1", "text": "red", "grid": 3},
 }
-TARGETS = ("/search?q=red&k=2", "/items/red-1", "/image/red-1?side=16", "/v1/models", "/healthz", "/readyz", "/info", "/metrics", "/",
+TARGETS = ("/search?q=red&k=2", "/items/red-1", "/image/red-1?side=16", "/cloud/red-1",
+           "/v1/models", "/healthz", "/readyz", "/info", "/metrics", "/",
            "/page/style.css", "/openapi.json")  # fmt: skip
 ODD = (b"\0", b"%00", b"%ff", b"../", b"%2e%2e%2f", b"/" * 300, b"a" * 9000, b"?" * 50, b"%", b"\xff\xfe", b" ", b"\t", b"#", b"%0d%0a",
        b"http://other/", b"*", b"1" * 5000, b"\xe2\x80\xae", b"&k=1&k=2", b"=&=")  # fmt: skip

@@ -26,7 +26,7 @@ CHECKS = [not_a_server_error, status_code_conformance, response_schema_conforman
 LIMITS = Limits(body_bytes=200_000, image_pixels=10_000, inputs=4, text_characters=200, k=20, seconds=20)
 PATHS = ["/v1/embeddings", "/v1/chat/completions", "/v1/models", "/v1/models/{model_id}", "/search", "/classify", "/detect",
          "/explain", "/locate", "/words", "/caption", "/ask", "/items/{uid}", "/image/{uid}",
-         "/healthz", "/readyz", "/info", "/metrics"]  # fmt: skip
+         "/cloud/{uid}", "/healthz", "/readyz", "/info", "/metrics"]  # fmt: skip
 
 
 @pytest.fixture(scope="module")

@@ -22,6 +22,7 @@ from diptych.serve.refusals import install_error_handlers
 from diptych.serve.routes import answers as answer_routes
 from diptych.serve.routes import changes as change_routes
 from diptych.serve.routes import chat as chat_routes
+from diptych.serve.routes import clouds as cloud_routes
 from diptych.serve.routes import embeddings as embedding_routes
 from diptych.serve.routes import items as item_routes
 from diptych.serve.routes import page as page_routes
@@ -119,6 +120,7 @@ def _routes(app: FastAPI, service: Service) -> None:
     search_routes.add(app, service)
     picture_routes.add(app, service)
     item_routes.add(app, service)
+    cloud_routes.add(app, service)
     app.add_middleware(HeadMiddleware)
     # The last one added is the outermost.
     app.add_middleware(DeadlineMiddleware, service=service, passed=(AGENTS, RELOAD))  # each tool has its own; loading takes long

@@ -370,6 +370,14 @@ class ItemAnswer(BaseModel):
     graph: GraphAnswer | None = Field(description="regions and relations that the data hold")
 
 
+class CloudAnswer(BaseModel):
+    count: int = Field(description="points of the whole cloud")
+    points: list[list[float]] = Field(description="[points][3]: x, y and z in the unit ball, z up")
+    colours: list[list[int]] | None = Field(
+        description="[points][3]: red, green and blue in 0..255; null for a cloud without colours"
+    )
+
+
 class ErrorDetail(BaseModel):
     message: str
     type: str

@@ -16,8 +16,9 @@ from diptych.core.contracts import Detector, Embedder, Generator, LexicalEmbedde
 from diptych.core.errors import DecodeError, MissingExtra, RunError, TooLarge
 from diptych.core.image import ArrayImage, ImageSource
 from diptych.core.machine import usable_cores
-from diptych.core.media import MediaItem, medium_of
+from diptych.core.media import MediaItem
 from diptych.core.sample import Sample
+from diptych.data.media.cloud_views import Up
 from diptych.data.media.decode import decode, small_webp
 from diptych.index.base import Index
 from diptych.index.facts import IndexInfo
@@ -34,7 +35,7 @@ from diptych.serve.indexed_uids import count_missing, evenly_spaced, indexed_uid
 from diptych.serve.metrics import Metrics
 from diptych.serve.pictures import bytes_of
 from diptych.serve.refusals import RequestError
-from diptych.serve.thumbnails import ThumbnailCache
+from diptych.serve.thumbnails import ThumbnailCache, medium_webp
 
 T = TypeVar("T")
 
@@ -174,6 +175,11 @@ class Service:
         return self.writers[name]
 
     @property
+    def cloud_up(self) -> Up:
+        """The axis of point clouds that points up: that of the first model that reads clouds, else z."""
+        return next((clouds.up for side in self.sides.values() if (clouds := getattr(side.model, "clouds", None))), "z")
+
+    @property
     def busy(self) -> bool:
         """True if a queue is full."""
         return any(batcher.waiting >= self.limits.queue for batcher in self._batchers)
@@ -279,7 +285,7 @@ class Service:
     async def _medium_thumbnail(self, item: MediaItem, side: int) -> bytes:
         """A clip, a cloud, a volume as one small picture, within the limits of its medium."""
         try:
-            return await self.aside(lambda: small_webp(ArrayImage(medium_of(item.medium).thumbnail(item, side=side)), side))
+            return await self.aside(lambda: medium_webp(item, side, up=self.cloud_up))
         except (DecodeError, MissingExtra, OSError):
             raise RequestError(404, "that item has nothing that can be shown") from None
 

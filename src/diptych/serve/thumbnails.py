@@ -5,6 +5,12 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 
+from diptych.core.image import ArrayImage
+from diptych.core.media import MediaItem, medium_of
+from diptych.data.media.cloud_pictures import draw_cloud
+from diptych.data.media.cloud_views import Up
+from diptych.data.media.decode import small_webp
+
 REMEMBERED = 64 << 20  # bytes
 
 
@@ -37,3 +43,13 @@ class ThumbnailCache:
         with self._lock:
             for key in [key for key in self._recent if key[0] == uid or key[0].endswith(f"\n{uid}")]:
                 self._held -= len(self._recent.pop(key))
+
+
+def medium_webp(item: MediaItem, side: int, *, up: Up = "z") -> bytes:
+    """Thumbnail of a medium, a clip, a cloud or a volume, as WebP of at most `side` pixels a side. up: the axis of a cloud that points up.
+
+    Raises DecodeError, MissingExtra.
+    """
+    cloud = item.medium == "cloud"
+    pixels_HWC = draw_cloud(item.decode(), side, up=up) if cloud else medium_of(item.medium).thumbnail(item, side=side)
+    return small_webp(ArrayImage(pixels_HWC), side)

@@ -17,7 +17,7 @@ from diptych.core.image import ArrayImage, BytesImage, FileImage
 from diptych.core.media import ArraySource, MediaItem, MediaLimit, Medium, medium_of
 from diptych.core.registry import MEDIA
 from diptych.data.media.clip import frame_places
-from diptych.data.media.cloud import draw_points
+from diptych.data.media.cloud_pictures import draw_cloud
 
 RNG = np.random.default_rng(0)
 
@@ -273,7 +273,7 @@ def test_points_that_are_not_finite_are_refused() -> None:
 def test_a_cloud_is_drawn_upright() -> None:
     """A pole along z is a vertical line in the picture, and its upper end is at the top."""
     pole = np.stack([np.zeros(50), np.zeros(50), np.linspace(-1, 1, 50)], axis=1).astype(np.float32)
-    shown = draw_points(np.concatenate([pole, [[0.5, 0.5, 1.0]]]).astype(np.float32), 64)
+    shown = draw_cloud(np.concatenate([pole, [[0.5, 0.5, 1.0]]]).astype(np.float32), 64)
     assert shown.shape == (64, 64, 3)
     ink = np.argwhere(shown[..., 0] < 255)
     assert np.bincount(ink[:, 1]).max() > 20

@@ -240,6 +240,12 @@ def test_clouds_that_cannot_be_read_are_refused() -> None:
     with pytest.raises(DecodeError, match="not finite"):
         read(np.array([[0, np.nan, 0]], np.float32))
     assert read(np.eye(3, dtype=np.float32)).shape == (8, 3)
+    strict = replace(read, too_few="refuse")
+    with pytest.raises(DecodeError, match=r"a\.npy.*3 points.*8 or more, or too_few=repeat"):
+        strict(np.eye(3, dtype=np.float32), name="a.npy")
+    assert strict(np.eye(8, 3, dtype=np.float32)).shape == (8, 3)
+    with pytest.raises(ConfigError, match="too_few is 'some'"):
+        CloudPreprocess(too_few="some")  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="up is 'w'"):
         CloudPreprocess(up="w")  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="equal channels"):

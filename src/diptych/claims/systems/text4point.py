@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from diptych.claims.cells.domains.nearest_rooms import NearestLabelledRoom
 from diptych.claims.cells.domains.rooms import ANCHOR, LABELLED, TESTED, UNLABELLED, NearestPoint, SegmentedRooms
 from diptych.claims.claim import Arm, Claim
 from diptych.claims.sweep import around
@@ -25,6 +26,8 @@ def claims() -> tuple[Claim, ...]:
             method=Arm("text4point", SegmentedRooms(tuned, pretrained), rates),
             controls=(
                 Arm("untrained", SegmentedRooms(tuned, learns=False)),
+                Arm("nearest labelled room by Chamfer distance", NearestLabelledRoom("chamfer")),
+                Arm("nearest labelled room by histogram of colours", NearestLabelledRoom("colour")),
                 Arm("nearest labelled point by colour", NearestPoint("colour")),
                 Arm("nearest labelled point by height and colour", NearestPoint("height")),
             ),

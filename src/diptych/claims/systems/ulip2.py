@@ -12,8 +12,8 @@ from diptych.recipes.points.ulip2 import ULIP2
 
 
 def claims() -> tuple[Claim, ...]:
-    views = replace(ULIP2.tiny(), small_data=ANCHOR, names="views", top=2, batch_size=16, steps=150, warmup=15.0)
-    rates = around(views.lr)
+    views = replace(ULIP2.tiny(), small_data=ANCHOR, names="views", top=2, batch_size=16, steps=100, warmup=10.0)
+    rates = around(3 * views.lr)
     return (
         Claim(
             slug="ulip2",
@@ -34,6 +34,6 @@ def claims() -> tuple[Claim, ...]:
             refuted="a difference whose interval lies below zero",
             source="2305.08275, comparison of generated captions of views with names and metadata (zero-shot, Objaverse-LVIS)",
             reported=("test/colour", "test/category", "unseen"),
-            tuning_seeds=(0, 1),
+            tuning_seeds=(0,),
         ),
     )

@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from diptych.core.errors import DecodeError
 from diptych.core.media import MediaFacts, MediaItem, MediaLimit, Pixels, Source
+from diptych.data.media.cloud_pictures import draw_cloud
 from diptych.data.media.encoded import NUMPY, array_of, only_part, place_of, read_npy, refuse_elements, stored_array
 from diptych.data.media.formats.mesh import SUFFIXES, mesh_suffix, read_mesh
 from diptych.data.media.formats.pcd import is_pcd, read_pcd
@@ -50,30 +51,14 @@ class Cloud:
         return _check_points(array, item, limit)
 
     def thumbnail(self, item: MediaItem, *, side: int = 0, limit: MediaLimit | None = None) -> Pixels:
-        """Seen from above and aside without perspective, nearer points darker, on white."""
-        return draw_points(self.decode(item, limit=limit)[:, :3], side or SIDE)
+        """Seen from above and aside without perspective, on white; see `draw_cloud`."""
+        return draw_cloud(self.decode(item, limit=limit), side or SIDE)
 
     def facts(self, content: Points) -> MediaFacts:
         return MediaFacts(content.shape, str(content.dtype))
 
     def encode(self, part: Source) -> tuple[bytes, str]:
         return stored_array(part, self.name, "ply")
-
-
-def draw_points(point_P3: Points, side: int) -> Pixels:
-    """uint8 RGB [side, side, 3]: the points turned by 45 degrees about z and tilted by 30, the nearest of a pixel drawn last."""
-    turn, tilt = np.pi / 4, np.pi / 6
-    about_z = np.array([[np.cos(turn), -np.sin(turn), 0], [np.sin(turn), np.cos(turn), 0], [0, 0, 1]])
-    about_x = np.array([[1, 0, 0], [0, np.cos(tilt), -np.sin(tilt)], [0, np.sin(tilt), np.cos(tilt)]])
-    place_P3 = point_P3.astype(np.float64)
-    centred = place_P3 - (place_P3.min(0) + place_P3.max(0)) / 2
-    radius = float(np.linalg.norm(centred, axis=1).max()) or 1.0
-    seen_P3 = centred / radius @ (about_x @ about_z).T  # x right, y away from the viewer, z up
-    column, row = (((1 + seen) / 2 * (side - 1)).round().astype(int) for seen in (seen_P3[:, 0], -seen_P3[:, 2]))
-    order = np.argsort(-seen_P3[:, 1], kind="stable")  # the farthest first
-    grey_HW = np.full((side, side), 255, np.uint8)
-    grey_HW[row[order], column[order]] = (20 + 90 * (seen_P3[order, 1] + 1)).astype(np.uint8)
-    return np.repeat(grey_HW[..., None], 3, axis=2)
 
 
 def _check_points(array: npt.NDArray[Any], item: MediaItem, limit: MediaLimit) -> Points:

@@ -30,12 +30,21 @@ def unit_sphere(xyz_P3: npt.NDArray[Any]) -> Points:
 
 def furthest_rows(xyz_P3: npt.NDArray[Any], count: int, start: int = 0) -> npt.NDArray[np.int64]:
     """Furthest-point sampling: int64 [count], from `start`; of equally far points the lowest index. As `models.points.sampling`."""
-    near_P = np.full(len(xyz_P3), np.inf)
+    axes = [
+        np.ascontiguousarray(axis_P) for axis_P in xyz_P3[:, :3].T
+    ]  # one array a coordinate, and no new one a step: for speed
+    near_P = np.full(len(xyz_P3), np.inf, np.result_type(xyz_P3, np.float32))
+    distance_P, square_P = np.empty_like(near_P), np.empty_like(near_P)
     index_N = np.empty(count, np.int64)
-    index_N[0] = start
+    chosen = index_N[0] = start
     for step in range(1, count):
-        near_P = np.minimum(near_P, ((xyz_P3 - xyz_P3[index_N[step - 1]]) ** 2).sum(1))
-        index_N[step] = near_P.argmax()
+        distance_P.fill(0)
+        for axis_P in axes:
+            np.subtract(axis_P, axis_P[chosen], out=square_P)
+            np.multiply(square_P, square_P, out=square_P)
+            np.add(distance_P, square_P, out=distance_P)
+        np.minimum(near_P, distance_P, out=near_P)
+        index_N[step] = chosen = int(near_P.argmax())
     return index_N
 
 
@@ -56,7 +65,8 @@ def y_up(xyz_P3: npt.NDArray[Any], up: Up) -> npt.NDArray[Any]:
 class CloudPreprocess:
     """Sampling, centring and colours of a cloud before a model reads it.
 
-    points    of a cloud. More are sampled; a cloud with fewer gives all of them, and some again, evenly
+    points    of a cloud; of more some are sampled
+    too_few   a cloud with fewer points: "repeat" takes some of them again, evenly; "refuse" is an error
     sampling  "furthest", as published, or "random", which is much faster
     channels  3: xyz; 6: xyz and red, green, blue in 0..1
     missing   colour of clouds that have none
@@ -70,6 +80,7 @@ class CloudPreprocess:
     missing: float = 0.4
     colours: ColourRange = "auto"
     up: Up = "y"
+    too_few: Literal["repeat", "refuse"] = "repeat"
 
     def __post_init__(self) -> None:
         if self.points < 1 or self.channels not in (3, 6) or not 0 <= self.missing <= 1:
@@ -81,17 +92,23 @@ class CloudPreprocess:
             raise ConfigError(
                 f"sampling {self.sampling!r}, colours {self.colours!r} (expected furthest | random, and auto | bytes | unit)"
             )
+        if self.too_few not in ("repeat", "refuse"):
+            raise ConfigError(f"too_few is {self.too_few!r} (expected repeat | refuse)")
         y_up(np.zeros((1, 3)), self.up)
 
     def __call__(self, cloud_PF: npt.NDArray[Any], *, name: str = "", rng: np.random.Generator | None = None) -> Points:
         """float32 [points, channels]. `rng` draws where sampling starts, or the order of points that are all taken, as in training; without
-        it sampling starts at the first point. Raises DecodeError for an empty cloud and for values that are not finite."""
+        it sampling starts at the first point. Raises DecodeError for an empty cloud, for values that are not finite, and for fewer points
+        than asked where `too_few` refuses them."""
         if cloud_PF.ndim != 2 or cloud_PF.shape[1] < 3 or not len(cloud_PF):
             raise DecodeError(
                 f"a cloud of {list(cloud_PF.shape)}", file=name, medium="cloud", expected="[points, 3 or more], not empty"
             )
         if not np.isfinite(cloud_PF[:, : self.channels]).all():
             raise DecodeError("a point is not finite", file=name, medium="cloud", expected="finite numbers")
+        if len(cloud_PF) < self.points and self.too_few == "refuse":
+            expected = f"{self.points:,} or more, or too_few=repeat"
+            raise DecodeError(f"{len(cloud_PF):,} points", file=name, medium="cloud", expected=expected)
         sampled_PF = cloud_PF[self._rows(cloud_PF[:, :3], rng)]
         xyz_P3 = unit_sphere(y_up(sampled_PF[:, :3].astype(np.float64), self.up))
         if self.channels == 3:

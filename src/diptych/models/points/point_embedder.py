@@ -26,7 +26,7 @@ from diptych.models.io.folder import fingerprint, load_weights, parameters, read
 from diptych.models.io.inference import evaluating, parts
 from diptych.models.pairs.dual_encoder import DualEncoder
 from diptych.models.points.point_encoder import PointEncoder
-from diptych.models.points.uni3d import tower_settings
+from diptych.models.points.towers import tower_settings
 from diptych.models.towers.towers import image_tower, text_tower
 
 

@@ -17,8 +17,7 @@ from diptych.core.rows import Embeddings
 from diptych.models.layers.frozen_modules import FrozenModules
 from diptych.models.layers.transformer import l2_normalise
 from diptych.models.pairs.dual_encoder import DualEncoder, PairModule
-from diptych.models.points.point_bert import PointBERT
-from diptych.models.points.uni3d import TowerSettings, Uni3DSettings, Uni3DTower
+from diptych.models.points.towers import TowerSettings, point_tower
 
 Scale = Literal["learned", "anchor"]
 
@@ -44,7 +43,7 @@ class PointEncoder(PairModule):
             raise ConfigError(f"scale is {scale!r} (expected learned | anchor)")
         super().__init__(max_scale=100.0)
         self.settings, self.width, self.scale_of = settings, anchor.width, scale
-        self.tower = Uni3DTower(settings) if isinstance(settings, Uni3DSettings) else PointBERT(settings)
+        self.tower = point_tower(settings)
         self.projection = nn.Linear(self.tower.out_width, anchor.width, bias=settings.projection_bias)
         nn.init.normal_(self.projection.weight, std=anchor.width**-0.5)
         self.anchors = FrozenModules(encoder=anchor)

@@ -1,4 +1,4 @@
-"""Released checkpoints of ULIP and ULIP-2 with a Point-BERT, as models: "ulip:CHECKPOINT" or "ulip:CHECKPOINT#MODEL".
+"""Released checkpoints of ULIP and ULIP-2 with a Point-BERT or a PointNeXt, as models: "ulip:CHECKPOINT" or "ulip:CHECKPOINT#MODEL".
 
 ULIP's hold SLIP's image and text towers (a ViT-B of timm, CLIP's text transformer); ULIP-2's hold open_clip's ViT-bigG/14, or leave it out:
 MODEL is then the address of that dual encoder, such as open_clip:ViT-bigG-14/FILE. Layouts are those of the released code; the files
@@ -29,9 +29,10 @@ from diptych.models.pairs.dual_encoder import DualEncoder
 from diptych.models.points.point_bert import PointBERTSettings
 from diptych.models.points.point_embedder import PointCloudEmbedder, towers_of
 from diptych.models.points.point_encoder import PointEncoder
+from diptych.models.points.pointnext import PointNeXtSettings
 from diptych.models.towers.towers import image_tower, text_tower
 
-SOURCE = "a checkpoint of ULIP or ULIP-2 with a Point-BERT"
+SOURCE = "a checkpoint of ULIP or ULIP-2 with a Point-BERT or a PointNeXt"
 ARCHITECTURE = "ViT-bigG-14"
 SKIP = 1e-3
 """Of furthest-point sampling in pointnet2_ops, with which the released models were trained."""
@@ -44,10 +45,19 @@ NAMES = (
     (r"point_encoder\.pos_embed\.(\d)\.(\w+)", r"tower.position.\1.\2"),
     (r"point_encoder\.blocks\.blocks\.(.+)", r"tower.blocks.\1"),
     (r"point_encoder\.norm\.(\w+)", r"tower.norm.\1"),
+    (r"point_encoder\.encoder\.encoder\.0\.0\.convs\.0\.0\.(\w+)", r"tower.stem.\1"),
+    (r"point_encoder\.prediction\.head\.0\.(.+)", r"tower.head.0.\1"),
+    (r"point_encoder\.prediction\.head\.2\.(.+)", r"tower.head.1.\1"),  # between them lies a dropout
     (r"pc_projection", "projection.weight"),
     (r"logit_scale", "log_scale"),
 )
 """(pattern, replacement): the point side of the release and ours."""
+NEXT_STEM = "point_encoder.encoder.encoder.0.0.convs.0.0.weight"
+NEXT_LEVELS = 4
+"""Levels of the released PointNeXt; the one behind them takes the maximum over all points."""
+NEXT_LEVEL = re.compile(
+    r"point_encoder\.encoder\.encoder\.(?P<level>[1-5])\.0\.(convs\.(?P<layer>\d)\.(?P<kind>[01])|skipconv\.0)\.(?P<rest>\w+)"
+)
 ANCHOR = "anchors.encoder."
 OPEN_CLIP = "open_clip_model."
 
@@ -74,8 +84,10 @@ def open_released(spec: str) -> PointCloudEmbedder:
     return PointCloudEmbedder(model.float().eval(), clouds, preprocess, words, length, spec, towers=towers_of(anchor))
 
 
-def released_settings(tensors: Mapping[str, Tensor]) -> PointBERTSettings:
+def released_settings(tensors: Mapping[str, Tensor]) -> PointBERTSettings | PointNeXtSettings:
     """Sizes of the point tower from its tensors; those of groups, which no tensor shows, are the published ones."""
+    if NEXT_STEM in tensors:
+        return _next_settings(tensors)
     first, reduce = "point_encoder.encoder.first_conv.0.weight", "point_encoder.reduce_dim.weight"
     if lost := [name for name in (first, reduce, "pc_projection", "logit_scale") if name not in tensors]:
         raise ConfigError(f"not in the file: {first_names(lost)} (expected {SOURCE})")
@@ -89,6 +101,17 @@ def released_settings(tensors: Mapping[str, Tensor]) -> PointBERTSettings:
         heads=max(1, width // 64),
         skip=SKIP,
     )
+
+
+def _next_settings(tensors: Mapping[str, Tensor]) -> PointNeXtSettings:
+    """Sizes of a PointNeXt. Radii and neighbours, which no tensor shows, are those of the release."""
+    head = tuple(
+        len(tensors[name]) for name in sorted(tensors) if re.fullmatch(r"point_encoder\.prediction\.head\.\d\.0\.weight", name)
+    )
+    levels = sum(
+        re.fullmatch(r"point_encoder\.encoder\.encoder\.\d\.0\.skipconv\.0\.weight", name) is not None for name in tensors
+    )
+    return PointNeXtSettings(width=len(tensors[NEXT_STEM]), levels=levels, head=head)
 
 
 def released_anchor(tensors: Mapping[str, Tensor]) -> DualEncoder:
@@ -169,6 +192,13 @@ def _reading(anchor: DualEncoder, *, slip: bool) -> tuple[Preprocess, Tokenizer,
 
 
 def _renamed(name: str) -> str | None:
+    if match := NEXT_LEVEL.fullmatch(name):
+        level = f"levels.{int(match['level']) - 1}." if int(match["level"]) <= NEXT_LEVELS else ""
+        mlp = f"{level}mlp" if level else "whole"
+        kind = "convs" if match["kind"] == "0" else "norms"
+        return (
+            f"tower.{mlp}.{kind}.{match['layer']}.{match['rest']}" if match["layer"] else f"tower.{level}shortcut.{match['rest']}"
+        )
     return next((match.expand(ours) for pattern, ours in NAMES if (match := re.fullmatch(pattern, name))), None)
 
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from diptych.core.errors import ConfigError, ShapeError
-from diptych.models.points.point_bert import GroupEncoder, PointBERTSettings, relative_groups
+from diptych.models.points.point_bert import GroupEncoder, relative_groups
 
 
 @dataclass(frozen=True)
@@ -78,11 +78,3 @@ class Uni3DTower(nn.Module):
             x_BLD = block(x_BLD)
         vector_BD: Tensor = self.fc_norm(self.norm(x_BLD[:, 0]))
         return vector_BD
-
-
-TowerSettings = PointBERTSettings | Uni3DSettings
-
-
-def tower_settings(plain: Mapping[str, Any]) -> TowerSettings:
-    """Settings of either tower from what their `to_json` gave."""
-    return Uni3DSettings.from_json(plain) if "model" in plain else PointBERTSettings.from_json(plain)

@@ -13,6 +13,7 @@ from diptych.core.contracts import Dataset
 from diptych.core.disk.files import write_atomic
 from diptych.core.run_folder import RunFolder
 from diptych.report import page
+from diptych.report.clouds import cloud_up, turntables
 from diptych.report.confusions import confused
 from diptych.report.curves import LineSeries, charts, line_chart
 from diptych.report.evaluation import StoredResult, chart_of, graphs_compared, hits_and_misses, stored_results, table_of
@@ -37,6 +38,9 @@ def run_report(folder: RunFolder, data: Dataset | None = None) -> Path:
     if album is not None:
         sections.insert(1, page.Section("Data", data_blocks(album)))
         sections += answers(results, album)
+        turned = [block for kept in results for block in turntables(kept, album, up=cloud_up(folder.model))]
+        note = page.text("Clouds drawn at random, from all around, with the texts that are nearest to them.", note=True)
+        sections.append(page.Section("Point clouds", (note, *turned) if turned else ()))
     sections.append(page.Section("How it was made", configuration_blocks(folder, state)))
     title = f"{state['slug']} on {state.get('data', {}).get('name', 'data')}"
     lead = f"A run of diptych: {state['status']} after {state.get('step', 0):,} steps."

@@ -2,6 +2,7 @@
 
 import { ask, pictureOf } from "./ask.js";
 import { pick } from "./basket.js";
+import { cloudPanel } from "./cloud.js";
 import { $, inert, make, number, shape } from "./dom.js";
 import { rove } from "./focus.js";
 import { locatePanel } from "./locate.js";
@@ -96,6 +97,7 @@ function itemTabs(item) {
   if (item.image && info.models.some(model => model.aligns)) tabs.push(["Words", () => wordsPanel(item)]);
   if (item.image && Math.min(item.width, item.height) >= 256 && info.models.some(model => model.aligns)) tabs.push(["Locate", () => locatePanel()]);
   if (item.image && info.models.some(model => model.lexical)) tabs.push(["Its words", () => becomesPanel()]);
+  if (Object.values(item.media ?? {}).includes("cloud")) tabs.push(["Cloud", () => cloudPanel(item)]);
   if (item.media?.place) tabs.push(["Place", () => {
     lay();
     const map = pictureOf(item.uid, 512, `Where it lies on ${item.columns.slide ?? "its slide"}`, "place");
@@ -111,6 +113,7 @@ function itemTabs(item) {
     open();
   } }, name));
   $("tabs").replaceChildren(...(buttons.length > 1 ? buttons : []));
+  if (!item.image) buttons[tabs.findIndex(([name]) => name === "Cloud")]?.click();
 }
 
 export function stepItem(by) {

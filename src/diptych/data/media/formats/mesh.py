@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from diptych.core.errors import ConfigError, DecodeError
+from diptych.core.errors import DecodeError, MissingExtra
 from diptych.core.media import MediaItem, MediaLimit
 from diptych.data.media.encoded import refuse_elements
 
@@ -25,12 +25,12 @@ def mesh_suffix(name: str) -> str:
 def read_mesh(data: bytes, suffix: str, item: MediaItem, limit: MediaLimit, *, points: int) -> npt.NDArray[np.float64]:
     """[P, 3]: `points` of a surface, even by area and the same each time; all points of an .xyz file.
 
-    Raises DecodeError for a file that is broken or has no faces, ConfigError without trimesh.
+    Raises DecodeError for a file that is broken or has no faces, MissingExtra without trimesh.
     """
     try:
         import trimesh
     except ImportError as error:
-        raise ConfigError(f"{item.name}: .{suffix} files need trimesh (pip install 'diptych[points]')") from error
+        raise MissingExtra("trimesh", "points", needed_for=f"{item.name}: reading .{suffix} files") from error
     try:
         read: Any = trimesh.load(io.BytesIO(data), file_type=suffix, process=False, resolver=None, force=None)
         scene = isinstance(read, trimesh.Scene)

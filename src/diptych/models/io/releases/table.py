@@ -77,7 +77,8 @@ RELEASES: tuple[Release, ...] = (
         names=(r"visual_encoder\.cls_token", r"itm_head\.weight", r"text_encoder\.(bert\.)?encoder\.layer\."), without=(r"text_decoder\.",),
     ),
     Release(
-        slug="ulip", systems=("ulip", "ulip2"), title="ULIP and ULIP-2 with a Point-BERT", address="ulip:FILE or ulip:FILE#MODEL",
+        slug="ulip", systems=("ulip", "ulip2"), title="ULIP with a Point-BERT or PointNeXt-S, ULIP-2 with a Point-BERT",
+        address="ulip:FILE or ulip:FILE#MODEL",
         source="huggingface.co/datasets/SFXX/ulip", licence="BSD-3-Clause (repository)", opens="PointCloudEmbedder",
         checked="names and sizes of the authors' modules; vectors on equal weights", names=(r"point_encoder\.", r"pc_projection"),
     ),
