@@ -96,9 +96,9 @@ class NearDuplicates:
             colour_ND[count] = seen.colour_HWC.ravel()
             count += 1
         uids = data.uids
-        order_N = np.array(sorted(range(count), key=lambda position: (-area_N[position], uids[row_N[position]])), np.int64)
+        order_N = np.array(sorted(range(count), key=lambda position: (-area_N[position], uids[int(row_N[position])])), np.int64)
         row_N = row_N[order_N]
-        names = [uids[row] for row in row_N]
+        names = [uids[row] for row in row_N.tolist()]
         near = greedy_hashes(code_N[order_N], colour_ND[order_N], names, bits=self.bits, colour=self.colour)
         answers = {
             position: (other, f"{distance} of 64 bits and {difference:.1f} of 255 in colour")

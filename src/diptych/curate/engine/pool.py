@@ -136,7 +136,7 @@ def _curate_alone(
     columns: dict[str, Any] = {}
     for number, operator in enumerate(operators):
         before, table = current, f"step_{number:02d}_{operator.slug}"
-        config = {"options": configuration(operator), "input": before.fingerprint}
+        config: dict[str, Any] = {"options": configuration(operator), "input": before.fingerprint}
         if columns:  # which later steps read, and no fingerprint covers
             config["after"] = [[step.slug, step.config] for step in steps]
         made_by = MadeBy(operator.slug, config)

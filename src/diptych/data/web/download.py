@@ -70,7 +70,7 @@ class OptedOut:
         if self.file.is_file():
             self._addresses = {line for line in self.file.read_text(encoding="utf-8").splitlines() if line}
 
-    def __contains__(self, url: str) -> bool:
+    def __contains__(self, url: object) -> bool:
         return url in self._addresses
 
     def add(self, url: str) -> None:
