@@ -19,10 +19,10 @@ from diptych.data.load.stream import batches
 from diptych.data.text.reports.entity_graph import EntityGraph, graph_of_pairs, read_graph
 from diptych.data.text.reports.finding_places import FindingPlace, finding_places
 from diptych.models.knowledge.co_attention import CoAttention, KnowledgeCoAttention
+from diptych.models.knowledge.graph_attention import GraphAttention, edge_counts
 from diptych.models.knowledge.knowledge_fusion import LinkedInput, PatchDecoder
 from diptych.models.knowledge.linked_texts import link
 from diptych.models.knowledge.transe import TransE, corrupted, margin_loss, train_transe
-from diptych.models.layers.graph_attention import GraphAttention, edge_counts
 from diptych.objectives.masked_pixels import masked_pixels, patch_pixels
 from diptych.recipes.domains.arl import ARL, GraphConfig, LearningConfig
 from diptych.worlds.resolve import resolve

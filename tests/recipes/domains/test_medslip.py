@@ -25,9 +25,9 @@ from diptych.core.sample import Sample, Text
 from diptych.data.load.stream import batches
 from diptych.data.text.reports.finding_places import FindingPlace, finding_matrix, finding_places, padchest_pairs, report_pairs
 from diptych.models.chests.finding_reader import FindingReader
+from diptych.models.chests.query_decoder import QueryDecoderLayer
 from diptych.models.io.releases.medslip import released_streams
-from diptych.models.layers.query_decoder import QueryDecoderLayer
-from diptych.objectives.pairs.finding_losses import pair_loss, prototype_loss, stated, status_loss
+from diptych.objectives.finding_losses import pair_loss, prototype_loss, stated, status_loss
 from diptych.recipes.domains.medslip import MeDSLIP, drawn_others
 from diptych.tasks.grounding.phrase_maps import PhraseMaps
 from diptych.worlds.resolve import resolve

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 from diptych.claims.cells.domains.masked_findings import TESTED, MaskedFindings
 from diptych.claims.claim import Arm, Claim
@@ -16,7 +17,7 @@ PICTURES, STEPS, BATCH = 2000, 400, 32
 def claims() -> tuple[Claim, ...]:
     whole = ARL.tiny()
     learning = replace(whole.learning, weight_patches=0.0)
-    small = {"image_tower": "vit_micro", "image_size": 48, "width": 64, "text_length": 24, "pieces": 256}
+    small: dict[str, Any] = {"image_tower": "vit_micro", "image_size": 48, "width": 64, "text_length": 24, "pieces": 256}
     method = replace(whole, **small, learning=learning, batch_size=BATCH, steps=STEPS)
     graph = method.entity_graph
     plain = replace(method, entity_graph=replace(graph, aligns=False, reasons=False))

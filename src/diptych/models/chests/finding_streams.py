@@ -11,7 +11,7 @@ from typing import Any, Literal
 from torch import Tensor, nn
 
 from diptych.core.rows import Rows
-from diptych.models.layers.query_decoder import QueryDecoder
+from diptych.models.chests.query_decoder import QueryDecoder
 from diptych.models.towers.outputs import Tower
 
 Streams = Literal["two", "one"]

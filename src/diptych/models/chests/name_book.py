@@ -33,7 +33,7 @@ def book_vectors(texts: Sequence[str], source: str, *, length: int = 128) -> Ten
         tower = TransformersText.from_folder(folder, pooling="cls", length=length).eval()
         encoded = from_transformers(folder).encode(list(texts), length)
         with torch.inference_mode():
-            vector_NE = tower(torch.from_numpy(encoded.ids_BL), torch.from_numpy(encoded.mask_BL)).pooled_BD
+            vector_NE: Tensor = tower(torch.from_numpy(encoded.ids_BL), torch.from_numpy(encoded.mask_BL)).pooled_BD
         return vector_NE.clone()
     if kind == RANDOM and rest.isdigit() and int(rest):
         return name_vectors([text.lower().rstrip(". ") for text in texts], RANDOM, rule="mean", width=int(rest))

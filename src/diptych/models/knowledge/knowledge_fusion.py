@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from diptych.core.errors import ConfigError
 from diptych.core.rows import Rows
 from diptych.models.knowledge.co_attention import CoAttention, KnowledgeCoAttention
-from diptych.models.layers.graph_attention import GraphAttention
+from diptych.models.knowledge.graph_attention import GraphAttention
 from diptych.models.layers.transformer import Transformer
 from diptych.models.people.patch_regressor import sine_positions
 from diptych.models.towers.outputs import Tower
@@ -145,7 +145,8 @@ class KnowledgeFusion(nn.Module):
             "dropout": dropout,
         }
         self.patch_layer = patch_layer
-        text_width, sizes = text_tower.token_width, {"mlp_width": 4 * width, "dropout": dropout}
+        text_width = text_tower.token_width
+        sizes: dict[str, Any] = {"mlp_width": 4 * width, "dropout": dropout}
         self.text_in, self.image_in = nn.Linear(text_width, width), nn.Linear(image_tower.width, width)
         self.kind_2D = nn.Parameter(torch.zeros(2, width))
         with_entities = entities is not None and reasons

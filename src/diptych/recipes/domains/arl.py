@@ -23,11 +23,11 @@ from diptych.data.text.reports.finding_places import finding_places
 from diptych.data.text.tokens.masked_words import mask_words
 from diptych.data.text.tokens.whole_words import word_starts
 from diptych.data.text.tokens.word_pieces import train_word_pieces
+from diptych.models.knowledge.graph_attention import edge_counts
 from diptych.models.knowledge.knowledge_fusion import EntityEncoder, FusionFeatures, KnowledgeFusion, LinkedInput
 from diptych.models.knowledge.knowledge_matcher import KnowledgeMatcher
 from diptych.models.knowledge.linked_texts import link
 from diptych.models.knowledge.transe import train_transe
-from diptych.models.layers.graph_attention import edge_counts
 from diptych.models.towers.vit import VisionTransformer
 from diptych.objectives.gather import mean_over_processes
 from diptych.objectives.language.masked_words import masked_words

@@ -27,7 +27,7 @@ from diptych.models.chests.finding_streams import FindingStreams, StreamFeatures
 from diptych.models.chests.name_book import EXPECTED, book_vectors, read_book
 from diptych.models.towers.dense_vit import DenseViT
 from diptych.models.towers.towers import image_tower
-from diptych.objectives.pairs.finding_losses import pair_loss, prototype_loss, stated, status_loss
+from diptych.objectives.finding_losses import pair_loss, prototype_loss, stated, status_loss
 
 PUBLISHED_SIZES = (75, 51, 768)
 """Findings, places and width of the books of the released model."""
