@@ -19,7 +19,7 @@ from diptych.models.io.saved_model import open_model
 from diptych.models.referring.referring_model import ReferringModel
 from diptych.recipes.grounding.ref_vlm import RefVLM, TargetWeights
 from diptych.worlds.rendered import RenderedDataset
-from diptych.worlds.scenes.world import scenes
+from diptych.worlds.scenes.world import Split, scenes
 
 TRAINED, TESTED, SMOKE_ROWS, THINGS, STEPS = 2000, 150, 16, 4, 200
 
@@ -39,14 +39,13 @@ class DetectedScenes:
     def __call__(self, cell: Cell) -> Scores:
         recipe = hosted(self.recipe, cell)
         recipe = recipe if cell.rate is None else replace(recipe, instruct_lr=cell.rate)
-        train, test = (
-            drawn(SMOKE_ROWS if cell.smoke else n, cell.seed, split) for split, n in (("train", TRAINED), ("test", TESTED))
-        )
+        train = drawn(SMOKE_ROWS if cell.smoke else TRAINED, cell.seed, "train")
+        test = drawn(SMOKE_ROWS if cell.smoke else TESTED, cell.seed, "test")
         model = open_model(trained(recipe, train, cell).model) if self.learns else untrained(recipe, train, cell)
         return detection_scores(model, test, batch_size=4 if cell.smoke else 50)
 
 
-def drawn(count: int, seed: int, split: str) -> RenderedDataset:
+def drawn(count: int, seed: int, split: Split) -> RenderedDataset:
     """Scenes of two to four shapes."""
     return scenes(count, seed=seed, split=split, max_objects=THINGS, negatives=False).remembering()
 

@@ -176,7 +176,7 @@ class ReferringModel:
     def _answers(self, some: Sequence[tuple[Any, tuple[str, str], Any]], max_tokens: int) -> list[ReferringAnswer]:
         device = next(self.bridge.parameters()).device
         decoded = [decode(image, exact=True) for image, _, _ in some]
-        frames = [SquareFrame(*pixels.shape[:2], self.preprocess.resize) for pixels in decoded]  # type: ignore[arg-type]
+        frames = [SquareFrame(pixels.shape[0], pixels.shape[1], self.preprocess.resize) for pixels in decoded]  # type: ignore[arg-type]
         image_BCHW = self.preprocess(decoded).to(device)
         large_BCHW = replace(self.preprocess, size=self.large_size)(decoded).to(device)
         region_BNHW, given_BN = self._regions(frames, [own for _, _, own in some])

@@ -62,9 +62,9 @@ class PositionedAttention(nn.Module):
     def forward(self, query_BQD: Tensor, key_BMD: Tensor, value_BMD: Tensor, open_BM: Tensor | None = None) -> Tensor:
         """`open_BM` is True on keys that may be read."""
         pairs = ((self.q_proj, query_BQD), (self.k_proj, key_BMD), (self.v_proj, value_BMD))
-        split = [layer(given).unflatten(-1, (self.heads, -1)).transpose(1, 2) for layer, given in pairs]
+        query, key, value = (layer(given).unflatten(-1, (self.heads, -1)).transpose(1, 2) for layer, given in pairs)
         mask = None if open_BM is None else open_BM[:, None, None]
-        read_BHQE = F.scaled_dot_product_attention(*split, attn_mask=mask)
+        read_BHQE = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
         out_BQD: Tensor = self.out_proj(read_BHQE.transpose(1, 2).flatten(2))
         return out_BQD
 

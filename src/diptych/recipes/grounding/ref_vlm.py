@@ -233,7 +233,7 @@ class RefVLM(VisualInstructionRecipe):
         given_BN = torch.zeros(count, given, dtype=torch.bool)
         shown_BXY = torch.zeros(count, size, size, dtype=torch.bool)
         for row, (draw, turn, image_HWC) in enumerate(zip(draws, turns, shown, strict=True)):
-            frame = SquareFrame(*image_HWC.shape[:2], self._resize)
+            frame = SquareFrame(image_HWC.shape[0], image_HWC.shape[1], self._resize)
             regions = draw.sample.regions
             shown_BXY[row] = torch.from_numpy(frame.shown(size))
             targets = [(group, number) for group, numbers in enumerate(turn.targets) for number in numbers]
@@ -270,7 +270,7 @@ class RefVLM(VisualInstructionRecipe):
             backbone={"name": self.backbone, **strides},
             decoders=self.decoders,
             masks="mask" in self.units,
-            reference_id=int(self.words().tokenizer.inner.token_to_id(REFERENCE)),
+            reference_id=self.words().pieces(REFERENCE)[0],
         )
 
     def _language_model(self) -> LanguageModel:
