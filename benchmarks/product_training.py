@@ -80,7 +80,7 @@ def ours(loop: Loop, data: Path, out: Path, *options: str) -> dict[str, Any]:
     words += ["--log-every", str(max(1, loop.steps // 12)), "--save-every", "0", "--no-evaluation", "--no-progress"]
     words += ["--device", loop.device, "--precision", "fp32" if loop.small else "bf16", *options]
     if loop.small:
-        words += ["--image-size", "32", "--width", "64"]
+        words += ["--image-size", "32", "--width", "64", "--text-tower", "text_tiny"]
     _run([sys.executable, "-m", "diptych.cli", *words])
     lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     later = [line for line in lines if line["kind"] == "train" and line["step"] > loop.steps // 3]

@@ -92,7 +92,7 @@ def _tensor_memory(run: Training) -> int:
     held += [value for memory in memories for value in memory.values() if isinstance(value, torch.Tensor)]
     with PeakMemory(held) as memory:
         run.take_step(run.next_batch())
-    return memory.peak
+    return int(memory.peak)
 
 
 def _peak_memory(device: torch.device) -> int:

@@ -242,7 +242,7 @@ def _sampled(
     counts, device = [len(box_N4) for box_N4 in boxes], boxes[0].device
     proposal_N4, box_N4 = on_host((torch.cat(list(proposals)), torch.cat(list(boxes))))
     rows = zip(proposal_N4.split(counts), box_N4.split(counts), targets, strict=True)
-    return [sampling(*each, target.to(torch.device("cpu"))).to(device) for *each, target in rows]
+    return [sampling(proposal, box, target.to(torch.device("cpu"))).to(device) for proposal, box, target in rows]
 
 
 def all_ordered_pairs(count: int, device: torch.device | None = None) -> Tensor:

@@ -186,7 +186,13 @@ class Chat3Dv2(LanguageModelRecipe[RoomChat, RoomChatBatch, RoomChatFeatures]):
         def stacked(name: str) -> Tensor:
             return torch.from_numpy(np.stack([draw.media[name] for draw in draws]))
 
-        things = RoomChatBatch(*(stacked(name) for name in ("feature", "box", "colour", "open", "sequence")))
+        things = RoomChatBatch(
+            feature=stacked("feature"),
+            box_BM6=stacked("box"),
+            colour_BM3=stacked("colour"),
+            open_BM=stacked("open"),
+            sequence_BM=stacked("sequence"),
+        )
         if self.stage == "objects":
             caption_BMCL, mask_BMCL = self._captions(draws)
             return replace(things, caption_BMCL=caption_BMCL, caption_mask_BMCL=mask_BMCL)

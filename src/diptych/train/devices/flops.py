@@ -45,7 +45,7 @@ class StepFlops(TorchDispatchMode):
     """Counts the model FLOPs of what runs within, as `total`."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.total = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None) -> Any:

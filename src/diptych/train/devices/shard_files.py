@@ -75,13 +75,14 @@ class ShardedTensors(Mapping[str, Tensor]):
 
     def __getitem__(self, name: str) -> Tensor:
         parts = [(opened.get_tensor(name), offset) for opened, offset in self._parts[name]]
+        first: Tensor = parts[0][0]
         if len(parts) == 1 and not any(parts[0][1]):
-            return parts[0][0]
+            return first
         ends = [[begin + length for begin, length in zip(offset, part.shape, strict=True)] for part, offset in parts]
         shape = [max(sizes) for sizes in zip(*ends, strict=True)]
         if sum(part.numel() for part, _ in parts) != math.prod(shape):
             raise RunError(f"'{name}' is not whole in {', '.join(self._names[:2])} and so on: a part of it is missing")
-        whole = torch.empty(shape, dtype=parts[0][0].dtype)
+        whole = torch.empty(shape, dtype=first.dtype)
         for part, offset in parts:
             whole[tuple(slice(begin, begin + length) for begin, length in zip(offset, part.shape, strict=True))] = part
         return whole
