@@ -98,7 +98,8 @@ def distance(one_P6: Cloud, other_Q6: Cloud, by: By) -> float:
 
 def centred(cloud_P6: Cloud) -> Cloud:
     """Coordinates [P, 3] around their mean."""
-    return cloud_P6[:, :3] - cloud_P6[:, :3].mean(0)
+    xyz_P3: Cloud = cloud_P6[:, :3] - cloud_P6[:, :3].mean(0)
+    return xyz_P3
 
 
 def histogram(cloud_P6: Cloud) -> npt.NDArray[np.float64]:
