@@ -36,7 +36,7 @@ def test_distances_of_clouds() -> None:
     red[:, 3:], blue[:, 3:] = (250, 0, 0), (0, 0, 250)
     assert distance(red, blue, "colour") == 2
     assert distance(red, blue, "chamfer") == pytest.approx(0, abs=1e-6)
-    assert distance(red, red + np.float32([5, 0, 0, 0, 0, 0]), "colour") == 0
+    assert distance(red, red + np.array([5, 0, 0, 0, 0, 0], np.float32), "colour") == 0
 
 
 @pytest.mark.parametrize("by", ["chamfer", "colour"])

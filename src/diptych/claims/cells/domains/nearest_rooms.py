@@ -60,9 +60,9 @@ class NearestDescribedThing:
         things: list[tuple[frozenset[str], Cloud]] = []
         for row in range(len(rows)):
             cloud_by_id = thing_clouds(rows[row])
-            for said in rows[row].extras["descriptions"]:
-                if said["object_id"] in cloud_by_id:
-                    things.append((words(said["description"]), cloud_by_id[said["object_id"]]))
+            for described in rows[row].extras["descriptions"]:
+                if described["object_id"] in cloud_by_id:
+                    things.append((words(described["description"]), cloud_by_id[described["object_id"]]))
         return grounded(_Grounder(self.by, things), cell)
 
 
@@ -98,7 +98,8 @@ def distance(one_P6: Cloud, other_Q6: Cloud, by: By) -> float:
 
 def centred(cloud_P6: Cloud) -> Cloud:
     """Coordinates [P, 3] around their mean."""
-    return cloud_P6[:, :3] - cloud_P6[:, :3].mean(0)
+    xyz_P3: Cloud = cloud_P6[:, :3] - cloud_P6[:, :3].mean(0)
+    return xyz_P3
 
 
 def histogram(cloud_P6: Cloud) -> npt.NDArray[np.float64]:
