@@ -14,11 +14,12 @@ def patch_pixels(image_BCHW: Tensor, patch: int, *, normalised: bool = True) -> 
     if image_BCHW.shape[-1] % patch or image_BCHW.shape[-2] % patch:
         raise ShapeError(f"images of {list(image_BCHW.shape[-2:])} pixels have no whole patches of {patch}")
     cut = image_BCHW.unflatten(3, (-1, patch)).unflatten(2, (-1, patch))  # [B, C, rows, patch, columns, patch]
-    pixel_BPN = cut.permute(0, 2, 4, 3, 5, 1).flatten(3).flatten(1, 2)
+    pixel_BPN: Tensor = cut.permute(0, 2, 4, 3, 5, 1).flatten(3).flatten(1, 2)
     if not normalised:
         return pixel_BPN
     mean_BP1, variance_BP1 = pixel_BPN.mean(-1, keepdim=True), pixel_BPN.var(-1, keepdim=True)
-    return (pixel_BPN - mean_BP1) / (variance_BP1 + 1e-6) ** 0.5
+    scaled_BPN: Tensor = (pixel_BPN - mean_BP1) / (variance_BP1 + 1e-6).sqrt()
+    return scaled_BPN
 
 
 def masked_pixels(
