@@ -59,6 +59,7 @@ class BenchX:
     compat        "released" fits the threshold of F1 on the test images and applies it as "above", as BenchX's code does
     """
 
+    slug: ClassVar[str] = "benchx"
     name: ClassVar[str] = "benchx"
     version: ClassVar[int] = 1
     needs: ClassVar[type] = Embedder
