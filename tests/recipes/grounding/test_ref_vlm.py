@@ -21,7 +21,7 @@ from diptych.core.grounding import PhraseQuery
 from diptych.core.sample import Sample
 from diptych.core.scene_graph import Region
 from diptych.data.load.stream import batches
-from diptych.data.square_frame import SquareFrame, region_mask
+from diptych.data.media.square_frame import SquareFrame, region_mask
 from diptych.data.text.prompts.layout import ImageSlots
 from diptych.data.text.prompts.referring_turns import AnswerForm, draw_turn, referring_row
 from diptych.data.text.prompts.triplets import (

@@ -37,8 +37,8 @@ def main(argv: Sequence[str]) -> int:
         raise ConfigError(f"--out is {args.out} (expected a file that ends in .png)")
     from diptych.api import load
     from diptych.core.image import FileImage
-    from diptych.models.bridges.token_sources import token_sources
     from diptych.models.bridges.writer import BridgeGenerator
+    from diptych.pipelines.token_sources import token_sources
 
     model = load(args.model)
     if not isinstance(model, BridgeGenerator):

@@ -21,8 +21,8 @@ from diptych.core.prompt import PromptLike, require_one_per_image, text_and_imag
 from diptych.core.scene_graph import Region, SceneGraph
 from diptych.data.masks import Mask, encode
 from diptych.data.media.decode import decode
+from diptych.data.media.square_frame import SquareFrame, region_mask
 from diptych.data.media.transforms import Preprocess
-from diptych.data.square_frame import SquareFrame, region_mask
 from diptych.data.text.prompts.layout import Layout, Piece, Side, TextPiece, lay_out
 from diptych.data.text.prompts.referring_turns import AnswerForm, referring_row
 from diptych.data.text.prompts.triplets import REFERENCE, REGION, TripletAnswer, Unit, read_answer

@@ -19,8 +19,8 @@ from diptych.core.rows import Rows
 from diptych.core.sample import Sample
 from diptych.data.load.batch import pixels
 from diptych.data.masks import pixels_of
+from diptych.data.media.square_frame import SquareFrame
 from diptych.data.media.transforms import Preprocess
-from diptych.data.square_frame import SquareFrame
 from diptych.data.text.prompts.layout import TextPiece, lay_out
 from diptych.data.text.prompts.referring_turns import TASKS, AnswerForm, ReferringTask, ReferringTurn, draw_turn, referring_row
 from diptych.data.text.prompts.triplets import REFERENCE, SPECIAL_TOKENS, Unit

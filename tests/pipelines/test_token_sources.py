@@ -15,7 +15,7 @@ from PIL import Image
 from diptych.cli import main
 from diptych.core.errors import ConfigError, ShapeError
 from diptych.core.image import ArrayImage
-from diptych.models.bridges.token_sources import token_sources
+from diptych.pipelines.token_sources import token_sources
 from diptych.recipes.bridges.llava import LLaVA
 from diptych.recipes.bridges.pllava import PLLaVA
 from diptych.recipes.bridges.simvlg import SimVLG
