@@ -24,6 +24,9 @@ install: $(VENV)/.use ## a virtual environment with everything that a user needs
 demo: $(VENV)/.use ## curate, train, evaluate and search real data, then write runs/demo/report.html
 	$(BIN)/diptych demo
 
+# Compiled files are kept, also where the shell says otherwise: without them workers spend a minute compiling tests, and so does each program
+# that a test starts.
+export PYTHONDONTWRITEBYTECODE :=
 # A worker a core, each with one thread; the tests of a file stay together, since they share what is trained once.
 PARALLEL := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile
 

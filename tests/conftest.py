@@ -1,9 +1,11 @@
-"""What every test shares: a cache folder of its own, quiet threads, and the record of what mechanisms agree with."""
+"""What every test shares: a cache folder of its own, files that need not reach the disk, and the record of what mechanisms agree with."""
 
 from __future__ import annotations
 
+import gc
 import json
 import math
+import os
 import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
@@ -28,6 +30,24 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         patch.setenv("XDG_CACHE_HOME", str(folder))
         patch.delenv("DIPTYCH_CACHE", raising=False)
         yield folder
+
+
+@pytest.fixture(scope="session", autouse=True)
+def without_fsync() -> Iterator[None]:
+    """Files are written, but nothing waits for the disk: a test that stops a process needs no more, only a loss of power would."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", os.fstat)  # a closed file is an error as before
+        yield
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Iterator[None]:
+    """Collecting makes millions of objects that stay: the garbage collector looks at them neither while they are made nor later."""
+    gc.disable()
+    result = yield
+    gc.freeze()
+    gc.enable()
+    return result
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

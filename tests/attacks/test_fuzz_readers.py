@@ -29,6 +29,7 @@ from diptych.data.read.links import read_links
 from diptych.data.subset import read_uids
 
 from ..data.graphs.conftest import Published
+from ..data.graphs.test_drawn_formats import cvat, studio
 from .damage import Draw, damaged
 from .fuzzing import BOTH, files_of, fuzz_case, fuzz_files, one_line
 
@@ -145,6 +146,8 @@ READERS: dict[str, tuple[Callable[[Path], Path], Callable[[Path], object]]] = {
     "captions": (captions, captions_by_uid),
     "subset": (subset, read_uids),
     **{f"graphs-{name}": (graphs(name), lambda path, name=name: use(read(path, format=name))) for name in FORMATS},  # type: ignore[misc]
+    "graphs-label-studio": (studio, lambda path: use(read(path))),
+    "graphs-cvat": (cvat, lambda path: use(read(path))),
 }  # fmt: skip
 
 

@@ -14,7 +14,8 @@ import pytest
 
 from diptych.claims import job as cells
 from diptych.claims.cell import CellResult
-from diptych.claims.compare import ComparedArm, Comparison, check_version, compare
+from diptych.claims.compare import ComparedArm, Comparison, compare
+from diptych.claims.compared_arms import check_version
 from diptych.claims.job import Job
 from diptych.claims.results import judge_contrasts
 from diptych.claims.spelling import Budget, options, parse_name, split_names

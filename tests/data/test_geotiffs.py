@@ -60,6 +60,36 @@ def test_caption_files_of_published_sets(file: str, folder: str, ending: str, tm
     assert decode(image).shape == (32, 32, 3)
 
 
+@pytest.mark.parametrize(("file", "folder"), [("rsicd_test.csv", "RSICD_images"), ("rsitmd_test.csv", "images")])
+def test_tables_of_published_sets(file: str, folder: str, tmp_path: Path) -> None:
+    """Tables that GeoRSCLIP tests on: a row a caption, pictures in a folder beside, RSICD's in GB 18030."""
+    strings = ["a plane\uff0c near a terminal", "it’s grey"]
+    for number in range(2):
+        write(tmp_path / folder / f"airport_{number}.png", encode_png(pixels()))
+    rows = ["filename,title", *(f"airport_{number}.png,{text}" for number in range(2) for text in strings)]
+    encoding = "gb18030" if "rsicd" in file else "utf-8"
+    (tmp_path / file).write_text("\n".join(rows), encoding=encoding)
+    pool = dp.read(tmp_path / file)
+    assert [[text.string for text in sample.texts] for sample in pool] == [strings, strings]
+    image = pool[0].image
+    assert image is not None
+    assert decode(image).shape == (32, 32, 3)
+
+
+def test_encodings_are_named(tmp_path: Path) -> None:
+    write(tmp_path / "a.png", encode_png(pixels()))
+    (tmp_path / "t.csv").write_bytes("image;caption\na.png;été".encode("latin-1"))
+    with pytest.raises(DataError, match=r"byte 20 \(line 2\) is 0xe9 .*encoding=NAME"):
+        dp.read(tmp_path / "t.csv")
+    assert dp.read(tmp_path / "t.csv", encoding="latin-1")[0].texts[0].string == "été"
+    (tmp_path / "t.csv").write_text("image;caption\na.png;été", encoding="utf-16")
+    assert dp.read(tmp_path / "t.csv", encoding="utf-16")[0].texts[0].string == "été"
+    for encoding in ("ascii", "none-such"):
+        with pytest.raises(DataError, match=f"cannot be read with encoding '{encoding}'"):
+            dp.read(tmp_path / "t.csv", encoding=encoding)
+    assert main(["data", "build", str(tmp_path / "t.csv"), str(tmp_path / "out"), "--encoding", "utf-16"]) == 0
+
+
 def test_class_folders_of_pictures(tmp_path: Path) -> None:
     """AID: a folder a class, whose name is the text."""
     for name in ("Airport", "DenseResidential"):

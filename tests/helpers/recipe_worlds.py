@@ -13,6 +13,8 @@ def world_of(slug: str) -> str:
         return "rooms"
     if slug == "dr_llava":
         return "tissue_dialogues"
+    if slug in ("medslip", "arl"):
+        return "chests"
     if slug == "reversion":
         return "exemplars"
     needs = RECIPES.load(slug).needs

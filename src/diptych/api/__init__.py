@@ -37,8 +37,8 @@ if TYPE_CHECKING:
     from diptych.api.search import index, open_index
     from diptych.api.slides import cut_slides, slide_features
     from diptych.api.sweeps import sweep
-    from diptych.api.training import estimate, resume, train
-    from diptych.api.tuning import blend, blend_curve, tune_report
+    from diptych.api.training import estimate, learning_rate_range, resume, train
+    from diptych.api.tuning import blend, blend_curve, soup, tune_report
 
 _WHERE = {
     "ask": "generation",
@@ -61,6 +61,7 @@ _WHERE = {
     "ground": "models",
     "index": "search",
     "leaderboard": "leaderboards",
+    "learning_rate_range": "training",
     "load": "models",
     "named_after": "naming",
     "open_index": "search",
@@ -71,6 +72,7 @@ _WHERE = {
     "resume": "training",
     "run_info": "runs",
     "slide_features": "slides",
+    "soup": "tuning",
     "sweep": "sweeps",
     "train": "training",
     "train_or_resume": "restarting",
@@ -100,6 +102,7 @@ __all__ = [
     "ground",
     "index",
     "leaderboard",
+    "learning_rate_range",
     "load",
     "named_after",
     "open_index",
@@ -110,6 +113,7 @@ __all__ = [
     "resume",
     "run_info",
     "slide_features",
+    "soup",
     "sweep",
     "train",
     "train_or_resume",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -14,7 +15,8 @@ from diptych.core.own_recipes import is_recipe_file
 from diptych.worlds.address import training_rows, with_held_out
 
 if TYPE_CHECKING:
-    from diptych.claims.compare import ComparedArm, Comparison
+    from diptych.claims.compare import Comparison
+    from diptych.claims.compared_arms import ComparedArm
     from diptych.core.contracts import Embedder
     from diptych.train.options import TrainOptions
 
@@ -42,6 +44,8 @@ def compare(
     equal: float = 0.0,
     download: bool = False,
     processes: int = 1,
+    pilot: float = 0.0,
+    splits: Sequence[str] = (),
     say: Say | None = None,
     **changes: Any,
 ) -> Comparison:
@@ -56,10 +60,13 @@ def compare(
     matters  the smallest difference that would matter; `equal`: how close counts as equal, by default the same
     out      folder of the cells: what is finished there is read, what is half done goes on
     processes  cells that run at once, each in a process of its own, where the data have an address
+    pilot    seconds of short trainings of the first arm that say beforehand from how many steps on it is above chance and how many seeds
+             `matters` needs; left out where everything takes less than ten times as long
+    splits   held-out splits to measure on, () for all; compare on "val" to choose, then on "test", where trained cells are only scored
     changes  fields of every recipe: batch_size=64
     """
-    from diptych.claims.compare import check_version
     from diptych.claims.compare import compare as run_comparison
+    from diptych.claims.compared_arms import check_version
     from diptych.claims.spelling import Budget
     from diptych.claims.verdict import Margins
 
@@ -68,6 +75,8 @@ def compare(
         raise ConfigError(f"seeds is {seeds} (expected 1 or more; three at least for a verdict)")
     if processes < 1:
         raise ConfigError(f"processes is {processes} (expected 1 or more)")
+    if not 0 <= pilot < math.inf:
+        raise ConfigError(f"pilot is {pilot} (expected seconds, 0 for none)")
     if "steps" in changes:
         raise ConfigError("steps are what the budget gives: say budget steps:N")
     spend = Budget.parse(budget) if budget else None
@@ -93,12 +102,14 @@ def compare(
         options=options,
         margins=Margins(matters, equal or matters),
         processes=processes,
+        pilot=pilot,
+        splits=splits,
         say=say or (lambda line: None),
     )
 
 
 def _arm(arm: Any, preset: str, changes: Mapping[str, Any], download: bool) -> ComparedArm:
-    from diptych.claims.compare import ComparedArm
+    from diptych.claims.compared_arms import ComparedArm
     from diptych.claims.spelling import parse_name
     from diptych.models.io.open_address import is_foreign
 

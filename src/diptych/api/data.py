@@ -33,6 +33,7 @@ def read(
     follow_links: bool = False,
     inside: str | Path = "",
     delimiter: str = "",
+    encoding: str = "",
     captions: bool = True,
     longest_text: int = LONGEST_TEXT,
     most_columns: int = MOST_COLUMNS,
@@ -50,14 +51,14 @@ def read(
     root     the folder that image paths are relative to
     name     of the data, for reports
     captions  False keeps rows without a text where others have one
-    format, follow_links, inside, delimiter, longest_text, most_columns, unpacked_bytes
+    format, follow_links, inside, delimiter, encoding, longest_text, most_columns, unpacked_bytes
              as in `diptych.data.read.read`
     Raises UnknownName for a split that is neither, DataError for data without splits.
     """
     given: dict[str, Any] = {
         "image": image, "text": text, "media": media, "uid": uid, "group": group, "licence": licence, "origin": origin,
         "language": language, "root": root, "name": name, "format": format, "follow_links": follow_links, "inside": inside,
-        "delimiter": delimiter, "captions": captions, "longest_text": longest_text, "most_columns": most_columns,
+        "delimiter": delimiter, "encoding": encoding, "captions": captions, "longest_text": longest_text, "most_columns": most_columns,
         "unpacked_bytes": unpacked_bytes,
     }  # fmt: skip
     if strange := sorted(set(columns or {}) - {*_USUAL, "split"}):

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 def with_initial_weights(made: Recipe, init: str | Path, options: TrainOptions, asked: Collection[str]) -> tuple[Recipe, Any]:
     """The recipe as the weights of `init` have it, and their model; a recipe without fields of that kind as it is, and None."""
-    from diptych.models.io.open_address import FOREIGN, open_address
+    from diptych.models.io.open_address import is_published, open_address
     from diptych.models.pairs.embedder import Embedding
     from diptych.models.vilt.vilt_model import ViltModel
     from diptych.recipes._shared.frozen.initial_weights import refuse_conflicts, with_tuning_rate
@@ -23,7 +23,7 @@ def with_initial_weights(made: Recipe, init: str | Path, options: TrainOptions, 
 
     if not hasattr(made, "started"):
         return made, None
-    foreign = str(init).startswith(FOREIGN)
+    foreign = is_published(str(init))
     if not foreign and not (Path(options.init).parent / "config.json").is_file():
         return made, None  # tensors alone
     model = open_address(str(init) if foreign else Path(options.init).parent, download=options.download)
@@ -44,7 +44,7 @@ def start_report(made: Recipe, model: Any, init: str | Path, options: TrainOptio
     import torch
 
     from diptych.train.tuning.positions import fitted
-    from diptych.train.weights import start_lines, start_tensors
+    from diptych.train.weights import given_tensors, start_lines, start_tensors
 
     made = next((stage.recipe for stage in made.stages()), made)  # what takes the first step
     try:
@@ -53,7 +53,7 @@ def start_report(made: Recipe, model: Any, init: str | Path, options: TrainOptio
     except (RuntimeError, NotImplementedError):  # a part that reads its own weights cannot be built without memory
         with torch.random.fork_rng(devices=[]):
             ours = made.model()
-    given = start_tensors(options.init, download=options.download) if model is None else dict(model.model.state_dict())
+    given = start_tensors(options.init, download=options.download) if model is None else given_tensors(model)
     lines: list[str] = []
     keep = options.tune.over(made.tuning()).keep_positions
     tensors = fitted(made.fitted(given), ours.state_dict(), keep=keep, say=lines.append)
@@ -62,9 +62,9 @@ def start_report(made: Recipe, model: Any, init: str | Path, options: TrainOptio
 
 def initial_weights_path(init: str | Path) -> str:
     """Value of `TrainOptions.init` for a start: the address of published weights, or the weights file of a folder."""
-    from diptych.models.io.open_address import FOREIGN
+    from diptych.models.io.open_address import is_published
 
-    return str(init) if str(init).startswith(FOREIGN) else str(weights_of(init))
+    return str(init) if is_published(str(init)) else str(weights_of(init))
 
 
 def weights_of(source: str | Path) -> Path:
@@ -75,4 +75,5 @@ def weights_of(source: str | Path) -> Path:
     for path in (folder / "model" / "model.safetensors", folder / "model.safetensors"):
         if path.is_file():
             return path
-    raise RunError(f"{source} has no model.safetensors (expected a finished run folder, its model/, or a .safetensors file)")
+    expected = "a finished run folder, its model/, a .safetensors file, or an address of weights"
+    raise RunError(f"{source} has no model.safetensors (expected {expected})")

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from diptych.api.recipes import recipe_of
 from diptych.core.disk.json_text import read_object
@@ -14,6 +15,9 @@ from diptych.core.errors import ConfigError, RunError
 from diptych.core.result import Result
 from diptych.core.run_folder import RunFolder
 from diptych.report.paper_table import PaperTable
+
+if TYPE_CHECKING:
+    from diptych.report.paper_plots import PlotFormat
 
 
 def publish_results(run: RunFolder, results: Mapping[str, Result], page: Path, say: Callable[[str], None]) -> None:
@@ -84,22 +88,56 @@ def paper_table(sources: Sequence[str | Path], *, every: bool = False, points: b
     from diptych.report.paper_table import comparison_table, runs_table
 
     paths = [Path(source) for source in sources]
-    files = [path / "comparison.json" if path.is_dir() else path for path in paths]
-    if len(files) == 1 and files[0].is_file():
-        try:
-            plain = read_object(files[0])
-            return comparison_table(plain, every=every, points=points)
-        except (ValueError, KeyError, TypeError) as error:
-            raise ConfigError(f"{files[0]} is no comparison: {type(error).__name__}: {error}") from error
+    if (file := _comparison_file(paths)) is not None:
+        with _is_comparison(file):
+            return comparison_table(read_object(file), every=every, points=points)
     results = {}
+    for path in _run_folders(paths):
+        results[str(path)] = evaluate_kept(path)
+        if not results[str(path)]:
+            raise ConfigError(f"{path} holds no results (expected those of diptych eval)")
+    return runs_table(results, points=points)
+
+
+def paper_plots(sources: Sequence[str | Path], out: str | Path, *, formats: Sequence[PlotFormat] = ("svg", "pdf")) -> list[Path]:
+    """Plots of a comparison, or curves of run folders, written into a folder; the data of each lie beside it as CSV.
+
+    Raises ConfigError for something else, or runs without a log; MissingExtra without matplotlib.
+    """
+    from diptych.report.paper_plots import comparison_plots, run_plots, write_plots
+
+    paths = [Path(source) for source in sources]
+    if (file := _comparison_file(paths)) is not None:
+        with _is_comparison(file):
+            plots = comparison_plots(read_object(file))
+    else:
+        plots = run_plots({path.name: list(RunFolder.open(path).metrics()) for path in _run_folders(paths)})
+    if not plots:
+        raise ConfigError(f"{paths[0]} has nothing to plot (expected a run with steps in its log)")
+    return write_plots(plots, Path(out), formats)
+
+
+def _comparison_file(paths: Sequence[Path]) -> Path | None:
+    """The results of the one comparison that is named; None for run folders."""
+    files = [path / "comparison.json" if path.is_dir() else path for path in paths]
+    return files[0] if len(files) == 1 and files[0].is_file() else None
+
+
+@contextmanager
+def _is_comparison(file: Path) -> Iterator[None]:
+    try:
+        yield
+    except (ValueError, KeyError, TypeError) as error:
+        raise ConfigError(f"{file} is no comparison: {type(error).__name__}: {error}") from error
+
+
+def _run_folders(paths: Sequence[Path]) -> Sequence[Path]:
+    """The paths themselves. Raises ConfigError where one is no run folder, or there is none."""
     for path in paths:
         if not (path / "run.json").is_file():
             raise ConfigError(
                 f"{path} is neither a run folder nor one comparison (expected RUN ..., or the folder of a comparison)"
             )
-        results[str(path)] = evaluate_kept(path)
-        if not results[str(path)]:
-            raise ConfigError(f"{path} holds no results (expected those of diptych eval)")
-    if not results:
-        raise ConfigError("there is nothing to put into a table (expected RUN ..., or the folder of a comparison)")
-    return runs_table(results, points=points)
+    if not paths:
+        raise ConfigError("there is nothing to read (expected RUN ..., or the folder of a comparison)")
+    return paths

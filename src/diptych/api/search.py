@@ -40,7 +40,7 @@ def index(
     kind     "dense", "nested" (prefix, order, shortlist, funnel), "lexical" (query_terms, item_terms), "late" (shortlist),
              "hybrid" (fusion, lexical, depth, exact_first), "graphs" (objects, relations, min_confidence); in brackets what `options`
              may hold
-    what     "images": one item a sample; "texts": one item a text
+    what     "images" or "clouds": one item a sample; "texts": one item a text
     url      of a Qdrant server that is to hold the vectors
     download  allows fetching a model that is not on this machine
     device    of a model that is given by address, as `load` takes it
@@ -50,6 +50,8 @@ def index(
 
     if embeddings and kind not in ("dense", "nested", "hybrid"):
         raise ConfigError(f"embeddings are read by an index of kind dense, nested or hybrid (kind is '{kind}')")
+    if embeddings and what == "clouds":
+        raise ConfigError("embeddings are those of pictures (expected what images or texts beside them, not clouds)")
     index_kind = kind_of_index(kind)
     opened = _searcher(model, download, device) if isinstance(model, str | Path) else model
     if embeddings:

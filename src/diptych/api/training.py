@@ -17,6 +17,7 @@ from diptych.worlds.address import HELD_OUT, cached_for_training, split_names, t
 
 if TYPE_CHECKING:
     from diptych.train.options import TrainOptions
+    from diptych.train.rate_range import RateRange
 
 from diptych.api.cards import write_card
 from diptych.api.checking import data_report, refuse_early, refuse_missing, validators
@@ -290,3 +291,29 @@ def estimate(
     rows = _rows_to_use(training_rows(whole), whole, _uids(subset), subset)
     refuse_missing(made, rows)
     return measure(made, rows, options or TrainOptions())
+
+
+def learning_rate_range(
+    name: str | Recipe,
+    data: Any,
+    *,
+    low: float = 1e-6,
+    high: float = 1.0,
+    steps: int = 100,
+    preset: str = "tiny",
+    options: TrainOptions | None = None,
+    hold_out: float = HELD_OUT,
+    **changes: Any,
+) -> RateRange:
+    """Learning-rate range test: losses while the rate grows from `low` to `high` by a constant factor. Keeps nothing.
+
+    >>> dp.learning_rate_range("clip", "emoji", steps=100).steepest     # doctest: +SKIP
+    """
+    from diptych.train.options import TrainOptions
+    from diptych.train.rate_range import rate_range
+
+    made = recipe(name, preset=preset, **changes)
+    rows = training_rows(with_held_out(read(data), hold_out))
+    refuse_missing(made, rows)
+    rows = cached_for_training(rows, made)
+    return rate_range(made, rows, options or TrainOptions(), low=low, high=high, steps=steps)

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from diptych.api.checking import data_report
 from diptych.api.data import data_of, read
@@ -15,6 +15,7 @@ from diptych.api.models import load
 from diptych.api.recipes import recipe_of
 from diptych.claims.statistics import item_view
 from diptych.core.errors import ConfigError, RunError
+from diptych.core.result import Result
 from diptych.core.run_folder import RunFolder
 from diptych.report.pages.tuning import BlendPoint, MetricChange, TuningReport
 from diptych.worlds.address import held_out, training_rows
@@ -32,10 +33,9 @@ def blend(first: str | Path, second: str | Path, out: str | Path | None = None, 
     """
     from diptych.models.io.blend import blended
 
+    _refuse_occupied(out)
     made = blended(_dual(first), _dual(second), share)
     if out is not None:
-        if Path(out).exists() and any(Path(out).iterdir()):
-            raise RunError(f"{out} is not empty: choose another folder")
         made.card = {**made.card, "recipe": f"Weights: {1 - share:g} of {first} and {share:g} of {second}, averaged."}
         made.save(Path(out))
     return made
@@ -69,6 +69,78 @@ def blend_curve(
             )
         )
     return points
+
+
+@dataclass(frozen=True, slots=True)
+class Soup:
+    """Mean of several models' weights.
+
+    used     addresses whose weights went into it, in the order in which they were added
+    scores   of each model alone on validation, by address; empty for a uniform mean without data
+    score    of the mean on validation; NaN without data
+    """
+
+    model: PairEmbedder
+    used: tuple[str, ...]
+    scores: dict[str, float]
+    score: float
+
+
+def soup(
+    models: Sequence[str | Path],
+    out: str | Path | None = None,
+    *,
+    how: Literal["uniform", "greedy"] = "uniform",
+    data: Any = None,
+    split: str = "val",
+    task: str = "retrieval",
+    **options: Any,
+) -> Soup:
+    """Mean of several models' weights (model soups; Wortsman et al., 2022, 2203.05482), written to `out` where that is given.
+
+    models  anything that `load` opens, of one architecture, tuned from one start
+    how     "uniform" takes all; "greedy" goes from the best on validation to the worst and keeps those with which the mean is not worse
+    data    needed for "greedy": scored on its rows of `split` alone, so that test rows stay unseen
+
+    Raises ConfigError for fewer than two models, or a greedy mean without data.
+    """
+    from diptych.models.io.blend import averaged
+
+    if len(models) < 2:
+        raise ConfigError(f"a mean needs two models or more, got {len(models)}")
+    if how not in ("uniform", "greedy"):
+        raise ConfigError(f"how is {how!r} (expected uniform or greedy)")
+    if how == "greedy" and data is None:
+        raise ConfigError("a greedy mean is chosen by validation: say --data")
+    _refuse_occupied(out)
+    opened = {str(address): _dual(address) for address in models}
+    if len(opened) < len(models):
+        raise ConfigError("a model stands there twice (expected different ones)")
+    whole = None if data is None else read(data)
+
+    def score(model: Any) -> Result:
+        return evaluate(model, task, whole, split=split, **options)
+
+    results = {address: score(model) for address, model in opened.items()} if whole is not None else {}
+    sign = 1.0 if not results or next(iter(results.values())).higher_is_better else -1.0
+    order = sorted(opened, key=lambda address: -sign * results[address].value) if results else list(opened)
+    used = order if how == "uniform" else order[:1]
+    made = averaged([opened[address] for address in used])
+    best = score(made).value if whole is not None else math.nan
+    for address in order[1:] if how == "greedy" else ():
+        tried = averaged([opened[each] for each in (*used, address)])
+        value = score(tried).value
+        if sign * value >= sign * best:
+            used, made, best = [*used, address], tried, value
+    if out is not None:
+        made.card = {**made.card, "recipe": f"Weights: the mean of {', '.join(used)}."}
+        made.save(Path(out))
+    return Soup(made, tuple(used), {address: result.value for address, result in results.items()}, best)
+
+
+def _refuse_occupied(out: str | Path | None) -> None:
+    if out is not None and Path(out).exists() and any(Path(out).iterdir()):
+        raise RunError(f"{out} is not empty: choose another folder")
 
 
 def _mean(model: Any, data: Any, task: str, options: dict[str, Any]) -> float:

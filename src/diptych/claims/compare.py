@@ -18,49 +18,36 @@ import json
 import math
 import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from diptych.claims import job as cells
 from diptych.claims.cell import CellResult
-from diptych.claims.controls.raw_input import raw_values
+from diptych.claims.compared_arms import ComparedArm, arm_code, check_arms, check_capabilities
+from diptych.claims.compared_splits import check_tasks, measured_splits, record_data, record_looks
+from diptych.claims.controls.raw_input import Values, raw_values
 from diptych.claims.job import Job
+from diptych.claims.pilots.pilot import report_pilot
 from diptych.claims.results import measures_of
 from diptych.claims.spelling import Budget
 from diptych.claims.verdict import Margins
 from diptych.core.config import config_hash, prepared_fields, to_plain
-from diptych.core.contracts import Embedder, Recipe
+from diptych.core.contracts import Dataset, Recipe
 from diptych.core.disk.files import write_json
+from diptych.core.disk.lock import exclusive
 from diptych.core.environment import environment
-from diptych.core.errors import ConfigError, DataError, DiptychError, RunError
+from diptych.core.errors import ConfigError, DiptychError, RunError
 from diptych.core.grouped_fields import out_of_groups
-from diptych.core.own_recipes import named_programs
-from diptych.core.sources.program import code_hash
 from diptych.core.terminal import notebook
-from diptych.models.io.open_address import require, require_deployed
 from diptych.report.comparison_result import ArmCost, CellFailure, ComparisonResult
 from diptych.train.options import TrainOptions
 from diptych.worlds.address import held_out, training_rows
 
 Say = Callable[[str], None]
 ONE_POINT = Margins(0.01, 0.01)
-REHEARSED = 256  # rows of a held-out split on which a task is tried before anything is trained
-
-
-@dataclass(frozen=True, slots=True)
-class ComparedArm:
-    """A side of a comparison: a recipe to train, or a model that is there and where it came from. Exactly one of the two. `named`: its
-    name was chosen by hand."""
-
-    name: str
-    recipe: Recipe | None = None
-    model: Embedder | None = None
-    address: str = ""
-    named: bool = False
+LOCK = ".lock"
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +100,8 @@ def compare(
     options: TrainOptions | None = None,
     margins: Margins = ONE_POINT,
     processes: int = 1,
+    pilot: float = 0.0,
+    splits: Sequence[str] = (),
     say: Say = lambda line: None,
 ) -> Comparison:
     """Run what is missing and say what came out.
@@ -123,138 +112,117 @@ def compare(
     budget   of each arm; None takes the steps of the first recipe
     margins  the smallest difference that would matter, and how close counts as equal; the same for every metric
     processes  cells that run at once, where they can run in processes of their own; their times are then those of a shared machine
+    pilot    seconds of short trainings that say beforehand what the budget can show (`pilots.pilot`); 0 runs none
+    splits   held-out splits to measure on; () for all. What is left out is not read: choose arms on "val", then name "test", on which
+             the trained cells are scored
     Raises ConfigError, DataError or RunError before anything is trained when the comparison cannot work.
     """
-    _check_arms(arms)
-    _check_capabilities(arms, tasks)
+    check_arms(arms)
+    check_capabilities(arms, tasks)
     given = arms[0].model is not None
-    _begin(whole, tasks, seeds, out, given=given)
-    if given:
-        results, folders = _score_models(arms, whole, out, tuple(tasks), say)
-        failures: list[CellFailure] = []
-        controls = {}
-        words = "given models, nothing was trained"
-        configs = {a.name: {"address": a.address, "fingerprint": a.model.fingerprint} for a in arms if a.model is not None}
-    else:
-        options = options or TrainOptions()
-        budget = budget or _budget_of(arms[0])
-        jobs = _jobs(arms, whole, out, source, tuple(tasks), seeds, budget, options, say)
-        results, failures = _run_all(jobs, whole, say, processes)
-        folders = {arm.name: {job.seed: str(job.folder) for job in jobs if job.arm == arm.name} for arm in arms}
-        configs = {job.arm: _config(job) for job in jobs}
-        words = str(budget)
-        say("raw-input controls: ridge from pixels, nearest training picture, majority")
-        language = getattr(arms[0].recipe, "language", "")
-        controls = raw_values(training_rows(whole), held_out(whole), tasks, cells.make_task, out, language=language, say=say)
-    names = tuple(arm.name for arm in arms)
-    rows = training_rows(whole)
-    measured = ComparisonResult(
-        arms=names,
-        seeds=() if given else tuple(seeds),
-        data={"name": whole.name, "fingerprint": rows.fingerprint, "training_rows": 0 if given else len(rows), "source": source},
-        budget=words,
-        tasks=tuple(tasks),
-        given=given,
-        measures=tuple(
-            measures_of(names, results, folders, whole, tuple(tasks), given=given, margins=margins, controls=controls)
-        ),
-        costs=tuple(
-            _cost(arm, [c for c in results if c.arm == arm.name]) for arm in arms if any(c.arm == arm.name for c in results)
-        ),
-        failures=tuple(failures),
-        folders=folders,
-        configs=configs,
-        environment=environment(),
-        margins=(margins.matters, margins.equivalence),
-    )
-    write_json(out / "comparison.json", measured.to_json())
+    if not given and (not seeds or len(set(seeds)) < len(seeds)):
+        raise ConfigError(f"seeds are {list(seeds)} (expected one or more, all different)")
+    parts = measured_splits(whole, splits)
+    check_tasks(whole, parts, tasks, given=given)
+    with exclusive(out, LOCK, f"a comparison is at work in {out}"):
+        record_data(whole, out)
+        work = _Work(tuple(arms), whole, parts, out, source, tuple(tasks), tuple(seeds), processes, say)
+        measured = _of_models(work, margins) if given else _of_recipes(work, budget, options or TrainOptions(), margins, pilot)
+        write_json(out / "comparison.json", measured.to_json())
     return Comparison(measured, out, whole)
 
 
-# ---------------------------------------------------------------- what cannot work
+@dataclass(frozen=True, slots=True)
+class _Work:
+    """Arguments of a comparison; `parts` are the held-out splits that are measured."""
 
+    arms: tuple[ComparedArm, ...]
+    whole: Any
+    parts: Mapping[str, Dataset]
+    out: Path
+    source: str
+    tasks: tuple[str, ...]
+    seeds: tuple[int, ...]
+    processes: int
+    say: Say
 
-def _check_arms(arms: Sequence[ComparedArm]) -> None:
-    if len(arms) < 2:
-        raise ConfigError(f"a comparison needs two arms or more, got {len(arms)}")
-    names = [arm.name for arm in arms]
-    if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise ConfigError(f"'{twice[0]}' stands there twice (arms may differ in options: {twice[0]}:lr=1e-4)")
-    trained = [arm.name for arm in arms if arm.model is None]
-    if 0 < len(trained) < len(arms):
-        ready = next(arm.name for arm in arms if arm.model is not None)
-        raise ConfigError(
-            f"'{trained[0]}' is a recipe and '{ready}' a model: compare recipes with recipes, or train first and compare run folders"
+    def result(
+        self,
+        results: Sequence[CellResult],
+        folders: dict[str, dict[int, str]],
+        margins: Margins,
+        *,
+        budget: str,
+        configs: dict[str, dict[str, Any]],
+        looks: dict[str, int],
+        failures: Sequence[CellFailure] = (),
+        controls: Values | None = None,
+    ) -> ComparisonResult:
+        given, names, rows = self.arms[0].model is not None, tuple(arm.name for arm in self.arms), training_rows(self.whole)
+        return ComparisonResult(
+            arms=names,
+            seeds=() if given else self.seeds,
+            data={
+                "name": self.whole.name,
+                "fingerprint": rows.fingerprint,
+                "training_rows": 0 if given else len(rows),
+                "source": self.source,
+            },
+            budget=budget,
+            tasks=self.tasks,
+            given=given,
+            measures=tuple(
+                measures_of(names, results, folders, self.parts, self.tasks, given=given, margins=margins, controls=controls)
+            ),
+            costs=tuple(
+                _cost(arm, [c for c in results if c.arm == arm.name])
+                for arm in self.arms
+                if any(c.arm == arm.name for c in results)
+            ),
+            failures=tuple(failures),
+            folders=folders,
+            configs=configs,
+            environment=environment(),
+            margins=(margins.matters, margins.equivalence),
+            looks=looks,
+            unseen=tuple(name for name in held_out(self.whole) if name not in self.parts and name not in looks),
         )
 
 
-def _check_capabilities(arms: Sequence[ComparedArm], tasks: Sequence[str]) -> None:
-    """Refuse an arm whose model cannot do a task, before anything is trained."""
-    for task in map(cells.make_task, tasks):
-        for arm in arms:
-            if arm.recipe is not None:
-                require_deployed(arm.recipe, task.needs, who=f"task '{task.name}'")
-            else:
-                require(arm.model, task.needs, who=f"task '{task.name}'")
+def _of_recipes(work: _Work, budget: Budget | None, options: TrainOptions, margins: Margins, pilot: float) -> ComparisonResult:
+    """Train and score the cells that are missing, after a pilot of so many seconds."""
+    arms, parts = work.arms, work.parts
+    budget = budget or _budget_of(arms[0])
+    jobs = _jobs(work, budget, options)
+    if pilot:
+        report_pilot(jobs, work.whole, seconds=pilot, margins=margins, say=work.say)
+    before = {job.folder: _splits_of(CellResult.read(job.folder)) for job in jobs}
+    results, failures = _run_all(jobs, work.whole, work.say, work.processes)
+    finished = {(result.arm, result.seed) for result in results}
+    done = [job for job in jobs if (job.arm, job.seed) in finished]
+    looks = record_looks(work.out, {split: sum(split not in before[job.folder] for job in done) for split in parts})
+    work.say("raw-input controls: ridge from pixels, nearest training picture, majority")
+    language = getattr(arms[0].recipe, "language", "")
+    rows = training_rows(work.whole)
+    controls = raw_values(rows, parts, work.tasks, cells.make_task, work.out, language=language, say=work.say)
+    folders = {arm.name: {job.seed: str(job.folder) for job in jobs if job.arm == arm.name} for arm in arms}
+    configs = {job.arm: _config(job) for job in jobs}
+    return work.result(
+        results, folders, margins, budget=str(budget), configs=configs, looks=looks, failures=failures, controls=controls
+    )
 
 
-def _begin(whole: Any, tasks: Sequence[str], seeds: Sequence[int], out: Path, *, given: bool) -> None:
-    """Refuse what cannot work, then write down which data are compared on."""
-    if not given and (not seeds or len(set(seeds)) < len(seeds)):
-        raise ConfigError(f"seeds are {list(seeds)} (expected one or more, all different)")
-    names = [cells.make_task(words).name for words in tasks]
-    if not tasks or len(set(names)) < len(names):
-        raise ConfigError(f"tasks are {', '.join(tasks) or 'missing'} (expected one or more, each once, such as retrieval)")
-    parts = held_out(whole)
-    if not given and whole.name in parts:
-        raise DataError(
-            f"'{whole.name}' has no held-out rows, and what was trained on may not be scored",
-            field="split",
-            expected="a column 'split' with train and another name: diptych data split",
-        )
-    file, fingerprint = out / "data.json", training_rows(whole).fingerprint
-    if file.is_file():
-        before = json.loads(file.read_text(encoding="utf-8"))
-        if before["fingerprint"] != fingerprint:
-            raise RunError(
-                f"{out} compares on '{before['name']}' with fingerprint {before['fingerprint']}; these data have {fingerprint}: "
-                "choose another --out"
-            )
-    for words in tasks:
-        _rehearse(words, parts)
-    write_json(file, {"name": whole.name, "fingerprint": fingerprint})
+def _of_models(work: _Work, margins: Margins) -> ComparisonResult:
+    """Score models that are there."""
+    results, folders, fresh = _score_models(work)
+    looks = record_looks(work.out, dict.fromkeys(work.parts, fresh))
+    configs = {a.name: {"address": a.address, "fingerprint": a.model.fingerprint} for a in work.arms if a.model is not None}
+    return work.result(results, folders, margins, budget="given models, nothing was trained", configs=configs, looks=looks)
 
 
-class _Constant:
-    """Answers everything alike, without looking: enough to see whether a task fits the data."""
-
-    name, fingerprint = "rehearsal", "rehearsal"
-
-    def embed_images(self, images: Sequence[Any], *, batch_size: int = 64) -> Any:
-        return np.ones((len(images), 1), np.float32)
-
-    def embed_texts(self, texts: Sequence[str], *, batch_size: int = 256) -> Any:
-        return np.ones((len(texts), 1), np.float32)
-
-
-def _rehearse(words: str, parts: dict[str, Any]) -> None:
-    """Try a task on some rows of every split, so that data without labels or wrong captions are refused now and not at the end."""
-    task = cells.make_task(words)
-    if hasattr(task, "train") or not isinstance(_Constant(), task.needs):  # trains a head, or asks for more than embeddings
-        return
-    for part in parts.values():
-        step = max(1, len(part) // REHEARSED)
-        task.predict(_Constant(), part.select(range(0, len(part), step)))
-
-
-def check_version(name: str, run_state: dict[str, Any], whole: Any) -> None:
-    """Refuse a run folder that was trained on another version of the data, with both fingerprints."""
-    trained_on, now = run_state.get("data", {}), training_rows(whole).fingerprint
-    if trained_on and trained_on.get("fingerprint") != now:
-        raise RunError(
-            f"{name} was trained on '{trained_on.get('name')}' with fingerprint {trained_on.get('fingerprint')}; "
-            f"'{whole.name}' has {now}: compare it on the data it was trained on"
-        )
+def _splits_of(done: CellResult | None) -> set[str]:
+    """Splits that a finished cell was scored on."""
+    return {split for parts in done.results.values() for split in parts} if done else set()
 
 
 # ---------------------------------------------------------------- recipes
@@ -267,25 +235,16 @@ def _budget_of(arm: ComparedArm) -> Budget:
     return Budget("steps", arm.recipe.steps)
 
 
-def _jobs(
-    arms: Sequence[ComparedArm],
-    whole: Any,
-    out: Path,
-    source: str,
-    tasks: tuple[str, ...],
-    seeds: Sequence[int],
-    budget: Budget,
-    options: TrainOptions,
-    say: Say,
-) -> list[Job]:
+def _jobs(work: _Work, budget: Budget, options: TrainOptions) -> list[Job]:
     """Every cell, seed by seed, so that a comparison that is stopped has whole pairs."""
-    rows = training_rows(whole)
+    out, tasks, say = work.out, work.tasks, work.say
+    rows = training_rows(work.whole)
     fixed = {name: value for name, value in to_plain(options).items() if name in ("precision", "bad_limit", "steps")}
     prepared: list[tuple[ComparedArm, Recipe, str]] = []
-    codes = {arm.name: arm_code(arm, tasks) for arm in arms}
+    codes = {arm.name: arm_code(arm, tasks) for arm in work.arms}
     for name in _changed_codes(out, codes):
         say(f"note: the code of {name} or a library below it has changed since it was compared here: its cells are trained anew")
-    for arm in arms:
+    for arm in work.arms:
         assert arm.recipe is not None
         code = codes[arm.name]
         key = config_hash([arm.recipe.slug, to_plain(out_of_groups(arm.recipe)), fixed, rows.fingerprint, tasks, code])
@@ -303,20 +262,13 @@ def _jobs(
             options=replace(options, seed=seed),
             tasks=tasks,
             folder=out / "cells" / f"{stem}-{seed}",
-            source=source,
+            source=work.source,
             fingerprint=rows.fingerprint,
+            splits=tuple(work.parts),
         )
-        for seed in seeds
+        for seed in work.seeds
         for arm, recipe, stem in prepared
     ]
-
-
-def arm_code(arm: ComparedArm, tasks: Sequence[str]) -> str:
-    """Hash of all code that a cell of an arm reaches: recipe or model, training, evaluation."""
-    kinds: list[type] = [type(cells.make_task(words)) for words in tasks]
-    files = named_programs(arm.recipe) if arm.recipe is not None else []
-    kinds.append(type(arm.recipe) if arm.recipe is not None else type(arm.model))
-    return code_hash(kinds, modules=("diptych.claims.job",), files=[file for file, _ in files])
 
 
 def _changed_codes(out: Path, codes: dict[str, str]) -> list[str]:
@@ -352,7 +304,7 @@ def _run_all(jobs: Sequence[Job], whole: Any, say: Say, processes: int = 1) -> t
     early = cells.run_side_by_side(apart, processes, say) if apart else {}
     for job in jobs:
         label = f"{job.arm}, seed {job.seed}"
-        done = CellResult.read(job.folder) if job.folder not in early else None
+        done = cells.scored_cell(job, whole) if job.folder not in early else None
         if done is None:
             say(f"[{jobs.index(job) + 1}/{len(jobs)}] {label}: {job.recipe.steps:,} steps{_time_left(spent, len(waiting))}")
             begin = time.perf_counter()
@@ -370,7 +322,7 @@ def _run_all(jobs: Sequence[Job], whole: Any, say: Say, processes: int = 1) -> t
         if done is not None:
             results.append(done)
             for task, parts in done.results.items():
-                values = "   ".join(f"{split} {result.value:.3f}" for split, result in parts.items())
+                values = "   ".join(f"{split} {result.value:.3f}" for split, result in parts.items() if split in job.splits)
                 say(f"  {task} {next(iter(parts.values())).main}: {values}")
     if not results:
         raise RunError(f"no cell came to a result; the first said: {failures[0].reason}")
@@ -419,26 +371,25 @@ def _cost(arm: ComparedArm, done: Sequence[CellResult]) -> ArmCost:
 # ---------------------------------------------------------------- given models
 
 
-def _score_models(
-    arms: Sequence[ComparedArm], whole: Any, out: Path, tasks: tuple[str, ...], say: Say
-) -> tuple[list[CellResult], dict[str, dict[int, str]]]:
-    """Every model on every task. Kept by the fingerprints of model and data."""
-    scored, folders = [], {}
-    data = [part.fingerprint for part in held_out(whole).values()]
-    for number, arm in enumerate(arms):
+def _score_models(work: _Work) -> tuple[list[CellResult], dict[str, dict[int, str]], int]:
+    """Every model on every task, and how many were scored now. Kept by the fingerprints of model and data."""
+    scored, folders, fresh, tasks = [], {}, 0, work.tasks
+    data = [part.fingerprint for part in work.parts.values()]
+    for number, arm in enumerate(work.arms):
         assert arm.model is not None
-        folder = out / "models" / f"{_stem(arm.name)}-{config_hash([arm.model.fingerprint, data, tasks, arm_code(arm, tasks)])}"
+        key = config_hash([arm.model.fingerprint, data, tasks, arm_code(arm, tasks)])
+        folder = work.out / "models" / f"{_stem(arm.name)}-{key}"
         done = CellResult.read(folder)
-        say(f"[{number + 1}/{len(arms)}] {arm.name}" + (": there already" if done else ""))
+        work.say(f"[{number + 1}/{len(work.arms)}] {arm.name}" + (": there already" if done else ""))
         if done is None:
             begin = time.perf_counter()
-            results = cells.score(arm.model, whole, tasks, folder / "records")
+            results = cells.score(arm.model, work.whole, tasks, folder / "records", work.parts)
             cost = {"wall_seconds": time.perf_counter() - begin}
-            done = CellResult(arm.name, 0, False, {}, cost, results)
+            done, fresh = CellResult(arm.name, 0, False, {}, cost, results), fresh + 1
             done.write(folder)
         scored.append(replace(done, arm=arm.name))
         folders[arm.name] = {0: str(folder)}
-    return scored, folders
+    return scored, folders, fresh
 
 
 def _stem(name: str) -> str:

@@ -17,7 +17,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
 from importlib import import_module
@@ -44,7 +44,11 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """Inputs of a cell. `source` is the address of the data, or "" when they are an object of the calling process."""
+    """Inputs of a cell.
+
+    source  address of the data, or "" when they are an object of the calling process
+    splits  held-out splits to score on; () for all
+    """
 
     arm: str
     seed: int
@@ -54,6 +58,7 @@ class Job:
     folder: Path
     source: str = ""
     fingerprint: str = ""
+    splits: tuple[str, ...] = ()
 
     @property
     def portable(self) -> bool:
@@ -74,15 +79,32 @@ def make_task(words: str, rows: Dataset | None = None) -> Task:
     return replace(task, train=rows) if rows is not None and hasattr(task, "train") else task  # type: ignore[type-var]
 
 
-def score(model: Any, whole: Any, tasks: tuple[str, ...], records: Path) -> Results:
-    """Every task on every held-out split; the records are kept."""
+def score(model: Any, whole: Any, tasks: Sequence[str], records: Path, splits: Collection[str] = ()) -> Results:
+    """Every task on every held-out split, or on some; the records are kept."""
     from diptych.tasks.evaluate import evaluate
 
     rows = training_rows(whole)
+    parts = {split: part for split, part in held_out(whole).items() if not splits or split in splits}
     return {
-        words: {split: evaluate(make_task(words, rows), model, part, out=records) for split, part in held_out(whole).items()}
+        words: {split: evaluate(make_task(words, rows), model, part, out=records) for split, part in parts.items()}
         for words in tasks
     }
+
+
+def scored_cell(job: Job, whole: Any) -> CellResult | None:
+    """Result of a finished cell, None where there is none. A cell that was not scored on a split of the job is scored on it now, without
+    training."""
+    done = CellResult.read(job.folder)
+    if done is None:
+        return None
+    missing = [split for split in job.splits if any(split not in parts for parts in done.results.values())]
+    if not missing:
+        return done
+    more = _score_kept(job, whole, missing)
+    results = {words: {**parts, **more[words]} for words, parts in done.results.items()}
+    done = replace(done, results=results, scores=_values(results))
+    done.write(job.folder)
+    return done
 
 
 def records_of(folder: Path, words: str, part: str) -> Path:
@@ -108,7 +130,7 @@ def run_job(job: Job, whole: Any, *, own_process: bool = False) -> CellResult:
     scored: Results = {}
 
     def ask(model: Any) -> Mapping[str, float]:
-        scored.update(score(model, whole, job.tasks, job.folder / "records"))
+        scored.update(score(model, whole, job.tasks, job.folder / "records", job.splits))
         return _values(scored)
 
     def work(cell: Cell) -> Scores:
@@ -132,14 +154,27 @@ def _values(scored: Results) -> dict[str, float]:
     return {f"{task}/{split}": result.value for task, parts in scored.items() for split, result in parts.items()}
 
 
+def _score_kept(job: Job, whole: Any, splits: Sequence[str]) -> Results:
+    """Scores of the model that the cell's run has kept."""
+    from diptych.models.io.open_address import open_address
+
+    model = open_address(job.folder, device=job.options.device)
+    return score(model, whole, job.tasks, job.folder / "records", splits)
+
+
 def _kept_results(job: Job, whole: Any) -> Results:
-    """The results of a run that was killed between its evaluation and `cell.json`."""
-
-    def read(words: str, part: Dataset) -> Result:
-        path = records_of(job.folder, words, part.name).with_suffix(".json")
-        return Result.from_json(json.loads(path.read_text(encoding="utf-8")))
-
-    return {words: {split: read(words, part) for split, part in held_out(whole).items()} for words in job.tasks}
+    """The results of a run that was killed between its evaluation and `cell.json`; scored again where they are of other splits."""
+    parts = {split: part for split, part in held_out(whole).items() if not job.splits or split in job.splits}
+    files = {
+        words: {split: records_of(job.folder, words, part.name).with_suffix(".json") for split, part in parts.items()}
+        for words in job.tasks
+    }
+    if not all(path.is_file() for by_split in files.values() for path in by_split.values()):
+        return _score_kept(job, whole, list(parts))
+    return {
+        words: {split: Result.from_json(json.loads(path.read_text(encoding="utf-8"))) for split, path in by_split.items()}
+        for words, by_split in files.items()
+    }
 
 
 # ---------------------------------------------------------------- its own process
@@ -228,6 +263,7 @@ def main(path: Path) -> int:
                 "recipe": from_plain(kind, plain["recipe"]),
                 "options": from_plain(TrainOptions, plain["options"]),
                 "tasks": tuple(plain["tasks"]),
+                "splits": tuple(plain["splits"]),
                 "folder": Path(plain["folder"]),
             }
         )

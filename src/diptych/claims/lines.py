@@ -13,6 +13,7 @@ def lines(measured: ComparisonResult) -> list[str]:
     lines: list[str] = []
     for measure in measured.main_measures:
         lines += [*_measure(measured, measure, width), ""]
+    lines += _looks(measured)
     lines += _costs(measured, width)
     lines += [f"failed: {f.arm}, seed {f.seed}: {f.reason}" for f in measured.failures]
     return lines
@@ -37,6 +38,26 @@ def _measure(measured: ComparisonResult, measure: Measure, width: int) -> list[s
     if measure.controls:
         lines.append("  controls: " + ", ".join(f"{name} {value:.3f}" for name, value in measure.controls.items()))
     return lines + [line for contrast in measure.contrasts for line in _remarks(measured, contrast)]
+
+
+def _looks(measured: ComparisonResult) -> list[str]:
+    """Splits that are still unseen, with the arm that the seen ones choose; splits that were looked at more than once."""
+    lines = []
+    if measured.unseen and measured.main_measures:
+        first = measured.main_measures[0]
+        sign = 1.0 if first.higher_is_better else -1.0
+        scored = [arm for arm in measured.arms if first.values.get(arm)]
+        best = max(scored, key=lambda arm: sign * first.mean(arm))
+        lines.append(
+            f"best on {first.split}: {best}; not looked at: {', '.join(measured.unseen)} (--split scores the same cells there)"
+        )
+    shown = dict.fromkeys(measure.split for measure in measured.measures)
+    for split in shown:
+        if (times := measured.looks.get(split, 1)) > 1 and split != "val":
+            lines.append(
+                f"{split}: looked at {times} times in this folder; arms that were chosen by an earlier look fit it too well"
+            )
+    return lines
 
 
 def _difference(measured: ComparisonResult, c: Contrast) -> str:

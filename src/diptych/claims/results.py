@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 from scipy import stats
@@ -17,11 +16,10 @@ from diptych.claims.cell import CellResult
 from diptych.claims.controls.raw_input import BLIND, Values
 from diptych.claims.statistics import item_view, items_needed
 from diptych.claims.verdict import MINIMUM_SEEDS, Margins, equivalence_p, holm, paired_difference, seeds_needed, withheld, word
-from diptych.core.contracts import TaskByItem
+from diptych.core.contracts import Dataset, TaskByItem
 from diptych.core.result import Result
 from diptych.report.comparison_result import Contrast, ItemDifference, Measure
 from diptych.tasks._scoring.records import read_records
-from diptych.worlds.address import held_out
 
 POINT = 0.01
 NORMAL_95 = 1.959964
@@ -31,19 +29,18 @@ def measures_of(
     arms: Sequence[str],
     finished: Sequence[CellResult],
     folders: Mapping[str, Mapping[int, str]],
-    whole: Any,
+    parts: Mapping[str, Dataset],
     tasks: Sequence[str],
     *,
     given: bool,
     margins: Margins,
     controls: Values | None = None,
 ) -> list[Measure]:
-    """Every metric of every task on every held-out split, the main one of each first. `controls` are those of `raw_values`."""
-    parts = {split: part.name for split, part in held_out(whole).items()}
+    """Every metric of every task on held-out splits, `parts` by name, the main one of each first. `controls` are those of `raw_values`."""
 
     @cache
     def records(arm: str, seed: int, task: str, split: str) -> pa.Table:
-        return read_records(cells.records_of(Path(folders[arm][seed]), task, parts[split]))
+        return read_records(cells.records_of(Path(folders[arm][seed]), task, parts[split].name))
 
     measures = []
     for task in tasks:

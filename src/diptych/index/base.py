@@ -21,7 +21,7 @@ import numpy as np
 
 from diptych.core.contracts import Dataset, Unit
 from diptych.core.disk.lock import exclusive
-from diptych.core.disk.paths import folder_identity, is_picture_name
+from diptych.core.disk.paths import folder_identity
 from diptych.core.errors import ConfigError, DataError, RunError
 from diptych.core.image import ImageSource
 from diptych.core.sample import Sample, Text
@@ -34,9 +34,9 @@ from diptych.index.engine.store import DenseSpace, Space, Vectors
 from diptych.index.facts import Facts, IndexInfo, read_facts
 from diptych.index.gone import read_gone, record_back, record_removed, record_taken_down, rows_to_refuse
 from diptych.index.hits import Hits, Pictures
-from diptych.index.items import ItemBatch, What, image_items, text_items
+from diptych.index.items import ItemBatch, What, sample_items, text_items
 from diptych.index.places import new_collection, refuse_target, remove_stale_shards
-from diptych.index.plan import ByExamples, ByImage, ByText, ByVector, Mode, Options, Part, SearchPlan, picture
+from diptych.index.plan import ByExamples, ByImage, ByText, ByVector, Mode, Options, Part, SearchPlan, picture, query_part
 from diptych.index.ranking import RankingPlan, hits_of
 
 Existing = Literal["replace", "skip"]
@@ -46,6 +46,7 @@ class Index(ABC):
     """Base class of all indexes. Open it with `build` or `open`; close it, or use it in a `with` block, to release it to others."""
 
     kind: ClassVar[str] = ""
+    holds: ClassVar[tuple[What, ...]] = ("images", "texts")
     compare: ClassVar[str] = ""
     """The space in which two items are compared with each other (duplicates)."""
     modes: ClassVar[tuple[Mode, ...]] = ()
@@ -87,9 +88,9 @@ class Index(ABC):
     def spaces(self) -> list[Space]:
         """Vector spaces of the engine, from what is known about the vectors."""
 
-    def needs_image(self) -> bool:
-        """True if samples without image are skipped in an index of images."""
-        return True
+    def takes(self, sample: Sample) -> bool:
+        """True for a sample that becomes an item of an index of images or clouds."""
+        return sample.image is not None
 
     @abstractmethod
     def encode_samples(self, samples: Sequence[Sample]) -> Sequence[Vectors]:
@@ -115,9 +116,9 @@ class Index(ABC):
 
     def blocks(self, pool: Dataset) -> Iterator[ItemBatch]:
         """Embedded items of a pool, one block at a time."""
-        if self._facts.what == "images":
-            return image_items(self.encode_samples, pool, needs_image=self.needs_image())
-        return text_items(self.encode_texts, pool)
+        if self._facts.what == "texts":
+            return text_items(self.encode_texts, pool)
+        return sample_items(self.encode_samples, pool, takes=self.takes)
 
     # ------------------------------------------------------------ searching
 
@@ -154,18 +155,15 @@ class Index(ABC):
     def search(self, query: Any, k: int = 10, **options: Unpack[Options]) -> Any: ...
 
     def search(self, query: Any, k: int = 10, **options: Unpack[Options]) -> Any:
-        """By a text or by an image: a list of hits. By several of them: a list of such lists.
+        """By a text, an image or a point cloud: a list of hits. By several of them: a list of such lists.
 
-        query  a string is a text, unless it names an image file that exists; an image is a `Path`, encoded bytes, an image of PIL, uint8
-               [H, W, 3] pixels, a `Sample` or an `ImageSource`. Several are a list of these, or an array [N, H, W, 3]
+        query  a string is a text, unless it names an image or cloud file that exists; an image is a `Path`, encoded bytes, an image of
+               PIL, uint8 [H, W, 3] pixels, a `Sample` or an `ImageSource`; a cloud is a `Path`, an array [P, 3 + F] or a `MediaItem`.
+               Several are a list of these, or an array [N, H, W, 3]
         """
         if isinstance(query, list | tuple) or (isinstance(query, np.ndarray) and query.ndim == 4):
             return [self.search(one, k, **options) for one in query]
-        if isinstance(query, Text):
-            return self.search_text(query.string, k, **options)
-        if isinstance(query, str) and not (is_picture_name(query) and Path(query).is_file()):
-            return self.search_text(query, k, **options)
-        return self.search_image(query, k, **options)
+        return self.answer(SearchPlan((query_part(query),), k, **options))
 
     def search_text(self, text: str, k: int = 10, **options: Unpack[Options]) -> Hits:
         """The k items nearest to a text, best first. Options are those of `SearchPlan`."""
@@ -203,7 +201,7 @@ class Index(ABC):
     ) -> Self:
         """Embed a pool and store it. The folder appears only when complete; a killed build resumes.
 
-        what     "images": one item per sample; "texts": one item per text (its string is in the column `text`)
+        what     "images" or "clouds": one item per sample; "texts": one item per text (its string is in the column `text`)
         url      of a Qdrant server that is to hold the vectors (extra `[server]`); the folder then keeps the metadata only
         source   addresses of model and data, stored with the index
         options  of the kind
@@ -211,11 +209,11 @@ class Index(ABC):
         """
         folder = Path(folder)
         if what not in get_args(What):
-            raise ConfigError(f"what is {what!r} (expected images | texts)")
+            raise ConfigError(f"what is {what!r} (expected images | texts | clouds)")
         refuse_target(folder, overwrite)
         if not len(pool):
             raise DataError(f"'{pool.name}' is empty: there is nothing to index", expected="one sample or more")
-        cls.check_model(model, what)
+        cls._check(model, what)
         target = folder.absolute()
         with exclusive(target.parent, f".{target.name}.lock", f"{folder} is being built"):
             facts = Facts(
@@ -245,7 +243,7 @@ class Index(ABC):
         if model is not None:
             facts.refuse_other_model(folder, model)
             try:
-                cls.check_model(model, facts.what)  # type: ignore[arg-type]  # one of both, or refused there
+                cls._check(model, facts.what)
             except ConfigError as error:
                 raise RunError(f"{folder}: {error}") from error
         facts.refuse_unconfirmed_server(folder, url)
@@ -423,6 +421,12 @@ class Index(ABC):
         return []
 
     # ------------------------------------------------------------ inside: what kinds use
+
+    @classmethod
+    def _check(cls, model: Any, what: Any) -> None:
+        if what not in cls.holds:
+            raise ConfigError(f"an index of kind '{cls.kind}' holds {' or '.join(cls.holds)} (what is '{what}')")
+        cls.check_model(model, what)
 
     @property
     def _facts(self) -> Facts:

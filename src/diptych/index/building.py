@@ -40,8 +40,10 @@ def build_in_place(
         with full_disk(work):
             fill(index, pool, batch_size=batch_size, progress=progress, skip=done, once=True)
         if not collection.is_open or not len(index):
+            unreadable = collection.facts.unreadable
+            reason = f": {unreadable[0]['reason']}" if unreadable else ""
             raise DataError(
-                f"nothing in '{pool.name}' could be embedded", field=facts.what, expected=f"samples with {facts.what}"
+                f"nothing in '{pool.name}' could be embedded{reason}", field=facts.what, expected=f"samples with {facts.what}"
             )
         collection.settle()
     except DiskFull:  # started again with more room, it goes on

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
-from diptych.core.contracts import Dataset, Embedder, Unit
-from diptych.core.errors import DataError, DecodeError, ShapeError
+from diptych.core.contracts import Dataset, Embedder, PointEmbedder, Unit
+from diptych.core.errors import ConfigError, DataError, DecodeError, ShapeError
 from diptych.core.image import ImageSource
+from diptych.core.media import MediaItem
 from diptych.core.sample import Sample
 
 
@@ -27,6 +28,7 @@ class HasUid(Protocol):
 S = TypeVar("S", bound=HasUid)
 T = TypeVar("T")
 
+CLOUDS = 16  # point clouds in memory at a time: one may have millions of points
 NORM_TOLERANCE = 0.02  # rows that were normalised in bfloat16 are off by up to half a per cent
 
 
@@ -90,6 +92,18 @@ def embed_texts(model: Embedder, strings: Sequence[str], names: Sequence[str], *
     return np.asarray(vectors_ND, np.float32)[[position[s] for s in strings]]
 
 
+def embed_clouds(model: Any, clouds: Sequence[MediaItem]) -> Unit:
+    """Embeddings of point clouds, unit-norm [N, D]. Raises DecodeError for a cloud that cannot be read, ConfigError for a model of other
+    media.
+    """
+    if not isinstance(model, PointEmbedder):
+        raise ConfigError(
+            f"'{getattr(model, 'name', model)}' does not embed point clouds (expected one that does, such as a run of ulip)"
+        )
+    parts = [clouds[start : start + CLOUDS] for start in range(0, len(clouds), CLOUDS)]
+    return np.concatenate([model.embed_points([cloud.decode() for cloud in part]) for part in parts])
+
+
 def check_rows(vectors_ND: Unit, names: Sequence[str], what: str) -> Unit:
     """The same rows, if there is one finite unit row per name; otherwise an error that names the first bad one."""
     vectors_ND = np.asarray(vectors_ND, np.float32)
@@ -132,3 +146,14 @@ def readable(
 def images_of(samples: Sequence[Sample]) -> list[ImageSource]:
     """The images of those samples that have one."""
     return [sample.image for sample in samples if sample.image is not None]
+
+
+def cloud_of(sample: Sample) -> MediaItem | None:
+    """Point cloud of a sample: its medium "cloud", else its first medium of that kind; None without one."""
+    clouds = {name: item for name, item in sample.media.items() if item.medium == "cloud"}
+    return clouds.get("cloud") or next(iter(clouds.values()), None)
+
+
+def clouds_of(samples: Sequence[Sample]) -> list[MediaItem]:
+    """The point clouds of those samples that have one."""
+    return [cloud for sample in samples if (cloud := cloud_of(sample)) is not None]

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from diptych.core.image import ImageSource
+from diptych.core.errors import DecodeError, MissingExtra
+from diptych.core.image import ArrayImage, ImageSource
+from diptych.core.sample import Sample
 from diptych.core.terminal import notebook
 from diptych.index.exact import Hit
 
@@ -34,12 +36,23 @@ class Hits(list[Hit]):
 
 
 def pictures_of(data: Any) -> Pictures:
-    """Images of a data set by uid; its uids are listed when the first image is requested."""
+    """Images of a data set by uid, of a sample without one the thumbnail of its first medium; its uids are listed when the first is
+    requested.
+    """
     row_of: dict[str, int] = {}
 
     def picture(uid: str) -> ImageSource | None:
         if not row_of:
             row_of.update((name, row) for row, name in enumerate(data.uids))
-        return data[row_of[uid]].image if uid in row_of else None
+        return _shown(data[row_of[uid]]) if uid in row_of else None
 
     return picture
+
+
+def _shown(sample: Sample) -> ImageSource | None:
+    if sample.image is not None or sample.shown is None:
+        return sample.image
+    try:
+        return ArrayImage(sample.shown.thumbnail(), sample.uid)
+    except (DecodeError, MissingExtra):
+        return None

@@ -1,4 +1,4 @@
-"""From samples to the items of an index: one per sample or one per text, with columns to filter by and to show."""
+"""From samples to the items of an index: one per picture or point cloud, or one per text, with columns to filter by and to show."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ BLOCK = 512  # samples embedded and stored at a time
 NAMESPACE = uuid.UUID("6f1cf3a8-0c5b-5d0e-9a55-4b1d0a4f6c11")
 SIZES = ("width", "height")  # columns of the manifest that are no extras of a sample
 
-What = Literal["images", "texts"]
+What = Literal["images", "texts", "clouds"]
 EncodeSamples = Callable[[Sequence[Sample]], Sequence[Vectors]]
 EncodeTexts = Callable[[Sequence[str], Sequence[str]], Sequence[Vectors]]  # strings, and the samples' uids for messages
 
@@ -33,12 +33,14 @@ class ItemBatch:
     samples: int
 
 
-def image_items(encode: EncodeSamples, pool: Dataset, *, needs_image: bool = True, block: int = BLOCK) -> Iterator[ItemBatch]:
-    """One item per sample; samples without image are skipped, unless `encode` needs none."""
+def sample_items(
+    encode: EncodeSamples, pool: Dataset, *, takes: Callable[[Sample], bool], block: int = BLOCK
+) -> Iterator[ItemBatch]:
+    """One item per sample; those that `takes` is false for, as they have no picture or no cloud, are skipped."""
     sizes = _sizes(pool)
     for start in range(0, len(pool), block):
         rows = range(start, min(start + block, len(pool)))
-        picked = [(row, sample) for row in rows if (sample := pool[row]).image is not None or not needs_image]
+        picked = [(row, sample) for row in rows if takes(sample := pool[row])]
         good, vectors, unreadable = readable(encode, [sample for _, sample in picked]) if picked else ([], [], ())
         row_of = {sample.uid: row for row, sample in picked}
         items = [

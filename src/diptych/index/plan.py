@@ -8,14 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, ClassVar, Literal, TypedDict
 
 import numpy as np
 
 from diptych.core.contracts import Unit
+from diptych.core.disk.paths import is_picture_name
 from diptych.core.errors import ConfigError, DataError
 from diptych.core.image import FileImage, ImageSource
 from diptych.core.inputs import image_of
+from diptych.core.media import ArraySource, MediaItem, medium_of
+from diptych.core.sample import Text
 from diptych.index.filters import Where
 
 Half = Literal["", "dense", "lexical"]
@@ -37,6 +41,15 @@ class ByImage:
 
     noun: ClassVar[str] = "pictures"
     image: ImageSource
+    weight: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class ByCloud:
+    """Search by a point cloud, with a model that embeds clouds."""
+
+    noun: ClassVar[str] = "clouds"
+    cloud: MediaItem
     weight: float = 1.0
 
 
@@ -76,7 +89,7 @@ class ByTriplet:
     weight: float = 1.0
 
 
-Part = ByText | ByImage | ByExamples | ByVector | ByTerms | ByTriplet
+Part = ByText | ByImage | ByCloud | ByExamples | ByVector | ByTerms | ByTriplet
 
 
 class Options(TypedDict, total=False):
@@ -133,17 +146,20 @@ class SearchPlan:
         where: Where | None = None,
         distinct: float | None = None,
         mode: Mode | None = None,
+        cloud: MediaItem | None = None,
     ) -> SearchPlan:
-        """Search plan from any of text, image and example uids; at least one is needed.
+        """Search plan from any of text, image, point cloud and example uids; at least one is needed.
 
         weight   of the text beside pictures (ALIGN, 2021, found 2 best for "this picture, but ..."); negative takes it away
         unlike   uids of bad examples: their mean is taken away, `against` times
         """
-        if not (text or image is not None or like):
-            raise ConfigError("nothing to search for (expected a text, an image, or uids to be like)")
+        if not (text or image is not None or cloud is not None or like):
+            raise ConfigError("nothing to search for (expected a text, an image, a cloud, or uids to be like)")
         parts: list[Part] = []
         if image is not None:
             parts.append(ByImage(image))
+        if cloud is not None:
+            parts.append(ByCloud(cloud))
         if text:
             parts.append(ByText(text, weight))
         if like:
@@ -187,9 +203,47 @@ def _as_vector(part: Part, texts: Iterator[Unit], images: Iterator[Unit]) -> Par
     return part
 
 
+def query_part(query: Any) -> ByText | ByImage | ByCloud:
+    """Part of a plan for a query in any form: a point cloud, a text, or else an image; see `Index.search`."""
+    if (cloud := cloud_item(query)) is not None:
+        return ByCloud(cloud)
+    if isinstance(query, Text):
+        return ByText(query.string)
+    if isinstance(query, str) and not (is_picture_name(query) and Path(query).is_file()):
+        return ByText(query)
+    return ByImage(picture(query))
+
+
 def picture(image: Any) -> ImageSource:
     """Image source of a path, bytes, pixels, a PIL image or a sample. Raises DataError for a missing file."""
     source = image_of(image)
     if isinstance(source, FileImage) and not source.path.is_file():
         raise DataError("there is no such file", file=source.path, expected="an image")
     return source
+
+
+def is_cloud_name(name: str | Path) -> bool:
+    """True if a file name ends as that of a point cloud does.
+
+    >>> is_cloud_name("a/chair.PLY"), is_cloud_name("a red bus")
+    (True, False)
+    """
+    return Path(name).suffix.lower().removeprefix(".") in (*medium_of("cloud").suffixes, "npy")
+
+
+def cloud_item(query: Any) -> MediaItem | None:
+    """Point cloud of a query: of a cloud itself, an array [P, 3 + F] of floats, the path of a cloud file, or a string that names one that
+    exists. None for any other query. Raises DataError for a missing file.
+    """
+    if isinstance(query, MediaItem) and query.medium == "cloud":
+        return query
+    if isinstance(query, np.ndarray) and query.ndim == 2 and query.dtype.kind == "f":
+        return MediaItem("cloud", (ArraySource(query),))
+    if not isinstance(query, str | Path) or not is_cloud_name(query):
+        return None
+    path = Path(query)
+    if path.is_file():
+        return MediaItem("cloud", (FileImage(path),))
+    if isinstance(query, str):
+        return None
+    raise DataError("there is no such file", file=path, expected="a point cloud")

@@ -127,6 +127,8 @@ class ComparisonResult:
     margins  the smallest difference that matters, and how close counts as equal; in units of each metric
     folders  arm -> seed -> run folder (models: folder of the records)
     configs  arm -> its resolved configuration as plain values
+    looks    split -> times that cells were scored on it in this folder
+    unseen   held-out splits that nothing was scored on yet
     """
 
     arms: tuple[str, ...]
@@ -142,6 +144,8 @@ class ComparisonResult:
     configs: dict[str, dict[str, Any]] = field(repr=False)
     environment: dict[str, Any] = field(repr=False)
     margins: tuple[float, float] = (0.01, 0.01)
+    looks: dict[str, int] = field(default_factory=dict)
+    unseen: tuple[str, ...] = ()
 
     @property
     def main_measures(self) -> list[Measure]:

@@ -115,6 +115,11 @@ def folded(summary: str, content: str) -> str:
     return f"<details><summary>{escape(summary)}</summary><pre>{escape(content)}</pre></details>"
 
 
+def folded_blocks(summary: str, blocks: Iterable[str]) -> str:
+    """Blocks behind a click."""
+    return f"<details><summary>{escape(summary)}</summary>{''.join(blocks)}</details>"
+
+
 def definitions(values: Mapping[str, Any]) -> str:
     """Table of names and values without a head."""
     return table(("", ""), [(k, v) for k, v in values.items()])

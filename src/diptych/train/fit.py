@@ -57,6 +57,7 @@ RESUMABLE = frozenset(
         "checkpoint_layers",
         *TRACKERS,
         "progress",
+        "part_norms",
         "silence",
         "board_tags",
         "board_group",

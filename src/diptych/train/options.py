@@ -32,6 +32,7 @@ class TrainOptions:
                  where `eval_every` says nothing
     patience     evaluations without a better one after which `early_stop` ends the run
     log_every    steps between lines of `metrics.jsonl`
+    part_norms   norms of gradients (before clipping) and of updates by part of the model in each of these lines
     shard        how processes started by `torchrun` share the work: "ddp" copies the model, "fsdp" cuts it into shards
     bad_limit    share of samples that may fail before the run stops
     tensorboard  event files in tensorboard/ of the run (extra track)
@@ -63,6 +64,7 @@ class TrainOptions:
     early_stop: bool = False
     patience: int = 5
     log_every: int = 10
+    part_norms: bool = False
     shard: Shard = "none"
     bad_limit: float = 0.01
     silence: float = 60.0

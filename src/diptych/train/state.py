@@ -43,6 +43,7 @@ from diptych.train.optimise import (
 )
 from diptych.train.options import TrainOptions
 from diptych.train.parallel import DistributedContext, barrier, unsynced, wrap
+from diptych.train.part_norms import PartNorms
 from diptych.train.precision import autocast, choose_precision
 from diptych.train.stages import Phase, plan, stage_data
 from diptych.train.step_log import StepLog
@@ -103,6 +104,7 @@ class Training:
         self.rate = 0.0
         self.grad_norm: float | LateValues = 0.0  # of a GPU: read a step later
         self._norm = LateNorm()
+        self.part_norms = PartNorms(options.part_norms, options.log_every)
         self.tuning = tuning_of(recipe, options)
         self.micro_batch = options.micro_batch  # smaller once the memory of the device ran out
 
@@ -324,12 +326,13 @@ class Training:
         spec, optimiser = self.recipe.optimiser(), self._descent
         length = self.phase.stop - self.phase.start
         self.rate = schedule(optimiser, spec, self.step - self.phase.start, length)
-        if self.world.device.type == "cuda":
-            self._norm.check()  # of the step before
-            self.grad_norm = self._norm.take(clip_on_device(self.model.parameters(), spec.clip_norm, spec.clip_by))
-        else:
-            self.grad_norm = clip(self.model.parameters(), spec.clip_norm, spec.clip_by)
-        optimiser.step()
+        with self.part_norms.measured(self.model, self.step + 1, self.steps):
+            if self.world.device.type == "cuda":
+                self._norm.check()  # of the step before
+                self.grad_norm = self._norm.take(clip_on_device(self.model.parameters(), spec.clip_norm, spec.clip_by))
+            else:
+                self.grad_norm = clip(self.model.parameters(), spec.clip_norm, spec.clip_by)
+            optimiser.step()
         progress = (self.step + 1 - self.phase.start) / length
         with torch.no_grad():
             self.recipe.after_update(self.model, outcome.features, outcome.batch, progress)

@@ -54,12 +54,13 @@ class StepLog:
         rates = {"images_per_second": steps * run.recipe.batch_size / seconds, "seconds": seconds / steps}
         lr = {"lr": run.rate} if run.engine.descends else {}
         step, engine, norm = run.step, run.recipe.engine, run.grad_norm
+        parts = self._mean(run.part_norms.values)  # equal on all processes, since gradients are
 
         def write() -> None:
             values = {**losses, **metrics, **lr}
             if lr:
                 values["grad_norm"] = norm if isinstance(norm, float) else norm.tolist()[0]
-            values |= rates | outcome.numbers
+            values |= {**parts, **rates, **outcome.numbers}
             loss = sum(losses.values()) if losses else None
             if loss is not None:
                 values = {"loss": loss} | values | {"loss": loss}  # the sum comes first, also where a term bears that name

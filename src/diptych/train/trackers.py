@@ -82,6 +82,8 @@ class TensorBoard:
         except ImportError as error:
             raise MissingExtra("tensorboard", "track", needed_for="writing TensorBoard files") from error
         self._writer: Any = SummaryWriter(str(folder / "tensorboard"), purge_step=start + 1)
+        if not start:
+            self._writer.add_text("configuration", f"```\n{(folder / 'config.yaml').read_text(encoding='utf-8')}\n```")
 
     def write(self, values: dict[str, float], step: int) -> None:
         for name, value in values.items():

@@ -99,8 +99,13 @@ def start_tensors(init: str, *, download: bool = False) -> dict[str, Tensor]:
     """The tensors of a .safetensors file, or of the model at an address: those of its module, under the names that ours have."""
     if init.endswith(".safetensors") and ":" not in init:
         return load_file(init)
-    model = open_address(init, download=download).model
-    return dict(model.state_dict())
+    return given_tensors(open_address(init, download=download))
+
+
+def given_tensors(opened: Any) -> dict[str, Tensor]:
+    """Tensors of an opened model that its weights gave, without those that it had to draw (`PairEmbedder.fresh`)."""
+    drawn: tuple[str, ...] = getattr(opened, "fresh", ())
+    return {name: tensor for name, tensor in opened.model.state_dict().items() if not name.startswith(drawn)}
 
 
 def start_lines(tensors: Mapping[str, Any], model: nn.Module, init: str, left: Collection[str] = ()) -> list[str]:

@@ -13,8 +13,10 @@ from PIL import Image
 from diptych.core.errors import ConfigError
 from diptych.core.image import ArrayImage, BytesImage
 from diptych.core.sample import Sample
+from diptych.curate.duplicates import near
+from diptych.curate.duplicates.clusters import greedy_duplicates
 from diptych.curate.duplicates.hamming import CodeRuns, HammingIndex, pieces_for
-from diptych.curate.duplicates.near import NearDuplicateEmbeddings, NearDuplicates, greedy_hashes, hash_image
+from diptych.curate.duplicates.near import NearDuplicateEmbeddings, NearDuplicates, cluster_rows, greedy_hashes, hash_image
 from diptych.data.dataset import Pool
 from diptych.worlds import scenes
 
@@ -110,8 +112,8 @@ def test_code_runs_are_exact(distance: int, count: int, tolerance: int, seed: in
         runs.add(code[start : start + 50], level[start : start + 50], np.arange(start, min(start + 50, count)))
     query, query_level = family_codes(rng, 20, 12), rng.integers(0, 200, 20)
     found = list(zip(*(a.tolist() for a in runs.pairs(query, query_level)), strict=True))
-    near = (np.bitwise_count(query[:, None] ^ code) <= distance) & (abs(query_level[:, None] - level) <= tolerance)
-    assert sorted(found) == sorted(zip(*(a.tolist() for a in np.nonzero(near)), strict=True))
+    close = (np.bitwise_count(query[:, None] ^ code) <= distance) & (abs(query_level[:, None] - level) <= tolerance)
+    assert sorted(found) == sorted(zip(*(a.tolist() for a in np.nonzero(close)), strict=True))
 
 
 def family_codes(rng: np.random.Generator, count: int, flips: int) -> np.ndarray:
@@ -135,9 +137,9 @@ def test_greedy_hashes_equal_the_loop_over_all_kept_rows(bits: int, colour: floa
     for row in range(count):
         far = np.array([(int(code[row]) ^ int(code[k])).bit_count() for k in kept])
         off = [float(np.abs(thumbnail[row].astype(int) - thumbnail[k]).mean()) for k in kept]
-        near = [(off[n], int(far[n]), names[k], k) for n, k in enumerate(kept) if far[n] <= bits and off[n] <= colour]
-        if near:
-            expected[row] = (min(near)[3], min(near)[1], min(near)[0])
+        close = [(off[n], int(far[n]), names[k], k) for n, k in enumerate(kept) if far[n] <= bits and off[n] <= colour]
+        if close:
+            expected[row] = (min(close)[3], min(close)[1], min(close)[0])
         else:
             kept.append(row)
     assert greedy_hashes(code, thumbnail, names, bits=bits, colour=colour) == expected
@@ -178,12 +180,12 @@ def test_no_chain_carries_off_what_is_far_from_everything_kept() -> None:
 @settings(max_examples=30, deadline=None)
 @given(st.lists(st.integers(0, 90), min_size=1, max_size=25), st.randoms())
 def test_greedy_rule_equals_a_naive_one_in_any_order(degrees: list[int], random) -> None:
-    near = 4
-    step = NearDuplicateEmbeddings(Angles(), cosine=float(np.cos(np.radians(near + 0.5))))
+    limit = 4
+    step = NearDuplicateEmbeddings(Angles(), cosine=float(np.cos(np.radians(limit + 0.5))))
     data = arc(degrees)
     kept: list[int] = []
     for place, angle in enumerate(degrees):
-        if all(abs(angle - degrees[other]) > near for other in kept):
+        if all(abs(angle - degrees[other]) > limit for other in kept):
             kept.append(place)
     result = step(data)
     assert sorted(result.kept) == [f"d{place:03d}" for place in kept]
@@ -193,6 +195,24 @@ def test_greedy_rule_equals_a_naive_one_in_any_order(degrees: list[int], random)
     assert (set(again.kept), {d.uid for d in again.dropped}) == (set(result.kept), {d.uid for d in result.dropped})
     rows = [row for row, uid in enumerate(data.uids) if uid in result.kept]
     assert step(data.select(rows)).dropped == ()
+
+
+def test_clusters_find_the_same_families_as_comparing_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Families of six around far apart directions: with clusters as without, and fewer comparisons."""
+    rng = np.random.default_rng(0)
+    centre_KD = rng.normal(size=(60, 24))
+    vector_ND = (centre_KD.repeat(6, 0) + 0.05 * rng.normal(size=(360, 24))).astype(np.float32)
+    vector_ND /= np.linalg.norm(vector_ND, axis=1, keepdims=True)
+    order = range(len(vector_ND))
+    assert cluster_rows(vector_ND, 0, 2) is None  # few rows: all are compared
+    whole = greedy_duplicates(vector_ND, order, 0.9)
+    monkeypatch.setattr(near, "EXACT", 100)
+    near_NP = cluster_rows(vector_ND, 0, 2)
+    assert near_NP is not None
+    assert near_NP.shape == (360, 2)
+    assert near_NP.max() < 19  # the square root
+    assert greedy_duplicates(vector_ND, order, 0.9, near_NP=near_NP).keys() == whole.keys()
+    assert len(whole) == 300
 
 
 def test_hash_step_is_order_free_and_idempotent() -> None:

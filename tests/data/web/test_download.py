@@ -48,6 +48,9 @@ class Site(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         path = self.path.partition("?")[0]
+        if path in ("/robots.txt", "/.well-known/tdmrep.json"):
+            self.send_error(404)
+            return
         self.asked[path] += 1
         headers, status, body = {}, 200, picture(number=len(path))
         if path == "/noai":

@@ -176,3 +176,40 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert len(read_quarantine(tmp_path / "out")) == 1
     assert main(["data", "links", str(tmp_path / "nothing"), str(tmp_path / "out2")]) == 1
     assert "holds no web archive" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "kept"),
+    [
+        ("robots", "NoAI", False),
+        ("Robots", "nofollow, noimageindex", False),
+        ("diptych", "noimageai", False),
+        ("googlebot", "noai", True),
+        ("robots", "nofollow, noarchive", True),
+        ("description", "noai", True),
+    ],
+)
+def test_pages_that_opt_out_give_nothing(tmp_path: Path, name: str, content: str, kept: bool) -> None:
+    html = f'<head><META Name="{name}" content="{content}"></head><img src="x.jpg" alt="a cat">'
+    links, bad = found(write_archive(tmp_path / "a.warc", [("response", PAGE, html.encode())]))
+    assert len(links) == kept
+    assert [one.stage for one in bad] == ([] if kept else ["opt-out"])
+    plain = json.loads(wat([{"path": "IMG@/src", "url": "x.jpg", "alt": "a cat"}]))
+    head = plain["Envelope"]["Payload-Metadata"]["HTTP-Response-Metadata"]["HTML-Metadata"]["Head"]
+    head["Metas"] = [{"name": name, "content": content}, 7]
+    links, bad = found(write_archive(tmp_path / "a.wat", [("metadata", PAGE, json.dumps(plain).encode())]))
+    assert len(links) == kept
+
+
+def test_the_licence_of_a_page_goes_with_its_images(tmp_path: Path) -> None:
+    html = b'<a rel="nofollow License" href="/by/4.0">x</a><a rel=license href="http://later.example">y</a><img src="x.jpg" alt="cat">'
+    pages = [
+        ("response", PAGE, html),
+        ("response", PAGE + "2", b'<img src="y.jpg" alt="dog"><link rel="license" href="javascript:x">'),
+    ]
+    extract_links(write_archive(tmp_path / "a.warc", pages), tmp_path / "out")
+    rows = read_parquet(tmp_path / "out" / "links.parquet").to_pylist()
+    assert {row["text"]: row["licence"] for row in rows} == {"cat": "https://site.example/by/4.0", "dog": ""}
+    links = [{"path": "IMG@/src", "url": "x.jpg", "alt": "cat"}, {"path": "A@/href", "url": "/cc", "rel": "license"}]
+    path = write_archive(tmp_path / "b.wat", [("metadata", PAGE, wat(links))])
+    assert [link.licence for link in links_of(path, [])] == ["https://site.example/cc"]

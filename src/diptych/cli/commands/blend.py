@@ -1,11 +1,11 @@
-"""``diptych blend A B --share 0.5 --out R``."""
+"""``diptych blend A B --share 0.5 --out R``, ``diptych blend A B C --how greedy --data D --out R``."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from tyro.conf import Positional, arg
 
@@ -15,21 +15,40 @@ from diptych.core.errors import ConfigError
 
 @dataclass(frozen=True)
 class BlendArgs:
-    first: Annotated[Positional[str], arg(metavar="A", help="a model, such as RUN/start")]
-    second: Annotated[Positional[str], arg(metavar="B", help="a model of the same architecture, such as RUN")]
-    share: Annotated[float, arg(help="how much of B: 0 is A, 1 is B")] = 0.5
+    models: Annotated[
+        Positional[tuple[str, ...]],
+        arg(metavar="A B ...", help="models of one architecture: RUN/start and RUN, or several runs from one start"),
+    ]
+    share: Annotated[float, arg(help="of two models, how much of B: 0 is A, 1 is B")] = 0.5
+    how: Annotated[
+        Literal["share", "uniform", "greedy"],
+        arg(help="share: two models by --share; uniform: all alike; greedy: those that help on --split, the best first"),
+    ] = "share"
     out: Annotated[Path | None, arg(help="the model folder to make")] = None
     curve: Annotated[Path | None, arg(help="a page to make: the scores of shares from 0 to 1 on --data, and on --source")] = None
-    data: Annotated[str, arg(help="target data, for --curve")] = ""
+    data: Annotated[str, arg(help="target data, for --curve and --how greedy")] = ""
+    split: Annotated[str, arg(help="rows by which a greedy mean is chosen")] = "val"
     source: Annotated[str, arg(help="data that A is good at, for --curve")] = ""
     task: Annotated[str, arg(help="what is measured")] = "retrieval"
     json: Annotated[bool, arg(help="one JSON object on stdout")] = False
 
 
 def main(argv: Sequence[str]) -> int:
-    args = parse(BlendArgs, argv, "blend", "The mean of two models' weights: between a published model and its tuned one.")
+    args = parse(
+        BlendArgs,
+        argv,
+        "blend",
+        "The mean of models' weights: a published model and its tuned one, or several runs from one start.",
+    )
     if args.out is None and args.curve is None:
         raise ConfigError("say where the model goes, --out R, or where the curve goes, --curve PAGE.html")
+    if len(args.models) < 2:
+        raise ConfigError(f"a mean needs two models or more, got {len(args.models)}")
+    if args.how != "share":
+        return _soup(args)
+    if len(args.models) > 2:
+        raise ConfigError(f"--share is for two models, got {len(args.models)} (expected --how uniform or --how greedy)")
+    first, second = args.models
     payload: dict[str, Any] = {"share": args.share}
     lines = []
     if args.curve is not None:
@@ -38,7 +57,7 @@ def main(argv: Sequence[str]) -> int:
         from diptych.api.tuning import blend_curve
         from diptych.report.pages.tuning import blend_chart
 
-        points = blend_curve(args.first, args.second, args.data, source=args.source or None, task=args.task)
+        points = blend_curve(first, second, args.data, source=args.source or None, task=args.task)
         args.curve.write_text(blend_chart(points), encoding="utf-8")
         finite = [p for p in points if p.target == p.target]
         payload["curve"] = [[p.share, p.target, p.source if p.source == p.source else None] for p in finite]
@@ -49,7 +68,24 @@ def main(argv: Sequence[str]) -> int:
     if args.out is not None:
         from diptych.api.tuning import blend
 
-        blend(args.first, args.second, args.out, share=args.share)
+        blend(first, second, args.out, share=args.share)
         payload["out"] = str(args.out)
-        lines.append(f"{args.out}: {args.share:g} of {args.second}, {1 - args.share:g} of {args.first}")
+        lines.append(f"{args.out}: {args.share:g} of {second}, {1 - args.share:g} of {first}")
+    return finish(payload, lines, args.json)
+
+
+def _soup(args: BlendArgs) -> int:
+    """The mean of several models."""
+    from diptych.api import soup
+
+    if args.curve is not None or args.out is None:
+        raise ConfigError("a curve is of two models by --share (expected --out R and no --curve)")
+    made = soup(args.models, args.out, how=args.how, data=args.data or None, split=args.split, task=args.task)  # type: ignore[arg-type]
+    lines = [
+        f"  {address}: {score:.3f} alone" + ("" if address in made.used else ", left out")
+        for address, score in made.scores.items()
+    ]
+    scored = made.score == made.score
+    lines.append(f"{args.out}: the mean of {len(made.used)} models" + (f", {made.score:.3f} on {args.split}" if scored else ""))
+    payload = {"used": list(made.used), "scores": made.scores, "score": made.score if scored else None, "out": str(args.out)}
     return finish(payload, lines, args.json)

@@ -33,6 +33,9 @@ class CompareArgs:
     ]
     data: Annotated[str, arg(help="any readable data with held-out splits")]
     tasks: Annotated[str, arg(help="with commas: retrieval,zero_shot,probe")] = "retrieval"
+    split: Annotated[
+        str, arg(help="only these held-out splits, with commas: val to choose, then test, for which nothing is trained")
+    ] = ""
     seeds: Annotated[int, arg(help="runs of each recipe; three at least for a verdict")] = 5
     budget: Annotated[str, arg(help="steps:N, samples:N or seconds:N of training; '' takes the steps of the first recipe")] = ""
     preset: Annotated[Literal["tiny", "paper"], arg(help="sizes for two cores, or the published configuration")] = "tiny"
@@ -42,6 +45,9 @@ class CompareArgs:
     config: Annotated[Path, arg(metavar="FILE.yaml", help="options, in a section compare (`diptych config compare`)")] = Path()
     set: Annotated[tuple[str, ...], arg(metavar="FIELD=VALUE", help="fields of every recipe: batch_size=64 width=64")] = ()
     dry_run: Annotated[bool, arg(help="say how many minutes it would take, and stop")] = False
+    pilot: Annotated[
+        float, arg(help="seconds of short trainings that say beforehand what a long comparison can show; 0 for none")
+    ] = 60.0
     precision: Annotated[Precision, arg(help="of the training")] = "auto"
     processes: Annotated[int, arg(help="cells that run at once, each in a process of its own")] = 1
     workers: Annotated[int, arg(help="loader processes of a run")] = 0
@@ -74,6 +80,8 @@ def main(argv: Sequence[str]) -> int:
         out=args.out,
         options=TrainOptions(workers=args.workers, precision=args.precision),
         processes=args.processes,
+        pilot=args.pilot,
+        splits=split_names(args.split),
         matters=args.matters,
         equal=args.equal,
         download=args.download,

@@ -1,4 +1,4 @@
-"""``diptych data build | add | compact | inspect | verify | split | export | links | download | takedown | fetch``."""
+"""``diptych data build | add | compact | inspect | verify | split | export | links | download | why | card | takedown | fetch``."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from tyro.conf import Positional, arg
 
-from diptych.cli.commands import data_web
+from diptych.cli.commands import data_lineage, data_web
 from diptych.cli.options.output import finish, parse, say
 from diptych.cli.options.subcommands import dispatch
 from diptych.core.errors import ConfigError
@@ -37,6 +37,7 @@ class ColumnArgs:
     language: Annotated[str, arg(help="a column, or a code such as en")] = ""
     root: Annotated[str, arg(help="the folder of the images, where they are not beside the data")] = ""
     delimiter: Annotated[str, arg(help="between the fields of a .csv: ',', ';', tab or '|'; without, what its header shows")] = ""
+    encoding: Annotated[str, arg(help="of a .csv or .tsv that is not UTF-8, such as gb18030")] = ""
     format: Annotated[str, arg(help="a form of scene graphs, where it is not recognised: see `diptych data export`")] = ""
     follow_links: Annotated[bool, arg(help="read also what links lead to outside of the folder")] = False
     inside: Annotated[
@@ -170,6 +171,8 @@ def main(argv: Sequence[str]) -> int:
         ),
         "links": (data_web.links, "images with alternative texts out of web archives (WARC, WAT), as a table of links"),
         "download": (data_web.download, "the images of a table of links; opt-outs are honoured, failures can be tried again"),
+        "why": (data_lineage.why, "the whole life of a row: where it came from, what each step said of it, why it is gone"),
+        "card": (data_lineage.card, "a data card and Croissant metadata of a folder: counts, licences, sources, steps"),
         "takedown": (data_web.takedown, "samples out of tars, manifest, tables and indexes, for good"),
         "fetch": (_fetch, "larger real sets from Debian's packages: openclipart, stamps, geography"),
     }
@@ -185,8 +188,18 @@ def _build(argv: Sequence[str]) -> int:
 
     command = words_of("diptych", "data", "build", *(word for word in argv if word != "--json"))
     options: dict[str, Any] = {"shard_samples": args.shard_samples, "overwrite": args.overwrite}
-    report = build(_pool(args), args.out, **options, progress=True, command=command)
+    pool = _pool(args)
+    report = build(pool, args.out, **options, progress=True, command=command)
+    _keep_lineage("data build", args.source, args.out, pool.fingerprint, samples=report.samples)
     return finish(report.to_json(), report.lines(), args.json)
+
+
+def _keep_lineage(step: str, source: str, out: Path, fingerprint: str, **counts: int) -> None:
+    from diptych.data.lineage.record import made_now, write_lineage
+
+    here = Path(source).expanduser()
+    address = str(here.resolve()) if "://" not in source and here.exists() else source
+    write_lineage(out, [made_now(step, address, fingerprint=fingerprint, **counts)], address)
 
 
 def _add(argv: Sequence[str]) -> int:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from tyro.conf import Positional, arg
 
@@ -31,7 +31,8 @@ class DownloadArgs:
     resize: Annotated[
         Literal["border", "keep_ratio", "keep_ratio_largest", "center_crop", "no"], arg(help="how an image comes to that size")
     ] = "border"
-    quality: Annotated[int, arg(help="of the JPEG")] = 95
+    encode: Annotated[Literal["jpg", "webp", "png"], arg(help="format of the stored pictures")] = "jpg"
+    quality: Annotated[int, arg(help="of JPEG and WebP")] = 95
     only_if_bigger: Annotated[bool, arg(help="leave images as they are that are no larger")] = False
     filters: Annotated[Literal["opencv", "pil"], arg(help="how pixels are made: as published, or faster")] = "opencv"
     min_side: Annotated[int, arg(help="smaller images are refused; 0 is off")] = 0
@@ -39,9 +40,21 @@ class DownloadArgs:
     max_aspect: Annotated[float, arg(help="long side / short side must not be above; 0 is off")] = 0.0
     shard_links: Annotated[int, arg(help="links a shard")] = 10_000
     threads: Annotated[int, arg(help="asked at once")] = 64
+    processes: Annotated[int, arg(help="that decode and size pictures beside this one; 0 does it in the threads that ask")] = 0
+    memory: Annotated[int, arg(help="MiB that pictures may take up while they are decoded, in each process")] = 1024
     retries: Annotated[int, arg(help="of one link, on the spot")] = 0
-    timeout: Annotated[float, arg(help="seconds")] = 10.0
+    timeout: Annotated[float, arg(help="seconds for a link as a whole, redirects included")] = 10.0
+    robots: Annotated[bool, arg(help="keep to robots.txt of each site")] = True
+    tdm: Annotated[bool, arg(help="keep to reservations of text and data mining (TDMRep)")] = True
+    per_host: Annotated[int, arg(help="requests to one host at once")] = 4
+    pause: Annotated[float, arg(help="seconds between two requests to one host; a longer Crawl-delay is kept")] = 0.0
+    longest_wait: Annotated[float, arg(help="seconds to wait for a host that says Retry-After; beyond, its links fail")] = 60.0
+    opted_out: Annotated[
+        Path | None,
+        arg(help="a file of addresses that are never asked, to which those are added that opt out; by default in OUT"),
+    ] = None
     retry_failed: Annotated[bool, arg(help="ask again for what failed in an earlier run, and for nothing else")] = False
+    add: Annotated[bool, arg(help="put links that are not there yet into a finished folder, as further shards")] = False
     allow_private: Annotated[bool, arg(help="also ask addresses that are not public: a store in your own network")] = False
     json: Annotated[bool, arg(help="one JSON object on stdout")] = False
 
@@ -93,22 +106,35 @@ def download(argv: Sequence[str]) -> int:
     if "url" not in pool.column_names:
         raise ConfigError(f"{args.source} has no column of addresses (expected 'url' among {', '.join(pool.column_names)})")
     texts = [sample.texts[0].string if sample.texts else "" for sample in pool]
-    table = pa.table({"uid": pool.arrow("uid"), "url": pool.arrow("url"), "text": pa.array(texts, pa.string())})
+    further = {name: pool.arrow(name) for name in pool.column_names if name not in ("uid", "url") and _travels(pool, name)}
+    table = pa.table({"uid": pool.arrow("uid"), "url": pool.arrow("url"), "text": pa.array(texts, pa.string()), **further})
     options = Download(
         args.size,
         args.resize,
-        args.quality,
+        quality=args.quality,
         only_if_bigger=args.only_if_bigger,
         filters=args.filters,
         min_side=args.min_side,
         max_area=args.max_area,
         max_aspect=args.max_aspect,
         shard_links=args.shard_links,
+        encode=args.encode,
         threads=args.threads,
+        processes=args.processes,
+        memory=args.memory,
         retries=args.retries,
-        policy=FetchPolicy(timeout=args.timeout, allow_private=args.allow_private),
+        opted_out=args.opted_out,
+        policy=FetchPolicy(
+            timeout=args.timeout,
+            robots=args.robots,
+            tdm=args.tdm,
+            per_host=args.per_host,
+            pause=args.pause,
+            longest_wait=args.longest_wait,
+            allow_private=args.allow_private,
+        ),
     )
-    report = run(table, args.out, options, retry_failed=args.retry_failed)
+    report = run(table, args.out, options, retry_failed=args.retry_failed, add=args.add, source=str(args.source.resolve()))
     facts = {
         "links": report.links,
         "succeeded": report.succeeded,
@@ -117,6 +143,14 @@ def download(argv: Sequence[str]) -> int:
         "out": str(args.out),
     }
     return finish(facts, report.lines(), args.json)
+
+
+def _travels(pool: Any, name: str) -> bool:
+    """Whether a column of links says something about them: flat values or JSON, not all of them missing."""
+    if not (pool.is_flat(name) or pool.is_json(name)):
+        return False
+    column = pool.arrow(name)
+    return column.null_count < len(column) and any(value not in (None, "") for value in column.to_pylist())
 
 
 def takedown(argv: Sequence[str]) -> int:

@@ -27,7 +27,9 @@ class IndexBuildArgs:
     data: Annotated[Positional[str], arg(metavar="DATA")]
     out: Annotated[Positional[Path], arg(metavar="OUT")]
     split: Annotated[str, arg(help="only this split")] = ""
-    what: Annotated[Literal["images", "texts"], arg(help="what can be found")] = "images"
+    what: Annotated[Literal["images", "texts", "clouds"], arg(help="what can be found; clouds need a model such as ulip")] = (
+        "images"
+    )
     kind: Annotated[
         str, arg(metavar="KIND", help="dense, nested, lexical, late, hybrid, graphs, or a kind that an installed package adds")
     ] = "dense"
@@ -50,7 +52,11 @@ class IndexBuildArgs:
     url: Annotated[str, arg(help="Qdrant server that holds the vectors, such as http://localhost:6333")] = ""
     image: Annotated[str, arg(help="column of the image, where the usual names do not say it")] = ""
     text: Annotated[tuple[str, ...], arg(help="column or columns of texts")] = ()
+    media: Annotated[
+        tuple[str, ...], arg(help="further media: a column or an ending of file names, and its kind, as points=cloud")
+    ] = ()
     delimiter: Annotated[str, arg(help="between the fields of a .csv")] = ""
+    encoding: Annotated[str, arg(help="of a .csv that is not UTF-8, such as gb18030")] = ""
     inside: Annotated[
         str, arg(help="a folder that the data may name no file outside of; 'own' is that of the data; without, anywhere")
     ] = ""
@@ -159,20 +165,23 @@ def _build(argv: Sequence[str]) -> int:
         IndexBuildArgs, argv, "index build", "Embed data and make it searchable. A build that was stopped goes on where it was."
     )
     from diptych.api import index, read
+    from diptych.cli.commands.data import given_columns
     from diptych.core.registry import INDEXES
 
     INDEXES.find(args.kind)  # before data and model are opened
-    columns = {name: value for name in ("image", "text", "delimiter", "inside") if (value := getattr(args, name))}
+    columns = given_columns(args, ("image", "text", "media", "delimiter", "encoding", "inside"))
     data = read(args.data, split=args.split, captions=False, **columns) if args.split or columns else args.data
     begun = time.monotonic()
     options: dict[str, Any] = {"kind": args.kind, "what": args.what, "overwrite": args.overwrite, "url": args.url}
     options |= {"download": args.download, "embeddings": args.embeddings}
     with index(args.model, data, args.out, **options, **args.options()) as made:
-        count = len(made)
+        count, unreadable = len(made), made.info.unreadable
     seconds = time.monotonic() - begun
-    return finish(
-        {"index": str(args.out), "count": count, "seconds": round(seconds, 2)}, [f"{args.out}: {count:,} items"], args.json
-    )
+    lines = [f"{args.out}: {count:,} items"]
+    if unreadable:
+        lines.append(f"{len(unreadable):,} could not be read; the first, {unreadable[0].uid}: {unreadable[0].reason}")
+    facts = {"index": str(args.out), "count": count, "unreadable": len(unreadable), "seconds": round(seconds, 2)}
+    return finish(facts, lines, args.json)
 
 
 def _add(argv: Sequence[str]) -> int:

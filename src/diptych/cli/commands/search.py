@@ -1,4 +1,4 @@
-"""``diptych search INDEX "text or image path" [-k 5]``, or by ``--triplet "person, riding, horse"``."""
+"""``diptych search INDEX "text, or path of a picture or point cloud" [-k 5]``, or by ``--triplet "person, riding, horse"``."""
 
 from __future__ import annotations
 
@@ -20,9 +20,10 @@ CONDITION = re.compile(r"(?P<column>.+?)(?P<sign>>=|<=|>|<|=)(?P<value>.*)", re.
 @dataclass(frozen=True)
 class SearchArgs:
     index: Annotated[Positional[Path], arg(metavar="INDEX")]
-    query: Annotated[Positional[str], arg(metavar="QUERY", help="words, or the path of a picture")] = ""
+    query: Annotated[Positional[str], arg(metavar="QUERY", help="words, or the path of a picture or point cloud")] = ""
     image: Annotated[Path | None, arg(help="a picture beside the words: this, but ...")] = None
-    weight: Annotated[float, arg(help="of the words beside pictures; negative takes away what they name")] = 2.0
+    cloud: Annotated[Path | None, arg(help="a point cloud beside the words, of a model that embeds clouds")] = None
+    weight: Annotated[float, arg(help="of the words beside pictures and clouds; negative takes away what they name")] = 2.0
     triplet: Annotated[str, arg(help="of an index of graphs: 'subject, relation, object'; a * leaves one open")] = ""
     like: Annotated[tuple[str, ...], arg(help="uids of items that are good examples")] = ()
     unlike: Annotated[tuple[str, ...], arg(help="uids of items that are bad examples")] = ()
@@ -35,26 +36,31 @@ class SearchArgs:
 
 
 def main(argv: Sequence[str]) -> int:
-    args = parse(SearchArgs, argv, "search", "Search an index by text, by picture, by both, by triplet, or by examples.")
+    args = parse(
+        SearchArgs,
+        argv,
+        "search",
+        "Search an index by text, picture or point cloud, by several of them, by triplet, or by examples.",
+    )
     if args.triplet:
         return _by_triplet(args)
-    text, image = _query(args)
+    text, image, cloud = _query(args)
     from diptych.api import open_index
     from diptych.core.image import FileImage
-    from diptych.index.plan import SearchPlan
+    from diptych.index.plan import SearchPlan, cloud_item
 
     shown = FileImage(image) if image else None
     with open_index(args.index, model=args.model) as opened:
         where = filters(args.where, opened.info.columns)
-        options: dict[str, Any] = {"k": args.k, "where": where, "distinct": args.distinct}
+        options: dict[str, Any] = {"k": args.k, "where": where, "distinct": args.distinct, "cloud": cloud_item(cloud)}
         hits = opened.answer(SearchPlan.of(text, shown, args.like, args.unlike, args.weight, **options))
     lines = [f"{hit.score:6.3f}  {hit.uid}  {hit.payload.get('text') or hit.payload.get('caption') or ''}" for hit in hits]
     return finish({"query": args.query, "hits": [asdict(hit) for hit in hits]}, lines or ["nothing found"], args.json)
 
 
 def _by_triplet(args: SearchArgs) -> int:
-    if args.query or args.image or args.like or args.unlike:
-        raise ConfigError("--triplet is the whole question (expected no words, picture or examples beside it)")
+    if args.query or args.image or args.cloud or args.like or args.unlike:
+        raise ConfigError("--triplet is the whole question (expected no words, picture, cloud or examples beside it)")
     from diptych.index.kinds import open_index
     from diptych.index.kinds.graphs import triplet
     from diptych.index.plan import ByTriplet, SearchPlan
@@ -72,19 +78,26 @@ def _best(rows: Sequence[Mapping[str, Any]]) -> str:
     return first + (f"  (+{len(rows) - 1} more)" if len(rows) > 1 else "")
 
 
-def _query(args: SearchArgs) -> tuple[str, Path | None]:
-    """Text and picture of a search; a query that ends as an image file does is a picture."""
-    text, image = args.query.strip(), args.image
-    if not text and image is None and not args.like:
-        raise ConfigError("the query is empty: say some words or the path of a picture, or give --like UID")
+def _query(args: SearchArgs) -> tuple[str, Path | None, Path | None]:
+    """Text, picture and point cloud of a search; a query that ends as a file of either does is one."""
+    from diptych.index.plan import is_cloud_name
+
+    text, image, cloud = args.query.strip(), args.image, args.cloud
+    if not text and image is None and cloud is None and not args.like:
+        raise ConfigError("the query is empty: say some words or the path of a picture or point cloud, or give --like UID")
     if is_picture_name(text):
         if image is not None:
             raise ConfigError(f"{text} and {image} are two pictures (expected words beside --image)")
         text, image = "", Path(text)
-    if image is not None and not image.is_file():
-        what = "is a folder" if image.is_dir() else "does not exist"
-        raise ConfigError(f"{image} {what} (a query that ends like a picture is taken for a path)")
-    return text, image
+    elif is_cloud_name(text):
+        if cloud is not None:
+            raise ConfigError(f"{text} and {cloud} are two point clouds (expected words beside --cloud)")
+        text, cloud = "", Path(text)
+    for file, kind in ((image, "picture"), (cloud, "point cloud")):
+        if file is not None and not file.is_file():
+            what = "is a folder" if file.is_dir() else "does not exist"
+            raise ConfigError(f"{file} {what} (a query that ends like a {kind} is taken for a path)")
+    return text, image, cloud
 
 
 def filters(words: Sequence[str], columns: Mapping[str, str]) -> dict[str, Any] | None:

@@ -67,7 +67,7 @@ class TrainArgs:
         float, arg(help="share of data without splits that is held out by group for the evaluation; 0 trains on every row")
     ] = 0.1
     init: Annotated[
-        str, arg(help="weights to start from: a run or model folder, hf:FOLDER, open_clip:ARCH/FILE, timm:NAME/FILE")
+        str, arg(help="weights to start from: a run or model folder, packaged, hf:FOLDER, open_clip:ARCH/FILE, timm:NAME/FILE")
     ] = ""
     config: Annotated[Path, arg(metavar="FILE.yaml", help="fields and options, as config.yaml of a run holds them")] = Path()
     like: Annotated[Path, arg(metavar="RUN", help="the configuration of a run, with its data if --data names no others")] = Path()

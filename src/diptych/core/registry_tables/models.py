@@ -35,11 +35,16 @@ MODEL_ENTRIES = {
         "diptych.models.fiber.statements:FiberStatementClassifier",
         "whether a statement is true of two pictures",
     ),
+    "finding_reader": ("diptych.models.chests.finding_reader:FindingReader", "findings and their places, by two decoders"),
     "graph_relater": (
         "diptych.models.penet.graph_relater:GraphRelater",
         "relations between things, one prototype a predicate",
     ),
     "late_encoder": ("diptych.models.pairs.late.embedder:LateEmbedder", "two towers, compared token by token"),
+    "knowledge_matcher": (
+        "diptych.models.knowledge.knowledge_matcher:KnowledgeMatcher",
+        "reads an image and a text together with the entities that the text names",
+    ),
     "lexical_encoder": ("diptych.models.lexlip.lexical_embedder:LexicalModel", "two towers, weights over words"),
     "linear_map": ("diptych.models.pairs.frozen.locked:LinearMapEmbedder", "a closed-form map between frozen encoders"),
     "image_encoder": ("diptych.models.pairs.image_embedder:ImageTowerEmbedder", "an image tower alone"),

@@ -11,14 +11,14 @@ Two measures of near:
 `NearDuplicateEmbeddings`   cosine in the space of an embedder: also finds crops and redrawings, and what merely means the same.
 
 Cost: one decode (one embedding) a row, then comparisons with what is kept: hashes by an exact index whose pieces grow with the pool
-(`hamming`), embeddings with all. Crops and mirrors differ in most bits of the hash: `semantic_duplicates` is for those. Rows without
-an image stay; texts are never looked at.
+(`hamming`), embeddings inside clusters, N^1.5 in all. Crops and mirrors differ in most bits of the hash: `semantic_duplicates` is for
+those. Rows without an image stay; texts are never looked at.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -29,6 +29,7 @@ from diptych.core.contracts import CurationStepResult, Dataset, Drop, Embedder, 
 from diptych.core.errors import ConfigError, DecodeError
 from diptych.core.image import ImageSource
 from diptych.core.terminal.progress import with_bar
+from diptych.curate.duplicates.clusters import greedy_duplicates, kmeans_centres, nearest_centres
 from diptych.curate.duplicates.hamming import CodeRuns, Codes, Ints
 from diptych.curate.engine.costs import estimate_cost
 from diptych.data.media.decode import decode
@@ -37,6 +38,8 @@ SIDE = 32  # of the grey thumbnail that is hashed
 COLOUR_SIDE = 16  # of the colour thumbnail that confirms
 QUANTUM = 4.0  # frequencies are rounded to this before their signs are taken, so that a flat image has a stable hash
 BLOCK = 512  # rows that are compared at a time
+EXACT = 5_000  # embeddings below which all are compared with all
+SAMPLE_EACH = 64  # rows a cluster on which k-means is fitted
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,55 +87,75 @@ class NearDuplicates:
 
     def __call__(self, data: Dataset) -> CurationStepResult:
         start = time.perf_counter()
-        looks, plain, dropped = _map_images(data, hash_image, self.slug)
-        order = sorted(looks, key=lambda row: (-looks[row].area, data.uids[row]))
-        code_N = np.array([looks[row].bits for row in order], np.uint64)
-        colour_ND = np.stack([looks[row].colour_HWC.ravel() for row in order]) if order else np.zeros((0, 1), np.uint8)
-        names = [data.uids[row] for row in order]
-        near = greedy_hashes(code_N, colour_ND, names, bits=self.bits, colour=self.colour)
+        row_N, plain, dropped = np.empty(len(data), np.int64), list[int](), list[Drop]()
+        code_N, area_N = np.empty(len(data), np.uint64), np.empty(len(data), np.int64)
+        colour_ND = np.empty((len(data), 3 * COLOUR_SIDE**2), np.uint8)
+        count = 0
+        for row, seen in _map_images(data, hash_image, self.slug, plain, dropped):
+            row_N[count], code_N[count], area_N[count] = row, seen.bits, seen.area
+            colour_ND[count] = seen.colour_HWC.ravel()
+            count += 1
+        uids = data.uids
+        order_N = np.array(sorted(range(count), key=lambda place: (-area_N[place], uids[row_N[place]])), np.int64)
+        row_N = row_N[order_N]
+        names = [uids[row] for row in row_N]
+        near = greedy_hashes(code_N[order_N], colour_ND[order_N], names, bits=self.bits, colour=self.colour)
         answers = {
-            order[row]: (order[other], f"{distance} of 64 bits and {difference:.1f} of 255 in colour")
-            for row, (other, distance, difference) in near.items()
+            place: (other, f"{distance} of 64 bits and {difference:.1f} of 255 in colour")
+            for place, (other, distance, difference) in near.items()
         }
-        return _walk_rows(data, self.slug, order, answers.get, plain, dropped, start)
+        return _result(data, self.slug, names, answers, plain, dropped, start)
 
 
 @dataclass(frozen=True)
 class NearDuplicateEmbeddings:
-    """cosine  images at least this alike are duplicates"""
+    """cosine    images at least this alike are duplicates
+    clusters  of k-means, in the nearest of which rows are compared: 0 takes the square root of the number of rows, from `EXACT` rows on;
+              1 compares all with all
+    probe     nearest clusters in which a row is compared; pairs across a border are missed with 1
+    seed      of k-means
+    """
 
     slug: ClassVar[str] = "near_duplicate_embeddings"
 
     embedder: Embedder = field()
     cosine: float = 0.95
+    clusters: int = 0
+    probe: int = 2
+    seed: int = 0
 
     def __post_init__(self) -> None:
         if not -1 < self.cosine <= 1:
             raise ConfigError(f"cosine is {self.cosine} (expected above -1, at most 1)")
+        if self.clusters < 0 or self.probe < 1:
+            raise ConfigError(f"clusters is {self.clusters}, probe {self.probe} (expected 0 or more, 1 or more)")
 
     def plan(self, data: Dataset) -> dict[str, Any]:
         return estimate_cost(data, lambda image: self.embedder.embed_images([image]), unit="embedding (one at a time)")
 
     def __call__(self, data: Dataset) -> CurationStepResult:
         start = time.perf_counter()
-        areas, plain, dropped = _map_images(data, lambda image: int(np.prod(decode(image).shape[:2])), self.slug)
-        order = sorted(areas, key=lambda row: (-areas[row], data.uids[row]))
+        plain, dropped = list[int](), list[Drop]()
+        seen = list(_map_images(data, lambda image: int(np.prod(decode(image).shape[:2])), self.slug, plain, dropped))
+        order = [row for row, _ in sorted(seen, key=lambda one: (-one[1], data.uids[one[0]]))]
         images = [image for row in order if (image := data[row].image) is not None]
         vector_ND: Unit = self.embedder.embed_images(images) if images else np.zeros((0, 1), np.float32)
-        position_of = {row: position for position, row in enumerate(order)}
-        kept = np.empty_like(vector_ND)
-        kept_rows: list[int] = []
+        near_NP = cluster_rows(vector_ND, self.clusters, self.probe, seed=self.seed)
+        near = greedy_duplicates(vector_ND, range(len(order)), self.cosine, near_NP=near_NP)
+        answers = {place: (other, f"cosine {alike:.3f}") for place, (other, alike) in near.items()}
+        return _result(data, self.slug, [data.uids[row] for row in order], answers, plain, dropped, start)
 
-        def nearest(row: int) -> tuple[int, str] | None:
-            mine = vector_ND[position_of[row]]
-            alike = kept[: len(kept_rows)] @ mine
-            if len(alike) and (best := int(alike.argmax())) >= 0 and alike[best] >= self.cosine:
-                return kept_rows[best], f"cosine {float(alike[best]):.3f}"
-            kept[len(kept_rows)] = mine
-            kept_rows.append(row)
-            return None
 
-        return _walk_rows(data, self.slug, order, nearest, plain, dropped, start)
+def cluster_rows(vector_ND: Unit, clusters: int, probe: int, *, seed: int = 0) -> Ints | None:
+    """Nearest clusters of each row, [N, probe]; None where all rows are compared. 0 clusters: the square root of N from `EXACT` rows on."""
+    count = len(vector_ND)
+    clusters = clusters or (round(count**0.5) if count >= EXACT else 1)
+    clusters = min(clusters, count)
+    if clusters <= 1:
+        return None
+    sample = np.random.default_rng(seed).permutation(count)[: clusters * SAMPLE_EACH]
+    centre_KD = kmeans_centres(vector_ND[np.sort(sample)], clusters, seed=seed)
+    return nearest_centres(vector_ND, centre_KD, min(probe, clusters))
 
 
 def greedy_hashes(
@@ -180,43 +203,40 @@ def _colour_differences(colour_ND: npt.NDArray[np.uint8], row_T: Ints, other_T: 
     return np.concatenate(parts)
 
 
-def _map_images(data: Dataset, see: Callable[[ImageSource], Any], slug: str) -> tuple[dict[int, Any], list[int], list[Drop]]:
-    """Value of `see` by row, the rows without an image, and a named drop for each that cannot be read."""
-    seen: dict[int, Any] = {}
-    plain: list[int] = []
-    dropped: list[Drop] = []
+def _map_images(
+    data: Dataset, see: Callable[[ImageSource], Any], slug: str, plain: list[int], dropped: list[Drop]
+) -> Iterator[tuple[int, Any]]:
+    """(row, value of `see`) for each image that can be read; rows without an image go to `plain`, a named drop for the others to
+    `dropped`."""
     for row in with_bar(range(len(data)), len(data), "looking at pictures", least=100):
         image = data[row].image
         if image is None:
             plain.append(row)
             continue
         try:
-            seen[row] = see(image)
+            yield row, see(image)
         except (DecodeError, OSError) as error:
             dropped.append(Drop(data.uids[row], slug, f"unreadable: {error}"))
-    return seen, plain, dropped
 
 
-def _walk_rows(
+def _result(
     data: Dataset,
     slug: str,
-    order: Sequence[int],
-    nearest: Callable[[int], tuple[int, str] | None],
+    names: Sequence[str],
+    answers: Mapping[int, tuple[int, str]],
     plain: list[int],
     dropped: list[Drop],
     start: float,
 ) -> CurationStepResult:
-    """Greedy pass in order of rows; `nearest` returns a kept row and its similarity, or keeps the row itself."""
-    kept = [data.uids[row] for row in plain]
-    original: dict[str, str] = {}
-    for row in order:
-        answer = nearest(row)
-        if answer is None:
-            kept.append(data.uids[row])
-            continue
-        original[data.uids[row]] = data.uids[answer[0]]
-        dropped.append(Drop(data.uids[row], slug, f"near {data.uids[answer[0]]}: {answer[1]}"))
+    """Result of a greedy pass.
+
+    names    uids in the order of the pass
+    answers  place of a dropped one -> place of the kept one, and how alike they are
+    """
+    kept = [data.uids[row] for row in plain] + [name for place, name in enumerate(names) if place not in answers]
+    original = {names[place]: names[other] for place, (other, _) in answers.items()}
+    dropped += [Drop(names[place], slug, f"near {names[other]}: {words}") for place, (other, words) in answers.items()]
     columns = {"duplicate_of": original} if original else {}
     return CurationStepResult(
-        tuple(sorted(kept)), tuple(sorted(dropped, key=lambda d: d.uid)), columns, time.perf_counter() - start
+        tuple(sorted(kept)), tuple(sorted(dropped, key=lambda drop: drop.uid)), columns, time.perf_counter() - start
     )

@@ -1,11 +1,12 @@
 """Runs curation steps over a pool, one after the other, and records what each dropped, why, and its cost.
 
 OUT/quarantine.parquet      what could not even be read, and why
-OUT/curation.json           input, output, steps with configuration, counts and seconds
+OUT/curation.json           input, output, steps with configuration and counts
 OUT/tables/removed.parquet  uid, step, reason: a row for every sample that left
 OUT/tables/step_NN_SLUG...  verdict of each finished step; a run that was cut short goes on after the last of these
 OUT/tables/NAME.parquet     columns that steps made (duplicate_of)
 OUT/NAME                    what else a step found out (metaclip.html)
+OUT/lineage.json            steps from the first source on, with version, commit and time (`data.lineage`)
 OUT/costs.json              seconds of every step; apart, so that equal work gives equal tables
 OUT/parts/                  finished parts of a step that was cut short
 """
@@ -33,6 +34,7 @@ from diptych.curate.engine.parts import PartStore
 from diptych.curate.engine.tables import as_table, joined
 from diptych.data.columns import MadeBy, read_table, table_names, write_table
 from diptych.data.curated import curation_id, is_curated
+from diptych.data.lineage.record import made_now, write_lineage
 from diptych.data.quarantine import write_quarantine
 from diptych.data.shards.mark import CURATION as MARK
 
@@ -255,7 +257,8 @@ def _costs(out: Path) -> dict[str, float]:
 def _write(out: Path, data: Dataset, curation: CurationResult[Any], source: str) -> None:
     rows = sorted((drop.uid, drop.step, drop.reason) for drop in curation.removed)
     removed = pa.table([pa.array(c, f.type) for c, f in zip(_transposed(rows, 3), REMOVED, strict=True)], schema=REMOVED)
-    steps = [{name: value for name, value in to_plain(step).items() if name != "notes"} for step in curation.steps]
+    apart = ("notes", "seconds", "resumed")  # equal work gives equal bytes
+    steps = [{name: value for name, value in to_plain(step).items() if name not in apart} for step in curation.steps]
     config = [{"step": step["slug"], "options": step["config"]} for step in steps]
     made_by = MadeBy("curate", {"input": data.fingerprint, "steps": config})
     write_table(out, "removed", removed, made_by)
@@ -271,6 +274,10 @@ def _write(out: Path, data: Dataset, curation: CurationResult[Any], source: str)
     }
     write_quarantine(out, getattr(data, "quarantine", []))
     write_json(out / MARK, summary)
+    made = [made_now(step.slug, source, config=step.config, before=step.before, after=step.after) for step in curation.steps]
+    if made:
+        made[0] = dataclasses.replace(made[0], fingerprint=data.fingerprint)
+    write_lineage(out, made, source)
 
 
 def _earlier(source: str) -> dict[str, str]:

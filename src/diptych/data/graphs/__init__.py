@@ -36,6 +36,8 @@ _FORMATS = {
     "open-images-csv": ("open_images_csv", "read", "write"),
 }
 _READ_ONLY = {
+    "cvat": "cvat",
+    "label-studio": "label_studio",
     "mdetr": "mdetr",
     "flickr30k-entities": "flickr30k_entities",
     "lvis": "lvis",
@@ -43,7 +45,8 @@ _READ_ONLY = {
     "provision": "provision",
     "refcoco": "refcoco",
 }
-"""Sentences with phrases that have boxes, boxes of which not all were drawn, and graphs with masks and depth: read, not written."""
+"""Exports of drawing tools, sentences with phrases that have boxes, boxes of which not all were drawn, and graphs with masks and depth:
+read, not written."""
 FORMATS = tuple(_FORMATS)
 """Names for `format`, in `read`, `write` and on the command line."""
 
@@ -58,12 +61,14 @@ _BY_NAME = (  # what a folder must hold, the most telling first
     ("open-images", ("vrd-*-anno.json", "annotations/vrd-*-anno.json")),
     ("refcoco", ("refs(*).p",)),
     ("open-images-csv", ("*annotations-vrd.csv", "annotations/*annotations-vrd.csv")),
+    ("cvat", ("annotations.xml",)),
 )
 _BELOW = ("annotations", "vcoco", "data/vcoco", "psg")
 _BY_KEYS = (  # keys that a JSON file must have, and one that it must not have
     ("provision", ("data_path", "annotation", "source"), "images"),
     ("mdetr", ("images", "annotations", "tokens_positive"), ""),
     ("omnilabel", ("images", "descriptions", "description_ids"), ""),
+    ("label-studio", ("annotations", "result", "from_name", "to_name"), ""),
     ("lvis", ("images", "categories", "neg_category_ids", "not_exhaustive_category_ids"), ""),
     ("hico-det", ("hoi_annotation",), ""),
     ("v-coco", ("action_name", "role_object_id"), ""),
@@ -143,6 +148,8 @@ def format_of(path: Path) -> str:
         return "refcoco"
     if path.name.endswith("annotations-vrd.csv"):
         return "open-images-csv"
+    if path.name.endswith("annotations.xml"):
+        return "cvat"
     return _by_keys(path) if path.suffix.lower() == ".json" and is_file(path) and path.stat().st_size else ""
 
 
@@ -155,7 +162,11 @@ def format_within(folder: Path) -> str:
 
 def _annotations(folder: Path) -> list[str]:
     """Names of possible annotation files in a folder, from one listing, however many images it has."""
-    return [entry for entry in os.listdir(folder) if entry.endswith((".json", ".h5", ".csv", ".p"))] if folder.is_dir() else []
+    return (
+        [entry for entry in os.listdir(folder) if entry.endswith((".json", ".h5", ".csv", ".p", ".xml"))]
+        if folder.is_dir()
+        else []
+    )
 
 
 def _under(names: Mapping[str, list[str]], pattern: str) -> list[str]:

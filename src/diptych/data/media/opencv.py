@@ -9,6 +9,7 @@ Letters: H W pixels, C channels.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -63,11 +64,19 @@ def nearest(label_HW: Pixels, height: int, width: int) -> Pixels:
 
 def area(image_HWC: Pixels, height: int, width: int) -> Pixels:
     """uint8 [height, width, C], no larger than before: each pixel the mean of what it covers, parts of pixels counted as parts."""
-    mean_HWC: npt.NDArray[Any] = image_HWC
-    for axis, new in enumerate((height, width)):
-        mean_HWC = _covered(mean_HWC, axis, new)
-    shrunk_HWC: Pixels = np.rint(mean_HWC).clip(0, 255).astype(np.uint8)
-    return shrunk_HWC
+    high, wide, channels = image_HWC.shape
+    flat_HN = image_HWC.reshape(high, wide * channels)
+    mean_HN = np.empty((height, wide * channels), np.float32)
+    first_H, share_H = _coverage(high, height)
+    for row, (first, share_N) in enumerate(zip(first_H, share_H, strict=True)):  # never the whole picture as floats
+        np.dot(share_N, flat_HN[first : first + len(share_N)].astype(np.float32), out=mean_HN[row])
+    mean_WN = np.ascontiguousarray(mean_HN.reshape(height, wide, channels).transpose(1, 0, 2)).reshape(wide, height * channels)
+    shrunk_WN = np.empty((width, height * channels), np.float32)
+    first_W, share_W = _coverage(wide, width)
+    for column, (first, share_N) in enumerate(zip(first_W, share_W, strict=True)):
+        np.dot(share_N, mean_WN[first : first + len(share_N)], out=shrunk_WN[column])
+    shrunk_HWC: Pixels = np.rint(shrunk_WN.reshape(width, height, channels).transpose(1, 0, 2)).clip(0, 255).astype(np.uint8)
+    return np.ascontiguousarray(shrunk_HWC)
 
 
 def lanczos(image_HWC: Pixels, height: int, width: int) -> Pixels:
@@ -122,20 +131,18 @@ _RED_GREEN_BLUE = np.array([[0, 3, 1], [2, 0, 1], [1, 0, 3], [1, 2, 0], [3, 1, 0
 """By sector of the hue: which of value, least, falling and rising level is red, green and blue."""
 
 
-def _covered(value_HWC: npt.NDArray[Any], axis: int, new: int) -> npt.NDArray[Any]:
-    """Means over `new` equal stretches of an axis."""
-    old = value_HWC.shape[axis]
-    if old == new:
-        return value_HWC
-    edge_N = np.arange(new) * (old / new)
-    first_N = np.floor(edge_N).astype(np.int64)
-    shape = [-1 if dim == axis else 1 for dim in range(3)]
-    cut_HWC = np.take(value_HWC, first_N, axis) * (edge_N - first_N).reshape(shape)  # what each stretch leaves to the one before
-    sum_HWC: npt.NDArray[Any] = np.add.reduceat(value_HWC, first_N, axis, dtype=np.float32) - cut_HWC
-    before = tuple(slice(None, -1) if dim == axis else slice(None) for dim in range(3))
-    sum_HWC[before] += np.take(cut_HWC, np.arange(1, new), axis)
-    sum_HWC /= old / new
-    return sum_HWC
+@lru_cache(maxsize=256)
+def _coverage(old: int, new: int) -> tuple[tuple[int, ...], tuple[npt.NDArray[np.float32], ...]]:
+    """For each of `new` equal stretches of an axis the first pixel that it covers, and the share of each covered one in its mean."""
+    edges = np.arange(new + 1) * (old / new)
+    first = np.minimum(np.floor(edges[:-1]).astype(np.int64), old - 1)
+    last = np.maximum(np.minimum(np.ceil(edges[1:] - 1e-9).astype(np.int64), old), first + 1)
+    shares = []
+    for begin, end, low, high in zip(edges[:-1], edges[1:], first, last, strict=True):
+        places = np.arange(low, high)
+        covered = np.minimum(places + 1, end) - np.maximum(places, begin)
+        shares.append((covered / covered.sum()).astype(np.float32))
+    return tuple(int(one) for one in first), tuple(shares)
 
 
 def _places(old: int, new: int) -> tuple[npt.NDArray[np.int64], Shares]:

@@ -86,6 +86,7 @@ def read(
     follow_links: bool = False,
     inside: str | Path = "",
     delimiter: str = "",
+    encoding: str = "",
     captions: bool = True,
     longest_text: int = 2**20,
     most_columns: int = 1_000,
@@ -111,6 +112,7 @@ def read(
     language  a column, or a code such as "en" for all texts
     root      the folder that image paths are relative to
     delimiter  what stands between the fields of a .csv; "" takes the comma, or what the header shows: semicolon, tab or bar
+    encoding  of a .csv or .tsv, such as "gb18030"; "" is UTF-8, and for tables named after RSICD, which are published so, GB 18030
     captions  a row without text is left out where others have some, since training needs one; False keeps it, as an index does
     longest_text, most_columns, unpacked_bytes
               limits for files of strangers: bytes of a text (a longer one is left out), columns of a JSONL table or of JSON beside
@@ -139,6 +141,7 @@ def read(
         language=language,
         follow_links=follow_links,
         delimiter=delimiter,
+        encoding=encoding,
         captions=captions,
         limits={"longest_text": longest_text, "most_columns": most_columns, "unpacked_bytes": unpacked_bytes},
     )

@@ -52,9 +52,9 @@ class ReadOptions:
     a table, or an ending of file names, to a medium.
 
     `language` is a column, or a code such as "en" that holds for every text. `follow_links`: True if links may lead out of the folder
-    that was given. `delimiter`: of .csv files, "" detects it from the header. `captions`: True leaves out a row without text where
-    others have some. `longest_text`: bytes of a text; `most_columns`: of a table of JSON objects, over all its rows; `unpacked_bytes`:
-    of a Parquet table in memory, if that is over 100 times the bytes of its file.
+    that was given. `delimiter`: of .csv files, "" detects it from the header. `encoding`: of .csv and .tsv files, "" is UTF-8.
+    `captions`: True leaves out a row without text where others have some. `longest_text`: bytes of a text; `most_columns`: of a table
+    of JSON objects, over all its rows; `unpacked_bytes`: of a Parquet table in memory, if that is over 100 times the bytes of its file.
     """
 
     image: str | None = None
@@ -68,6 +68,7 @@ class ReadOptions:
     media: Mapping[str, str] | None = None
     follow_links: bool = False
     delimiter: str = ""
+    encoding: str = ""
     captions: bool = True
     longest_text: int = LONGEST_TEXT
     most_columns: int = MOST_COLUMNS
@@ -82,6 +83,7 @@ class ReadOptions:
         *,
         follow_links: bool = False,
         delimiter: str = "",
+        encoding: str = "",
         captions: bool = True,
         limits: Mapping[str, int] | None = None,
         **others: str | None,
@@ -97,6 +99,7 @@ class ReadOptions:
             media=media,
             follow_links=follow_links,
             delimiter=delimiter,
+            encoding=encoding,
             captions=captions,
             longest_text=limits.get("longest_text", LONGEST_TEXT),
             most_columns=limits.get("most_columns", MOST_COLUMNS),

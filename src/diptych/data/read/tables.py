@@ -27,6 +27,8 @@ from diptych.data.shards.sidecar import fields_of
 from diptych.data.utf8 import utf8_rows
 
 DELIMITERS = (",", ";", "\t", "|")
+APART = (("image_name", "comment"), ("filename", "title"))
+"""Columns of published tables whose pictures lie in a folder beside them: Flickr30k, and the test sets of GeoRSCLIP."""
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet", ".pq")
 
 
@@ -61,10 +63,13 @@ def read_tables(paths: Sequence[Path], options: ReadOptions, *, name: str, root:
 
 
 def _folder_of_images(path: Path, table: pa.Table) -> Path:
-    """Folder that the paths of a table are relative to: its own, or for Flickr30k's `results.csv` the one beside it with the pictures."""
-    if not {"image_name", "comment"} <= set(table.column_names):
+    """Folder that the paths of a table are relative to: its own, or the one beside it with the pictures for the captions of Flickr30k
+    (`results.csv`) and the test sets of RSICD and RSITMD (`rsicd_test.csv` beside ``RSICD_images``).
+    """
+    column = next((image for image, text in APART if {image, text} <= set(table.column_names)), "")
+    if not column:
         return path.parent
-    names = [name for name in table["image_name"][:20].to_pylist() if name]
+    names = [name for name in table[column][:20].to_pylist() if name]
     near = [path.parent, path.parent.parent]
     near += [
         folder for above in near for folder in sorted(above.iterdir()) if folder.is_dir() and not folder.name.startswith(".")
@@ -119,6 +124,7 @@ def load_table(path: Path, options: ReadOptions, bad: list[QuarantineEntry]) -> 
     data = _bytes(path)
     if suffix in (".jsonl", ".ndjson"):
         return _load_jsonl(path, data, options, bad)
+    data = _utf8_bytes(path, data, options.encoding)
     return _load_csv(path, data, "\t" if suffix == ".tsv" else _delimiter(path, data, options), options, bad)
 
 
@@ -140,7 +146,7 @@ def _load_csv(
     """Columns that hold paths, texts or identities stay strings; the others get a type. Rows count from 1, without the header."""
     from pyarrow import csv as arrow_csv
 
-    text = _utf8(path, data)
+    text = data.decode("utf-8-sig")
     written = next(csv.reader(io.StringIO(text[:100_000]), delimiter=delimiter), [])
     if not written or not text.strip():
         raise DataError("is empty", file=path, expected="a header and at least one row")
@@ -218,18 +224,30 @@ def _bytes(path: Path) -> bytes:
         raise DataError(f"cannot be read: {error.strerror or error}", file=path, expected="a file") from error
 
 
-def _utf8(path: Path, data: bytes) -> str:
-    """The text of a table, or the byte and line that are not UTF-8."""
+def _utf8_bytes(path: Path, data: bytes, encoding: str) -> bytes:
+    """Content of a table as UTF-8. Without an encoding it is UTF-8, or the GB 18030 of RSICD's published tables.
+
+    Raises DataError, which names the first byte and its line, where the content is not in that encoding.
+    """
+    if encoding:
+        try:
+            return data.decode(encoding).encode()
+        except (LookupError, UnicodeError) as error:
+            expected = "an encoding of Python, such as gb18030 or latin-1"
+            raise DataError(f"cannot be read with encoding {encoding!r}: {error}", file=path, expected=expected) from error
     if data.startswith((b"\xff\xfe", b"\xfe\xff")):
-        raise DataError("is UTF-16 (byte order mark at byte 0)", file=path, expected="UTF-8; convert it with iconv")
+        raise DataError("is UTF-16 (byte order mark at byte 0)", file=path, expected="UTF-8, or encoding='utf-16'")
     try:
-        return data.decode("utf-8-sig")
+        data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
+        if "rsicd" in path.name.lower():
+            return _utf8_bytes(path, data, "gb18030")
         at = error.start + (3 if data.startswith(b"\xef\xbb\xbf") else 0)
         line = data.count(b"\n", 0, at) + 1
         raise DataError(
-            f"is not UTF-8: byte {at} (line {line}) is 0x{data[at]:02x}", file=path, expected="UTF-8; convert it with iconv"
+            f"is not UTF-8: byte {at} (line {line}) is 0x{data[at]:02x}", file=path, expected="UTF-8, or encoding=NAME"
         ) from error
+    return data
 
 
 def fetch_table(address: str) -> Path:

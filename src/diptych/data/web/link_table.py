@@ -1,6 +1,6 @@
 """From web archives to one table of links: a part a file, so that a run that was killed goes on; each pair once, in order of uid.
 
-OUT/links.parquet        uid, url, text, page: `diptych data download` takes it from here, and `diptych curate` judges its texts
+OUT/links.parquet        uid, url, text, page, licence: `diptych data download` takes it from here, and `diptych curate` judges its texts
 OUT/quarantine.parquet   records and files that could not be read, and why
 """
 
@@ -15,11 +15,12 @@ import pyarrow as pa
 
 from diptych.core.config import config_hash
 from diptych.data.columns import read_parquet, write_parquet
+from diptych.data.lineage.record import made_now, write_lineage
 from diptych.data.quarantine import QuarantineEntry, write_quarantine
 from diptych.data.web.web_archive import ImageLink, archives, links_of
 
 FILE = "links.parquet"
-SCHEMA = pa.schema([(name, pa.string()) for name in ("uid", "url", "text", "page")])
+SCHEMA = pa.schema([(name, pa.string()) for name in ("uid", "url", "text", "page", "licence")])
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,5 +69,6 @@ def extract_links(source: Path, out: Path) -> LinkReport:
         once.setdefault(link.uid, link)  # of several pages the first by address
     write_parquet(out / FILE, pa.Table.from_pylist([asdict(link) for link in once.values()], SCHEMA))
     write_quarantine(out, bad)
+    write_lineage(out, [made_now("data links", source.resolve(), archives=len(files), links=len(once))])
     shutil.rmtree(parts)
     return LinkReport(out, len(files), kept, sum(table.num_rows for table in tables), len(once), tuple(bad))

@@ -1,14 +1,15 @@
 """Image links with alternative texts from web archives: WAT files (what Common Crawl extracted) and WARC files (the pages themselves).
 
 Of every page: images whose alt is not empty, the address made absolute against the page's <base> where it has one, else against the
-page; only http and https. A record that cannot be read costs itself; a file that was cut keeps what stands before the cut; either has
-a line among the bad rows.
+page; only http and https; with the address of the page's licence, where it links one with rel=license. A page whose <meta name="robots">
+says noai, noimageai, noindex or noimageindex gives no image, and has a line among the bad rows. A record that cannot be read costs itself;
+a file that was cut keeps what stands before the cut; either has a line there, too.
 """
 
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from html.parser import HTMLParser
 from pathlib import Path
@@ -20,6 +21,7 @@ from diptych.core.disk.paths import is_utf8
 from diptych.core.errors import DataError, MissingExtra
 from diptych.data.quarantine import QuarantineEntry
 from diptych.data.read.links import pair_uid
+from diptych.data.web.polite_http import FORBIDDEN
 
 SUFFIXES = (".warc", ".warc.gz", ".wat", ".wat.gz")
 RECORD_END = b"\r\n\r\n"
@@ -29,12 +31,14 @@ LONGEST_RECORD = 32 * 2**20
 
 @dataclass(frozen=True, slots=True)
 class ImageLink:
-    """An image on a page: its absolute address and its alternative text. `uid` is that of the pair."""
+    """An image on a page: its absolute address and its alternative text. `uid` is that of the pair; `licence` the address of the page's
+    licence, "" where it names none."""
 
     uid: str
     url: str
     text: str
     page: str
+    licence: str = ""
 
 
 def archives(path: Path) -> list[Path]:
@@ -151,11 +155,47 @@ def _of_wat(content: bytes, page: str, bad: list[QuarantineEntry], where: str) -
         return  # not a page
     head = envelope.get("Head")
     base = head.get("Base") if isinstance(head, dict) else None
-    links = envelope.get("Links")
+    metas = _dicts(head.get("Metas")) if isinstance(head, dict) else []
+    if directive := forbidden_directive([(meta.get("name"), meta.get("content")) for meta in metas]):
+        bad.append(QuarantineEntry("", "opt-out", f"the page {page} says {directive}", where))
+        return
     base = _base_of_page(page, base) if isinstance(base, str) else page
-    for link in links if isinstance(links, list) else []:
-        if isinstance(link, dict) and link.get("path") == "IMG@/src":
-            yield from _link(link.get("url"), link.get("alt"), base, page, bad, where)
+    links = _dicts(envelope.get("Links"))
+    named = [*links, *(_dicts(head.get("Link")) if isinstance(head, dict) else [])]
+    licence = next((_address(link.get("url"), base) for link in named if _is_licence(link.get("rel"))), "")
+    for link in links:
+        if link.get("path") == "IMG@/src":
+            yield from _link(link.get("url"), link.get("alt"), base, page, licence, bad, where)
+
+
+def _dicts(value: Any) -> list[dict[str, Any]]:
+    """Objects of a list of JSON; none of anything else."""
+    return [one for one in value if isinstance(one, dict)] if isinstance(value, list) else []
+
+
+def forbidden_directive(metas: Iterable[tuple[Any, Any]], agent_token: str = "diptych") -> str:
+    """The first directive in <meta name="robots"> (or of that name for us alone) that forbids, "" when none does."""
+    for name, content in metas:
+        if isinstance(name, str) and isinstance(content, str) and name.strip().lower() in ("robots", agent_token):
+            words = [word.strip().lower() for word in content.replace(";", ",").split(",")]
+            if found := next((word for word in words if word in FORBIDDEN), ""):
+                return found
+    return ""
+
+
+def _is_licence(rel: Any) -> bool:
+    return isinstance(rel, str) and bool({"license", "licence"} & set(rel.lower().split()))
+
+
+def _address(source: Any, base: str) -> str:
+    """Absolute http or https address; "" for anything else."""
+    if not isinstance(source, str) or not source.strip():
+        return ""
+    try:
+        url = urljoin(base, source.strip())
+        return url if urlsplit(url).scheme in ("http", "https") and urlsplit(url).hostname and is_utf8(url) else ""
+    except ValueError:
+        return ""
 
 
 # ---------------------------------------------------------------- pages
@@ -179,25 +219,34 @@ def _of_page(content: bytes, sort: str, page: str, bad: list[QuarantineEntry], w
         reader.feed(text)
     except (AssertionError, ValueError) as error:  # of the library, on markup that it does not expect
         bad.append(QuarantineEntry("", "read", f"is not readable HTML: {error}", where))
+    if directive := forbidden_directive(reader.metas):
+        bad.append(QuarantineEntry("", "opt-out", f"the page {page} says {directive}", where))
+        return
     base = _base_of_page(page, reader.base) if reader.base else page
-    for source, alt in reader.found:
-        yield from _link(source, alt, base, page, bad, where)
+    licence = _address(reader.licence, base)
+    for source, alt in reader.images:
+        yield from _link(source, alt, base, page, licence, bad, where)
 
 
 class _ImageParser(HTMLParser):
-    """(src, alt) of every image, and the address of <base>."""
+    """(src, alt) of every image, (name, content) of every <meta>, the addresses of <base> and of rel=license."""
 
     def __init__(self) -> None:
         super().__init__(convert_charrefs=True)
-        self.base = ""
-        self.found: list[tuple[str | None, str | None]] = []
+        self.base = self.licence = ""
+        self.images: list[tuple[str | None, str | None]] = []
+        self.metas: list[tuple[str | None, str | None]] = []
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         given = dict(attrs)
         if tag == "img":
-            self.found.append((given.get("src"), given.get("alt")))
+            self.images.append((given.get("src"), given.get("alt")))
         elif tag == "base" and not self.base:
             self.base = given.get("href") or ""
+        elif tag == "meta":
+            self.metas.append((given.get("name"), given.get("content")))
+        elif tag in ("a", "link", "area") and not self.licence and _is_licence(given.get("rel")):
+            self.licence = given.get("href") or ""
 
 
 def _base_of_page(page: str, base: str) -> str:
@@ -208,7 +257,9 @@ def _base_of_page(page: str, base: str) -> str:
         return page
 
 
-def _link(source: Any, alt: Any, base: str, page: str, bad: list[QuarantineEntry], where: str) -> Iterator[ImageLink]:
+def _link(
+    source: Any, alt: Any, base: str, page: str, licence: str, bad: list[QuarantineEntry], where: str
+) -> Iterator[ImageLink]:
     text = " ".join(alt.split()) if isinstance(alt, str) else ""
     if not text or not isinstance(source, str) or not source.strip():
         return
@@ -220,7 +271,7 @@ def _link(source: Any, alt: Any, base: str, page: str, bad: list[QuarantineEntry
     if not is_utf8(url + text):
         bad.append(QuarantineEntry("", "text", "a link holds half a surrogate pair, which is not a character", where))
     elif sound:
-        yield ImageLink(pair_uid(url, text), url, text, page)
+        yield ImageLink(pair_uid(url, text), url, text, page, licence)
 
 
 def as_rows(links: Iterator[ImageLink]) -> list[dict[str, str]]:

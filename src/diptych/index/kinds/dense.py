@@ -11,15 +11,15 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from diptych.core.contracts import Embedder, Unit
+from diptych.core.contracts import Embedder, PointEmbedder, Unit
 from diptych.core.errors import ConfigError, RunError, ShapeError
 from diptych.core.sample import Sample
 from diptych.index.base import Index
-from diptych.index.embed import check_rows, embed_texts, images_of
+from diptych.index.embed import check_rows, cloud_of, clouds_of, embed_clouds, embed_texts, images_of
 from diptych.index.engine.store import DenseSpace, EngineQuery, Space, SparseVector, Vector, Vectors
 from diptych.index.facts import IndexInfo
 from diptych.index.items import What, point_id
-from diptych.index.plan import ByExamples, ByImage, ByText, ByVector, Mode, Part, SearchPlan
+from diptych.index.plan import ByCloud, ByExamples, ByImage, ByText, ByVector, Mode, Part, SearchPlan
 from diptych.index.ranking import RankingPlan
 from diptych.index.vectors import combine
 
@@ -29,25 +29,38 @@ EFFORT = 128  # candidates that a walk over the graph keeps, unless more are ask
 
 
 class DenseIndex(Index):
-    """Searches by text, by image, by vectors, by uid, and by sums and differences of them."""
+    """Searches by text, by image, by point cloud, by vectors, by uid, and by sums and differences of them."""
 
     kind: ClassVar[str] = "dense"
+    holds: ClassVar[tuple[What, ...]] = ("images", "texts", "clouds")
     modes: ClassVar[tuple[Mode, ...]] = ("exact",)
     combines: ClassVar[bool] = True
 
     @classmethod
     def check_model(cls, model: Any, what: What) -> None:
-        if not isinstance(model, Embedder):
+        embeds = (
+            isinstance(model, PointEmbedder) and hasattr(model, "embed_texts")
+            if what == "clouds"
+            else isinstance(model, Embedder)
+        )
+        if not embeds:
+            content = "clouds" if what == "clouds" else "images"
             raise ConfigError(
-                f"an index of kind '{cls.kind}' needs a model that embeds images and texts; '{model.name}' does not"
+                f"an index of kind '{cls.kind}' needs a model that embeds {content} and texts; '{model.name}' does not"
             )
 
     def spaces(self) -> list[Space]:
         return [DenseSpace("", self._facts.width(""))]
 
+    def takes(self, sample: Sample) -> bool:
+        return super().takes(sample) if self._facts.what != "clouds" else cloud_of(sample) is not None
+
     def encode_samples(self, samples: Sequence[Sample]) -> Sequence[Vectors]:
+        uids = [sample.uid for sample in samples]
+        if self._facts.what == "clouds":
+            return self.layers(check_rows(embed_clouds(self._ready(), clouds_of(samples)), uids, "cloud"))
         rows_ND = self._ready().embed_images(images_of(samples), batch_size=self.batch_size)
-        return self.layers(check_rows(rows_ND, [sample.uid for sample in samples], "image"))
+        return self.layers(check_rows(rows_ND, uids, "image"))
 
     def encode_texts(self, strings: Sequence[str], uids: Sequence[str]) -> Sequence[Vectors]:
         return self.layers(embed_texts(self._ready(), strings, uids))
@@ -95,6 +108,8 @@ class DenseIndex(Index):
                 return self.checked_vectors(self._ready().embed_texts([string]))[0], []
             case ByImage(image):
                 return self.checked_vectors(self._ready().embed_images([image]))[0], []
+            case ByCloud(cloud):
+                return self.checked_vectors(embed_clouds(self._ready(), [cloud]))[0], []
             case ByVector(row_D):
                 return self.checked_vectors(row_D[None])[0], []
             case ByExamples(uids):

@@ -50,13 +50,12 @@ class GraphIndex(Index):
     trained with), and min_confidence, below which a triplet is not kept."""
 
     kind: ClassVar[str] = "graphs"
+    holds: ClassVar[tuple[What, ...]] = ("images",)
     read_once: ClassVar[tuple[str, ...]] = ("_vocabulary",)
     compare: ClassVar[str] = TRIPLETS
 
     @classmethod
     def check_model(cls, model: Any, what: What) -> None:
-        if what != "images":
-            raise ConfigError(f"an index of kind '{cls.kind}' holds images (expected what='images', got '{what}')")
         if not isinstance(model, Detector | AnnotatedGraphs):
             raise ConfigError(
                 f"an index of kind '{cls.kind}' needs a detector, or 'annotations' (the graphs of the data); '{model.name}' is neither"
@@ -89,8 +88,8 @@ class GraphIndex(Index):
     def vocabulary_terms(self) -> list[str]:
         return self._vocabulary.terms()
 
-    def needs_image(self) -> bool:
-        return not isinstance(self._model, AnnotatedGraphs)
+    def takes(self, sample: Sample) -> bool:
+        return isinstance(self._model, AnnotatedGraphs) or super().takes(sample)
 
     def triplets(self) -> list[Pattern]:
         """All triplets of the vocabulary, sorted; pictures that were removed leave theirs."""

@@ -62,9 +62,9 @@ class LexicalIndex(Index):
             del limits["item_terms"]
         return {**limits, **lexical_settings(model, pool, what)}
 
-    def needs_image(self) -> bool:
-        """False with `BM25Encoder`, which reads the texts of a picture, not the picture."""
-        return not isinstance(self._model, BM25Encoder)
+    def takes(self, sample: Sample) -> bool:
+        """With `BM25Encoder` also a sample without picture: its texts are read."""
+        return isinstance(self._model, BM25Encoder) or super().takes(sample)
 
     def spaces(self) -> list[Space]:
         return [SparseSpace(WORDS, idf="mean_length" in self._facts.options)]
@@ -163,7 +163,7 @@ def lexical_settings(model: Any, pool: Dataset, what: What) -> dict[str, Any]:
     texts: list[str] = []
     for row in range(len(pool)):
         sample = pool[row]
-        texts += [all_texts(sample)] if what == "images" else [text.string for text in sample.positives()]
+        texts += [all_texts(sample)] if what != "texts" else [text.string for text in sample.positives()]
     lengths = [count for text in texts if (count := len(words_of(text)))]
     return {"mean_length": float(np.mean(lengths)) if lengths else 1.0}
 

@@ -20,6 +20,7 @@ from diptych.data.text.prompts.layout import Layout, answer_places
 from diptych.data.text.tokenize import Tokenizer
 from diptych.models.bridges.adapters import insert_adapters, norm_gains, parameters_of
 from diptych.models.bridges.calibration import decoder_layers, insert_calibrations
+from diptych.models.bridges.key_value_cache import cache_arguments, cache_of
 from diptych.models.bridges.visual_experts import ExpertStart, insert_visual_experts
 from diptych.models.io.inference import evaluating
 from diptych.models.towers.packaged.hf_text import silence_transformers
@@ -260,8 +261,8 @@ class LanguageModel(nn.Module):
         place_L = past + torch.arange(embed_BLD.shape[1], device=embed_BLD.device)
         given: dict[str, Any] = {"position_ids": place_L.expand(len(embed_BLD), -1)} if self._takes_positions else {}
         with self._reading(layout):
-            answer = self.inner(inputs_embeds=embed_BLD, past_key_values=cache, use_cache=True, **given)
-        return answer.logits, answer.past_key_values
+            answer = self.inner(inputs_embeds=embed_BLD, **cache_arguments(cache), **given)
+        return answer.logits, cache_of(answer)
 
     @property
     def depth(self) -> int:

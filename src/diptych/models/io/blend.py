@@ -1,8 +1,10 @@
-"""The mean of two models' weights (WiSE-FT; Wortsman et al., 2021, 2109.01903): between a published model and its tuned one."""
+"""Means of models' weights: of two (WiSE-FT; Wortsman et al., 2021, 2109.01903), between a published model and its tuned one, or of several
+that were tuned from one start (model soups; Wortsman et al., 2022, 2203.05482)."""
 
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
@@ -30,6 +32,30 @@ def blended(first: PairEmbedder, second: PairEmbedder, share: float) -> PairEmbe
                 tensor.copy_(torch.lerp(start[name].to(tensor), tensor, share))
     vars(made).pop("fingerprint", None)  # it was that of the second
     made.name = f"{share:g} of {second.name}, {1 - share:g} of {first.name}"
+    return made
+
+
+def averaged(models: Sequence[PairEmbedder]) -> PairEmbedder:
+    """Uniform mean of several models' tensors, the temperature in log space and running statistics too.
+
+    Integer tensors and everything beside the weights are the first model's. Raises ConfigError for none, or models of other architecture,
+    tokenizer or preprocessing.
+    """
+    if not models:
+        raise ConfigError("there is no model to average (expected one or more)")
+    first = models[0]
+    made = copy.copy(first)
+    made.model = copy.deepcopy(first.model)
+    states: list[dict[str, Tensor]] = []
+    for other in models:
+        _refuse_unlike(first, other)
+        states.append(other.model.state_dict())
+    with torch.no_grad():
+        for name, tensor in made.model.state_dict().items():
+            if tensor.is_floating_point():
+                tensor.copy_(torch.stack([state[name].to(tensor.device, torch.float64) for state in states]).mean(0))
+    vars(made).pop("fingerprint", None)  # it was that of the first
+    made.name = first.name if len(models) == 1 else f"mean of {', '.join(model.name for model in models)}"
     return made
 
 

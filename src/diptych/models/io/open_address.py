@@ -37,6 +37,7 @@ OPENERS = {
     "keep": "diptych.models.io.releases.keep:open_released",
     "laclip": "diptych.models.io.releases.clip_files:open_released",
     "llava": "diptych.models.bridges.llava_released:open_released",
+    "medslip": "diptych.models.io.releases.medslip:open_released",
     "metaclip": "diptych.models.io.releases.clip_files:open_released",
     "negclip": "diptych.models.io.releases.clip_files:open_released",
     "openai": "diptych.models.endpoint.chat_model:ChatModel.open",
@@ -55,6 +56,17 @@ OPENERS = {
 """Prefix of an address -> what opens it, imported only then: a function of the whole address."""
 FOREIGN = ("hf:", "open_clip:", "timm:", "lora:", *(f"{name}:" for name in OPENERS if name != "openai"))
 """Prefixes of addresses of published weights."""
+PACKAGED = "packaged"
+"""Address of the two encoders that come in packages, as one dual encoder to train."""
+
+
+def is_published(address: str) -> bool:
+    """True for an address of weights that others published, False for a folder or file of one's own.
+
+    >>> [is_published(address) for address in ("hf:bert", "packaged", "runs/packaged")]
+    [True, True, False]
+    """
+    return address == PACKAGED or address.startswith(FOREIGN)
 
 
 def is_foreign(words: str) -> bool:
@@ -85,10 +97,10 @@ def weights_mtime(address: str) -> tuple[int, ...]:
 def open_address(
     address: str | Path, *, download: bool = False, device: str = "auto", precision: InferencePrecision = "auto"
 ) -> Any:
-    """The model of a run folder, a model folder, "hf:FOLDER_OR_NAME", "open_clip:ARCH/FILE_OR_TAG", "timm:NAME", a release of the table of
-    `diptych weights` ("xclip:FILE", "glip:CHECKPOINT#BERT-FOLDER", ...), "tfjs:CENTERNET.json" of a package,
-    "openai:http://HOST:PORT/v1#MODEL" of a server of chat completions, or "lora:ADAPTER#BASE" with any other as the base, into whose
-    weights the adapter is merged.
+    """The model of a run folder, a model folder, "packaged" (`models.io.packaged_pair`), "hf:FOLDER_OR_NAME",
+    "open_clip:ARCH/FILE_OR_TAG", "timm:NAME", a release of the table of `diptych weights` ("xclip:FILE", "glip:CHECKPOINT#BERT", ...),
+    "tfjs:CENTERNET.json" of a package, "openai:http://HOST:PORT/v1#MODEL" of a server of chat completions, or "lora:ADAPTER#BASE" with any
+    other as the base, into whose weights the adapter is merged.
 
     download  allows fetching published weights that are not on this machine
     device    where its tensors are put: "auto" takes CUDA where it is (`models.io.device`)
@@ -108,6 +120,8 @@ def open_address(
 
 
 def _opened(address: str, download: bool) -> Any:
+    if address == PACKAGED:
+        return import_module("diptych.models.io.packaged_pair").open_packaged_pair()
     prefix = address.partition(":")[0]
     if ":" in address and prefix in OPENERS:
         module, _, name = OPENERS[prefix].partition(":")

@@ -325,12 +325,17 @@ def lite0(image_size: int, resize: Any, bf16: bool) -> ImageFeatureExtractor:
     return ImageFeatureExtractor(LITE0, tower, Preprocess(image_size, *HALF, resize=resize), bf16=bf16)
 
 
+def minilm_folder() -> Path:
+    """Folder of the package's weights and tokenizer. Raises MissingExtra."""
+    return Path(MINILM.imported().get_model_path())
+
+
 def minilm(length: int, bf16: bool) -> TextFeatureExtractor:
     """all-MiniLM-L6-v2 (Reimers and Gurevych, 2019; Wang et al., 2020)."""
     from diptych.models.towers.packaged.hf_text import TransformersText
     from diptych.models.towers.packaged.hf_tokenizer import TransformersTokenizer
 
-    folder = MINILM.checked(Path(MINILM.imported().get_model_path()))
+    folder = MINILM.checked(minilm_folder())
     with in_single_precision():
         tower = TransformersText.from_folder(folder, pooling="mean", length=length)
     return TextFeatureExtractor(MINILM, tower, TransformersTokenizer(folder), length=length, bf16=bf16)

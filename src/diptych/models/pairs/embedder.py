@@ -129,12 +129,14 @@ class PairEmbedder(Embedding):
 
     `card` goes into the folder's README.md and config.json: any of "description", "data", "recipe", "licence" (strings) and
     "metrics" (a dict of numbers). `dims` are the widths of the prefixes that were trained to be of use by themselves (recipe `mrl`).
-    `left` names the tensors of another library's file that no embedding is made of.
+    `left` names the tensors of another library's file that no embedding is made of, `fresh` the beginnings of the names of those that no
+    weights were given for: a run that starts from this model draws its own.
     """
 
     kind: ClassVar[str] = "dual_encoder"
     variants: ClassVar[Mapping[str, type[DualEncoder]]] = VARIANTS
     left: Sequence[str] = ()
+    fresh: tuple[str, ...] = ()
     model: DualEncoder
     tokenizer: Tokenizer
 

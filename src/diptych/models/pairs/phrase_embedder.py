@@ -6,7 +6,7 @@ Letters: P patches a side, D width, H W pixels of the original image.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -20,10 +20,10 @@ from diptych.core.image import ImageSource
 from diptych.core.inputs import one_or_many
 from diptych.data.media.decode import decode
 from diptych.models.pairs.embedder import PairEmbedder
+from diptych.models.pairs.map_frames import Interpolation, in_frame
 
 SIGMA = 1.5
 """Deviation of the filter over the map, in patches."""
-Interpolation = Literal["nearest", "bilinear"]
 
 
 class PhraseEmbedder(PairEmbedder):
@@ -65,7 +65,7 @@ class PhraseEmbedder(PairEmbedder):
         smooth = [
             ndimage.gaussian_filter(cosine_PP, sigma=(sigma, sigma), order=0) if sigma else cosine_PP for cosine_PP in cosine_NPP
         ]
-        return [self._in_frame(map_PP, pixels_HWC.shape[0], pixels_HWC.shape[1], interpolation) for map_PP in smooth]
+        return [in_frame(map_PP, self.preprocess, pixels_HWC.shape[0], pixels_HWC.shape[1], interpolation) for map_PP in smooth]
 
     def _patches(self, image_1CHW: Any) -> torch.Tensor:
         tokens_PD = self.model.image_tower(image_1CHW).tokens_BPD[0]
@@ -76,21 +76,3 @@ class PhraseEmbedder(PairEmbedder):
             )
         map_hwD: torch.Tensor = F.normalize(tokens_PD.float(), dim=-1).unflatten(0, (side, side)).cpu()
         return map_hwD
-
-    def _in_frame(
-        self, map_PP: npt.NDArray[np.float32], height: int, width: int, interpolation: Interpolation
-    ) -> npt.NDArray[np.float32]:
-        how: dict[str, Any] = {"mode": interpolation, **({"align_corners": False} if interpolation == "bilinear" else {})}
-        map_11PP = torch.from_numpy(np.ascontiguousarray(map_PP))[None, None]
-        if self.preprocess.resize == "squash" and not self.preprocess.margin:
-            return F.interpolate(map_11PP, size=(height, width), **how)[0, 0].numpy()
-        if self.preprocess.resize != "crop":
-            raise ConfigError(
-                f"maps of images that are fitted by {self.preprocess.resize!r} are not placed (expected crop | squash)"
-            )
-        size = self.preprocess.size
-        side = int(size * min(height, width) / (size + self.preprocess.margin))
-        frame_HW = np.full((height, width), np.nan, np.float32)
-        top, left = (height - side) // 2, (width - side) // 2
-        frame_HW[top : top + side, left : left + side] = F.interpolate(map_11PP, size=(side, side), **how)[0, 0].numpy()
-        return frame_HW

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from diptych.core.rows import Rows
 from diptych.data.text.prompts.layout import Layout, Piece, TokenPiece, lay_out
 from diptych.models.bridges.bridge import Bridge
+from diptych.models.bridges.key_value_cache import cache_arguments, cache_of
 from diptych.models.bridges.language_model import LanguageVocabulary
 
 DrawTokens = Callable[[Tensor], Tensor]
@@ -126,6 +127,6 @@ def _answers(
         mask_BL = torch.cat([mask_BL, torch.ones_like(mask_BL[:, :1])], 1)
         output = bridge.language.inner(
             input_ids=token_B[:, None], attention_mask=mask_BL, position_ids=mask_BL.sum(1, keepdim=True) - 1,
-            past_key_values=output.past_key_values, use_cache=True,
+            **cache_arguments(cache_of(output)),
         )  # fmt: skip
     return [[token for token in row if token >= 0] for row in torch.stack(columns, 1).tolist()]

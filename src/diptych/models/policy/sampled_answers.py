@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from diptych.core.errors import ConfigError
+from diptych.models.bridges.key_value_cache import cache_arguments, cache_of
 from diptych.models.bridges.language_model import LanguageModel
 from diptych.models.io.inference import evaluating
 
@@ -123,8 +124,8 @@ class StepwiseLogits:
         given: dict[str, Any] = {"input_ids": ids, "attention_mask": self.there_BP.long()}
         if self.model._takes_positions:
             given["position_ids"] = (self.there_BP.long().cumsum(1) - 1).clamp_min(0)[:, -ids.shape[1] :]
-        output = self.model.inner(past_key_values=self._cache, use_cache=True, **given)
-        self._cache = output.past_key_values
+        output = self.model.inner(**cache_arguments(self._cache), **given)
+        self._cache = cache_of(output)
         logit_BV: Tensor = output.logits[:, -1]
         return logit_BV
 
@@ -135,8 +136,8 @@ class StepwiseLogits:
         ids_B1 = torch.full_like(self.prompt_BP[:, :1], start) if last_B is None else last_B[:, None]
         output = self.model.inner(
             encoder_outputs=self._encoded, attention_mask=self.there_BP.long(), decoder_input_ids=ids_B1,
-            past_key_values=self._cache, use_cache=True,
+            **cache_arguments(self._cache),
         )  # fmt: skip
-        self._cache = output.past_key_values
+        self._cache = cache_of(output)
         logit_BV: Tensor = output.logits[:, -1]
         return logit_BV

@@ -30,6 +30,7 @@ from typing import Any
 import torch
 
 from diptych.core.errors import ConfigError, UnknownName
+from diptych.core.registry import IMAGE_WEIGHTS, TEXT_WEIGHTS
 from diptych.models.towers.beit import BEiT
 from diptych.models.towers.clip_resnet import CLIPResNet
 from diptych.models.towers.convnet import ConvNet
@@ -346,6 +347,8 @@ def refuse_unknown_tower(side: str, name: str) -> None:
     """Raise UnknownName, with the near names, for a tower that does not exist."""
     if not is_tower(side, name):
         names = [*IMAGE, "timm:NAME"] if side == "image_tower" else [*TEXT, "hf:FOLDER"]
+        if name in (IMAGE_WEIGHTS if side == "image_tower" else TEXT_WEIGHTS):  # a name that would lead to no other
+            raise UnknownName(side.replace("_", " "), name, (), hint="--init packaged trains from the packaged encoders")
         raise UnknownName(side.replace("_", " "), name, names)
 
 

@@ -16,6 +16,7 @@ from diptych.report import page
 from diptych.report.confusions import confused
 from diptych.report.curves import LineSeries, charts, line_chart
 from diptych.report.evaluation import StoredResult, chart_of, graphs_compared, hits_and_misses, stored_results, table_of
+from diptych.report.failures import failure_blocks
 from diptych.report.pictures import Album
 
 MAIN = ("r@1", "acc@1", "r@5", "r@50")
@@ -110,10 +111,14 @@ def answers(results: list[StoredResult], album: Album) -> list[page.Section]:
         if drawn:
             neighbours += [page.heading(kept.part), *drawn]
             missed += [page.heading(kept.part), *worst]
+    browsed = [block for kept in results if (folds := failure_blocks(kept, album)) for block in (page.heading(kept.part), *folds)]
     note = page.text("Text queries and their nearest pictures; a right answer has a green frame.", note=True)
     return [
         page.Section("Nearest neighbours", (note, page.text("Drawn at random.", note=True), *neighbours) if neighbours else ()),
-        page.Section("Failures", (page.text("The queries whose right answer came last.", note=True), *missed) if missed else ()),
+        page.Section(
+            "Worst queries", (page.text("The queries whose right answer came last.", note=True), *missed) if missed else ()
+        ),
+        page.Section("Failures", (page.text("All that is wrong, by group.", note=True), *browsed) if browsed else ()),
         page.Section("Confused captions", (page.text("The widest apart come first.", note=True), *wrong) if wrong else ()),
         page.Section("Scene graphs", (page.text("Drawn at random.", note=True), *graphs) if graphs else ()),
     ]

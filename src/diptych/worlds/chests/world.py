@@ -117,6 +117,7 @@ class ChestWorld:
                 "findings": list(dict.fromkeys(pathology for pathology, _ in facts.present)),
                 "present": [phrase(*pair) for pair in facts.present],
                 "denied": [phrase(*pair) for pair in facts.denied],
+                "pairs": [[*pair, "present"] for pair in facts.present] + [[*pair, "absent"] for pair in facts.denied],
                 "ribs": "wide" if facts.wide_ribs else "narrow",
                 "device": facts.device,
                 "patient": f"{split}-{index}",

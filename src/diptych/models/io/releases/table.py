@@ -95,6 +95,12 @@ RELEASES: tuple[Release, ...] = (
         names=(r"projector\.model\.0\.weight", r"encoder\.encoder\.conv1\.weight"), model_type="cxr-bert",
     ),
     Release(
+        slug="medslip", systems=("medslip",), title="MeDSLIP", address="medslip:FILE#BERT-FOLDER, with a book.json in the folder",
+        source="huggingface.co/pykale/MeDSLIP", licence="not stated", opens="FindingReader",
+        checked="losses, logits and attention of the released code on equal weights", prompt="the book's explanations",
+        names=(r"decoder_pathology\.layers\.0\.", r"mask_generator\.weight", r"pathology_embedding_layer\.weight"),
+    ),
+    Release(
         slug="rad_dino", systems=("rad_dino",), title="RAD-DINO, a folder of Dinov2Model", address="rad_dino:FOLDER",
         source="huggingface.co/microsoft/rad-dino", licence="MSRLA, later MIT (model card)", opens="ImageTowerEmbedder",
         checked="class token and patches of transformers' Dinov2Model on a small folder", model_type="dinov2",

@@ -24,7 +24,8 @@ class TimmTower(Tower):
     0 (timm) or at 1 (torchvision); None leaves it to timm. `qk_norm`, for transformers, normalises queries and keys in every block;
     `layer_scale` is where the factors of their branches start (UNI, an encoder of tissue: 1e-5), None leaves them out. `blocks`,
     for transformers, are the first so many of them; `prefix` True leaves class and register tokens among the tokens, in front:
-    BLIP-2 shows its Q-Former the class token, too, and what the last block but one says.
+    BLIP-2 shows its Q-Former the class token, too, and what the last block but one says. `stage`, for residual networks, is the last one
+    that is kept: 3 of 4 gives a map of a sixteenth of the image's side.
     """
 
     def __init__(
@@ -39,6 +40,7 @@ class TimmTower(Tower):
         layer_scale: float | None = None,
         blocks: int | None = None,
         prefix: bool = False,
+        stage: int | None = None,
     ) -> None:
         super().__init__()
         if not timm.is_model(model):
@@ -64,6 +66,12 @@ class TimmTower(Tower):
                 raise ConfigError(f"{model} has no head convolution to leave out (expected head_conv True, or an EfficientNet)")
             self.width = self.net.num_features = int(self.net.conv_head.in_channels)
             self.net.conv_head, self.net.bn2 = nn.Identity(), nn.Identity()
+        if stage is not None:
+            if not 1 <= stage <= 4 or not hasattr(self.net, "layer4"):
+                raise ConfigError(f"stage {stage} of {model} (expected 1..4 of a residual network)")
+            for later in range(stage + 1, 5):
+                setattr(self.net, f"layer{later}", nn.Identity())
+            self.width = self.net.num_features = int(self.net.feature_info[stage]["num_chs"])
         if blur:
             blur_strided_(self.net)
 

@@ -1,0 +1,196 @@
+"""Mutation testing on a sample: small faults are put into the rooms that compute, and a room's own tests must see them.
+
+    python scripts/mutants.py                                   # 40 mutants over all rooms
+    python scripts/mutants.py --rooms train index --sample 10 --seed 3
+
+A mutant is one operator, comparison, number or condition of one module that says something else. It is imported in place of the module in
+a process of its own, so the source tree is never edited. The fast tests of the same room that name the module or something that it defines
+are run until the first fails. Survivors are printed with the line as it was and as it became: each wants a test, or a reason.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import contextlib
+import importlib.abc
+import importlib.util
+import os
+import random
+import re
+import signal
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+
+ROOT = Path(__file__).parents[1]
+SOURCES = ROOT / "src/diptych"
+ROOMS = ("objectives", "tasks/_scoring", "index", "data/load", "train")
+LIMIT = 120
+"""Seconds for the tests of one mutant: one that runs on is seen, as a hanging test would be."""
+
+SWAPPED: dict[type[ast.AST], type[ast.AST]] = {
+    ast.Add: ast.Sub, ast.Sub: ast.Add, ast.Mult: ast.Div, ast.Div: ast.Mult, ast.FloorDiv: ast.Mult, ast.Mod: ast.FloorDiv,
+    ast.Lt: ast.LtE, ast.LtE: ast.Lt, ast.Gt: ast.GtE, ast.GtE: ast.Gt, ast.Eq: ast.NotEq, ast.NotEq: ast.Eq,
+    ast.Is: ast.IsNot, ast.IsNot: ast.Is, ast.In: ast.NotIn, ast.NotIn: ast.In, ast.And: ast.Or, ast.Or: ast.And,
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """path      of the module
+    source    of the mutated module
+    line      number of the mutated line; `before` and `after` are its text
+    """
+
+    path: Path
+    source: str
+    line: int
+    before: str
+    after: str
+
+    @property
+    def module(self) -> str:
+        return ".".join(self.path.relative_to(SOURCES.parent).with_suffix("").parts).removesuffix(".__init__")
+
+
+def can_change(node: ast.AST) -> bool:
+    """True for a number, a condition, and an operator that has an opposite."""
+    match node:
+        case ast.Constant(value=bool() | int() | float()) | ast.If() | ast.IfExp():
+            return True
+        case ast.BinOp(op=operator) | ast.BoolOp(op=operator) | ast.Compare(ops=[operator, *_]):
+            return type(operator) in SWAPPED
+    return False
+
+
+class Sites(ast.NodeVisitor):
+    """Nodes that can be mutated: none in annotations, docstrings, decorators, messages of errors and f-strings."""
+
+    def __init__(self) -> None:
+        self.nodes: list[ast.AST] = []
+
+    def visit(self, node: ast.AST) -> None:
+        if isinstance(node, ast.Raise | ast.JoinedStr | ast.Import | ast.ImportFrom | ast.Assert):
+            return
+        if can_change(node):
+            self.nodes.append(node)
+        for name, value in ast.iter_fields(node):
+            if name in ("annotation", "returns", "decorator_list", "bases", "keywords") and not isinstance(node, ast.Call):
+                continue
+            for child in value if isinstance(value, list) else [value]:
+                if isinstance(child, ast.AST):
+                    self.visit(child)
+
+
+def mutated(path: Path, number: int) -> Mutant:
+    """The mutant at the site `number` of a file."""
+    source = path.read_text(encoding="utf-8")
+    tree = ast.parse(source)
+    sites = Sites()
+    sites.visit(tree)
+    node = sites.nodes[number]
+    before = ast.unparse(node)
+    match node:
+        case ast.Constant(value=bool()):
+            node.value = not node.value
+        case ast.Constant(value=int() | float()):
+            node.value += 1
+        case ast.Compare():
+            node.ops[0] = SWAPPED[type(node.ops[0])]()  # type: ignore[call-overload]
+        case ast.BinOp() | ast.BoolOp():
+            node.op = SWAPPED[type(node.op)]()  # type: ignore[assignment]
+        case ast.If() | ast.IfExp():
+            before, node.test = ast.unparse(node.test), ast.UnaryOp(ast.Not(), node.test)
+    after = ast.unparse(node.test if isinstance(node, ast.If | ast.IfExp) else node)
+    return Mutant(path, ast.unparse(ast.fix_missing_locations(tree)), node.lineno, before, after)  # type: ignore[attr-defined]
+
+
+def sample(rooms: list[str], count: int, seed: int) -> Iterator[tuple[str, Mutant]]:
+    """`count` mutants, the same number of each room, drawn evenly from all sites of its modules."""
+    rng = random.Random(seed)
+    for position, room in enumerate(rooms):
+        sites = []
+        for path in sorted((SOURCES / room).rglob("*.py")):
+            here = Sites()
+            here.visit(ast.parse(path.read_text(encoding="utf-8")))
+            sites += [(path, number) for number in range(len(here.nodes))]
+        share = count // len(rooms) + (position < count % len(rooms))
+        yield from ((room, mutated(path, number)) for path, number in rng.sample(sites, share))
+
+
+def tests_of(room: str, path: Path) -> list[Path]:
+    """Test files of the room that name the module, or a public function or class that it defines."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    defined = [
+        item.name for item in tree.body if isinstance(item, ast.FunctionDef | ast.ClassDef) and not item.name.startswith("_")
+    ]
+    named = re.compile(rf"\b({'|'.join([path.stem, *defined])})\b")
+    files = sorted((ROOT / "tests" / room).rglob("test_*.py"))
+    return [file for file in files if named.search(file.read_text(encoding="utf-8"))] or files
+
+
+class Replaced(importlib.abc.MetaPathFinder, importlib.abc.Loader):
+    """Imports the mutant where its module is asked for."""
+
+    def __init__(self, mutant: Mutant) -> None:
+        self.mutant = mutant
+
+    def find_spec(self, name: str, path: object = None, target: object = None) -> importlib.machinery.ModuleSpec | None:
+        if name != self.mutant.module:
+            return None
+        package = [str(self.mutant.path.parent)] if self.mutant.path.name == "__init__.py" else None
+        return importlib.util.spec_from_file_location(name, self.mutant.path, loader=self, submodule_search_locations=package)
+
+    def exec_module(self, module: ModuleType) -> None:
+        exec(compile(self.mutant.source, self.mutant.path, "exec"), module.__dict__)
+
+
+def survives(mutant: Mutant, files: list[Path]) -> bool:
+    """Whether all tests pass with the mutant, in a process forked from this one, which has imported the large libraries."""
+    import pytest
+
+    child = os.fork()
+    if not child:
+        os.setsid()
+        signal.alarm(LIMIT)
+        with open(os.devnull, "w") as silence:
+            os.dup2(silence.fileno(), 1)
+            os.dup2(silence.fileno(), 2)
+        sys.meta_path.insert(0, Replaced(mutant))
+        options = ["-x", "-q", "-m", "not slow", "-p", "no:cacheprovider", "-p", "no:timeout", "-o", "timeout=0"]
+        os._exit(int(pytest.main([*options, *map(str, files)])))
+    _, status = os.waitpid(child, 0)
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(child, signal.SIGKILL)
+    return status == 0
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--rooms", nargs="+", default=list(ROOMS))
+    parser.add_argument("--sample", type=int, default=40)
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    os.chdir(ROOT)
+    sys.dont_write_bytecode = True
+    for library in ("torch", "torchvision", "timm", "transformers", "scipy.stats", "sklearn", "pyarrow.parquet", "open_clip"):
+        importlib.import_module(library)
+    seen, lived, begun = Counter[str](), Counter[str](), time.monotonic()
+    for room, mutant in sample(options.rooms, options.sample, options.seed):
+        alive = survives(mutant, tests_of(room, mutant.path))
+        (lived if alive else seen)[room] += 1
+        where = f"{mutant.path.relative_to(SOURCES)}:{mutant.line}"
+        print(f"{'SURVIVES' if alive else 'seen    '}  {where}  {mutant.before}  ->  {mutant.after}", flush=True)
+    print(f"\nmutants that tests of their room see, {time.monotonic() - begun:.0f} s")
+    for room in options.rooms:
+        print(f"{seen[room]:4} of {seen[room] + lived[room]:<4} {room}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

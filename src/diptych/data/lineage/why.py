@@ -1,0 +1,158 @@
+"""The whole life of a row: where it came from, what each step said of it, which texts it had before and after, why it is gone."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from diptych.core.disk.json_text import read_object
+from diptych.core.errors import DataError
+from diptych.data.columns import FOLDER as TABLES
+from diptych.data.columns import read_parquet, table_names
+from diptych.data.curated import is_curated
+from diptych.data.lineage.record import lineage_of
+from diptych.data.quarantine import read_quarantine
+from diptych.data.shards.mark import CURATION, DOWNLOAD, MANIFEST, is_built
+from diptych.data.web.link_table import FILE as LINKS
+
+LONGEST = 200
+"""Characters of a value that are shown."""
+
+
+@dataclass(frozen=True, slots=True)
+class RowEvent:
+    """What happened to a row in one folder: a line for people, and its facts as plain values."""
+
+    folder: str
+    step: str
+    line: str
+    facts: dict[str, Any] = field(default_factory=dict)
+
+
+def row_history(folder: Path, uid: str) -> list[RowEvent]:
+    """Events of a row, the oldest first, over all folders from the first source to this one that are on this machine.
+
+    Raises DataError where none of them knows the uid.
+    """
+    events: list[RowEvent] = []
+    visited: set[Path] = set()
+    current: Path | None = folder
+    while current is not None and current.resolve() not in visited:
+        visited.add(current.resolve())
+        events = [*_events(current, uid), *events]
+        current = _source(current)
+    if not events:
+        places = ", ".join(sorted(map(str, visited)))
+        raise DataError(f"has no row '{uid}'", file=folder, expected=f"a uid of {places}")
+    return events
+
+
+def _events(folder: Path, uid: str) -> Iterator[RowEvent]:
+    """Events of a row in one folder, in order."""
+    if (folder / LINKS).is_file() or folder.suffix == ".parquet":
+        yield from _of_links(folder if folder.suffix == ".parquet" else folder / LINKS, uid)
+    elif (folder / DOWNLOAD).is_file():
+        yield from _of_download(folder, uid)
+    elif is_built(folder):
+        yield from _of_built(folder, uid)
+    elif is_curated(folder):
+        yield from _of_curation(folder, uid)
+    for bad in read_quarantine(folder) if folder.is_dir() else ():
+        if bad.uid == uid:
+            yield RowEvent(str(folder), bad.stage, f"left out: {bad.reason}", {"reason": bad.reason, "file": bad.file})
+
+
+def _of_links(file: Path, uid: str) -> Iterator[RowEvent]:
+    for row in _rows(file, uid):
+        page = f", on the page {row['page']}" if row.get("page") else ""
+        licence = f", licence {row['licence']}" if row.get("licence") else ""
+        yield RowEvent(str(file), "data links", f"link to {row.get('url', '')}{page}{licence}", row)
+        if row.get("text"):
+            yield RowEvent(str(file), "text", f"text: {_short(row['text'])}", {"text": row["text"]})
+
+
+def _of_download(folder: Path, uid: str) -> Iterator[RowEvent]:
+    for table in sorted(path for path in folder.glob("*.parquet") if path.stem.isdigit()):
+        for row in _rows(table, uid):
+            stats = folder / f"{table.stem}_stats.json"
+            times = json.loads(stats.read_text(encoding="utf-8")) if stats.is_file() else {}
+            facts = {**row, **{name: times[name] for name in ("start_time", "end_time") if name in times}}
+            final = f", which led to {row['final_url']}" if row.get("final_url") not in (None, row["url"]) else ""
+            if row["status"] == "success":
+                size = f"{row['original_width']} x {row['original_height']} stored as {row['width']} x {row['height']}"
+                line = f"downloaded from {row['url']}{final}: {size}, sha256 {row['sha256'][:16]}"
+            else:
+                line = f"not downloaded from {row['url']}{final}: {row['error_kind']}: {row['error_message']}"
+            yield RowEvent(str(table), "data download", line, facts)
+
+
+def _of_built(folder: Path, uid: str) -> Iterator[RowEvent]:
+    for row in _rows(folder / MANIFEST, uid):
+        plain = {name: value for name, value in row.items() if value not in (None, "")}
+        facts = [f"{name} {plain[name]}" for name in ("split", "licence", "source", "group") if name in plain]
+        yield RowEvent(str(folder), "data build", ", ".join([f"stored in {plain.get('shard', '')}", *facts]), plain)
+        yield from _texts(folder, uid)
+
+
+def _of_curation(folder: Path, uid: str) -> Iterator[RowEvent]:
+    """Verdict of each step, and what it made for the row."""
+    names = table_names(folder)
+    steps = [step["slug"] for step in read_object(folder / CURATION)["steps"]]
+    for number, slug in enumerate(steps):
+        name = f"step_{number:02d}_{slug}"
+        if name not in names:
+            continue
+        for row in _rows(folder / TABLES / f"{name}.parquet", uid):
+            words = "kept" if row["kept"] else f"dropped: {row['reason']}"
+            yield RowEvent(str(folder), slug, words, {"kept": row["kept"], "reason": row["reason"]})
+        for column in (one for one in names if one.startswith(f"{name}-")):
+            for row in _rows(folder / TABLES / f"{column}.parquet", uid):
+                made = column.removeprefix(f"{name}-")
+                value = {key: one for key, one in row.items() if key != "uid"}
+                shown = value.get(made, value)
+                yield RowEvent(str(folder), slug, f"{made}: {_short(shown)}", {made: shown})
+
+
+def _texts(folder: Path, uid: str) -> Iterator[RowEvent]:
+    file = folder / TABLES / "texts.parquet"
+    for row in _rows(file, uid) if file.is_file() else ():
+        yield RowEvent(str(folder), "text", f"text ({row.get('origin') or 'text'}): {_short(row['string'])}", row)
+
+
+def _rows(file: Path, uid: str) -> list[dict[str, Any]]:
+    """Rows of a Parquet file with that uid; the file is read in parts, of which only those rows stay."""
+    names = pq.read_schema(file).names
+    if "uid" not in names:
+        return []
+    try:
+        table = pq.read_table(file, filters=[("uid", "==", uid)])
+    except (pa.ArrowException, NotImplementedError):  # columns that cannot be filtered
+        whole = read_parquet(file)
+        table = whole.filter(pc.equal(whole["uid"], uid))
+    rows: list[dict[str, Any]] = table.to_pylist()
+    return rows
+
+
+def _source(folder: Path) -> Path | None:
+    """What a folder was made of, where that lies on this machine."""
+    address = ""
+    if is_curated(folder):
+        address = str(read_object(folder / CURATION).get("input", {}).get("source") or "")
+    elif steps := lineage_of(folder):
+        address = steps[-1].source
+    if not address or "://" in address:
+        return None
+    path = Path(address).expanduser()
+    return path if path.exists() else None
+
+
+def _short(value: Any) -> str:
+    words = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+    return words if len(words) <= LONGEST else f"{words[: LONGEST - 3]}..."

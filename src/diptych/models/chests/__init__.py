@@ -1,0 +1,1 @@
+"""Models that read findings and their places out of chest X-rays."""

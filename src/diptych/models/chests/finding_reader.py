@@ -1,0 +1,198 @@
+"""A trained two-stream model ready for use: findings, places, pairs of both, and maps of where they are.
+
+Letters: N images, A places, K findings, T texts, P places a side of the map, H W pixels.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from diptych.core.errors import ConfigError
+from diptych.core.image import ImageSource
+from diptych.data.media.decode import decode
+from diptych.data.media.transforms import Preprocess
+from diptych.models.chests.finding_streams import FindingStreams
+from diptych.models.chests.name_book import book_vectors
+from diptych.models.io.card import model_card
+from diptych.models.io.device import batched
+from diptych.models.io.folder import fingerprint, load_weights, parameters, read_config, write_model
+from diptych.models.io.inference import evaluating
+from diptych.models.pairs.map_frames import Interpolation, in_frame
+from diptych.models.towers.towers import image_tower
+
+Floats = npt.NDArray[np.float32]
+
+
+class FindingReader:
+    """A trained `FindingStreams` with its preprocessing and the names of its books.
+
+    As a `Classifier` it gives the probability that each finding is present; as a `PhraseMapper` the attention of a finding's query, of a
+    place's, or of both. A text that names neither is asked as a finding of its own, by `book_encoder`.
+    """
+
+    kind: ClassVar[str] = "finding_reader"
+
+    def __init__(
+        self,
+        model: FindingStreams,
+        preprocess: Preprocess,
+        findings: Sequence[str],
+        places: Sequence[str],
+        name: str,
+        *,
+        book_encoder: str = "",
+        text_length: int = 128,
+        card: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.model, self.preprocess, self.name = model, preprocess, name
+        self.classes, self.places = tuple(findings), tuple(places)
+        self.book_encoder, self.text_length, self.card = book_encoder, text_length, dict(card or {})
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Changes with the weights, the names or the preprocessing."""
+        return fingerprint(self.model, {"preprocess": self.preprocess.to_json(), "names": [*self.classes, *self.places]})
+
+    def classify(self, images: Sequence[ImageSource], *, batch_size: int = 64) -> Floats:
+        """Probability that each finding is present, float32 [N, K]."""
+        return self._over(images, batch_size, lambda pixels: self.model(pixels).status_finding_BK2.softmax(-1)[..., 1])
+
+    def classify_places(self, images: Sequence[ImageSource], *, batch_size: int = 64) -> Floats:
+        """Probability that there is a finding at each place, float32 [N, A]. Raises ConfigError for a model of one stream."""
+        if self.model.streams == "one":
+            raise ConfigError(f"'{self.name}' asks no places (expected a model of two streams)")
+        return self._over(images, batch_size, lambda pixels: self.model(pixels).status_place_BA2.softmax(-1)[..., 1])
+
+    def classify_pairs(self, images: Sequence[ImageSource], *, batch_size: int = 64) -> Floats:
+        """Probability of each finding at each place, float32 [N, A, K]."""
+        return self._over(images, batch_size, lambda pixels: self.model(pixels).pair_BAK.sigmoid())
+
+    def classify_texts(self, images: Sequence[ImageSource], texts: Sequence[str], *, batch_size: int = 64) -> Floats:
+        """Probability that what each text explains is present, float32 [N, T]: findings that were not among those of training."""
+        book_TE = self._encoded(texts)
+
+        def present(pixels_BCHW: Tensor) -> Tensor:
+            token_BPD, _ = self.model.tokens(pixels_BCHW)
+            state_BTD, _ = self.model.asked(token_BPD, book_TE.to(pixels_BCHW), self.model.finding_decoder)
+            return torch.softmax(self.model.finding_status(state_BTD), -1)[..., 1]
+
+        return self._over(images, batch_size, present)
+
+    def map_phrases(
+        self, image: ImageSource, phrases: Sequence[str], *, interpolation: Interpolation = "bilinear", every_place: bool = False
+    ) -> list[Floats]:
+        """float32 [H, W] for each phrase, its greatest value 1: the attention of the finding that it names, a mean over layers, times that
+        of the place that it names. The release interpolates by "nearest" and divides by the maximum of a whole batch.
+
+        every_place  a phrase without place is multiplied by the mean map of all places, as the release has it as an option
+        """
+        pixels_HWC = decode(image, exact=True)
+        named = [(_longest(phrase, self.classes), _longest(phrase, self.places)) for phrase in phrases]
+        others = [phrase for phrase, names in zip(phrases, named, strict=True) if names == (None, None)]
+        with self._ready() as device:
+            finding_BPD, place_BPD = self.model.tokens(self.preprocess([pixels_HWC]).to(device))
+            book_QE = self.model.finding_book_KE
+            if others:
+                book_QE = torch.cat([book_QE, self._encoded(others).to(book_QE)])
+            finding_QP = self.model.asked(finding_BPD, book_QE, self.model.finding_decoder)[1].mean(0)[0].cpu()
+            place_AP = None
+            if place_BPD is not None:
+                decoder = self.model.place_decoder
+                place_AP = self.model.asked(place_BPD, self.model.place_book_AE, decoder)[1].mean(0)[0].cpu()
+        maps = []
+        for phrase, (finding, place) in zip(phrases, named, strict=True):
+            if finding is None and place is None:
+                finding = len(self.classes) + others.index(phrase)
+            map_P = torch.ones(finding_QP.shape[1]) if finding is None else finding_QP[finding]
+            if place_AP is not None and (place is not None or every_place):
+                map_P = map_P * (place_AP.mean(0) if place is None else place_AP[place])
+            side = math.isqrt(len(map_P))
+            if side * side != len(map_P):
+                raise ConfigError(f"the {len(map_P)} image tokens of '{self.name}' make no square")
+            map_PP = (map_P / map_P.max().clamp_min(torch.finfo(map_P.dtype).tiny)).view(side, side).numpy()
+            maps.append(in_frame(map_PP, self.preprocess, pixels_HWC.shape[0], pixels_HWC.shape[1], interpolation))
+        return maps
+
+    def save(self, folder: Path) -> None:
+        """config.json, model.safetensors, README.md; replaces the folder as a whole."""
+        config = {
+            "kind": self.kind,
+            "name": self.name,
+            "image_tower": self.model.image_tower.spec,
+            "streams": self.model.options,
+            "preprocess": self.preprocess.to_json(),
+            "findings": list(self.classes),
+            "places": list(self.places),
+            "book_encoder": self.book_encoder,
+            "book_width": self.model.finding_book_KE.shape[1],
+            "text_length": self.text_length,
+            "card": self.card,
+        }
+        write_model(folder, self.model, config, model_card(self.name, config, parameters(self.model)))
+
+    @classmethod
+    def load(cls, folder: Path) -> Self:
+        """The reader of a folder that `save` wrote. The torch random state stays as it was."""
+        config = read_config(folder, cls.kind)
+        books = [torch.zeros(len(config[names]), config["book_width"]) for names in ("findings", "places")]
+        with torch.random.fork_rng(devices=[]):
+            model = FindingStreams(image_tower(**config["image_tower"]), *books, **config["streams"])
+        load_weights(model, folder)
+        return cls(
+            model.eval(),
+            Preprocess.from_json(config["preprocess"]),
+            config["findings"],
+            config["places"],
+            config["name"],
+            book_encoder=config["book_encoder"],
+            text_length=config["text_length"],
+            card=config.get("card"),
+        )
+
+    def _encoded(self, texts: Sequence[str]) -> Tensor:
+        if not self.book_encoder:
+            raise ConfigError(
+                f"'{self.name}' has no text encoder for {texts[0][:40]!r} (expected a name of a finding or a place)"
+            )
+        vector_TE = book_vectors(texts, self.book_encoder, length=self.text_length)
+        if vector_TE.shape[1] != self.model.finding_book_KE.shape[1]:
+            raise ConfigError(
+                f"vectors of {self.book_encoder} have {vector_TE.shape[1]} dimensions "
+                f"(expected {self.model.finding_book_KE.shape[1]}, as in training)"
+            )
+        return vector_TE
+
+    def _over(self, images: Sequence[ImageSource], batch_size: int, read: Callable[[Tensor], Tensor]) -> Floats:
+        with self._ready() as device:
+
+            def one(part: Sequence[ImageSource]) -> Tensor:
+                return read(self.preprocess([decode(image, exact=True) for image in part]).to(device)).float().cpu()
+
+            blocks = batched(images, batch_size, device, one)
+        return torch.cat(blocks).numpy() if blocks else np.zeros((0, len(self.classes)), np.float32)
+
+    @contextmanager
+    def _ready(self) -> Iterator[torch.device]:
+        with torch.no_grad(), evaluating(self.model):
+            yield next(self.model.parameters()).device
+
+
+def _longest(phrase: str, names: Sequence[str]) -> int | None:
+    """Index of the longest name that a phrase holds as whole words; an underscore in a name stands for a blank."""
+    held = [
+        (len(name), at)
+        for at, name in enumerate(names)
+        if re.search(rf"\b{re.escape(name.replace('_', ' '))}\b", phrase.replace("_", " "), re.IGNORECASE)
+    ]
+    return max(held)[1] if held else None

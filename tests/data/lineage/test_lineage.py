@@ -1,0 +1,140 @@
+"""A row's life from its link to the last curation, lineage that outlives its sources, and cards that count what is there."""
+
+from __future__ import annotations
+
+import io
+import json
+import shutil
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from diptych.cli import main
+from diptych.core.errors import DataError
+from diptych.data.lineage.data_card import croissant, data_card, data_facts
+from diptych.data.lineage.record import lineage_of, made_now, write_lineage
+from diptych.data.lineage.why import row_history
+from diptych.data.read import read
+
+
+class Site(BaseHTTPRequestHandler):
+    def do_GET(self) -> None:
+        if self.path == "/moved":
+            self.send_response(302)
+            self.send_header("Location", "/red")
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+            return
+        colours = {"/red": (200, 0, 0), "/same": (200, 0, 0), "/blue": (0, 0, 200)}
+        file = io.BytesIO()
+        if self.path in colours:
+            Image.new("RGB", (32, 32), colours[self.path]).save(file, "PNG")
+        self.send_response(200 if self.path in colours else 404)
+        self.send_header("Content-Length", str(len(file.getvalue())))
+        self.end_headers()
+        self.wfile.write(file.getvalue())
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture(scope="module")
+def chain(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """links -> shards -> built -> unique -> built again."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Site)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    site, folder = f"http://127.0.0.1:{server.server_port}", tmp_path_factory.mktemp("chain")
+    (folder / "links").mkdir()
+    rows = [
+        ("a", "/moved", "a red square", "cc-by"),
+        ("b", "/same", "red again", "cc0"),
+        ("c", "/blue", "blue", "cc0"),
+        ("d", "/gone", "-", ""),
+    ]
+    table = pa.table(
+        {
+            "uid": [row[0] for row in rows], "url": [site + row[1] for row in rows], "text": [row[2] for row in rows],
+            "page": [f"{site}/page"] * 4, "licence": [row[3] for row in rows],
+        }
+    )  # fmt: skip
+    pq.write_table(table, folder / "links" / "links.parquet")
+    for words in (
+        ["data", "download", "links", "shards", "--size", "16", "--allow-private"],
+        ["data", "build", "shards", "pairs"],
+        ["curate", "exact_duplicates", "pairs", "unique"],
+        ["data", "build", "unique", "final"],
+    ):
+        assert (
+            main([str(folder / word) if word in ("links", "shards", "pairs", "unique", "final") else word for word in words]) == 0
+        )
+    yield folder
+    server.shutdown()
+    server.server_close()
+
+
+def test_the_life_of_a_row_that_is_there(chain: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["data", "why", str(chain / "final"), "a", "--json"]) == 0
+    events = json.loads(capsys.readouterr().out)["events"]
+    assert [event["step"] for event in events] == [
+        "data links", "text", "data download", "data build", "text", "exact_duplicates", "exact_duplicates", "data build", "text", "text",
+    ]  # fmt: skip
+    link, download = events[0], events[2]
+    assert link["line"].endswith("licence cc-by")
+    assert download["facts"]["final_url"].endswith("/red")
+    assert "which led to" in download["line"]
+    assert download["facts"]["end_time"] >= download["facts"]["start_time"] > 0
+    assert next(event["facts"]["kept"] for event in events if event["step"] == "exact_duplicates") is True
+    assert {event["facts"]["string"] for event in events[-2:]} == {
+        "a red square",
+        "red again",
+    }  # texts after: those of the copy too
+
+
+def test_the_life_of_rows_that_are_not(chain: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    dropped = [event for event in row_history(chain / "final", "b") if event.step == "exact_duplicates"]
+    assert dropped[0].line == "dropped: same bytes as a"
+    failed = row_history(chain / "final", "d")
+    assert failed[-1].line.startswith("not downloaded from ")
+    assert "http 404" in failed[-1].line
+    assert main(["data", "why", str(chain / "final"), "nobody"]) == 1
+    assert "has no row 'nobody'" in capsys.readouterr().err
+
+
+def test_steps_outlive_their_sources(chain: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "final"
+    shutil.copytree(chain / "final", copy)
+    assert [step.step for step in lineage_of(copy)] == ["data download", "data build", "exact_duplicates", "data build"]
+    step = lineage_of(copy)[2]
+    assert step.counts == {"before": 3, "after": 2}
+    assert step.version
+    assert step.config_hash
+    assert step.time.endswith("+00:00")
+    before = (copy / "lineage.json").read_bytes()
+    write_lineage(copy, lineage_of(copy)[3:], chain / "unique")
+    assert (copy / "lineage.json").read_bytes() == before  # the same again is no new time
+    (copy / "lineage.json").write_text('{"steps": [{"what": 1}]}')
+    with pytest.raises(DataError, match=r"lineage\.json"):
+        lineage_of(copy)
+
+
+def test_cards_count_licences_and_name_steps(chain: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    facts = data_facts(read(chain / "final"))
+    assert facts.licences == {"cc-by": 1, "cc0": 1}
+    assert facts.rows == 2
+    card = data_card(facts, lineage_of(chain / "final"))
+    assert "| cc-by | 1 |" in card
+    assert "exact_duplicates" in card
+    assert main(["data", "card", str(chain / "final"), "--out", str(tmp_path)]) == 0
+    plain = json.loads((tmp_path / "croissant.json").read_text())
+    assert plain["license"] == ["cc-by", "cc0"]
+    columns = {field["source"]["extract"]["column"] for field in plain["recordSet"][0]["field"]}
+    assert columns == set(pq.read_schema(chain / "final" / "manifest.parquet").names)
+    assert (tmp_path / "README.md").read_text() == card
+    one = made_now("data build", "x")
+    assert croissant(facts, chain / "final", [one])["datePublished"] == one.time[:10]
