@@ -107,6 +107,9 @@ WAITS = (
     "tests/train/test_rank_watchdog.py",
     "tests/train/test_resume.py",
     "tests/train/devices/test_restarting.py",
+    "tests/train/devices/test_sharded_checkpoints.py",
+    "tests/data/web/test_download_politeness.py",
+    "tests/newcomer/test_pages.py",
     "tests/models/endpoint",
     "tests/data/load/test_stream.py",
 )

@@ -74,7 +74,7 @@ def test_a_search_imports_what_answers_it(tmp_path: Path) -> None:
     assert not packages & (HEAVY - {"torch"})
     rooms = {name.split(".")[1] for name in own}
     assert not rooms & {"train", "recipes", "tasks", "claims", "curate", "report", "serve", "pipelines"}
-    assert len(own) < 250, f"a search imports {len(own)} modules of diptych"  # 244 with devices, rooms and tables of names
+    assert len(own) < 260, f"a search imports {len(own)} modules of diptych"  # 251 with clouds and object storage
 
 
 def test_a_step_of_training_waits_for_no_library_that_it_does_not_use(tmp_path: Path) -> None:

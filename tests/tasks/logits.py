@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,10 +28,12 @@ class LogitDetector(GraphDetector):
         self.planted = planted
         self.asked: list[LabelLists] = []
 
-    def _batches(self, images: Sequence[ImageSource], batch_size: int) -> Iterator[Any]:
+    def _in_batches(self, images: Sequence[ImageSource], batch_size: int, work: Callable[[Any, Any], Any]) -> list[Any]:
+        blocks = []
         for start in range(0, len(images), batch_size):
             rows = [int(image.name) for image in images[start : start + batch_size]]
-            yield rows, [tuple(self.planted.size_N2[row].tolist()) for row in rows]
+            blocks.append(work(rows, [tuple(self.planted.size_N2[row].tolist()) for row in rows]))
+        return blocks
 
     def _predicted(self, images: Any, lists: LabelLists, given: Any = None) -> PairSet:
         self.asked.append(lists)

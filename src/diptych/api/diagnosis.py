@@ -37,6 +37,8 @@ EXTRAS = {
     "planning": "train sgl: plans of symbolic goals",
     "rl": "train rl4lms, ruig, ocr_rl, rlaif_v, dr_llava: rewards, environments",
     "sweep": "sweep",
+    "plots": "plot",
+    "remote": "data in object storage: s3://, https://",
     "diffusion": "generate; train reversion, relationbooth, text_to_image",
     "points": "XYZ, OFF and OBJ files as data",
     "heif": "HEIC pictures",

@@ -76,7 +76,7 @@ def main(argv: Sequence[str]) -> int:
 
 def _chain(argv: Sequence[str]) -> CurationChain | None:
     """The chain that --config names, where it is one."""
-    for word, value in zip(argv, [*argv[1:], ""], strict=True):
+    for word, value in zip(argv, [*argv[1:], ""], strict=False):
         if word == "--config" or word.startswith("--config="):
             return read_chain(word.partition("=")[2] or value)
     return None

@@ -43,6 +43,7 @@ class ResumeArgs:
     device: Annotated[str | None, arg(help="auto, cpu, cuda, cuda:N or mps, from here on")] = None
     shard: Annotated[Literal["none", "ddp", "fsdp"] | None, arg(help="how processes share the work from here on")] = None
     silence: Annotated[float | None, arg(help="seconds without a sign of life of another process, from here on")] = None
+    part_norms: Annotated[bool | None, arg(help="norms by part of the model in the log from here on")] = None
     profile: Annotated[int | None, arg(help="steps that are traced, after the first three from here on")] = None
     progress: Annotated[bool | None, arg(help="a bar where a person is watching")] = None
     tensorboard: Annotated[bool | None, arg(help="event files from here on")] = None

@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 
 from diptych.core.disk.paths import is_utf8, open_file, printable
-from diptych.core.disk.remote_folder import open_fetched
+from diptych.core.disk.remote_folder import is_remote, open_fetched
 from diptych.core.errors import DataError
 from diptych.data.dataset import Pool
 from diptych.data.media.images import Slices
@@ -68,7 +68,8 @@ def read_tars(paths: Sequence[Path], options: ReadOptions, *, name: str) -> Pool
         refuse_unfinished_tar(path)
         if not is_utf8(str(path.resolve())):
             raise DataError("its name is not UTF-8", file=printable(str(path)), expected="another name, which tables can hold")
-        os.close(open_fetched(path, os.O_RDONLY))  # of object storage: it is read whole here, to see what is in it
+        if is_remote(path):
+            os.close(open_fetched(path, os.O_RDONLY))  # it is read whole here, to see what is in it
         index = open_index(path)
         gathered.bad += [
             QuarantineEntry(

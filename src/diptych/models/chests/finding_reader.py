@@ -20,6 +20,7 @@ from torch import Tensor
 
 from diptych.core.errors import ConfigError
 from diptych.core.image import ImageSource
+from diptych.core.inputs import one_or_many
 from diptych.data.media.decode import decode
 from diptych.data.media.transforms import Preprocess
 from diptych.models.chests.finding_streams import FindingStreams
@@ -64,6 +65,7 @@ class FindingReader:
         """Changes with the weights, the names or the preprocessing."""
         return fingerprint(self.model, {"preprocess": self.preprocess.to_json(), "names": [*self.classes, *self.places]})
 
+    @one_or_many
     def classify(self, images: Sequence[ImageSource], *, batch_size: int = 64) -> Floats:
         """Probability that each finding is present, float32 [N, K]."""
         return self._over(images, batch_size, lambda pixels: self.model(pixels).status_finding_BK2.softmax(-1)[..., 1])

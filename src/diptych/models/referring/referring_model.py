@@ -211,6 +211,7 @@ class ReferringModel:
         answers = iter(self.refer([image for image, _ in asked], requests, batch_size=batch_size))
         return [[_best(next(answers), top) for _ in query.phrases] for query in queries]
 
+    @one_or_many
     def detect(
         self,
         images: Sequence[ImageSource],

@@ -17,7 +17,11 @@ def to_sentence_transformers(write: Callable[[Path], None], folder: Path) -> Non
     """
     try:
         from sentence_transformers import SentenceTransformer
-        from sentence_transformers.models import Normalize, Transformer
+
+        try:
+            from sentence_transformers.sentence_transformer.modules import Normalize, Transformer
+        except ImportError:  # earlier versions
+            from sentence_transformers.models import Normalize, Transformer
     except ImportError as error:
         raise MissingExtra("sentence-transformers", "sentences", needed_for="this export") from error
     with tempfile.TemporaryDirectory(prefix="diptych-") as scratch:
