@@ -7,10 +7,15 @@ from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 from toy import Toy, toy_pool
 
 from diptych.core.errors import MissingExtra
+from diptych.core.image import BytesImage
+from diptych.data.media.decode import decode
+from diptych.report.page import Section, figure, page, sheet
+from diptych.report.pictures import data_uri
 from diptych.train.fit import fit, resume
 from diptych.train.options import TrainOptions
 from diptych.train.trackers import publish
@@ -128,3 +133,20 @@ def test_names_are_those_that_mlflow_takes_and_results_follow(tmp_path: Path, mo
     assert pages == [str(page)]
     assert stand.begun[1]["run_id"] == "m1"
     assert stand.statuses == ["FINISHED", "FINISHED"]
+
+
+def test_tensorboard_gets_the_pictures_of_failures(tmp_path: Path) -> None:
+    event_accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    run = fit(Toy(steps=2), toy_pool(), tmp_path / "run", TrainOptions(**PLAIN, tensorboard=True))
+    uris = [data_uri(np.full((8, 12, 3), value, np.uint8)) for value in (40, 200, 90)]
+    right, *wrong = (sheet([figure(uri, "caption")]) for uri in uris)
+    report = tmp_path / "report.html"
+    report.write_text(page("Run", "", [Section("Examples", (right,)), Section("Failures", tuple(wrong))]))
+    publish(run, {"held_out/test/r@1": 0.5}, report, print)
+    read = event_accumulator.EventAccumulator(str(run.path / "tensorboard")).Reload()
+    assert sorted(read.Tags()["images"]) == ["failures/0", "failures/1"]
+    for name, value in (("failures/0", 200), ("failures/1", 90)):
+        (event,) = read.Images(name)
+        shown_HWC = decode(BytesImage(event.encoded_image_string))
+        assert shown_HWC.shape == (8, 12, 3)
+        assert abs(int(shown_HWC.mean()) - value) <= 2

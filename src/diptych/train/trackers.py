@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -9,9 +10,16 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from diptych.core.errors import MissingExtra
+from diptych.core.image import BytesImage
 from diptych.core.run_folder import RunFolder
+from diptych.data.media.decode import decode
+from diptych.data.media.transforms import Pixels
 
 Ended = Literal["finished", "stopped", "failed"]
+SHOWN = 32
+"""Pictures of failures that TensorBoard gets."""
+FAILURES = re.compile(r'<section id="failures">(.*?)</section>', re.DOTALL)
+PICTURE = re.compile(r'<img src="data:image/webp;base64,([^"]+)"')
 
 
 class ExperimentTracker(Protocol):
@@ -90,7 +98,10 @@ class TensorBoard:
             self._writer.add_scalar(name, value, step)
 
     def attach(self, page: Path) -> None:
+        """TensorBoard shows no pages: it gets the report's path, and the first pictures of its failures."""
         self._writer.add_text("report", str(page))
+        for number, picture_HWC in enumerate(failure_pictures(page)[:SHOWN]):
+            self._writer.add_image(f"failures/{number}", picture_HWC, dataformats="HWC")
 
     def close(self, ended: Ended) -> None:
         del ended  # event files know no status
@@ -166,6 +177,13 @@ class MLflow:
 
     def close(self, ended: Ended) -> None:
         self._mlflow.end_run(self.STATUS[ended])
+
+
+def failure_pictures(page: Path) -> list[Pixels]:
+    """Pictures in the section "Failures" of a report, in its order."""
+    section = FAILURES.search(page.read_text(encoding="utf-8"))
+    encoded = PICTURE.findall(section[1]) if section else []
+    return [decode(BytesImage(base64.b64decode(picture), "failure")) for picture in encoded]
 
 
 def _mlflow_name(name: str) -> str:
