@@ -54,6 +54,10 @@ class HostSchedule:
                     continue
                 at, _, name = self._heap[0]
                 host = self._hosts[name]
+                if not host.rows:  # they were given up
+                    heapq.heappop(self._heap)
+                    host.queued = False
+                    continue
                 if max(at, host.next_at) > now:
                     if host.next_at > at:  # it was postponed since
                         heapq.heappop(self._heap)
@@ -63,8 +67,6 @@ class HostSchedule:
                     continue
                 heapq.heappop(self._heap)
                 host.queued = False
-                if not host.rows:
-                    continue
                 row = host.rows.popleft()
                 host.active, self._out = host.active + 1, self._out + 1
                 host.next_at = now + host.pause

@@ -12,6 +12,7 @@ import numpy.typing as npt
 import torch
 
 from diptych.claims.cell import Cell, Scores
+from diptych.claims.cells.anchored import anchored
 from diptych.claims.training import opened, trained, untrained
 from diptych.core.points.boxes_3d import SceneBoxes
 from diptych.core.sample import Sample
@@ -49,14 +50,15 @@ class SegmentedRooms:
 
     def __call__(self, cell: Cell) -> Scores:
         few = drawn(cell.seed, "train", SMOKE_ROWS if cell.smoke else LABELLED)
+        recipe = anchored(self.recipe, cell)
         if not self.learns:
-            return scores(untrained(self.recipe, few, cell).segment_points, cell)
+            return scores(untrained(recipe, few, cell).segment_points, cell)
         start = ""
         if self.pretrained is not None:
             many = drawn(cell.seed, "val", SMOKE_ROWS if cell.smoke else UNLABELLED)
-            before = trained(self.pretrained, many, replace(cell, rate=None, folder=cell.folder / "pretrained"))
+            before = trained(anchored(self.pretrained, cell), many, replace(cell, rate=None, folder=cell.folder / "pretrained"))
             start = str(before.path)
-        run = trained(self.recipe, few, replace(cell, folder=cell.folder / "tuned"), init=start)
+        run = trained(recipe, few, replace(cell, folder=cell.folder / "tuned"), init=start)
         return scores(open_model(run.model).segment_points, cell)
 
 
@@ -99,7 +101,7 @@ class ChattedRooms:
 
     def __call__(self, cell: Cell) -> Scores:
         rows = drawn(cell.seed, "train", SMOKE_ROWS if cell.smoke else DESCRIBED)
-        return grounded((opened if self.learns else untrained)(self.recipe, rows, cell), cell)
+        return grounded((opened if self.learns else untrained)(anchored(self.recipe, cell), rows, cell), cell)
 
 
 @dataclass(frozen=True)

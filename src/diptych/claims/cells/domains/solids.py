@@ -11,6 +11,7 @@ import numpy.typing as npt
 import torch
 
 from diptych.claims.cell import Cell, Scores
+from diptych.claims.cells.anchored import anchored
 from diptych.claims.training import opened, untrained
 from diptych.core.image import ArrayImage
 from diptych.core.media import MediaItem
@@ -46,7 +47,7 @@ class NamedSolids:
 
     def __call__(self, cell: Cell) -> Scores:
         rows = rendered(cell.seed, SMOKE_ROWS if cell.smoke else SOLIDS)
-        model = (opened if self.learns else untrained)(self.recipe, rows, cell)
+        model = (opened if self.learns else untrained)(anchored(self.recipe, cell), rows, cell)
         text_KD = model.embed_texts([f"a {name}" for name in NAMES])
         scores = {}
         for split in ("test", "unseen"):
@@ -70,7 +71,7 @@ class ColouredSolids:
 
     def __call__(self, cell: Cell) -> Scores:
         rows = captioned(cell.seed, SMOKE_ROWS if cell.smoke else SOLIDS)
-        recipe = self.recipe
+        recipe = anchored(self.recipe, cell)
         if recipe.names == "views" and self.ranked:
             recipe = recipe.prepare(rows)
             rows = ranked_captions(rows, recipe.weights, recipe.top)
