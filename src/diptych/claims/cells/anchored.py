@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from diptych.claims.cell import Cell
 from diptych.core.contracts import Recipe
@@ -18,5 +18,7 @@ def anchored(recipe: AnyRecipe, cell: Cell) -> AnyRecipe:
     if not cell.smoke:
         return recipe
     addresses = {name: str(getattr(recipe, name, "")) for name in ("small_data", "language_model")}
-    fewer = {name: re.sub(r"\bn=\d+", f"n={ROWS}", address) for name, address in addresses.items() if "n=" in address}
+    fewer: dict[str, Any] = {
+        name: re.sub(r"\bn=\d+", f"n={ROWS}", address) for name, address in addresses.items() if "n=" in address
+    }
     return replace(recipe, small_steps=STEPS, **fewer)
