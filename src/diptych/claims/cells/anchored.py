@@ -18,7 +18,6 @@ def anchored(recipe: AnyRecipe, cell: Cell) -> AnyRecipe:
     if not cell.smoke:
         return recipe
     addresses = {name: str(getattr(recipe, name, "")) for name in ("small_data", "language_model")}
-    fewer: dict[str, Any] = {
-        name: re.sub(r"\bn=\d+", f"n={ROWS}", address) for name, address in addresses.items() if "n=" in address
-    }
-    return replace(recipe, small_steps=STEPS, **fewer)
+    changes: dict[str, Any] = {"small_steps": STEPS}
+    changes |= {name: re.sub(r"\bn=\d+", f"n={ROWS}", address) for name, address in addresses.items() if "n=" in address}
+    return replace(recipe, **changes)
