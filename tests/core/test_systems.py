@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import subprocess
 import sys
 from collections import Counter
@@ -100,3 +101,11 @@ def test_one_system_says_what_it_is_for(capsys: pytest.CaptureFixture[str]) -> N
     assert lines[3].endswith("diptych train clip --data DATA --out runs/clip")
     assert main(["systems", "laion"]) == 0  # no recipe: nothing is trained
     assert "diptych train" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("slug", ["medslip", "clip"])
+def test_fields_of_a_system_are_options_of_its_training(slug: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["systems", slug]) == 0
+    line = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("  fields"))
+    shown = line.removeprefix("  fields  ").partition(";")[0].split(", ")
+    assert set(shown) <= {each.name for each in dataclasses.fields(RECIPES.load(slug))}
