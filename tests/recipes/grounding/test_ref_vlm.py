@@ -38,9 +38,10 @@ from diptych.data.text.prompts.triplets import (
     task_command,
     write_answer,
 )
+from diptych.models.detection.backbone import detection_backbone
 from diptych.models.referring.referring_bridge import ReferringBridge, ReferringFeatures
 from diptych.models.referring.region_prompts import RegionPrompts
-from diptych.models.referring.released import own_name, take_ref_vlm_
+from diptych.models.referring.released import own_name, take_backbone_, take_ref_vlm_
 from diptych.models.referring.target_decoders import DecoderSize, TargetBoxDecoder, TargetMaskDecoder
 from diptych.objectives.boxes.boxes import cxcywh_from_xyxy
 from diptych.objectives.boxes.grouped_targets import (
@@ -414,6 +415,10 @@ def test_settings_that_cannot_be_are_refused() -> None:
         replace(RefVLM.tiny(), resize="crop")
     with pytest.raises(ConfigError, match="expected some of detection"):
         replace(RefVLM.tiny(), tasks=("depth",))  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="weights_from is 'hf:llava'"):
+        replace(RefVLM.tiny(), weights_from="hf:llava")
+    with pytest.raises(ConfigError, match="conv_tiny does not learn and has no weights"):
+        replace(RECIPE, backbone_trained=False).prepare(DATA)
     with pytest.raises(ConfigError, match="a multiple of 32"):
         DecoderSize(mask_width=48)
     sample = Sample("a", DATA[0].image, regions=(Region((0, 0, 5, 5), "dot"),))
@@ -530,3 +535,48 @@ def test_released_weights_are_taken_whole(tmp_path: Path) -> None:
 
 def test_boxes_are_centre_and_sides() -> None:
     torch.testing.assert_close(cxcywh_from_xyxy(torch.tensor([0.1, 0.2, 0.5, 0.4])), torch.tensor([0.3, 0.3, 0.4, 0.2]))
+
+
+@pytest.mark.parametrize("prefix", ["", "visual.trunk."])
+def test_a_backbone_starts_from_a_whole_network(prefix: str, tmp_path: Path) -> None:
+    """With the weights the pyramid's maps are those of the network's own stages."""
+    import timm
+    from safetensors.torch import save_file
+
+    torch.manual_seed(0)
+    whole = timm.create_model("convnext_atto", pretrained=False).eval()
+    tensors = {prefix + name: torch.randn_like(tensor) * 0.1 for name, tensor in whole.state_dict().items()}
+    whole.load_state_dict({name.removeprefix(prefix): tensor for name, tensor in tensors.items()})
+    save_file(tensors, tmp_path / "clip.safetensors")
+    pyramid = detection_backbone("timm:convnext_atto", strides=(4, 8, 16)).eval()
+    take_backbone_(pyramid, str(tmp_path / "clip.safetensors"))
+    image = torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        x = whole.stem(image)
+        for stage, made in zip(whole.stages, pyramid(image), strict=False):
+            x = stage(x)
+            torch.testing.assert_close(made, x)
+    tensors.pop(f"{prefix}stem.0.bias")
+    save_file(tensors, tmp_path / "cut.safetensors")
+    with pytest.raises(DataError, match=r"tensor stem_0\.bias is missing"):
+        take_backbone_(pyramid, str(tmp_path / "cut.safetensors"))
+
+
+def test_pictures_are_shown_to_their_edges() -> None:
+    """A target may lie where an image encoder with a margin cuts; the frame of boxes has none."""
+    recipe = replace(RECIPE, instruct=True)
+    cut = replace(recipe.preprocess, margin=8)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(RefVLM, "_trained", lambda self: (None, cut))
+        assert replace(recipe, image_weights="clip").preprocess.margin == 0
+
+
+def test_a_picture_without_a_pixel_in_the_square_has_a_loss() -> None:
+    """So narrow a picture that nothing of it is left when it is resized."""
+    shown = torch.from_numpy(SquareFrame(1, 400, "square").shown(32))[None]
+    assert not shown.any()
+    logit = torch.randn(1, 1, 8, 8, requires_grad=True)
+    terms = mask_losses(logit, torch.zeros(1, 1, 32, 32), torch.zeros(1, 1, dtype=torch.long), shown)
+    sum(terms.values(), torch.zeros(())).backward()
+    assert logit.grad is not None
+    assert logit.grad.isfinite().all()

@@ -256,7 +256,7 @@ class ReferringModel:
         requests = [(self.form.command("vqa"), text or "Describe the picture.") for text in words]
         return [one.written for one in self.refer(images, requests, max_tokens=max_tokens, batch_size=batch_size)]
 
-    @property
+    @cached_property
     def _patches(self) -> int:
         with torch.no_grad():
             size = self.preprocess.size
