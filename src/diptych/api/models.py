@@ -121,7 +121,7 @@ def detect(
     names = names_of(objects) or tuple(getattr(made, "objects", ()))
     predicates = names_of(relations) or tuple(getattr(made, "relations", ()))
     if not names:
-        raise ConfigError(f"{made} has no names of its own (expected objects=[...])")
+        raise ConfigError(f"'{getattr(made, 'name', made)}' has no names of its own (expected objects=[...])")
     # A detector drops duplicates among its best: more are requested than are kept, so that `top` are left.
     candidates = max(top, 100) if predicates else top
     (graph,) = made.detect([image_of(image)], objects=names, relations=predicates, top=candidates)

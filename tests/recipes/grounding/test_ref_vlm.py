@@ -38,9 +38,10 @@ from diptych.data.text.prompts.triplets import (
     task_command,
     write_answer,
 )
+from diptych.models.detection.backbone import detection_backbone
 from diptych.models.referring.referring_bridge import ReferringBridge, ReferringFeatures
 from diptych.models.referring.region_prompts import RegionPrompts
-from diptych.models.referring.released import own_name, take_ref_vlm_
+from diptych.models.referring.released import own_name, take_backbone_, take_ref_vlm_
 from diptych.models.referring.target_decoders import DecoderSize, TargetBoxDecoder, TargetMaskDecoder
 from diptych.objectives.boxes.boxes import cxcywh_from_xyxy
 from diptych.objectives.boxes.grouped_targets import (
@@ -294,12 +295,16 @@ def test_a_region_outside_the_picture_is_refused() -> None:
         region_mask((5, 5, 5, 9), 40, 60)
 
 
+@pytest.mark.parametrize("sides", [(40, 60), (60, 40)])
 @pytest.mark.parametrize("resize", ["squash", "square"])
-def test_boxes_and_masks_go_to_the_square_and_back(resize: Any) -> None:
-    frame = SquareFrame(40, 60, resize)
+def test_boxes_and_masks_go_to_the_square_and_back(resize: Any, sides: tuple[int, int]) -> None:
+    frame = SquareFrame(*sides, resize)
     box = np.array([[6.0, 10.0, 30.0, 20.0]], np.float32)
+    if resize == "square":
+        left, top = (0, 10) if sides == (40, 60) else (10, 0)
+        np.testing.assert_allclose(frame.to_square(box)[0] * 60, [6 + left, 10 + top, 30 + left, 20 + top], atol=1e-4)
     np.testing.assert_allclose(frame.to_pixels(frame.to_square(box)), box, atol=1e-4)
-    mask = region_mask(box[0], 40, 60)
+    mask = region_mask(box[0], *sides)
     x0, y0, x1, y1 = (frame.to_square(box)[0] * 60).round().astype(int)
     shown = frame.mask_to_square(mask, 60)
     assert shown[y0:y1, x0:x1].all() and shown.sum() == (x1 - x0) * (y1 - y0)  # noqa: PT018
@@ -361,6 +366,43 @@ def test_states_are_read_at_the_reference() -> None:
             assert torch.allclose(before.box_BR4[0, 0], after.box_BR4[0, 0], atol=1e-7) != changes
 
 
+def test_a_score_is_the_probability_that_a_reference_was_written_with() -> None:
+    torch.manual_seed(0)
+    second = replace(decoding_stage(), tasks=("detection",), units=("box",))
+    model = second.model().eval()
+    assert isinstance(model, ReferringBridge)
+    (step,) = batches(DATA, second, seed=0, stop=1)
+    batch = step.batch
+    assert isinstance(batch, ReferringBatch)
+    layout = replace(batch, answer_BL=batch.id_BL == model.reference_id, places=None).layout
+    with torch.no_grad():
+        made = model.refer(batch.image_BCHW, batch.large_BCHW, layout, batch.group_BR.shape[1])
+    log_BR = made.chance_BR.log().masked_fill(~made.open_BR, 0)
+    torch.testing.assert_close(-log_BR.sum(1), made.nll_B)
+
+
+def test_targets_are_learned_by_the_decoder_of_their_unit() -> None:
+    """Boxes weigh a half, masks a half; rows of masks have no loss of boxes, and the other way round."""
+    torch.manual_seed(0)
+    second = replace(decoding_stage(), tasks=("detection",), units=("mask",))
+    (step,) = batches(DATA, second, seed=0, stop=1)
+    batch = step.batch
+    assert isinstance(batch, ReferringBatch)
+    model = second.model().eval()
+    with torch.no_grad():
+        features = second.features(model, batch)
+        assert isinstance(features, ReferringFeatures)
+        assert features.mask_BRHW is not None
+        for masked in (True, False):
+            losses = second.losses(features, replace(batch, masked_B=torch.full_like(batch.masked_B, masked)))
+            boxes = box_losses(features.box_BR4, batch.box_BR4, batch.group_BR)
+            masks = mask_losses(features.mask_BRHW, batch.mask_BRXY, batch.group_BR, batch.shown_BXY)
+            for name, term in boxes.items():
+                torch.testing.assert_close(losses[f"box_{name}"], term * 0 if masked else 0.5 * term)
+            for name, term in masks.items():
+                torch.testing.assert_close(losses[f"mask_{name}"], 0.5 * term if masked else term * 0)
+
+
 def test_regions_change_the_rows_that_have_them() -> None:
     torch.manual_seed(0)
     second = replace(decoding_stage(), tasks=("region", "detection"))
@@ -386,10 +428,12 @@ def test_a_model_answers_grounds_and_comes_back(tmp_path: Path) -> None:
     second = decoding_stage()
     model: Any = second.deploy(second.model().eval())
     images = [DATA[row].image for row in (0, 1)]
+    box_4 = torch.tensor([0.5, 0.5, 0.5, 0.25])
+    model.bridge.boxes.forward = lambda maps, state, there: box_4.expand(*there.shape, 4)
     written = iter(["circle<Phrase>circle</Phrase>(<Unit>mask</Unit>[0]<REF>[1]<REF>)", "nothing"] * 9)
     model.bridge.language.write = lambda *a, **k: [next(written) for _ in range(len(a[0]))]
     graphs = model.detect(images, objects=["circle"], unit="mask", threshold=-1.0)
-    assert [len(graph.regions) for graph in graphs] in ([2, 0], [1, 0], [0, 0])  # a box may have no area
+    assert [[region.box for region in graph.regions] for graph in graphs] == [[(16, 24, 48, 40)] * 2, []]
     answer, other = model.refer(images, [model.form.detection(["circle"], "mask")] * 2)
     assert answer.box_R4.shape == (2, 4) and other.box_R4.shape == (0, 4)  # noqa: PT018
     assert [mask.shape for mask in answer.masks if mask is not None] == [(64, 64)] * 2
@@ -400,9 +444,9 @@ def test_a_model_answers_grounds_and_comes_back(tmp_path: Path) -> None:
         model.refer(images[:1], [model.form.region()], regions=[[(3, 4, 20, 300)]])
     with pytest.raises(ConfigError, match=r"0 regions for 1 \[VPT\]"):
         model.refer(images[:1], [model.form.region()])
-    with pytest.raises(ConfigError, match="knows no relations"):
+    with pytest.raises(ConfigError, match="predicts no relations"):
         model.detect(images, objects=["circle"], relations=["above"])
-    del model.bridge.language.write
+    del model.bridge.language.write, model.bridge.boxes.forward
     model.save(tmp_path / "model")
     again: Any = load(tmp_path / "model")
     assert again.fingerprint == model.fingerprint
@@ -414,6 +458,10 @@ def test_settings_that_cannot_be_are_refused() -> None:
         replace(RefVLM.tiny(), resize="crop")
     with pytest.raises(ConfigError, match="expected some of detection"):
         replace(RefVLM.tiny(), tasks=("depth",))  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="weights_from is 'hf:llava'"):
+        replace(RefVLM.tiny(), weights_from="hf:llava")
+    with pytest.raises(ConfigError, match="conv_tiny does not learn and has no weights"):
+        replace(RECIPE, backbone_trained=False).prepare(DATA)
     with pytest.raises(ConfigError, match="a multiple of 32"):
         DecoderSize(mask_width=48)
     sample = Sample("a", DATA[0].image, regions=(Region((0, 0, 5, 5), "dot"),))
@@ -530,3 +578,48 @@ def test_released_weights_are_taken_whole(tmp_path: Path) -> None:
 
 def test_boxes_are_centre_and_sides() -> None:
     torch.testing.assert_close(cxcywh_from_xyxy(torch.tensor([0.1, 0.2, 0.5, 0.4])), torch.tensor([0.3, 0.3, 0.4, 0.2]))
+
+
+@pytest.mark.parametrize("prefix", ["", "visual.trunk."])
+def test_a_backbone_starts_from_a_whole_network(prefix: str, tmp_path: Path) -> None:
+    """With the weights the pyramid's maps are those of the network's own stages."""
+    import timm
+    from safetensors.torch import save_file
+
+    torch.manual_seed(0)
+    whole = timm.create_model("convnext_atto", pretrained=False).eval()
+    tensors = {prefix + name: torch.randn_like(tensor) * 0.1 for name, tensor in whole.state_dict().items()}
+    whole.load_state_dict({name.removeprefix(prefix): tensor for name, tensor in tensors.items()})
+    save_file(tensors, tmp_path / "clip.safetensors")
+    pyramid = detection_backbone("timm:convnext_atto", strides=(4, 8, 16)).eval()
+    take_backbone_(pyramid, str(tmp_path / "clip.safetensors"))
+    image = torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        x = whole.stem(image)
+        for stage, made in zip(whole.stages, pyramid(image), strict=False):
+            x = stage(x)
+            torch.testing.assert_close(made, x)
+    tensors.pop(f"{prefix}stem.0.bias")
+    save_file(tensors, tmp_path / "cut.safetensors")
+    with pytest.raises(DataError, match=r"tensor stem_0\.bias is missing"):
+        take_backbone_(pyramid, str(tmp_path / "cut.safetensors"))
+
+
+def test_pictures_are_shown_to_their_edges() -> None:
+    """A target may lie where an image encoder with a margin cuts; the frame of boxes has none."""
+    recipe = replace(RECIPE, instruct=True)
+    cut = replace(recipe.preprocess, margin=8)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(RefVLM, "_trained", lambda self: (None, cut))
+        assert replace(recipe, image_weights="clip").preprocess.margin == 0
+
+
+def test_a_picture_without_a_pixel_in_the_square_has_a_loss() -> None:
+    """So narrow a picture that nothing of it is left when it is resized."""
+    shown = torch.from_numpy(SquareFrame(1, 400, "square").shown(32))[None]
+    assert not shown.any()
+    logit = torch.randn(1, 1, 8, 8, requires_grad=True)
+    terms = mask_losses(logit, torch.zeros(1, 1, 32, 32), torch.zeros(1, 1, dtype=torch.long), shown)
+    sum(terms.values(), torch.zeros(())).backward()
+    assert logit.grad is not None
+    assert logit.grad.isfinite().all()

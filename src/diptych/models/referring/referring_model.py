@@ -226,7 +226,7 @@ class ReferringModel:
         """Regions of the things of these names, with masks where the unit is "mask". Raises ConfigError for relations, which it has not
         learned."""
         if relations:
-            raise ConfigError(f"'{self.name}' knows no relations (expected relations=())")
+            raise ConfigError(f"'{self.name}' predicts no relations (expected objects alone, or a run of rlipv2)")
         requests = [self.form.detection(objects, unit)] * len(images)
         graphs = []
         for answer in self.refer(images, requests, batch_size=batch_size):
@@ -256,7 +256,7 @@ class ReferringModel:
         requests = [(self.form.command("vqa"), text or "Describe the picture.") for text in words]
         return [one.written for one in self.refer(images, requests, max_tokens=max_tokens, batch_size=batch_size)]
 
-    @property
+    @cached_property
     def _patches(self) -> int:
         with torch.no_grad():
             size = self.preprocess.size

@@ -1,13 +1,15 @@
-"""REF-VLM's names of weights in a `ReferringBridge` (2503.07413; its checkpoints are announced and not yet public)."""
+"""Weights of others in a `ReferringBridge`: REF-VLM's (2503.07413; announced, not yet public), and those its backbone starts from."""
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from diptych.core.errors import DataError
+from diptych.models.detection.backbone import DetectionBackbone
 from diptych.models.io.tensor_files import read_tensors
 from diptych.models.referring.referring_bridge import ReferringBridge
 
@@ -71,6 +73,27 @@ def take_ref_vlm_(bridge: ReferringBridge, address: str) -> None:
         filled.add(ours)
     if missing := sorted(set(needed) - filled):
         raise DataError(f"tensor {missing[0]} is missing", file=file, expected="the weights of REF-VLM")
+
+
+@torch.no_grad()
+def take_backbone_(backbone: DetectionBackbone, address: str) -> None:
+    """Copies weights of a whole network into the pyramid of its stages; further stages and the head are left.
+
+    address  a file of tensors with the names of timm, or of open_clip, where "visual.trunk." stands before them
+    Raises DataError for a tensor that is missing or of another shape.
+    """
+    file, filled = Path(address).expanduser(), set[str]()
+    needed = {name.removeprefix("net."): tensor for name, tensor in backbone.state_dict(keep_vars=True).items()}
+    for name, tensor in read_tensors(file).items():
+        plain = name.removeprefix("visual.trunk.")
+        flat = re.sub(r"^(\w+)\.(\d+)\.", r"\1_\2.", plain)  # timm's name of a stage in a pyramid
+        if ours := next((own for own in (plain, flat) if own in needed), ""):
+            _copy(needed[ours], tensor, name, file)
+            filled.add(ours)
+    if missing := sorted(set(needed) - filled):
+        raise DataError(
+            f"tensor {missing[0]} is missing", file=file, expected="weights of the recipe's backbone, by timm or open_clip"
+        )
 
 
 def _copy(own: Tensor, tensor: Tensor, name: str, file: Path) -> None:

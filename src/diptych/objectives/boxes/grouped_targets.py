@@ -89,7 +89,8 @@ def mask_losses(
     chosen_BRHW = logit_BRHW.gather(1, index_BR[..., None, None].expand_as(logit_BRHW))
     large_BRXY = F.interpolate(chosen_BRHW, size=true_BRXY.shape[-2:], mode="bilinear", align_corners=False)
     shown_B1XY = shown_BXY[:, None].to(logit_BRHW)
-    focal_BR = (sigmoid_focal(large_BRXY, true_BRXY) * shown_B1XY).sum((-2, -1)) / shown_B1XY.sum((-2, -1))
+    pixels_B1 = shown_B1XY.sum((-2, -1)).clamp_min(1)  # a very narrow picture may have none
+    focal_BR = (sigmoid_focal(large_BRXY, true_BRXY) * shown_B1XY).sum((-2, -1)) / pixels_B1
     chance_BRXY, truth_BRXY = large_BRXY.sigmoid() * shown_B1XY, true_BRXY * shown_B1XY
     both_BR = (chance_BRXY * truth_BRXY).sum((-2, -1))
     dice_BR = 1 - (2 * both_BR + 1) / (chance_BRXY.sum((-2, -1)) + truth_BRXY.sum((-2, -1)) + 1)

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 import torch
@@ -30,7 +30,7 @@ from diptych.models.bridges.language_model import LanguageModel, LanguageVocabul
 from diptych.models.referring.referring_bridge import ReferringBridge, ReferringFeatures
 from diptych.models.referring.referring_model import ReferringModel, ReferringShape
 from diptych.models.referring.region_prompts import Cells
-from diptych.models.referring.released import take_ref_vlm_
+from diptych.models.referring.released import take_backbone_, take_ref_vlm_
 from diptych.models.referring.target_decoders import DecoderSize
 from diptych.objectives.boxes.boxes import cxcywh_from_xyxy
 from diptych.objectives.boxes.grouped_targets import Matching, box_losses, mask_losses
@@ -126,7 +126,8 @@ class RefVLM(VisualInstructionRecipe):
     decoders     sizes: `DecoderSize`, whose fields are options of their own
     weights      of losses: `TargetWeights`, whose fields are options of their own
     backbone     that the decoders read: "timm:NAME" of strides 4, 8 and 16, or "conv_tiny"
-    backbone_trained  it learns with the decoders
+    backbone_weights  FILE of tensors that it starts from, with the names of timm or, as CLIP's image encoder, of open_clip; "": fresh
+    backbone_trained  it learns with the decoders; a fresh one must
     large_size   side in pixels that the backbone is shown
     decoder_rate learning rate of decoders and region prompts as a share of `instruct_lr`
     released_weights  "hf:FILE" of safetensors with the release's names; "": none
@@ -142,6 +143,7 @@ class RefVLM(VisualInstructionRecipe):
     decoders: DecoderSize = field(default_factory=DecoderSize)
     weights: TargetWeights = field(default_factory=TargetWeights)
     backbone: str = "timm:convnext_large"
+    backbone_weights: str = ""
     backbone_trained: bool = False
     large_size: int = 512
     decoder_rate: float = 1.0
@@ -157,17 +159,22 @@ class RefVLM(VisualInstructionRecipe):
     instruct_batch_size: int = 15
     instruct_lr: float = 2e-6
     instruct_rows_a_mean: int = 0
-    needs: ClassVar[tuple[str, ...]] = ("image", "regions")
+    needs = ("image", "regions")
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        object.__setattr__(self, "needs", ("image", "regions"))
+        object.__setattr__(self, "needs", type(self).needs)  # not those of questions without an image
         if not self.tasks or not set(self.tasks) <= set(TASKS) or not self.units or not set(self.units) <= {"box", "mask"}:
             raise ConfigError(
                 f"tasks {list(self.tasks)}, units {list(self.units)} (expected some of {', '.join(TASKS)}, and of box, mask)"
             )
         if self.resize not in ("squash", "square"):
             raise ConfigError(f"resize is {self.resize!r}: targets would be cut off (expected squash | square)")
+        if self.weights_from or self.moca:
+            raise ConfigError(
+                f"weights_from is {self.weights_from!r}, moca {self.moca}: not for '{self.slug}', whose language model has more words "
+                "(expected language_model, image_weights and released_weights in their place)"
+            )
         if "{image}" not in self.template or "{prompt}" not in self.template:
             raise ConfigError(f"template is {self.template[:60]!r} (expected {{image}} and {{prompt}} in it)")
 
@@ -182,7 +189,12 @@ class RefVLM(VisualInstructionRecipe):
     # ------------------------------------------------------------ data
 
     def prepare(self, data: Dataset) -> Self:
-        """As `VisualInstructionRecipe`. Raises ConfigError where region cells do not divide the patches of the image encoder."""
+        """As `VisualInstructionRecipe`. Raises ConfigError for a backbone that is fresh and does not learn, and where region cells do not
+        divide the patches of the image encoder."""
+        if not self.backbone_trained and not self.backbone_weights:
+            raise ConfigError(
+                f"backbone {self.backbone} does not learn and has no weights (expected backbone_weights=FILE, or backbone_trained)"
+            )
         prepared = super().prepare(data)
         side, cells = math.isqrt(prepared.slots), self.prompts.cell_side
         if side * side != prepared.slots or side % cells:
@@ -261,6 +273,11 @@ class RefVLM(VisualInstructionRecipe):
     # ------------------------------------------------------------ model
 
     @property
+    def preprocess(self) -> Preprocess:
+        """Pictures are shown to their edges, also where the image encoder's own are cut: a target may lie there."""
+        return replace(super().preprocess, margin=0)
+
+    @property
     def shape(self) -> ReferringShape:
         """Parts of the network beside encoder and language model."""
         strides = {"strides": (4, 8, 16)} if self.backbone.startswith("timm:") else {}
@@ -290,6 +307,8 @@ class RefVLM(VisualInstructionRecipe):
         )
         if self.match_norms:
             bridge.match_norms_(torch.randn(4, 3, self.image_size, self.image_size))
+        if self.backbone_weights:
+            take_backbone_(bridge.backbone, self.backbone_weights)
         if self.released_weights:
             take_ref_vlm_(bridge, self.released_weights)
         return bridge
