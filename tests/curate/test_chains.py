@@ -98,6 +98,27 @@ def test_a_file_of_steps_equals_the_steps_and_travels_with_the_data(tmp_path: Pa
     assert json.loads((tmp_path / "out" / "curation.json").read_text())["steps"][1]["slug"] == "top_fraction"
 
 
+def test_equal_runs_write_equal_bytes(tmp_path: Path) -> None:
+    source = links(tmp_path / "links.parquet")
+    steps = [{"step": "laion", "min_text": 5}, {"step": "top_fraction", "share": 0.5}]
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump({"curate": {"steps": steps}}))
+    files = []
+    for name in ("one", "two"):
+        assert main(["curate", "--config", str(tmp_path / "mine.yaml"), str(source), str(tmp_path / name)]) == 0
+        paths = (path for path in (tmp_path / name).rglob("*") if path.is_file())
+        files.append({str(path.relative_to(tmp_path / name)): path.read_bytes() for path in paths})
+    assert {"curation.json", "chain.yaml", "top_fraction.html", "tables/removed.parquet"} <= files[0].keys()
+    assert files[0].keys() == files[1].keys()
+    differ = {name for name, data in files[0].items() if data != files[1][name]}
+    assert differ <= {"costs.json", "lineage.json"}  # seconds and times
+
+
+@pytest.mark.parametrize("words", [["--config"], ["--config="], ["--config", "--plan"]])
+def test_a_chain_without_a_name_is_refused(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["curate", *words]) == 2
+    assert "--config names nothing (expected a file, or one of" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_published_chains_say_what_has_to_be_given(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     chain = read_chain(name)

@@ -101,6 +101,25 @@ def test_label_studio_with_several_annotators(tmp_path: Path) -> None:
     assert "has 2 annotations, of which one was read" in str(pool.quarantine[0])
 
 
+def test_label_studio_with_labels_beside_shapes(tmp_path: Path) -> None:
+    picture(tmp_path / "a.png")
+    box = {"x": 10, "y": 20, "width": 30, "height": 40, "rotation": 0}
+    result = [
+        {"id": "1", "type": "rectangle", "from_name": "bbox", "value": box},
+        {"id": "1", "type": "labels", "from_name": "label", "value": {**box, "labels": ["word", "bold"]}},
+        {"id": "2", "type": "labels", "from_name": "label", "value": {**box, "labels": ["nowhere"]}},
+        {"id": "3", "type": "rectangle", "from_name": "bbox", "value": box},
+    ]
+    tasks = [{"id": 1, "data": {"ocr": "/data/upload/1/a.png"}, "annotations": [{"result": result}]}]
+    (tmp_path / "p.json").write_text(json.dumps(tasks))
+    pool = dp.read(tmp_path / "p.json", format="label-studio")
+    assert [(region.label, region.attributes) for region in pool[0].graph.regions] == [("word", ("bold",))]
+    assert pool[0].graph.regions[0].box == (20, 20, 80, 60)
+    reasons = " | ".join(str(bad) for bad in pool.quarantine)
+    assert "labels is no box" in reasons
+    assert "it has no label" in reasons
+
+
 CVAT = """<?xml version="1.0" encoding="utf-8"?>
 <annotations><version>1.1</version><meta><task><name>plans</name></task></meta>
 <image id="0" name="plans/a.png" subset="Train" width="200" height="100">

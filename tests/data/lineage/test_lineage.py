@@ -138,3 +138,42 @@ def test_cards_count_licences_and_name_steps(chain: Path, tmp_path: Path, capsys
     assert (tmp_path / "README.md").read_text() == card
     one = made_now("data build", "x")
     assert croissant(facts, chain / "final", [one])["datePublished"] == one.time[:10]
+
+
+def test_changes_of_a_folder_stand_behind_its_steps(chain: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder, more = tmp_path / "final", tmp_path / "more"
+    shutil.copytree(chain / "final", folder)
+    more.mkdir()
+    Image.new("RGB", (16, 16), (0, 200, 0)).save(more / "green.png")
+    (more / "green.txt").write_text("a green square")
+    assert main(["data", "build", str(more), str(tmp_path / "built")]) == 0
+    before = [step.step for step in lineage_of(folder)]
+    assert main(["data", "add", str(folder), str(tmp_path / "built")]) == 0
+    for _ in range(2):  # the same again is written once
+        assert main(["data", "split", str(folder), "--shares", "source=0.5,config=0.5"]) == 0
+    assert main(["data", "takedown", str(folder), "c", "--reason", "asked for"]) == 0
+    steps = lineage_of(folder)
+    assert [step.step for step in steps] == [*before, "data build", "data add", "data split", "data takedown"]
+    assert steps[-3].counts == {"added": 1, "samples": 3}
+    assert sum(steps[-2].counts.values()) == 3
+    assert steps[-1].config == {"reason": "asked for"}
+    assert [event.step for event in row_history(folder, "a")][:3] == ["data links", "text", "data download"]
+    capsys.readouterr()
+    (uid,) = set(read(folder).uids) - {"a", "c"}
+    assert {event.folder for event in row_history(folder, uid)} == {str(tmp_path / "built"), str(folder)}
+
+
+def test_links_that_came_later_keep_their_own_source(chain: Path, tmp_path: Path) -> None:
+    shards, later = tmp_path / "shards", tmp_path / "later.parquet"
+    shutil.copytree(chain / "shards", shards)
+    site = pq.read_table(chain / "links" / "links.parquet")["url"][0].as_py().rpartition("/")[0]
+    pq.write_table(pa.table({"uid": ["e"], "url": [f"{site}/blue"], "text": ["blue again"]}), later)
+    assert main(["data", "download", str(later), str(shards), "--size", "16", "--allow-private", "--add"]) == 0
+    assert [step.source for step in lineage_of(shards)] == [str(chain / "links"), str(later)]
+    assert row_history(shards, "a")[0].folder == str(chain / "links" / "links.parquet")
+    assert row_history(shards, "e")[0].folder == str(later)
+
+
+def test_a_folder_that_is_not_there_is_said_to_be_missing(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="does not exist"):
+        row_history(tmp_path / "nothing", "a")

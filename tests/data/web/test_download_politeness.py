@@ -185,13 +185,104 @@ def test_robots_and_reservations_are_asked_once_a_site_and_honoured(server: Serv
     assert set(fetched(server, "/closed/b", "/mine/c", out=tmp_path / "free", policy=free).values()) == {None}
 
 
-def test_a_site_whose_rules_cannot_be_read_is_left_alone(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("failure", "kind"), [("http 503", "robots"), ("timeout", "timeout"), ("connection", "connection")])
+def test_a_site_whose_rules_cannot_be_read_is_left_alone(
+    server: Server, monkeypatch: pytest.MonkeyPatch, failure: str, kind: str
+) -> None:
     def answers(address: str, policy: FetchPolicy, **_: object) -> bytes:
-        raise FetchError("http 503", "busy")
+        raise FetchError(failure, "busy")
 
     monkeypatch.setattr("diptych.data.web.site_rules.fetch", answers)
-    with pytest.raises(FetchError, match=r"robots\.txt cannot be read"):
+    with pytest.raises(FetchError, match=r"robots\.txt cannot be read") as raised:
         SiteRules(HERE).check(url(server, "/a"))
+    assert raised.value.kind == kind
+
+
+def moved(address: str) -> bytes:
+    return f"HTTP/1.1 302 Found\r\nLocation: {address}\r\nContent-Length: 0\r\n\r\n".encode()
+
+
+def test_where_redirects_lead_the_rules_of_that_site_hold(server: Server, tmp_path: Path) -> None:
+    other = Server()
+    try:
+        other.robots = b"User-agent: *\nDisallow: /closed\n"
+        other.reservations = b'[{"location": "/mine/*", "tdm-reservation": 1}]'
+        for name, target in (("/a", "/open"), ("/b", "/closed/x"), ("/c", "/mine/x"), ("/d", "/busy")):
+            server.answers[name] = moved(url(other, target, "localhost"))
+        other.answers["/busy"] = b"HTTP/1.1 404 No\r\nContent-Length: 0\r\n\r\n"
+        kinds = fetched(server, "/a", "/b", "/c", "/d", out=tmp_path, policy=FetchPolicy(timeout=3.0, allow_private=True))
+        assert kinds == {"/a": None, "/b": "robots", "/c": "tdm", "/d": "http 404"}
+        assert sorted(other.paths) == ["/busy", "/open"]
+        rows = read_parquet(tmp_path / "00000.parquet").to_pylist()
+        assert [row["final_url"] for row in rows] == [
+            url(other, path, "localhost") for path in ("/open", "/closed/x", "/mine/x", "/busy")
+        ]
+        assert (tmp_path / "opted_out.txt").read_text().split() == [url(server, "/c")]
+    finally:
+        other.close()
+
+
+def test_redirects_count_for_the_host_they_lead_to(server: Server, tmp_path: Path) -> None:
+    other = Server()
+    try:
+
+        def slow(plain: socket.socket) -> None:
+            server.ended.wait(0.05)
+            plain.sendall(HEAD % (len(picture()), b"") + picture())
+
+        other.answers["/s"] = slow
+        paths = [f"/{n}" for n in range(6)]
+        for path in paths:
+            server.answers[path] = moved(url(other, "/s", "localhost"))
+        policy = FetchPolicy(timeout=5.0, allow_private=True, per_host=2, pause=0.1)
+        assert set(fetched(server, *paths, out=tmp_path / "a", policy=policy, threads=16).values()) == {None}
+        times = sorted(at for at, _ in other.asked)
+        assert len(times) == 6
+        assert min(later - earlier for earlier, later in pairwise(times)) > 0.07
+        other.answers["/s"] = b"HTTP/1.1 429 No\r\nRetry-After: 3600\r\nContent-Length: 0\r\n\r\n"
+        other.asked.clear()
+        alone = FetchPolicy(timeout=5.0, allow_private=True, per_host=1)
+        kinds = fetched(server, *paths, out=tmp_path / "b", policy=alone, threads=16)
+        assert other.paths == ["/s"]
+        assert Counter(kinds.values()) == {"asked to wait": 5, "http 429": 1}
+    finally:
+        other.close()
+
+
+def test_an_address_to_nowhere_costs_its_own_link(server: Server, tmp_path: Path) -> None:
+    server.answers["/bad"] = moved("http://[nowhere")
+    assert fetched(server, "/bad", "/a", out=tmp_path, policy=HERE) == {"/bad": "address", "/a": None}
+
+
+def test_addresses_are_percent_encoded_as_browsers_do(server: Server, tmp_path: Path) -> None:
+    server.answers["/away"] = moved("/t\u00fcr.png")
+    fetched(server, "/gr\u00fcn baum.png?q=a b", "/done%20so.png", "/away", out=tmp_path, policy=HERE)
+    expected = ["/away", "/done%20so.png", "/gr%C3%BCn%20baum.png?q=a%20b", "/t%C3%BCr.png"]
+    assert sorted(server.paths) == expected
+
+
+@pytest.mark.parametrize("delay", ["1e12", "600"])
+def test_a_delay_that_nobody_waits_for_fails_the_links(server: Server, tmp_path: Path, delay: str) -> None:
+    server.robots = f"User-agent: *\nCrawl-delay: {delay}\n".encode()
+    assert set(fetched(server, "/a", "/b", "/c", out=tmp_path, policy=HERE).values()) == {"asked to wait"}
+    assert server.paths == []
+
+
+def test_a_delay_holds_from_the_first_links_on(server: Server, tmp_path: Path) -> None:
+    server.robots = b"User-agent: *\nCrawl-delay: 0.2\n"
+    assert set(fetched(server, *(f"/{n}" for n in range(5)), out=tmp_path, policy=HERE).values()) == {None}
+    times = sorted(at for at, _ in server.asked)
+    assert len(times) == 5
+    assert min(later - earlier for earlier, later in pairwise(times)) > 0.15
+
+
+def test_a_link_that_is_tried_again_keeps_the_pause(server: Server, tmp_path: Path) -> None:
+    server.answers["/a"] = b"HTTP/1.1 500 No\r\nContent-Length: 0\r\n\r\n"
+    policy = FetchPolicy(timeout=3.0, allow_private=True, pause=0.2)
+    assert fetched(server, "/a", out=tmp_path, policy=policy, retries=2) == {"/a": "http 500"}
+    times = [at for at, _ in server.asked]
+    assert len(times) == 3
+    assert min(later - earlier for earlier, later in pairwise(times)) > 0.15
 
 
 @pytest.mark.parametrize(("pattern", "path", "yes"), [("/a", "/ab", True), ("/a$", "/ab", False), ("/*.png$", "/x/y.png", True),

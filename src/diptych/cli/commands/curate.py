@@ -76,9 +76,12 @@ def main(argv: Sequence[str]) -> int:
 
 def _chain(argv: Sequence[str]) -> CurationChain | None:
     """The chain that --config names, where it is one."""
-    for word, value in zip(argv, [*argv[1:], ""], strict=False):
+    for word, following in zip(argv, [*argv[1:], ""], strict=True):
         if word == "--config" or word.startswith("--config="):
-            return read_chain(word.partition("=")[2] or value)
+            name = word.partition("=")[2] or ("" if "=" in word else following)
+            if not name or name.startswith("-"):
+                raise ConfigError(f"--config names nothing (expected a file, or one of {', '.join(PUBLISHED)})")
+            return read_chain(name)
     return None
 
 

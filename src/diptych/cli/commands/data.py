@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Container, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -183,6 +183,7 @@ def _build(argv: Sequence[str]) -> int:
     args = parse(DataBuildArgs, argv, "data build", "Write data of any readable form as shards, manifest and tables.")
     if not args.source or args.out == Path():
         raise ConfigError("say from where and to where: diptych data build SRC OUT")
+    from diptych.data.lineage.record import made_now, write_lineage
     from diptych.data.shards.build import build
     from diptych.data.shards.mark import words_of
 
@@ -190,16 +191,15 @@ def _build(argv: Sequence[str]) -> int:
     options: dict[str, Any] = {"shard_samples": args.shard_samples, "overwrite": args.overwrite}
     pool = _pool(args)
     report = build(pool, args.out, **options, progress=True, command=command)
-    _keep_lineage("data build", args.source, args.out, pool.fingerprint, samples=report.samples)
+    address = _address(args.source)
+    write_lineage(args.out, [made_now("data build", address, fingerprint=pool.fingerprint, samples=report.samples)], address)
     return finish(report.to_json(), report.lines(), args.json)
 
 
-def _keep_lineage(step: str, source: str, out: Path, fingerprint: str, **counts: int) -> None:
-    from diptych.data.lineage.record import made_now, write_lineage
-
+def _address(source: str) -> str:
+    """Address of a source for the lineage: whole, where it lies on this machine."""
     here = Path(source).expanduser()
-    address = str(here.resolve()) if "://" not in source and here.exists() else source
-    write_lineage(out, [made_now(step, address, fingerprint=fingerprint, **counts)], address)
+    return str(here.resolve()) if "://" not in source and here.exists() else source
 
 
 def _add(argv: Sequence[str]) -> int:
@@ -208,9 +208,13 @@ def _add(argv: Sequence[str]) -> int:
     )
     if not args.source or args.folder == Path():
         raise ConfigError("say to what and from where: diptych data add BUILT MORE")
+    from diptych.data.lineage.record import add_lineage, made_now
     from diptych.data.shards.append import add
 
-    report = add(args.folder, _pool(args), duplicates=args.duplicates, shard_samples=args.shard_samples, progress=True)
+    pool, address = _pool(args), _address(args.source)
+    report = add(args.folder, pool, duplicates=args.duplicates, shard_samples=args.shard_samples, progress=True)
+    step = made_now("data add", address, fingerprint=pool.fingerprint, added=report.samples, samples=report.count)
+    add_lineage(args.folder, step, address)
     return finish(report.to_json(), report.lines(), args.json)
 
 
@@ -299,6 +303,7 @@ def _verify(argv: Sequence[str]) -> int:
 def _split(argv: Sequence[str]) -> int:
     args = parse(DataSplitArgs, argv, "data split", "Deal groups to splits; the same seed gives the same splits.")
     from diptych.data.columns import MadeBy
+    from diptych.data.lineage.record import add_lineage, made_now
     from diptych.data.shards.build import open_built
     from diptych.data.split import LeakReport, leak_of_row_split, leaks, save_split, split
 
@@ -317,6 +322,8 @@ def _split(argv: Sequence[str]) -> int:
         report = leaks(pool)
     save_split(args.folder, pool, made_by)
     counts = {name: pool.column("split").count(name) for name in pool.split_names}
+    step = made_now("data split", "", config={"by": made_by.step, **made_by.config})
+    add_lineage(args.folder, replace(step, counts=counts))
     lines = [f"{name}: {count:,} samples" for name, count in counts.items()]
     lines += report.lines() if report.checked else []
     if leak := leak_of_row_split(pool.groups, seed=args.seed):

@@ -156,6 +156,7 @@ def _travels(pool: Any, name: str) -> bool:
 def takedown(argv: Sequence[str]) -> int:
     args = parse(TakedownArgs, argv, "data takedown", "Take samples out of tars, manifest, tables and indexes, for good.")
     from diptych.data.curated import is_curated
+    from diptych.data.lineage.record import add_lineage, made_now
     from diptych.data.shards.takedown import TakedownReport
     from diptych.data.shards.takedown import takedown as run
     from diptych.index.embedding_table import take_down_embeddings
@@ -181,6 +182,8 @@ def takedown(argv: Sequence[str]) -> int:
         report = run(
             args.folder, uids, where=args.where, hashes=args.sha256, copies=args.copies, reason=args.reason, then=take_out
         )
+    for folder in (args.folder, *args.curated):
+        add_lineage(folder, made_now("data takedown", "", config={"reason": args.reason}, samples=report.samples))
     lines = [*report.lines(), *([f"{sum(indexed):,} items are gone from {len(args.index)} indexes"] if args.index else [])]
     facts = {
         "asked": report.asked,

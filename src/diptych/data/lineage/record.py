@@ -24,8 +24,9 @@ FILE = "lineage.json"
 class LineageStep:
     """A step that made data of data.
 
-    step         "data links", "data download", "data build", or the name of a curation step
-    source       address of what it was made of; `fingerprint`: of that
+    step         "data links", "data download", "data build", or the name of a curation step; "data add", "data split" and
+                 "data takedown" change a folder that is there
+    source       address of what it was made of, or what came in, "" for neither; `fingerprint`: of that
     config       its options as plain values; `config_hash`: of them
     version      of Diptych; `commit`: of its sources, where they are a checkout
     time         of its end, in UTC
@@ -46,7 +47,7 @@ class LineageStep:
         """One line for people."""
         counts = ", ".join(f"{name} {count:,}" for name, count in self.counts.items())
         made = f"diptych {self.version}" + (f" ({self.commit})" if self.commit else "")
-        return f"{self.time}  {self.step} of {self.source or 'an object'}" + (f": {counts}" if counts else "") + f"  [{made}]"
+        return f"{self.time}  {self.step}{f' of {self.source}' * bool(self.source)}{f': {counts}' * bool(counts)}  [{made}]"
 
 
 def made_now(step: str, source: str | Path, *, fingerprint: str = "", config: Any = None, **counts: int) -> LineageStep:
@@ -65,6 +66,20 @@ def write_lineage(folder: Path, steps: list[LineageStep], source: str | Path = "
     if old and [_same(step) for step in old] == [_same(step) for step in (*before, *steps)]:
         return
     write_json(folder / FILE, {"steps": [asdict(step) for step in (*before, *steps)]})
+
+
+def add_lineage(folder: Path, step: LineageStep, source: str | Path = "") -> None:
+    """Write down a step that changed a folder: after its own steps, and those of what it took in that are not among them.
+
+    The same step a second time in a row is written once.
+    """
+    steps = lineage_of(folder)
+    known = [_same(one) for one in steps]
+    if known and known[-1] == _same(step):
+        return
+    taken_in = lineage_of(Path(source).expanduser()) if source and "://" not in str(source) else []
+    steps += [one for one in taken_in if _same(one) not in known]
+    write_json(folder / FILE, {"steps": [asdict(one) for one in (*steps, step)]})
 
 
 def lineage_of(folder: Path) -> list[LineageStep]:

@@ -41,13 +41,10 @@ def row_history(folder: Path, uid: str) -> list[RowEvent]:
 
     Raises DataError where none of them knows the uid.
     """
-    events: list[RowEvent] = []
+    if not folder.exists():
+        raise DataError("does not exist", file=folder, expected="a folder of data links, data download, data build or curate")
     visited: set[Path] = set()
-    current: Path | None = folder
-    while current is not None and current.resolve() not in visited:
-        visited.add(current.resolve())
-        events = [*_events(current, uid), *events]
-        current = _source(current)
+    events = [event for each in _with_sources(folder, visited) for event in _events(each, uid)]
     if not events:
         paths = ", ".join(sorted(map(str, visited)))
         raise DataError(f"has no row '{uid}'", file=folder, expected=f"a uid of {paths}")
@@ -140,17 +137,18 @@ def _rows(file: Path, uid: str) -> list[dict[str, Any]]:
     return rows
 
 
-def _source(folder: Path) -> Path | None:
-    """Source of a folder, where it lies on this machine."""
-    address = ""
+def _with_sources(folder: Path, visited: set[Path]) -> Iterator[Path]:
+    """A folder after the sources of all steps that led to it, as far as they lie on this machine, each once."""
+    if folder.resolve() in visited:
+        return
+    visited.add(folder.resolve())
+    addresses = [step.source for step in lineage_of(folder)]
     if is_curated(folder):
-        address = str(read_object(folder / CURATION).get("input", {}).get("source") or "")
-    elif steps := lineage_of(folder):
-        address = steps[-1].source
-    if not address or "://" in address:
-        return None
-    path = Path(address).expanduser()
-    return path if path.exists() else None
+        addresses.append(str(read_object(folder / CURATION).get("input", {}).get("source") or ""))
+    for address in addresses:
+        if address and "://" not in address and (source := Path(address).expanduser()).exists():
+            yield from _with_sources(source, visited)
+    yield folder
 
 
 def _short(value: Any) -> str:

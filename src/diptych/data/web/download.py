@@ -29,7 +29,7 @@ from diptych.core.config import config_hash, to_plain
 from diptych.core.disk.files import write_json
 from diptych.core.errors import DataError
 from diptych.data.columns import read_parquet
-from diptych.data.lineage.record import made_now, write_lineage
+from diptych.data.lineage.record import add_lineage, made_now, write_lineage
 from diptych.data.shards.mark import DOWNLOAD as MARK
 from diptych.data.web.download_options import Download
 from diptych.data.web.download_shard import Resizer, ShardDownload
@@ -111,7 +111,10 @@ def download(
     errors = Counter(record["error_kind"] for record in records if record["status"] != "success")
     succeeded = sum(record["status"] == "success" for record in records)
     step = made_now("data download", source, config=_result_options(options), links=len(records), images=succeeded)
-    write_lineage(out, [step], source)
+    if json.loads((out / MARK).read_text(encoding="utf-8")).get("added"):
+        add_lineage(out, step, source)
+    else:
+        write_lineage(out, [step], source)
     return DownloadReport(out, len(records), succeeded, tried, dict(errors))
 
 

@@ -26,7 +26,7 @@ from diptych.data.shards.write import ShardWriter
 from diptych.data.web.download_options import Download
 from diptych.data.web.host_schedule import HostSchedule
 from diptych.data.web.picture_sizing import resized
-from diptych.data.web.polite_http import FetchError, fetch
+from diptych.data.web.polite_http import REDIRECTS, FetchError, ask
 from diptych.data.web.site_rules import SiteRules
 
 DNS_TRIES, DNS_SHARE = 50, 0.5
@@ -80,6 +80,15 @@ def _resized_apart(data: bytes, options: Download, name: str) -> tuple[bytes, di
         return error.problem
 
 
+@dataclass(slots=True)
+class _Request:
+    """The next request for a link: its address, redirects that led there, and seconds that are left of the timeout."""
+
+    url: str
+    left: float
+    redirects: int = 0
+
+
 @dataclass
 class ShardDownload:
     """Links of one shard, and what they share with those of others: addresses that opted out, rules of sites, the resizer."""
@@ -98,7 +107,11 @@ class ShardDownload:
         further = self.links.select(names)
         self._further = further.rename_columns([f"link_{name}" if name in SCHEMA.names else name for name in names])
         self._lock = threading.Lock()
-        self._asked = self._tried = self._nameless = 0
+        self._asked: set[int] = set()
+        self._tried = self._nameless = 0
+        self._retries: Counter[int] = Counter()
+        self._requests = {row: self._first_request(row) for row in range(len(self._rows))}
+        self._unwilling: dict[str, FetchError] = {}
 
     @property
     def tar(self) -> Path:
@@ -125,7 +138,7 @@ class ShardDownload:
         begin = time.time()
         done |= self._ask(pending)
         self._write([done[row] for row in range(len(self._rows))], begin)
-        return self._asked
+        return len(self._asked)
 
     # ------------------------------------------------------------ asking
 
@@ -148,35 +161,57 @@ class ShardDownload:
 
     def _work(self, schedule: HostSchedule, rows: list[int], answers: dict[int, Answer], waits: Counter[int]) -> None:
         while (position := schedule.take()) is not None:
+            then = None
             try:
-                self._turn(schedule, position, rows, answers, waits)
+                then = self._turn(schedule, position, rows, answers, waits)
             except BaseException:
                 schedule.stop()
                 raise
             finally:
-                schedule.done(position)
+                schedule.done(position, then=then)
 
     def _turn(
         self, schedule: HostSchedule, position: int, rows: list[int], answers: dict[int, Answer], waits: Counter[int]
-    ) -> None:
-        """Ask one link; what its host wants is kept in the schedule."""
+    ) -> str | None:
+        """One request for a link; what its host wants is kept in the schedule. Returns the host of a further request, after a redirect or
+        a failure that is tried again."""
         row, policy = rows[position], self.options.policy
-        answer = self._one(row, schedule, position)
-        if not isinstance(answer, FetchError):
+        try:
+            answer = self._one(row, schedule, position)
+        except FetchError as error:
+            if error.kind != "http 429" and error.wait is None:
+                if error.kind not in FINAL and self._retries[row] < self.options.retries:
+                    self._retries[row] += 1
+                    self._requests[row] = self._first_request(row)
+                    return _host(self._requests[row].url)
+                answer = self._failed(row, error)
+            else:
+                wait = error.wait if error.wait is not None else 2.0 ** waits[row]
+                waits[row] += 1
+                if wait <= policy.longest_wait and waits[row] <= WAITS:
+                    schedule.put_back(position, wait)
+                    return None
+                if wait > policy.longest_wait:
+                    self._give_up(schedule, position, rows, answers, wait)
+                with self._lock:
+                    answers[row] = self._failed(row, error)
+                return None
+        if isinstance(answer, _Request):
+            self._requests[row] = answer
+            return _host(answer.url)
+        if answer is not None:
             with self._lock:
                 answers[row] = answer
             self._check_names(answer[0])
-            return
-        wait = answer.wait if answer.wait is not None else 2.0 ** waits[row]
-        waits[row] += 1
-        if wait <= policy.longest_wait and waits[row] <= WAITS:
-            schedule.put_back(position, wait)
-            return
+        return None
+
+    def _give_up(self, schedule: HostSchedule, position: int, rows: list[int], answers: dict[int, Answer], wait: float) -> None:
+        """Fail the links of a host that wants to be left alone for longer than links wait, also those that come to it later."""
+        host = _host(self._requests[rows[position]].url)
+        reason = FetchError("asked to wait", f"{host} wants {wait:.0f} s; not asked")
         with self._lock:
-            answers[row] = self._failed(row, answer)
-            if wait > policy.longest_wait:
-                reason = FetchError("asked to wait", f"{_host(self._rows[row]['url'])} wants {wait:.0f} s; not asked")
-                answers.update({rows[other]: self._failed(rows[other], reason) for other in schedule.give_up(position)})
+            self._unwilling[host] = reason
+            answers.update({rows[other]: self._failed(rows[other], reason) for other in schedule.give_up(position)})
 
     def _check_names(self, record: Record) -> None:
         """Raises RunError where most names cannot be looked up."""
@@ -189,34 +224,46 @@ class ShardDownload:
                 f"shards in {self.out} are kept (run the same command again)"
             )
 
-    def _one(self, row: int, schedule: HostSchedule, position: int) -> Answer | FetchError:
-        """The answer of a link, or the failure after which its host wants to be left alone for some time."""
-        url = self._rows[row]["url"]
+    def _one(self, row: int, schedule: HostSchedule, position: int) -> Answer | _Request | None:
+        """The answer of a link, or its next request after a redirect; None where it was put back. Raises FetchError."""
+        request, policy = self._requests[row], self.options.policy
+        url = request.url
         if url in self.opted_out:
             return self._failed(row, FetchError("opt-out", "opted out before; not asked"))
-        for attempt in range(self.options.retries + 1):
-            try:
-                self.rules.check(url)
-                schedule.slow_down(position, self.rules.crawl_delay(url))
-                with self._lock:
-                    self._asked += attempt == 0
-                data, final = fetch(url, self.options.policy, accept="image/*,*/*")
-                break
-            except FetchError as error:
-                if error.kind in FOREVER:
-                    self.opted_out.add(url)
-                if error.kind == "http 429" or error.wait is not None:
-                    return error
-                if error.kind in FINAL or attempt == self.options.retries:
-                    return self._failed(row, error)
+        if (reason := self._unwilling.get(_host(url))) is not None:
+            return self._failed(row, reason)
+        try:
+            self.rules.check(url)
+            if (delay := self.rules.crawl_delay(url)) > policy.longest_wait:
+                raise FetchError("asked to wait", f"robots.txt wants {delay:g} s between two requests; not asked", wait=delay)
+            if not schedule.slow_down(position, delay):
+                schedule.put_back(position, 0.0)
+                return None
+            with self._lock:
+                self._asked.add(row)
+            begin = time.monotonic()
+            data = ask(url, policy, begin + request.left, "image/*,*/*")
+        except FetchError as error:
+            if error.kind in FOREVER:
+                self.opted_out.add(self._rows[row]["url"])
+            raise
+        if isinstance(data, str):
+            if request.redirects == REDIRECTS:
+                raise FetchError("redirects", f"more than {REDIRECTS} redirects")
+            return _Request(data, request.left - (time.monotonic() - begin), request.redirects + 1)
         try:
             data, facts = self.resizer(data, url)
         except DecodeError as error:
             return self._record(row, status="failed_to_resize", error_kind="image", error_message=error.problem), None
-        return self._record(row, status="success", final_url=final, sha256=hashlib.sha256(data).hexdigest(), **facts), data
+        return self._record(row, status="success", final_url=url, sha256=hashlib.sha256(data).hexdigest(), **facts), data
+
+    def _first_request(self, row: int) -> _Request:
+        return _Request(self._rows[row]["url"], self.options.policy.timeout)
 
     def _failed(self, row: int, error: FetchError) -> Answer:
-        return self._record(row, status="failed_to_download", error_kind=error.kind, error_message=str(error)), None
+        last = self._requests[row]
+        facts = {"error_kind": error.kind, "error_message": str(error), "final_url": last.url if last.redirects else None}
+        return self._record(row, status="failed_to_download", **facts), None
 
     def _record(self, row: int, **facts: Any) -> Record:
         link = self._rows[row]

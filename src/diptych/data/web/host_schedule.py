@@ -13,10 +13,14 @@ from dataclasses import dataclass, field
 
 @dataclass(slots=True)
 class _Host:
-    """Rows that wait, requests under way, the earliest time of the next one (monotonic seconds), and seconds between two."""
+    """Rows that wait and rows that are out, the earliest time of the next one (monotonic seconds), and seconds between two.
+
+    early  rows that went out before the present pause was known
+    """
 
     rows: deque[int] = field(default_factory=deque)
-    active: int = 0
+    active: set[int] = field(default_factory=set)
+    early: set[int] = field(default_factory=set)
     next_at: float = 0.0
     pause: float = 0.0
     queued: bool = False
@@ -32,7 +36,7 @@ class HostSchedule:
     def __init__(self, hosts: Sequence[str], *, per_host: int, pause: float = 0.0) -> None:
         self._host_of = dict(enumerate(hosts))
         self._hosts: dict[str, _Host] = {}
-        self._per_host, self._out = per_host, 0
+        self._per_host, self._pause, self._out = per_host, pause, 0
         self._heap: list[tuple[float, int, str]] = []
         self._serial = itertools.count()
         self._changed = threading.Condition()
@@ -68,19 +72,24 @@ class HostSchedule:
                 heapq.heappop(self._heap)
                 host.queued = False
                 row = host.rows.popleft()
-                host.active, self._out = host.active + 1, self._out + 1
+                host.active.add(row)
+                self._out += 1
                 host.next_at = now + host.pause
                 self._push(name)
                 self._changed.notify_all()
                 return row
 
-    def done(self, row: int) -> None:
-        """A row that was taken is finished, or was put back."""
-        name = self._host_of[row]
+    def done(self, row: int, *, then: str | None = None) -> None:
+        """A row that was taken is finished, or was put back. then: the host at which it is asked next, where a redirect leads there."""
         with self._changed:
-            self._hosts[name].active -= 1
+            name = self._host_of[row]
+            self._hosts[name].active.discard(row)
             self._out -= 1
             self._push(name)
+            if then is not None:
+                self._host_of[row] = then
+                self._hosts.setdefault(then, _Host(pause=self._pause)).rows.appendleft(row)
+                self._push(then)
             self._changed.notify_all()
 
     def put_back(self, row: int, wait: float) -> None:
@@ -90,12 +99,17 @@ class HostSchedule:
             host.rows.appendleft(row)
             host.next_at = max(host.next_at, time.monotonic() + wait)
 
-    def slow_down(self, row: int, pause: float) -> None:
-        """Leave so many seconds between two requests to the host of a row, if it is more than before."""
+    def slow_down(self, row: int, pause: float) -> bool:
+        """Leave so many seconds between two requests to the host of a row, if it is more than before. False where the row went out before
+        that was known, beside another: it has to be put back."""
         with self._changed:
             host = self._hosts[self._host_of[row]]
             if pause > host.pause:
                 host.next_at, host.pause = max(host.next_at, time.monotonic() + pause), pause
+                host.early = host.active - {row}
+            in_time = row not in host.early
+            host.early.discard(row)
+            return in_time
 
     def give_up(self, row: int) -> list[int]:
         """Rows of the same host that wait, which are not handed out any more."""
@@ -114,6 +128,6 @@ class HostSchedule:
 
     def _push(self, name: str) -> None:
         host = self._hosts[name]
-        if host.rows and not host.queued and host.active < self._per_host:
+        if host.rows and not host.queued and len(host.active) < self._per_host:
             host.queued = True
             heapq.heappush(self._heap, (host.next_at, next(self._serial), name))

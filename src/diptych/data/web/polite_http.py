@@ -18,11 +18,13 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from functools import cache
 from typing import Any
-from urllib.parse import urljoin, urlsplit
+from urllib.parse import quote, urljoin, urlsplit
 
 FORBIDDEN = ("noai", "noimageai", "noindex", "noimageindex")
 """Directives of X-Robots-Tag by which a site says that its images are not for this."""
 REDIRECTS = 5
+SENT_AS_IT_IS = "%/:=&?~#+!$,;'@()*[]|"
+"""Characters of a path that are not percent-encoded, beside letters and digits; "%" because most addresses are encoded already."""
 PIECE = 65_536
 LOOKUPS = 64
 """Names that are looked up at once; a resolver cannot be interrupted, so that a slow one keeps its thread."""
@@ -49,9 +51,10 @@ class FetchPolicy:
     forbidden      directives of X-Robots-Tag that are honoured
     robots         addresses that robots.txt of their site disallows are not asked (RFC 9309)
     tdm            reservations of text and data mining are honoured (W3C TDMRep: tdmrep.json, the header tdm-reservation)
-    per_host       requests to one host at once
+    per_host       requests to one host at once, those to which redirects lead among them
     pause          seconds between two requests to one host; a longer Crawl-delay of its robots.txt is kept
-    longest_wait   seconds that links of a host wait where it answers 429 or says Retry-After; beyond, they fail without being asked
+    longest_wait   seconds that links of a host wait where it answers 429 or says Retry-After, and the longest Crawl-delay that is kept;
+                   beyond, they fail without being asked
     allow_private  also ask addresses that are not public: for tests, and for a store in your own network
     """
 
@@ -80,15 +83,18 @@ def fetch(url: str, policy: FetchPolicy, *, accept: str = "*/*", most: int = 0) 
     """
     deadline = time.monotonic() + policy.timeout
     for _ in range(REDIRECTS + 1):
-        answer = _ask(url, policy, deadline, accept, most)
+        answer = ask(url, policy, deadline, accept, most)
         if isinstance(answer, bytes):
             return answer, url
         url = answer
     raise FetchError("redirects", f"more than {REDIRECTS} redirects")
 
 
-def _ask(url: str, policy: FetchPolicy, deadline: float, accept: str, most: int) -> bytes | str:
-    """Content of a URL, or the address of a redirect."""
+def ask(url: str, policy: FetchPolicy, deadline: float, accept: str = "*/*", most: int = 0) -> bytes | str:
+    """Content of an address, or the address to which it redirects, by one request that ends at `deadline` (monotonic seconds).
+
+    Raises FetchError.
+    """
     try:
         parts = urlsplit(url)
         host, port = parts.hostname, parts.port or (443 if parts.scheme == "https" else 80)
@@ -97,13 +103,13 @@ def _ask(url: str, policy: FetchPolicy, deadline: float, accept: str, most: int)
     if parts.scheme not in ("http", "https") or not host:
         raise FetchError("address", f"has the scheme {parts.scheme!r} (expected http or https)")
     connection = _Connection(host, public_address(host, port, policy), port, deadline, secure=parts.scheme == "https")
-    path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+    path = quote((parts.path or "/") + (f"?{parts.query}" if parts.query else ""), safe=SENT_AS_IT_IS)
     try:
-        connection.request("GET", path.encode("utf-8").decode("latin-1"), headers={"User-Agent": policy.agent, "Accept": accept})
+        connection.request("GET", path, headers={"User-Agent": policy.agent, "Accept": accept})
         response = connection.getresponse()
         headers = response.headers
         if response.status in (301, 302, 303, 307, 308) and headers.get("Location"):
-            return str(urljoin(url, headers["Location"]))
+            return _redirect(url, headers["Location"])
         if response.status != 200:
             reason = f"the server says {response.status} {response.reason}"
             raise FetchError(f"http {response.status}", reason, retry_after(headers.get("Retry-After")))
@@ -120,6 +126,13 @@ def _ask(url: str, policy: FetchPolicy, deadline: float, accept: str, most: int)
         raise FetchError("connection", (f"{type(error).__name__}: {error}".splitlines() or [""])[0]) from error
     finally:
         connection.end()
+
+
+def _redirect(url: str, location: str) -> str:
+    try:
+        return str(urljoin(url, location.encode("latin-1").decode("utf-8", "replace")))
+    except ValueError as error:
+        raise FetchError("address", f"redirects to what is not an address: {error}") from error
 
 
 def _body(response: http.client.HTTPResponse, policy: FetchPolicy, most: int) -> bytes:

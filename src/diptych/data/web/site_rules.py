@@ -19,10 +19,11 @@ LONGEST = 512_000
 
 @dataclass(frozen=True, slots=True)
 class _Rules:
-    """Rules of one site: a parsed robots.txt or None, why nothing may be asked, and (pattern, reserved) of tdmrep.json."""
+    """Rules of one site: a parsed robots.txt or None, (kind, reason) by which nothing may be asked, and (pattern, reserved) of
+    tdmrep.json."""
 
     robots: Any = None
-    closed: str = ""
+    closed: tuple[str, str] | None = None
     reservations: tuple[tuple[str, bool], ...] = ()
 
 
@@ -38,10 +39,11 @@ class SiteRules:
             _protego()  # missing before the first request, not after
 
     def check(self, url: str) -> None:
-        """Raises FetchError of the kind "robots" or "tdm" for an address that its site does not allow."""
+        """Raises FetchError of the kind "robots" or "tdm" for an address that its site does not allow; "timeout" or "connection" where
+        robots.txt could not be reached."""
         rules, path = self._of(url), _path(url)
-        if rules.closed:
-            raise FetchError("robots", rules.closed)
+        if rules.closed is not None:
+            raise FetchError(*rules.closed)
         if rules.robots is not None and not rules.robots.can_fetch(url, self._policy.agent_token):
             raise FetchError("robots", "robots.txt disallows it")
         if any(reserved for pattern, reserved in rules.reservations if _matches(pattern, path)):
@@ -68,16 +70,18 @@ class SiteRules:
             return self._rules[site]
 
     def _read(self, site: str) -> _Rules:
-        robots, closed = None, ""
+        robots: Any = None
+        closed: tuple[str, str] | None = None
         plain = FetchPolicy(**{**vars(self._policy), "forbidden": (), "tdm": False})
         if self._policy.robots:
             try:
                 text = fetch(f"{site}/robots.txt", plain, accept="text/plain,*/*", most=LONGEST)[0]
                 robots = _protego().parse(text.decode("utf-8", "replace"))
             except FetchError as error:
-                # No such file, or endless redirects: everything is allowed. A host that is not there says so at the image itself.
-                if error.kind.startswith("http 5") or error.kind == "http 429":
-                    closed = f"robots.txt cannot be read: {error}"
+                # No such file, or endless redirects: everything is allowed. A name that is not there says so at the image itself.
+                if error.kind.startswith("http 5") or error.kind in ("http 429", "timeout", "connection"):
+                    kind = "robots" if error.kind.startswith("http") else error.kind
+                    closed = kind, f"robots.txt cannot be read: {error}"
         reservations: tuple[tuple[str, bool], ...] = ()
         if self._policy.tdm and not closed:
             with suppress(FetchError):  # no such file, or none that can be read: nothing is reserved by it

@@ -5,7 +5,8 @@
                                                   "value": {"x", "y", "width", "height", "rectanglelabels": ["door"]}},
                                                  {"type": "relation", "from_id", "to_id", "direction", "labels": ["opens into"]}]}]}]
 
-Positions are percent of the picture. Further labels of a box and its choices become attributes; a relation drawn both ways is two. Of
+Positions are percent of the picture. The label of a shape stands in it, or in a part "labels" of the same id (`<Labels>` beside
+`<Rectangle>`). Further labels of a box and its choices become attributes; a relation drawn both ways is two. Of
 several annotations of a task the one marked as ground truth is read, else the first that was not cancelled. A picture is looked for under
 the path below the storage, and by its file name without the eight characters that an upload puts before it. Turned boxes, brushes and key
 points are left out, and so is a relation without a label.
@@ -68,25 +69,27 @@ def _names(task: dict[str, Any]) -> list[str]:
 
 def _read_result(result: list[Any], made: ImageAnnotation) -> None:
     """Boxes and relations of one annotation."""
-    choices: dict[Any, list[str]] = {}
+    named: dict[str, dict[Any, list[str]]] = {"choices": {}, "labels": {}}
+    shapes = {part.get("id") for part in result if part.get("type") in SHAPES}
     for part in result:
-        if part.get("type") == "choices" and "id" in part:
-            choices.setdefault(part["id"], []).extend(map(str, listed(need(part, "value", dict), "choices")))
+        if (kind := part.get("type")) in named and "id" in part:
+            named[kind].setdefault(part["id"], []).extend(map(str, listed(need(part, "value", dict), kind)))
     for number, part in enumerate(result):
         kind, where = part.get("type"), f"result {number}"
         if kind == "relation":
             made.links += _relations(part)
         elif kind in SHAPES:
-            made.boxes.append(_box(part, where, choices.get(part.get("id"), [])))
-        elif kind != "choices":
+            key = part.get("id")
+            made.boxes.append(_box(part, where, named["labels"].get(key, []), named["choices"].get(key, [])))
+        elif kind != "choices" and not (kind == "labels" and part.get("id") in shapes):
             made.boxes.append(
                 BoxAnnotation(("part", number), corners(None), "", fault=f"{kind} is no box and no polygon", where=where)
             )
 
 
-def _box(part: dict[str, Any], where: str, choices: list[str]) -> BoxAnnotation:
+def _box(part: dict[str, Any], where: str, labels: list[str], choices: list[str]) -> BoxAnnotation:
     value = need(part, "value", dict)
-    labels = next((listed(value, name) for name in ("rectanglelabels", "polygonlabels", "labels") if value.get(name)), [])
+    labels = next((listed(value, name) for name in ("rectanglelabels", "polygonlabels", "labels") if value.get(name)), labels)
     fault = "" if labels else "it has no label"
     mask: list[list[float]] | None = None
     if points := value.get("points"):
