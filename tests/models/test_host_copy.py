@@ -12,9 +12,12 @@ from diptych.models.host_copy import on_host
 
 
 def on_device(kind: str, blocking: list[bool]) -> Any:
-    tensor = SimpleNamespace(device=torch.device(kind))
+    def to(place: str, non_blocking: bool) -> str:
+        blocking.append(not non_blocking)
+        return place
+
+    tensor = SimpleNamespace(device=torch.device(kind), to=to)
     tensor.detach = lambda: tensor
-    tensor.to = lambda place, non_blocking: blocking.append(not non_blocking) or place
     return tensor
 
 
