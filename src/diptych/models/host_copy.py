@@ -30,8 +30,9 @@ class HostCopy:
 
 def on_host(tensors: Sequence[Tensor]) -> list[Tensor]:
     """Copies in main memory, for which the host waits once; tensors that are there already come back as they are."""
-    if not tensors:
-        return []
-    *first, last = (tensor.detach() for tensor in tensors)
-    copies = [tensor.to("cpu", non_blocking=tensor.device.type == "cuda") for tensor in first]
-    return [*copies, last.cpu()]  # a stream keeps its order: the last copy ends behind the others
+    last = max((place for place, tensor in enumerate(tensors) if tensor.device.type != "cpu"), default=-1)
+    # a stream keeps its order: the last copy, for which the host waits, ends behind the others
+    return [
+        tensor.detach().to("cpu", non_blocking=place < last and tensor.device.type == "cuda")
+        for place, tensor in enumerate(tensors)
+    ]

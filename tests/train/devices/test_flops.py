@@ -73,13 +73,22 @@ def test_the_log_has_the_same_flops_however_memory_is_saved(tmp_path: Path) -> N
 
 def test_the_share_of_the_peak(monkeypatch: pytest.MonkeyPatch) -> None:
     cuda = torch.device("cuda", 0)
-    for name, peak in (("NVIDIA H100 80GB HBM3", 989e12), ("NVIDIA H100 PCIe", 756e12), ("NVIDIA A100-SXM4-80GB", 312e12)):
-        monkeypatch.setattr(torch.cuda, "get_device_name", lambda device, name=name: name)
+    names = {
+        "H100 80GB HBM3": 989e12,
+        "H100 PCIe": 756e12,
+        "A100-SXM4-80GB": 312e12,
+        "L4": 121e12,
+        "L40": 181e12,
+        "H200 NVL": 835e12,
+    }
+    for name, peak in names.items():
+        monkeypatch.setattr(torch.cuda, "get_device_name", lambda device, name=f"NVIDIA {name}": name)
         assert peak_flops(cuda) == peak
         assert speed(peak / 4, "bf16", cuda) == {"tflops": peak / 4e12, "mfu": 0.25}
         assert "mfu" not in speed(peak / 4, "fp32", cuda), "the peak is that of bf16"
-    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "a device of tomorrow")
-    assert peak_flops(cuda) is None
+    for name in ("a device of tomorrow", "NVIDIA RTX A4000", "NVIDIA A1000 Laptop GPU"):
+        monkeypatch.setattr(torch.cuda, "get_device_name", lambda device, name=name: name)
+        assert peak_flops(cuda) is None
     assert peak_flops(torch.device("cpu")) is None
 
 

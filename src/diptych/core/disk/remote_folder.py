@@ -14,6 +14,7 @@ from __future__ import annotations
 import hashlib
 import os
 import random
+import re
 import secrets
 import shutil
 import threading
@@ -25,9 +26,9 @@ from typing import Any
 
 from diptych.core.disk.cache import cache_folder
 from diptych.core.disk.files import write_json
-from diptych.core.disk.json_text import read_object
+from diptych.core.disk.json_text import parse_json, read_object
 from diptych.core.disk.lock import Lock
-from diptych.core.errors import ConfigError, DataError, RunError
+from diptych.core.errors import ConfigError, DataError, DiptychError, RunError
 
 PART = "remote-data"
 LISTING = "files.json"
@@ -37,6 +38,13 @@ TRIES = 6
 FIRST_PAUSE = 0.5
 """Seconds before the second try; each pause is about twice the one before."""
 GIB = 2**30
+LONGEST_LISTING = 2**28
+"""Bytes of LISTING: some millions of files."""
+LARGEST_FILE = 2**43
+LOCAL = re.compile(
+    rf"(.*?{re.escape(os.sep)}{PART}{re.escape(os.sep)}[0-9a-f]{{24}}){re.escape(os.sep)}data{re.escape(os.sep)}(.+)", re.DOTALL
+)
+"""Path of a local file: folder of the remote one, and name there. A user's own folder may be called remote-data, too."""
 _ahead: set[str] = set()
 
 
@@ -66,10 +74,14 @@ def open_remote(address: str) -> Path:
     files = _listed(address)
     before = read_object(root / "remote.json")["files"] if (root / "remote.json").is_file() else {}
     with _locked(root / "open.lock"):
-        for name, facts in files.items():
+        new = {name: of for name, of in files.items() if before.get(name) != of or not (root / "data" / name).is_file()}
+        small, free = sum(of["size"] for name, of in new.items() if not name.endswith(".tar")), shutil.disk_usage(root).free
+        if small > free:
+            raise DataError(
+                f"has {small / GIB:.1f} GiB beside its shards, and {root} has room for {free / GIB:.1f}", file=address
+            )
+        for name, facts in new.items():
             local = root / "data" / name
-            if before.get(name) == facts and local.is_file():
-                continue
             local.parent.mkdir(parents=True, exist_ok=True)
             if name.endswith(".tar"):
                 _forget(root, name)
@@ -85,7 +97,7 @@ def open_remote(address: str) -> Path:
 
 def is_remote(path: str | os.PathLike[str]) -> bool:
     """True for a file that `open_remote` made."""
-    return f"{os.sep}{PART}{os.sep}" in os.fspath(path)
+    return LOCAL.fullmatch(os.fspath(path)) is not None
 
 
 def open_fetched(path: Path, flags: int) -> int:
@@ -108,36 +120,42 @@ def fetch_ahead(paths: Iterable[Path]) -> None:
     _ahead.update(map(os.fspath, waiting))
 
     def work() -> None:
-        for path in waiting:
-            try:
+        try:
+            for path in waiting:
                 _fetch(path)
-            except (OSError, RunError, DataError):
-                return
-            finally:
                 _ahead.discard(os.fspath(path))
+        except (OSError, DiptychError):
+            return
+        finally:  # those behind a failure may be asked for again
+            _ahead.difference_update(map(os.fspath, waiting))
 
     threading.Thread(target=work, daemon=True, name="fetch ahead").start()
 
 
 def limit_bytes(root: Path) -> int:
     """Bytes that fetched shards may take. Raises ConfigError for a limit that is no number, or that the disk does not have."""
+    limit, most = _limit_and_most(root)
+    if limit > most:
+        given = os.environ.get(LIMIT, "")
+        raise ConfigError(f"{LIMIT} is {given}, and the disk of {root.parent} has room for {most / GIB:.1f} GiB (expected less)")
+    return limit
+
+
+def _limit_and_most(root: Path) -> tuple[int, int]:
+    """The limit in bytes, and what shards could take on this disk as it is now."""
     root.mkdir(parents=True, exist_ok=True)
     held = sum(size for _, _, size in _held(root.parent))
     free = shutil.disk_usage(root).free
     given = os.environ.get(LIMIT, "")
     if not given:
-        return held + free // 2
+        return held + free // 2, held + free
     try:
         limit = int(float(given) * GIB)
     except (ValueError, OverflowError):
         limit = 0
     if limit <= 0:
         raise ConfigError(f"{LIMIT} is {given!r} (expected a number of GiB above 0)")
-    if limit > held + free:
-        raise ConfigError(
-            f"{LIMIT} is {given}, and the disk of {root.parent} has room for {(held + free) / GIB:.1f} GiB (expected less)"
-        )
-    return limit
+    return limit, held + free
 
 
 # ---------------------------------------------------------------- shards
@@ -173,7 +191,7 @@ def _fetch(path: Path) -> str | None:
 
 def _make_room(root: Path, size: int) -> None:
     """Takes the content of shards that were not used for longest, until one of this size has room."""
-    limit = limit_bytes(root)
+    limit = min(_limit_and_most(root))  # checkpoints of the run may have taken some of the disk since
     if size > limit:
         raise RunError(f"a shard of {size / GIB:.2f} GiB does not fit into {limit / GIB:.2f} GiB: raise {LIMIT}")
     held = _held(root.parent)
@@ -183,7 +201,7 @@ def _make_room(root: Path, size: int) -> None:
             return
         if mark.suffix == ".coming":
             continue
-        owner, name = mark.parent.parent, mark.name.removesuffix(".mark").replace("%2F", "/")
+        owner, name = mark.parent.parent, _name_of(mark)
         mark.unlink(missing_ok=True)
         _make_sparse(owner / "data" / name, each)
         total -= each
@@ -214,15 +232,20 @@ def _make_sparse(path: Path, size: int) -> None:
 
 def _place(path: Path) -> tuple[Path, str]:
     """Folder of the remote one, and the name of a file there."""
-    before, _, behind = os.fspath(path).rpartition(f"{os.sep}{PART}{os.sep}")
-    key, _, name = behind.partition(f"{os.sep}data{os.sep}")
-    return Path(before, PART, key), name.replace(os.sep, "/")
+    parts = LOCAL.fullmatch(os.fspath(path))
+    assert parts is not None
+    return Path(parts[1]), parts[2].replace(os.sep, "/")
 
 
 def _mark(root: Path, name: str) -> Path:
     folder = root / "fetched"
     folder.mkdir(exist_ok=True)
-    return folder / f"{name.replace('/', '%2F')}.mark"
+    return folder / f"{name.replace('%', '%25').replace('/', '%2F')}.mark"
+
+
+def _name_of(mark: Path) -> str:
+    """Name of the shard; a "%2F" that the storage has in a name stays one, and leads to no other folder."""
+    return mark.name.removesuffix(".mark").replace("%2F", "/").replace("%25", "%")
 
 
 def _token(mark: Path) -> str:
@@ -238,12 +261,13 @@ def _token(mark: Path) -> str:
 def _listed(address: str) -> dict[str, dict[str, Any]]:
     """Name -> size and version of the files of a remote folder."""
     filesystem, base = filesystem_of(address)
-    base = base.rstrip("/")
+    base, files = base.rstrip("/"), dict[str, dict[str, Any]]()
     try:
         if filesystem.exists(f"{base}/{LISTING}"):
-            import json
-
-            given: dict[str, dict[str, Any]] = json.loads(filesystem.cat_file(f"{base}/{LISTING}"))["files"]
+            text = filesystem.cat_file(f"{base}/{LISTING}", start=0, end=LONGEST_LISTING + 1)
+            if len(text) > LONGEST_LISTING:
+                raise ValueError(f"{LISTING} has more than {LONGEST_LISTING / GIB:g} GiB")
+            given: dict[str, dict[str, Any]] = parse_json(text)["files"]
             files = {str(name): {"size": int(of["size"]), "version": str(of.get("version", ""))} for name, of in given.items()}
         else:
             listed = filesystem.find(base, detail=True)
@@ -252,12 +276,16 @@ def _listed(address: str) -> dict[str, dict[str, Any]]:
         raise DataError("may not be read", file=address, expected="credentials with a right to list and read it") from error
     except FileNotFoundError as error:
         raise DataError("does not exist", file=address, expected="a folder") from error
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, OverflowError, KeyError, TypeError, AttributeError) as error:
         raise DataError(f"cannot be listed: {next(iter(str(error).splitlines()), '')[:200]}", file=address) from error
-    for name in files:
+    files = {name: of for name, of in files.items() if of["size"] or (name and not name.endswith("/"))}  # no marks of folders
+    folders = {str(folder) for name in files for folder in PurePosixPath(name).parents}
+    for name, of in files.items():
         pure = PurePosixPath(name)
-        if pure.is_absolute() or ".." in pure.parts or "\\" in name or "\0" in name:
+        if str(pure) != name or pure.is_absolute() or ".." in pure.parts or "\\" in name or "\0" in name or name in folders:
             raise DataError(f"lists the file {name[:80]!r}", file=address, expected="files of its own")
+        if not 0 <= of["size"] <= LARGEST_FILE:
+            raise DataError(f"lists {name[:80]!r} with {of['size']:,} bytes", file=address, expected=f"0 to {LARGEST_FILE:,}")
     if not files:
         raise DataError("does not exist, or is empty", file=address, expected="a folder with data")
     return files
@@ -279,7 +307,7 @@ def _download(address: str, name: str, size: int, local: Path) -> None:
                 pause *= 2
             try:
                 filesystem, base = filesystem_of(address)
-                filesystem.get_file(f"{base.rstrip('/')}/{name}", str(work))
+                filesystem.get_file(f"{base.rstrip('/')}/{name}", str(work), callback=_at_most(size))
                 if (there := work.stat().st_size) != size:
                     raise OSError(f"{there:,} of {size:,} bytes came")
                 work.replace(local)
@@ -291,6 +319,19 @@ def _download(address: str, name: str, size: int, local: Path) -> None:
     finally:
         work.unlink(missing_ok=True)
     raise RunError(f"{address}/{name} could not be fetched in {TRIES} tries ({problem}): resume when the storage answers")
+
+
+def _at_most(size: int) -> Any:
+    """A callback of fsspec that ends a download of more bytes: an answer without end would fill the disk."""
+    from fsspec.callbacks import Callback
+
+    class AtMost(Callback):  # type: ignore[misc]
+        def relative_update(self, inc: int = 1) -> None:
+            super().relative_update(inc)
+            if self.value > size:
+                raise OSError(f"more than {size:,} bytes came")
+
+    return AtMost()
 
 
 @contextmanager

@@ -7,6 +7,7 @@ addition as two, as a step is taken. What a step computes a second time to save 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, TypeVar
@@ -21,6 +22,7 @@ aten = torch.ops.aten
 PEAK_TFLOPS = {
     "B200": 2250.0,
     "H200": 989.0,
+    "H200 NVL": 835.0,
     "GH200": 989.0,
     "H100 PCIe": 756.0,
     "H100 NVL": 835.0,
@@ -28,6 +30,7 @@ PEAK_TFLOPS = {
     "A100": 312.0,
     "A800": 312.0,
     "L40S": 362.0,
+    "L40": 181.0,
     "L4": 121.0,
     "A40": 150.0,
     "A10G": 70.0,
@@ -36,7 +39,7 @@ PEAK_TFLOPS = {
     "RTX 4090": 165.0,
     "RTX 3090": 71.0,
 }
-"""Part of a device's name -> TFLOP/s of dense bf16 products with float32 sums, from NVIDIA's data sheets; the longest part that fits."""
+"""Words of a device's name -> TFLOP/s of dense bf16 products with float32 sums, from NVIDIA's data sheets; the longest that fit."""
 
 _uncounted = 0
 
@@ -82,7 +85,7 @@ def peak_flops(device: torch.device) -> float | None:
     if device.type != "cuda":
         return None
     name = torch.cuda.get_device_name(device)
-    fitting = [part for part in PEAK_TFLOPS if part in name]
+    fitting = [part for part in PEAK_TFLOPS if re.search(rf"\b{part}\b", name)]  # an L40 is no L4, an A4000 no A40
     return PEAK_TFLOPS[max(fitting, key=len)] * 1e12 if fitting else None
 
 
