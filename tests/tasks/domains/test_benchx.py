@@ -13,7 +13,8 @@ import torch
 import torchmetrics
 from sklearn import metrics as sk
 
-from diptych.core.errors import ConfigError, DataError
+import diptych as dp
+from diptych.core.errors import ConfigError, DataError, UnknownName
 from diptych.core.image import ArrayImage
 from diptych.core.result import Metric, Result
 from diptych.core.sample import Sample
@@ -210,6 +211,17 @@ def test_switches_do_what_they_say(model: Any) -> None:
     assert scores[1].shape == (12, 1)
     assert len(BenchX().runs(trainable=False)) == 3 * 2 * 2 * 3
     assert len(BenchX().runs(trainable=True)) == 2 * len(BenchX().runs(trainable=False))
+
+
+def test_asked_by_name_it_takes_validation_from_the_data(model: Any) -> None:
+    """As the command line does: settings are chosen on the split val, which is not scored."""
+    short: dict[str, Any] = {"shares": (1.0,), "norms": (True,), "small_heads": (False,), "encoder_rates": (0.0,)}
+    short |= {"seeds": (0,), "epochs": 1, "draws": 5}
+    results = dp.evaluate_splits(model, "benchx", "world:chests?n=30&val=20&test=20&size=48", **short)
+    assert list(results) == ["test"]
+    assert {part: size["images"] for part, size in results["test"].notes["sizes"].items()} == {"train": 30, "val": 20, "test": 20}
+    with pytest.raises(UnknownName, match="few"):
+        dp.evaluate(model, "benchx", "world:chests?n=30&val=20&test=20&size=48", split="test", val_split="few", **short)
 
 
 def test_refused(model: Any) -> None:
