@@ -18,10 +18,11 @@ from diptych.core.errors import ConfigError, DataError
 from diptych.data.load.stream import batches
 from diptych.data.text.reports.entity_graph import EntityGraph, graph_of_pairs, read_graph
 from diptych.data.text.reports.finding_places import FindingPlace, finding_places
+from diptych.data.text.tokenize import Tokenizer
 from diptych.models.knowledge.co_attention import CoAttention, KnowledgeCoAttention
 from diptych.models.knowledge.graph_attention import GraphAttention, edge_counts
 from diptych.models.knowledge.knowledge_fusion import LinkedInput, PatchDecoder
-from diptych.models.knowledge.knowledge_matcher import KnowledgeMatcher
+from diptych.models.knowledge.knowledge_matcher import KnowledgeMatcher, mask_token_id
 from diptych.models.knowledge.linked_texts import link
 from diptych.models.knowledge.transe import TransE, corrupted, head_shares, margin_loss, train_transe
 from diptych.objectives.masked_pixels import masked_pixels, patch_pixels
@@ -354,6 +355,8 @@ def test_use_after_saving(tmp_path: Path) -> None:
     )
     blanks = matcher.guess_words([image], ["A   ___  in the left mid zone."], candidates=["nodule", "opacity"])
     np.testing.assert_allclose(blanks, guesses, atol=1e-5)
+    with pytest.raises(ConfigError, match="no token for hidden words"):
+        mask_token_id(Tokenizer.from_spec("clip"))
     with pytest.raises(ConfigError, match="has no gap"):
         matcher.guess_words([image], ["A nodule."], candidates=["nodule"])
 

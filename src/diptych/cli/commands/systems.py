@@ -71,7 +71,17 @@ def _about(row: systems.System) -> list[str]:
     lines = [f"  for     {purpose}"]
     lines += [f"  paper   {address}" for address in papers_of(text)[:1] or papers_of(ast.get_docstring(tree) or "")[:1]]
     if ".recipes." in module and isinstance(entry, ast.ClassDef):
-        own = [node.target.id for node in entry.body if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name)]
+        own = [
+            node.target.id
+            for node in entry.body
+            if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and _is_option(node)
+        ]
         lines += [f"  train   diptych train {row.slug} --data DATA --out runs/{row.slug}"]
         lines += [f"  fields  {', '.join(own)}; with those it inherits: diptych train {row.slug} --help"] if own else []
     return lines
+
+
+def _is_option(node: ast.AnnAssign) -> bool:
+    """A field of a recipe that a user may set: no class variable, and none that the data fill (`prepared`)."""
+    prepared = node.value is not None and "'prepared': True" in ast.unparse(node.value)
+    return not ast.unparse(node.annotation).startswith("ClassVar") and not prepared

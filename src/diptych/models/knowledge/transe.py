@@ -45,8 +45,8 @@ def head_shares(triple_K3: Tensor) -> Tensor:
 def corrupted(
     triple_M3: Tensor, known_K3: Tensor, share_R: Tensor, entities: int, count: int, generator: torch.Generator
 ) -> Tensor:
-    """int64 [M, N, 3]: each triple with its head (in `share_R` of the cases, `head_shares`) or its tail replaced by a random entity, none of
-    them a known triple (ten tries)."""
+    """int64 [M, N, 3]: each triple with its head (in `share_R` of the cases, `head_shares`) or its tail replaced by a random entity, none
+    of them a known triple (ten tries)."""
     at_head_MN = torch.rand(len(triple_M3), count, generator=generator) < share_R[triple_M3[:, 1], None]
     column_MN1 = torch.where(at_head_MN, 0, 2)[..., None]
     made_MN3 = triple_M3[:, None].repeat(1, count, 1)
