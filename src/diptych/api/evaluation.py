@@ -51,11 +51,24 @@ def evaluate(
 def evaluate_splits(
     model: Any, task: str | Task, data: Any, *, out: str | Path | None = None, **options: Any
 ) -> dict[str, Result]:
-    """One task on every held-out split, always reported together. Where a run is scored on the rows that it was trained on, since there
-    are no others, the result is called "training rows"."""
+    """One task on every held-out split, always reported together; a split that the task chooses its settings on (`val_split`) is not held
+    out. Where a run is scored on the rows that it was trained on, since there are no others, the result is called "training rows"."""
     opened = load(model) if isinstance(model, str | Path) else model
     whole = _whole(model, data)
-    return {name: _run(opened, task, whole, part, out, options) for name, part in scored_rows(whole, run_of(model)).items()}
+    parts = scored_rows(whole, run_of(model))
+    chosen_on = _validation_split(task, options)
+    kept = {name: part for name, part in parts.items() if name != chosen_on} or parts
+    return {name: _run(opened, task, whole, part, out, options) for name, part in kept.items()}
+
+
+def _validation_split(task: str | Task, options: dict[str, Any]) -> str:
+    """Name of the split that a task chooses its settings on, "" for most."""
+    from diptych.core.registry import TASKS
+
+    if not isinstance(task, str):
+        return str(getattr(task, "val_split", ""))
+    defaults = {field.name: field.default for field in fields(TASKS.load(task))}
+    return str(options.get("val_split", defaults.get("val_split", "")))
 
 
 def evaluate_several(
@@ -174,6 +187,8 @@ def _run(model: Any, task: str | Task, whole: Any, part: Any, out: str | Path | 
     made = find(task, **own) if isinstance(task, str) else task
     if getattr(made, "train", "none wanted") is None and "train" in split_names(whole):
         made = replace(made, train=whole.split("train"))  # type: ignore[type-var]
+        if getattr(made, "val", "none wanted") is None and (name := getattr(made, "val_split", "")):
+            made = replace(made, val=whole.split(name))  # type: ignore[type-var]
     if getattr(made, "validation", "none wanted") is None and "val" in split_names(whole):
         made = replace(made, validation=whole.split("val").named(f"{whole.name}/val"))  # type: ignore[type-var]
     others = {name: value for name, value in options.items() if name in roles}

@@ -18,11 +18,13 @@ from diptych.core.errors import ConfigError, DataError
 from diptych.data.load.stream import batches
 from diptych.data.text.reports.entity_graph import EntityGraph, graph_of_pairs, read_graph
 from diptych.data.text.reports.finding_places import FindingPlace, finding_places
+from diptych.data.text.tokenize import Tokenizer
 from diptych.models.knowledge.co_attention import CoAttention, KnowledgeCoAttention
 from diptych.models.knowledge.graph_attention import GraphAttention, edge_counts
 from diptych.models.knowledge.knowledge_fusion import LinkedInput, PatchDecoder
+from diptych.models.knowledge.knowledge_matcher import KnowledgeMatcher, mask_token_id
 from diptych.models.knowledge.linked_texts import link
-from diptych.models.knowledge.transe import TransE, corrupted, margin_loss, train_transe
+from diptych.models.knowledge.transe import TransE, corrupted, head_shares, margin_loss, train_transe
 from diptych.objectives.masked_pixels import masked_pixels, patch_pixels
 from diptych.recipes.domains.arl import ARL, GraphConfig, LearningConfig
 from diptych.worlds.resolve import resolve
@@ -154,7 +156,9 @@ def test_transe_by_hand() -> None:
     assert loss.item() == pytest.approx((0 + 3 + 6 + 0) / 4)
     known = {(0, 0, 1), (0, 0, 2), (0, 0, 3), (2, 1, 3)}
     rows = torch.tensor(sorted(known))
-    made = corrupted(rows, known, 5, 40, torch.Generator().manual_seed(0))
+    shares = head_shares(rows)
+    torch.testing.assert_close(shares, torch.tensor([3 / (3 + 1), 1 / (1 + 1)]))
+    made = corrupted(rows, rows, shares, 5, 40, torch.Generator().manual_seed(0))
     assert not {tuple(row) for row in made.flatten(0, 1).tolist()} & known
     at_head = (made[:3, :, 0] != 0).float().mean().item()
     assert 0.6 < at_head < 0.9, "three tails per head: heads are replaced in three of four cases, a fifth of them by themselves"
@@ -265,6 +269,12 @@ def test_pixels_and_their_decoder() -> None:
     torch.testing.assert_close(patch_pixels(image, 4, normalised=False)[0, 1, :3], image[0, :, 0, 4])
     decoder = PatchDecoder(6, 8, 1, 2, (2, 2), 48).eval()
     state, kept = torch.randn(1, 3, 6), torch.tensor([[2, 0]])
+    spread = PatchDecoder(64, 128, 2, 2, (2, 2), 48).state_dict()
+    for name, weight in spread.items():
+        if weight.ndim == 2 and "qkv" not in name and "position" not in name:
+            assert weight.std().item() == pytest.approx(0.02, rel=0.1), name
+        elif name.endswith("bias"):
+            assert not weight.any(), name
     swapped = decoder(state[:, [0, 2, 1]], kept.flip(1))
     torch.testing.assert_close(decoder(state, kept), swapped, msg="patches go where they came from")
     assert not torch.allclose(decoder(state, kept), decoder(state, kept.flip(1)))
@@ -338,6 +348,15 @@ def test_use_after_saving(tmp_path: Path) -> None:
     np.testing.assert_allclose(scores[0, 1], alone[0, 0], atol=1e-5)
     guesses = matcher.guess_words([image], ["A ___ in the left mid zone."], candidates=["nodule", "opacity"])
     assert (guesses < 0).all()
+    matcher.save(tmp_path / "model")
+    again = KnowledgeMatcher.load(tmp_path / "model")
+    np.testing.assert_allclose(
+        again.guess_words([image], ["A ___ in the left mid zone."], candidates=["nodule", "opacity"]), guesses
+    )
+    blanks = matcher.guess_words([image], ["A   ___  in the left mid zone."], candidates=["nodule", "opacity"])
+    np.testing.assert_allclose(blanks, guesses, atol=1e-5)
+    with pytest.raises(ConfigError, match="no token for hidden words"):
+        mask_token_id(Tokenizer.from_spec("clip"))
     with pytest.raises(ConfigError, match="has no gap"):
         matcher.guess_words([image], ["A nodule."], candidates=["nodule"])
 

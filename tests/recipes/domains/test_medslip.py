@@ -25,6 +25,7 @@ from diptych.core.sample import Sample, Text
 from diptych.data.load.stream import batches
 from diptych.data.text.reports.finding_places import FindingPlace, finding_matrix, finding_places, padchest_pairs, report_pairs
 from diptych.models.chests.finding_reader import FindingReader
+from diptych.models.chests.name_book import book_vectors
 from diptych.models.chests.query_decoder import QueryDecoderLayer
 from diptych.models.io.releases.medslip import released_streams
 from diptych.objectives.finding_losses import pair_loss, prototype_loss, stated, status_loss
@@ -296,8 +297,12 @@ def test_maps_are_products_and_can_be_scored(tmp_path: Path) -> None:
     assert nodule.max() == 1
     assert not np.allclose(every, nodule)
     assert len({nodule[row, 0] for row in range(48)}) <= 6
-    unseen = reader.classify_texts([image], ["nodule", "a white disc"])
-    np.testing.assert_allclose(unseen[0, 0], _alone(reader, image), atol=1e-6)
+    unseen = reader.classify_texts([image], ["a white disc", "mass"])
+    np.testing.assert_allclose(unseen[0, 0], _beside_the_book(reader, image, "a white disc"), atol=1e-6)
+    np.testing.assert_allclose(unseen[0, 1], reader.classify_texts([image], ["mass"])[0, 0], atol=1e-6)
+    alone, beside = (reader.map_phrases(image, phrases)[0] for phrases in (["nodule"], ["nodule", "a white disc", "mass"]))
+    np.testing.assert_allclose(alone, beside, rtol=1e-5)
+    assert [reader.classify_places([]).shape, reader.classify_pairs([]).shape] == [(0, 6), (0, 6, 5)]
     task = PhraseMaps(template="{label} in the {place}", draws=20)
     assert set(task.score(task.predict(reader, DATA)).metrics) == {"cnr", "miou", "pointing"}
     reader.book_encoder = ""
@@ -305,15 +310,13 @@ def test_maps_are_products_and_can_be_scored(tmp_path: Path) -> None:
         reader.map_phrases(image, ["mass"])
 
 
-def _alone(reader: FindingReader, image: Any) -> float:
-    """Probability of a nodule where its query is asked beside that of a white disc."""
-    from diptych.models.chests.name_book import book_vectors
-
+def _beside_the_book(reader: FindingReader, image: Any, text: str) -> float:
+    """Probability of a text where its query is asked after those of the book's findings."""
     with torch.no_grad():
         tokens, _ = reader.model.tokens(reader.preprocess([image.pixels_HWC]))
-        book = book_vectors(["nodule", "a white disc"], "random:64")
+        book = torch.cat([reader.model.finding_book_KE, book_vectors([text], "random:64")])
         state, _ = reader.model.asked(tokens, book, reader.model.finding_decoder)
-        return float(reader.model.finding_status(state).softmax(-1)[0, 0, 1])
+        return float(reader.model.finding_status(state).softmax(-1)[0, -1, 1])
 
 
 def test_a_book_names_what_is_read(tmp_path: Path) -> None:
@@ -362,8 +365,8 @@ def test_a_released_file_opens_by_address(tmp_path: Path) -> None:
     reader: Any = dp.load(f"medslip:{file}#{tmp_path}")
     assert reader.classes == ("nodule", "mass")
     image = DATA[0].image
-    again = reader.classify_texts([image], ["a spot", "spot"])
-    np.testing.assert_allclose(again, reader.classify([image]), atol=1e-5)
+    np.testing.assert_allclose(book_vectors(["a spot", "spot"], reader.book_encoder), reader.model.finding_book_KE, atol=1e-6)
+    assert reader.classify([image]).shape == reader.classify_texts([image], ["a spot", "spot"]).shape == (1, 2)
     torch.save({"model": {**tensors, "another.weight": torch.zeros(1)}}, file)
     with pytest.raises(ConfigError, match=r"'another\.weight' does not belong to MeDSLIP"):
         dp.load(f"medslip:{file}#{tmp_path}")

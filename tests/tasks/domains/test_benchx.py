@@ -13,7 +13,8 @@ import torch
 import torchmetrics
 from sklearn import metrics as sk
 
-from diptych.core.errors import ConfigError, DataError
+import diptych as dp
+from diptych.core.errors import ConfigError, DataError, UnknownName
 from diptych.core.image import ArrayImage
 from diptych.core.result import Metric, Result
 from diptych.core.sample import Sample
@@ -25,7 +26,7 @@ from diptych.tasks import find
 from diptych.tasks._scoring.chest_metrics import auroc, best_threshold, dice, f1_scores, macro_auroc, retrieval_hits
 from diptych.tasks._scoring.records import facts_of, read_records, with_facts, write_records
 from diptych.tasks.domains.benchx import BenchX, drawn_rows, paired_difference, read_runs
-from diptych.tasks.domains.frozen_segmentation import FrozenSegmentation, class_pixels, pooled_dice
+from diptych.tasks.domains.frozen_segmentation import FrozenSegmentation, UPerHead, class_pixels, pooled_dice
 from diptych.tasks.domains.head_runs import EncoderWithHead, FineTuning, HeadImages, HeadSwitches, fine_tuned_scores
 from diptych.tasks.domains.report_retrieval import ReportRetrieval
 from diptych.worlds.chests.world import chests
@@ -134,8 +135,11 @@ def test_the_matrix_is_run_and_chosen_on_validation(model: Any, tmp_path: Path) 
     again = small(seeds=(0,), shares=(1.0,), small_heads=(False,)).predict(model, parts(30)["test"])
     runs = read_runs(records)
     np.testing.assert_array_equal(read_runs(again)[0, "test"][0], runs[0, "test"][0])
-    difference = paired_difference(records, records, draws=20)
-    assert difference == (0, 0, 0)
+    assert paired_difference(records, records, draws=20) == (0, 0, 0)
+    other = task.score(again)
+    difference = paired_difference(records, again, draws=20)
+    assert difference[0] == pytest.approx(other.value - result.value)
+    assert difference[1] <= difference[0] <= difference[2]
 
 
 def test_the_best_on_validation_is_not_the_best_on_test() -> None:
@@ -209,10 +213,24 @@ def test_switches_do_what_they_say(model: Any) -> None:
     assert len(BenchX().runs(trainable=True)) == 2 * len(BenchX().runs(trainable=False))
 
 
+def test_asked_by_name_it_takes_validation_from_the_data(model: Any) -> None:
+    """As the command line does: settings are chosen on the split val, which is not scored."""
+    short: dict[str, Any] = {"shares": (1.0,), "norms": (True,), "small_heads": (False,), "encoder_rates": (0.0,)}
+    short |= {"seeds": (0,), "epochs": 1, "draws": 5}
+    results = dp.evaluate_splits(model, "benchx", "world:chests?n=30&val=20&test=20&size=48", **short)
+    assert list(results) == ["test"]
+    assert {part: size["images"] for part, size in results["test"].notes["sizes"].items()} == {"train": 30, "val": 20, "test": 20}
+    with pytest.raises(UnknownName, match="few"):
+        dp.evaluate(model, "benchx", "world:chests?n=30&val=20&test=20&size=48", split="test", val_split="few", **short)
+
+
 def test_refused(model: Any) -> None:
     data = parts(30)
     with pytest.raises(DataError, match="patients are in both train and test"):
         small(train=data["test"]).predict(model, data["test"])
+    every = Pool.from_samples([replace(sample, extras={"findings": ["nodule"]}) for sample in data["val"]], name="every")
+    with pytest.raises(DataError, match="both positive and negative images in val"):
+        small(val=every).predict(model, data["test"])
     with pytest.raises(DataError, match="has no labels"):
         small(label="nothing").predict(model, data["test"])
     for wrong in ({"shares": (0.0,)}, {"encoder_rates": ()}, {"epochs": 0}, {"compat": "old"}):
@@ -281,8 +299,17 @@ def test_segmentation_on_a_frozen_encoder(parity: Any) -> None:
     target = task.target(data["train"][1], ("lesion",))
     assert target[:, 6:].all()
     assert not target[:, :6].any()
-    with pytest.raises(DataError, match="has no regions"):
-        replace(task, train=data["train"][:0]).predict(Dense(False), data["test"])
+    dropped = [part.classifier[0].p for part in (UPerHead(4, 2, 8).head, UPerHead(4, 2, 8).auxiliary)]
+    assert dropped == [0.1, 0.1]
+    bare = Pool.from_samples([replace(sample, regions=()) for sample in data["train"]], name="bare")
+    for changed, match in (
+        ({"train": bare}, "has no regions"),
+        ({"train": data["train"][:0]}, "no image to use as train"),
+        ({"train": data["test"]}, "patients are in both train and test"),
+        ({"val": None}, "val names no data"),
+    ):
+        with pytest.raises((ConfigError, DataError), match=match):
+            replace(task, **changed).predict(Dense(False), data["test"])
 
 
 def test_ranks_and_their_page(tmp_path: Path) -> None:

@@ -74,10 +74,14 @@ def _about(row: systems.System) -> list[str]:
         own = [
             node.target.id
             for node in entry.body
-            if isinstance(node, ast.AnnAssign)
-            and isinstance(node.target, ast.Name)
-            and not ast.unparse(node.annotation).startswith("ClassVar")
+            if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and _is_option(node)
         ]
         lines += [f"  train   diptych train {row.slug} --data DATA --out runs/{row.slug}"]
         lines += [f"  fields  {', '.join(own)}; with those it inherits: diptych train {row.slug} --help"] if own else []
     return lines
+
+
+def _is_option(node: ast.AnnAssign) -> bool:
+    """A field of a recipe that a user may set: no class variable, and none that the data fill (`prepared`)."""
+    prepared = node.value is not None and "'prepared': True" in ast.unparse(node.value)
+    return not ast.unparse(node.annotation).startswith("ClassVar") and not prepared

@@ -68,28 +68,31 @@ class FindingReader:
     @one_or_many
     def classify(self, images: Sequence[ImageSource], *, batch_size: int = 64) -> Floats:
         """Probability that each finding is present, float32 [N, K]."""
-        return self._over(images, batch_size, lambda pixels: self.model(pixels).status_finding_BK2.softmax(-1)[..., 1])
+        return self._over(
+            images, batch_size, lambda pixels: self.model(pixels).status_finding_BK2.softmax(-1)[..., 1], self.classes
+        )
 
     def classify_places(self, images: Sequence[ImageSource], *, batch_size: int = 64) -> Floats:
         """Probability that there is a finding at each place, float32 [N, A]. Raises ConfigError for a model of one stream."""
         if self.model.streams == "one":
             raise ConfigError(f"'{self.name}' asks no places (expected a model of two streams)")
-        return self._over(images, batch_size, lambda pixels: self.model(pixels).status_place_BA2.softmax(-1)[..., 1])
+        return self._over(images, batch_size, lambda pixels: self.model(pixels).status_place_BA2.softmax(-1)[..., 1], self.places)
 
     def classify_pairs(self, images: Sequence[ImageSource], *, batch_size: int = 64) -> Floats:
         """Probability of each finding at each place, float32 [N, A, K]."""
-        return self._over(images, batch_size, lambda pixels: self.model(pixels).pair_BAK.sigmoid())
+        return self._over(images, batch_size, lambda pixels: self.model(pixels).pair_BAK.sigmoid(), self.places, self.classes)
 
     def classify_texts(self, images: Sequence[ImageSource], texts: Sequence[str], *, batch_size: int = 64) -> Floats:
-        """Probability that what each text explains is present, float32 [N, T]: findings that were not among those of training."""
+        """Probability that what each text explains is present, float32 [N, T]: findings that were not among those of training. Each is
+        asked beside the book's findings, as these were in training, and not beside the other texts."""
         book_TE = self._encoded(texts)
 
         def present(pixels_BCHW: Tensor) -> Tensor:
             token_BPD, _ = self.model.tokens(pixels_BCHW)
-            state_BTD, _ = self.model.asked(token_BPD, book_TE.to(pixels_BCHW), self.model.finding_decoder)
+            state_BTD, _ = self._beside_the_book(token_BPD, book_TE)
             return torch.softmax(self.model.finding_status(state_BTD), -1)[..., 1]
 
-        return self._over(images, batch_size, present)
+        return self._over(images, batch_size, present, texts)
 
     def map_phrases(
         self, image: ImageSource, phrases: Sequence[str], *, interpolation: Interpolation = "bilinear", every_place: bool = False
@@ -104,14 +107,14 @@ class FindingReader:
         others = [phrase for phrase, names in zip(phrases, named, strict=True) if names == (None, None)]
         with self._ready() as device:
             finding_BPD, place_BPD = self.model.tokens(self.preprocess([pixels_HWC]).to(device))
-            book_QE = self.model.finding_book_KE
+            decoder = self.model.finding_decoder
+            finding_QP = self.model.asked(finding_BPD, self.model.finding_book_KE, decoder)[1].mean(0)[0].cpu()
             if others:
-                book_QE = torch.cat([book_QE, self._encoded(others).to(book_QE)])
-            finding_QP = self.model.asked(finding_BPD, book_QE, self.model.finding_decoder)[1].mean(0)[0].cpu()
+                other_TP = self._beside_the_book(finding_BPD, self._encoded(others))[1].mean(0)[0].cpu()
+                finding_QP = torch.cat([finding_QP, other_TP])
             place_AP = None
             if place_BPD is not None:
-                decoder = self.model.place_decoder
-                place_AP = self.model.asked(place_BPD, self.model.place_book_AE, decoder)[1].mean(0)[0].cpu()
+                place_AP = self.model.asked(place_BPD, self.model.place_book_AE, self.model.place_decoder)[1].mean(0)[0].cpu()
         maps = []
         for phrase, (finding, site) in zip(phrases, named, strict=True):
             if finding is None and site is None:
@@ -175,14 +178,22 @@ class FindingReader:
             )
         return vector_TE
 
-    def _over(self, images: Sequence[ImageSource], batch_size: int, read: Callable[[Tensor], Tensor]) -> Floats:
+    def _beside_the_book(self, token_BPD: Tensor, book_TE: Tensor) -> tuple[Tensor, Tensor]:
+        """States [B, T, D] and attention [L, B, T, P] of queries that are not in the book, each asked with the book's alone."""
+        book_KE, decoder = self.model.finding_book_KE, self.model.finding_decoder
+        asked = [self.model.asked(token_BPD, torch.cat([book_KE, one_E[None]]), decoder) for one_E in book_TE.to(book_KE)]
+        return torch.stack([state[:, -1] for state, _ in asked], 1), torch.stack([maps[:, :, -1] for _, maps in asked], 2)
+
+    def _over(
+        self, images: Sequence[ImageSource], batch_size: int, read: Callable[[Tensor], Tensor], *names: Sequence[str]
+    ) -> Floats:
         with self._ready() as device:
 
             def one(part: Sequence[ImageSource]) -> Tensor:
                 return read(self.preprocess([decode(image, exact=True) for image in part]).to(device)).float().cpu()
 
             blocks = batched(images, batch_size, device, one)
-        return torch.cat(blocks).numpy() if blocks else np.zeros((0, len(self.classes)), np.float32)
+        return torch.cat(blocks).numpy() if blocks else np.zeros((0, *map(len, names)), np.float32)
 
     @contextmanager
     def _ready(self) -> Iterator[torch.device]:

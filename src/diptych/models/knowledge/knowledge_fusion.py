@@ -89,8 +89,11 @@ class PatchDecoder(nn.Module):
         self.embed, self.pixels = nn.Linear(inner, width), nn.Linear(width, numbers)
         self.mask_D = nn.Parameter(torch.randn(width) * 0.02)
         self.register_buffer("position_PD", torch.cat([torch.zeros(1, width), sine_positions(grid, width)]), persistent=False)
-        self.blocks = Transformer(width, layers, heads, act="quick_gelu")
+        self.blocks = Transformer(width, layers, heads, act="quick_gelu", start="torch")
         self.norm = nn.LayerNorm(width)
+        for name, part in self.named_modules():
+            if not name.endswith("qkv"):  # the attention's input stays Xavier-uniform, as released
+                _begin(part)
 
     def forward(self, state_BKD: Tensor, kept_BK: Tensor) -> Tensor:
         """[B, P, C] of the class token and the patches at `kept_BK`."""

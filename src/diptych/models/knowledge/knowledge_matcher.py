@@ -33,6 +33,15 @@ from diptych.models.towers.towers import image_tower, text_tower
 GAP = "___"
 
 
+def mask_token_id(tokenizer: Tokenizer) -> int:
+    """Index of the token that stands for a hidden word. Raises ConfigError for a vocabulary without one."""
+    ids = [tokenizer.inner.token_to_id(name) for name in ("[MASK]", "<mask>")]
+    token_id = next((number for number in ids if number is not None), None)
+    if token_id is None:
+        raise ConfigError("the tokenizer has no token for hidden words (expected [MASK] or <mask>)")
+    return int(token_id)
+
+
 class KnowledgeMatcher:
     """`PairJudge` of images and texts, whose entities are linked by the graph's names. Every pair costs a forward."""
 
@@ -89,11 +98,12 @@ class KnowledgeMatcher:
         with self._ready() as device:
             vector_VE = self.model.vectors()
             for row, (image, text) in enumerate(zip(images, texts, strict=True)):
-                before, gap, after = text.partition(GAP)
+                before, gap, after = self.tokenizer.cleaned(text).partition(GAP)
                 if not gap:
                     raise ConfigError(f"the text {text!r} has no gap (expected one, written {GAP})")
-                wholes = [f"{before}{candidate}{after}" for candidate in candidates]
-                spans = [(len(before), len(before) + len(candidate)) for candidate in candidates]
+                words = [self.tokenizer.cleaned(candidate) for candidate in candidates]
+                wholes = [f"{before}{word}{after}" for word in words]
+                spans = [(len(before), len(before) + len(word)) for word in words]
                 scores[row] = self._guessed(self._image(image, device), wholes, spans, vector_VE, device)
         return scores
 
@@ -107,7 +117,7 @@ class KnowledgeMatcher:
         for row, here in enumerate(positions):
             hidden_BL[row, here] = True
         text = self._linked(texts, device, hidden_BL)
-        masked_BL = text.text_BL.masked_fill(hidden_BL.to(device), int(self.tokenizer.inner.token_to_id("[MASK]") or 0))
+        masked_BL = text.text_BL.masked_fill(hidden_BL.to(device), mask_token_id(self.tokenizer))
         text_BLD = self.model.text_states(masked_BL, text.mask_BL)
         text_BLD, _ = self.model.fused(text, text_BLD, image_1PD.expand(len(texts), -1, -1), vector_VE)
         values = []

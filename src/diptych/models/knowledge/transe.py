@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from diptych.core.terminal.progress import with_bar
+
 
 class TransE(nn.Module):
     """Distance |h + r - t| in the L1 norm; entities and relations are divided by their L2 norm first, as in OpenKE."""
@@ -29,28 +31,32 @@ def margin_loss(true_M: Tensor, corrupted_MN: Tensor, margin: float = 5.0) -> Te
     return (margin + true_M[:, None] - corrupted_MN).clamp(min=0).mean()
 
 
-def corrupted(
-    triple_M3: Tensor, true_triples: set[tuple[int, int, int]], entities: int, count: int, generator: torch.Generator
-) -> Tensor:
-    """int64 [M, N, 3]: each triple with its head or its tail replaced by a random entity, none of them a known triple (ten tries).
+def head_shares(triple_K3: Tensor) -> Tensor:
+    """float32 [R]: how often the head of a relation's triple is replaced and not its tail, tails per head / (tails per head + heads per
+    tail) ("bernoulli" sampling)."""
+    shares = []
+    for relation in range(int(triple_K3[:, 1].max()) + 1):
+        heads, _, tails = triple_K3[triple_K3[:, 1] == relation].unbind(1)
+        each_head, each_tail = max(1, len(heads.unique())), max(1, len(tails.unique()))  # rows / heads : rows / tails
+        shares.append(each_tail / (each_head + each_tail))
+    return torch.tensor(shares)
 
-    Heads are replaced with probability tails per head / (tails per head + heads per tail) of the relation ("bernoulli" sampling).
-    """
-    shares = {}
-    for relation in {row[1] for row in true_triples}:
-        rows = [(head, tail) for head, other, tail in true_triples if other == relation]
-        tails_per_head = len(rows) / len({head for head, _ in rows})
-        heads_per_tail = len(rows) / len({tail for _, tail in rows})
-        shares[relation] = tails_per_head / (tails_per_head + heads_per_tail)
-    share_M = torch.tensor([shares[relation] for relation in triple_M3[:, 1].tolist()])
-    at_head_MN = torch.rand(len(triple_M3), count, generator=generator) < share_M[:, None]
+
+def corrupted(
+    triple_M3: Tensor, known_K3: Tensor, share_R: Tensor, entities: int, count: int, generator: torch.Generator
+) -> Tensor:
+    """int64 [M, N, 3]: each triple with its head (in `share_R` of the cases, `head_shares`) or its tail replaced by a random entity, none
+    of them a known triple (ten tries)."""
+    at_head_MN = torch.rand(len(triple_M3), count, generator=generator) < share_R[triple_M3[:, 1], None]
     column_MN1 = torch.where(at_head_MN, 0, 2)[..., None]
     made_MN3 = triple_M3[:, None].repeat(1, count, 1)
     wrong_MN = torch.ones(made_MN3.shape[:2], dtype=torch.bool)
+    code_3 = torch.tensor([len(share_R) * entities, entities, 1])  # one number a triple
+    known_K = (known_K3 * code_3).sum(-1)
     for _ in range(10):
         drawn_MN1 = torch.randint(entities, (*made_MN3.shape[:2], 1), generator=generator)
         made_MN3 = torch.where(wrong_MN[..., None], made_MN3.scatter(2, column_MN1, drawn_MN1), made_MN3)
-        wrong_MN = torch.tensor([[tuple(row) in true_triples for row in rows] for rows in made_MN3.tolist()])
+        wrong_MN = torch.isin((made_MN3 * code_3).sum(-1), known_K)
         if not wrong_MN.any():
             break
     return made_MN3
@@ -72,16 +78,15 @@ def train_transe(
     model = TransE(entities, relations, width)
     if not len(triples) or not epochs:
         return model
-    true_triples = {(head, relation, tail) for head, relation, tail in triples.tolist()}
+    share_R = head_shares(triples.unique(dim=0))
     generator = torch.Generator().manual_seed(int(torch.randint(1 << 31, ())))
     optimiser = torch.optim.SGD(model.parameters(), lr=lr)
     size = max(1, len(triples) // batches)
-    for _ in range(epochs):
+    for _ in with_bar(range(epochs), epochs, "passes of TransE"):
         for part in torch.randperm(len(triples), generator=generator).split(size):
             triple_M3 = triples[part]
-            loss = margin_loss(
-                model(triple_M3), model(corrupted(triple_M3, true_triples, entities, negatives, generator)), margin
-            )
+            wrong_MN3 = corrupted(triple_M3, triples, share_R, entities, negatives, generator)
+            loss = margin_loss(model(triple_M3), model(wrong_MN3), margin)
             optimiser.zero_grad()
             loss.backward()
             optimiser.step()

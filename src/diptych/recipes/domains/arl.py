@@ -25,7 +25,7 @@ from diptych.data.text.tokens.whole_words import word_starts
 from diptych.data.text.tokens.word_pieces import train_word_pieces
 from diptych.models.knowledge.graph_attention import edge_counts
 from diptych.models.knowledge.knowledge_fusion import EntityEncoder, FusionFeatures, KnowledgeFusion, LinkedInput
-from diptych.models.knowledge.knowledge_matcher import KnowledgeMatcher
+from diptych.models.knowledge.knowledge_matcher import KnowledgeMatcher, mask_token_id
 from diptych.models.knowledge.linked_texts import link
 from diptych.models.knowledge.transe import train_transe
 from diptych.models.towers.vit import VisionTransformer
@@ -294,11 +294,7 @@ class ARL(PairRecipe[KnowledgeFusion, LinkedBatch, FusionFeatures]):
     @property
     def mask_id(self) -> int:
         """The vocabulary's token for hidden words. Raises ConfigError where it has none."""
-        ids = [self.words().inner.token_to_id(name) for name in ("[MASK]", "<mask>")]
-        token_id = next((number for number in ids if number is not None), None)
-        if token_id is None:
-            raise ConfigError(f"tokenizer {self.tokenizer!r} has no token for hidden words (expected [MASK] or <mask>)")
-        return int(token_id)
+        return mask_token_id(self.words())
 
     def partners(self, draws: Draws) -> tuple[Tensor, Tensor]:
         """Rows [B] of the images that are shown for matching, and int64 [B]: 1 in half of the rows, which have their own. The others

@@ -20,7 +20,7 @@ Letters: N items, K labels, R draws.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from itertools import product
 from typing import Any, ClassVar, Literal
@@ -39,6 +39,7 @@ from diptych.tasks._scoring.chest_metrics import Bools, Floats, best_threshold, 
 from diptych.tasks._scoring.intervals import codes, group_weights, percentiles
 from diptych.tasks._scoring.records import facts_of, with_facts
 from diptych.tasks.domains.head_runs import FineTuning, HeadImages, HeadSwitches, fine_tuned_scores
+from diptych.tasks.domains.patient_splits import patient_of, split_images
 
 Run = tuple[float, bool, bool, float, int]
 """Share of training, the three switches, seed."""
@@ -97,23 +98,20 @@ class BenchX:
 
     def predict(self, model: Embedder, data: Dataset) -> pa.Table:
         """Records: one row a run and an image of validation or test, with its scores."""
-        if self.train is not None:
-            parts: dict[str, Any] = {"train": self.train, "val": self.val, "test": data}
-        else:
-            parts = {
-                "train": data.split(self.train_split),
-                "val": data.split(self.val_split),
-                "test": data.split(self.test_split),
-            }
-        if parts["val"] is None:
-            raise ConfigError("val names no data (expected a validation set beside train)")
-        samples = {part: [sample for sample in rows if sample.image is not None] for part, rows in parts.items()}
-        groups = {part: [self.patient(sample) for sample in rows] for part, rows in samples.items()}
-        refuse_shared_patients(groups)
+        names = {"train": self.train_split, "val": self.val_split, "test": self.test_split}
+        samples = split_images(data, names, train=self.train, val=self.val, column=self.group)
+        groups = {part: [patient_of(sample, self.group) for sample in rows] for part, rows in samples.items()}
         labels = sorted({label for sample in samples["train"] for label in self.labels(sample)})
         if not labels:
             raise DataError(f"'{data.name}' has no labels", field=self.label, expected="a list of labels for each image")
         truth = {part: self.truth(rows, labels) for part, rows in samples.items()}
+        for part in ("val", "test"):
+            if not (truth[part].any(0) & ~truth[part].all(0)).any():
+                raise DataError(
+                    f"no label of '{data.name}' has both positive and negative images in {part}",
+                    field=self.label,
+                    expected="a label that some images have and others do not",
+                )
         pictures = {part: HeadImages(model, [sample.image for sample in rows if sample.image]) for part, rows in samples.items()}
         settings = FineTuning(lr=self.lr, batch_size=self.head_batch, epochs=self.epochs, patience=self.patience)
         rows: dict[str, list[Any]] = {name: [] for name in ("run", "part", "uid", "group", "truth", "score")}
@@ -154,16 +152,7 @@ class BenchX:
         metrics: dict[str, Metric] = {}
         table: list[dict[str, Any]] = []
         for share in sorted({run["share"] for run in facts["runs"]}, reverse=True):
-            numbers = [number for number, run in enumerate(facts["runs"]) if run["share"] == share]
-            settings: dict[str, list[int]] = {}
-            for number in numbers:
-                run = facts["runs"][number]
-                settings.setdefault(HeadSwitches(run["norm"], run["small_head"], run["encoder_rate"]).name, []).append(number)
-            valued = {
-                name: float(np.mean([macro_auroc(*parts[number, "val"][:2]) for number in chosen]))
-                for name, chosen in settings.items()
-            }
-            best = max(valued, key=lambda name: valued[name])
+            settings, valued, best = validated_settings(facts["runs"], parts, share)
             for name, chosen in settings.items():
                 values = [macro_auroc(*parts[number, "test"][:2]) for number in chosen]
                 row = {"share": share, "setting": name, "val": valued[name], "test": float(np.mean(values)), "std": _std(values)}
@@ -217,10 +206,6 @@ class BenchX:
         value = sample.extras.get(self.label)
         return (value,) if isinstance(value, str) and value else tuple(map(str, value or ()))
 
-    def patient(self, sample: Sample) -> str:
-        """Patient of a sample, or its own group."""
-        return str(sample.extras.get(self.group) or sample.group or sample.uid)
-
     def truth(self, samples: Sequence[Sample], labels: Sequence[str]) -> Bools:
         """bool [N, K]."""
         return np.array([[label in self.labels(sample) for label in labels] for sample in samples], bool).reshape(-1, len(labels))
@@ -240,16 +225,18 @@ def read_runs(records: pa.Table) -> dict[tuple[int, str], Part]:
     return {key: (score[chosen], truth[chosen], [table["group"][row] for row in chosen]) for key, chosen in rows.items()}
 
 
-def refuse_shared_patients(groups: dict[str, list[str]]) -> None:
-    """Raises DataError where a patient is in two parts."""
-    for one, other in (("train", "test"), ("train", "val"), ("val", "test")):
-        shared = set(groups[one]) & set(groups[other])
-        if shared:
-            raise DataError(
-                f"{len(shared)} patients are in both {one} and {other}, such as {min(shared)}",
-                field="group",
-                expected="patients in one split",
-            )
+def validated_settings(
+    runs: Sequence[Mapping[str, Any]], parts: Mapping[tuple[int, str], Part], share: float
+) -> tuple[dict[str, list[int]], dict[str, float], str]:
+    """Runs of each setting of the head at a share, its mean AUROC on validation, and the name of the best."""
+    settings: dict[str, list[int]] = {}
+    for number, run in enumerate(runs):
+        if run["share"] == share:
+            settings.setdefault(HeadSwitches(run["norm"], run["small_head"], run["encoder_rate"]).name, []).append(number)
+    valued = {
+        name: float(np.mean([macro_auroc(*parts[number, "val"][:2]) for number in chosen])) for name, chosen in settings.items()
+    }
+    return settings, valued, max(valued, key=lambda name: valued[name])
 
 
 def drawn_rows(groups: Sequence[str], truth_NK: Bools, share: float, *, seed: int) -> list[int]:
@@ -273,14 +260,15 @@ def _std(values: Sequence[float]) -> float:
 
 
 def paired_difference(one: pa.Table, other: pa.Table, *, draws: int = 2000, seed: int = 0) -> tuple[float, float, float]:
-    """AUROC of the runs of `other` less that of `one`, each the mean over runs of the largest share, with a 95 % interval over patients
-    who are drawn alike for both. Raises DataError for records of different test images."""
+    """AUROC of `other` less that of `one`, each that of its setting which is best on validation at the largest share, with a 95 % interval
+    over patients who are drawn alike for both. Raises DataError for records of different test images."""
     sides: list[list[Part]] = []
     for records in (one, other):
         runs = facts_of(records)["runs"]
         most = max(run["share"] for run in runs)
         parts = read_runs(records)
-        sides.append([parts[number, "test"] for number, run in enumerate(runs) if run["share"] == most])
+        settings, _, best = validated_settings(runs, parts, most)
+        sides.append([parts[number, "test"] for number in settings[best]])
     if sides[0][0][2] != sides[1][0][2]:
         raise DataError("records are of different test images", field="group", expected="two encoders on the same data")
     code_N, count = codes(sides[0][0][2])

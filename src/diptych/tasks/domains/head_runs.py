@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from diptych.core.image import ImageSource
 from diptych.data.media.decode import decode
+from diptych.models.io.device import choose_device
 from diptych.models.io.inference import evaluating
 from diptych.models.towers.outputs import Tower
 from diptych.tasks._scoring.chest_metrics import Bools, Floats, macro_auroc
@@ -136,7 +137,8 @@ def fine_tuned_scores(
         torch.manual_seed(seed)
         tower = None if train.tower is None else copy.deepcopy(train.tower)
         width = len(train.batch([0])[0]) if tower is None else tower.width
-        network = EncoderWithHead(tower, width, truth_NK.shape[1], switches)
+        device = choose_device() if tower is None else next(tower.parameters()).device
+        network = EncoderWithHead(tower, width, truth_NK.shape[1], switches).to(device)
         if tower is not None:
             tower.requires_grad_(switches.encoder_rate > 0)
         groups: list[dict[str, Any]] = [{"params": [*network.norm.parameters(), *network.head.parameters()], "scale": 1.0}]
@@ -155,8 +157,8 @@ def fine_tuned_scores(
                 step, total = epoch * steps_an_epoch + number, settings.epochs * steps_an_epoch
                 for group in optimiser.param_groups:
                     group["lr"] = settings.lr * group["scale"] * _share(step, total, settings.warmup)
-                target_BK = torch.from_numpy(truth_NK[part]).float()
-                loss = F.binary_cross_entropy_with_logits(network(train.batch(part)), target_BK)
+                target_BK = torch.from_numpy(truth_NK[part]).float().to(device)
+                loss = F.binary_cross_entropy_with_logits(network(train.batch(part).to(device)), target_BK)
                 optimiser.zero_grad()
                 loss.backward()
                 nn.utils.clip_grad_norm_([p for group in optimiser.param_groups for p in group["params"]], 1.0)
@@ -178,9 +180,11 @@ def fine_tuned_scores(
 def scores_of(network: EncoderWithHead, pictures: HeadImages, batch_size: int) -> Floats:
     """Probabilities [N, K]."""
     blocks = []
+    device = network.head.weight.device
     with torch.no_grad(), evaluating(network):
         for start in range(0, len(pictures), batch_size):
-            blocks.append(network(pictures.batch(range(start, min(start + batch_size, len(pictures))))).sigmoid())
+            part = pictures.batch(range(start, min(start + batch_size, len(pictures)))).to(device)
+            blocks.append(network(part).sigmoid().cpu())
     scores: npt.NDArray[np.float64] = torch.cat(blocks).double().numpy()
     return scores
 

@@ -24,6 +24,7 @@ from diptych.index.embed import embedded_images
 from diptych.tasks._scoring.chest_metrics import retrieval_hits
 from diptych.tasks._scoring.intervals import percentiles, resampled_means
 from diptych.tasks._scoring.records import facts_of, with_facts
+from diptych.tasks.domains.patient_splits import patient_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +67,7 @@ class ReportRetrieval:
         class_N = np.array([self._class(sample.extras) for sample in samples])
         columns: dict[str, Any] = {
             "uid": [sample.uid for sample in samples],
-            "group": [str(sample.extras.get(self.group) or sample.group or sample.uid) for sample in samples],
+            "group": [patient_of(sample, self.group) for sample in samples],
             "class": class_N.tolist(),
         }
         for k in self.ks:
