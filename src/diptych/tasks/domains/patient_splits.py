@@ -28,9 +28,9 @@ def split_images(
     """
     if train is not None and val is None:
         raise ConfigError("val names no data (expected a validation set beside train)")
-    rows = (
-        {"train": train, "val": val, "test": data} if train is not None else {part: data.split(splits[part]) for part in splits}
-    )
+    rows: dict[str, Any] = {"train": train, "val": val, "test": data}
+    if train is None:
+        rows = {part: data.split(name) for part, name in splits.items()}
     parts = {part: [sample for sample in samples if sample.image is not None] for part, samples in rows.items()}
     if empty := [part for part, samples in parts.items() if not samples]:
         raise DataError(
