@@ -52,6 +52,7 @@ class ImageEmbedding(Embedding):
 
 
 def open_timm(spec: str, name: str, weights: str, download: bool) -> Embedding:
+    """Embedder of an image model of timm: `weights` is a file or the word random; "" with `download` takes timm's own."""
     import timm
 
     if not timm.is_model(name):
