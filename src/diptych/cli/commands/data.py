@@ -151,7 +151,7 @@ class DataMapArgs:
 
 @dataclass(frozen=True)
 class DataFetchArgs:
-    name: Annotated[Positional[str], arg(help="openclipart (clipart) | stamps | geography")]
+    name: Annotated[Positional[str], arg(help="openclipart (clipart) | stamps | geography | icons")]
     out: Annotated[Path, arg(help="the folder to build")] = Path()
     json: JSON = False
 
@@ -174,7 +174,7 @@ def main(argv: Sequence[str]) -> int:
         "why": (data_lineage.why, "the whole life of a row: where it came from, what each step said of it, why it is gone"),
         "card": (data_lineage.card, "a data card and Croissant metadata of a folder: counts, licences, sources, steps"),
         "takedown": (data_web.takedown, "samples out of tars, manifest, tables and indexes, for good"),
-        "fetch": (_fetch, "larger real sets from Debian's packages: openclipart, stamps, geography"),
+        "fetch": (_fetch, "larger real sets out of packages: openclipart, stamps, geography, icons"),
     }
     return dispatch("data", subs, argv)
 
@@ -366,7 +366,10 @@ def _shares(text: str) -> dict[str, float]:
 
 def _fetch(argv: Sequence[str]) -> int:
     args = parse(
-        DataFetchArgs, argv, "data fetch", "Download a Debian package without installing it, and build its pictures and texts."
+        DataFetchArgs,
+        argv,
+        "data fetch",
+        "Build a larger real set out of packages: of Debian (downloaded, not installed) or, for icons, of Python.",
     )
     from diptych.data.web.fetch import fetch
 
