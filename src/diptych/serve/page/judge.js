@@ -53,7 +53,7 @@ function save() {
   const address = URL.createObjectURL(new Blob([["query,uid,grade", ...rows].join("\n") + "\n"], { type: "text/csv" }));
   make("a", { href: address, download: "queries.csv" }).click();
   setTimeout(() => URL.revokeObjectURL(address), 10_000);
-  say(`Saved as queries.csv${left ? `, without ${number(left)} that have nothing right` : ""}. Next: diptych index judge INDEX queries.csv`);
+  say(`Saved as queries.csv${left ? `, without ${number(left)} that ${left === 1 ? "has" : "have"} nothing right` : ""}. Next: diptych index judge INDEX queries.csv`);
 }
 
 $("judge").onclick = () => { judging = !judging; show(); };
