@@ -183,16 +183,13 @@ def _build(argv: Sequence[str]) -> int:
     args = parse(DataBuildArgs, argv, "data build", "Write data of any readable form as shards, manifest and tables.")
     if not args.source or args.out == Path():
         raise ConfigError("say from where and to where: diptych data build SRC OUT")
-    from diptych.data.lineage.record import made_now, write_lineage
     from diptych.data.shards.build import build
     from diptych.data.shards.mark import words_of
 
     command = words_of("diptych", "data", "build", *(word for word in argv if word != "--json"))
     options: dict[str, Any] = {"shard_samples": args.shard_samples, "overwrite": args.overwrite}
     pool = _pool(args)
-    report = build(pool, args.out, **options, progress=True, command=command)
-    address = _address(args.source)
-    write_lineage(args.out, [made_now("data build", address, fingerprint=pool.fingerprint, samples=report.samples)], address)
+    report = build(pool, args.out, **options, progress=True, command=command, source=_address(args.source))
     return finish(report.to_json(), report.lines(), args.json)
 
 
