@@ -19,6 +19,9 @@ STORED = ROOT / "docs/measured/device_waits.json"
 PRECISIONS = ("fp32", "bf16")
 TOLERANCE = {"fp32": 1e-4, "bf16": 0.05}
 """Relative. On the processor autocast casts other operators to bf16 than on CUDA."""
+OWN_ANSWERS = 0.02
+"""Absolute, in bf16, where a policy learns from answers that it drew: weights whose last digits differ after the stages before draw other
+tokens. In float32 they draw the same."""
 NOWHERE = ("clip", "siglip", "filip", "locked", "limber", "llava", "minigpt4")
 pytestmark = [
     pytest.mark.slow,
@@ -47,7 +50,8 @@ def results(request: pytest.FixtureRequest) -> dict[tuple[str, str], dict[str, A
 def test_losses_are_those_of_the_processor(slug: str, precision: str, results: dict[tuple[str, str], dict[str, Any]]) -> None:
     row = result_of(slug, precision, results)
     assert "error" not in row, f"{row['error']}\n{row.get('traceback', '')}"
-    assert row["cuda"] == pytest.approx(row["cpu"], rel=TOLERANCE[precision])
+    draws = precision == "bf16" and RECIPES.load(slug).engine == "policy"
+    assert row["cuda"] == pytest.approx(row["cpu"], rel=TOLERANCE[precision], abs=OWN_ANSWERS if draws else None)
     assert row["left_behind"] == [], "tensors of a batch that do not move to the device with it"
     assert row["faults"] == [], "operators that mix devices, or have no kernel"
 

@@ -42,6 +42,8 @@ from diptych.worlds.resolve import resolve
 WORLDS = {"plip_person": "pedestrians?n=32&test=16"}
 WAITS = ("sync", "h2d")
 Each = Callable[[int], None]
+FUSED = "adamw", "sgd"
+"""Optimisers of which torch has a kernel that updates all parameters at once."""
 
 
 def tiny(slug: str) -> tuple[Any, Any]:
@@ -74,6 +76,10 @@ def steps_of(recipe: Any, data: Any, folder: Path, device: str, precision: Any, 
                 if "no samples" not in str(error):
                     raise
                 continue
+            if device == "cuda" and run.optimiser is not None:
+                spec = run.recipe.optimiser()
+                fused = run.optimiser.defaults.get("fused", False)
+                assert fused or spec.kind not in FUSED or spec.adam != "torch", f"{type(run.optimiser).__name__} is not fused"
             hooks = run.hooks.values()
             for hook in hooks:
                 if phase is phases[0]:

@@ -45,6 +45,7 @@ from diptych.core.grounding import PhraseQuery
 from diptych.core.prompt import ImagePart, TextPart
 from diptych.core.registry import RECIPES
 from diptych.data.load.stream import batches
+from diptych.data.media.transforms import ByteImages
 from diptych.models.denseclip.detecting import DenseClipDetectorModel
 from diptych.models.pairs.image_embedder import ImageTowerEmbedder
 from diptych.models.policy.text_generator import TextGenerator
@@ -126,6 +127,27 @@ def test_learns_from_one_batch_and_is_deployed(slug: str, rows: Any, tmp_path: P
         images = [rows[row] for row in (0, 1)]
     for before, after in zip(answers(deployed, images), answers(again, images), strict=True):
         np.testing.assert_allclose(before, after, atol=1e-6)
+
+
+@pytest.mark.parametrize("slug", BUILT)
+def test_pictures_sent_as_bytes_become_the_same_batch(slug: str, rows: Any) -> None:
+    floats, sent = (next(batches(rows, tiny(slug), seed=0, stop=1, uint8_images=wanted)).batch for wanted in (False, True))
+    pairs = list(zip(tensors_of(sent.to("cpu")), tensors_of(floats), strict=True))
+    assert pairs
+    for moved, expected in pairs:
+        torch.testing.assert_close(moved, expected, rtol=0, atol=1e-6)
+    assert slug not in ("clip", "alip", "llava", "mblip", "ptp") or isinstance(sent.image_BCHW, ByteImages)
+
+
+def tensors_of(value: Any) -> list[torch.Tensor]:
+    """Tensors of a batch, those in tuples and in dataclasses too."""
+    if isinstance(value, torch.Tensor):
+        return [value]
+    if dataclasses.is_dataclass(value):
+        return [tensor for field in dataclasses.fields(value) for tensor in tensors_of(getattr(value, field.name))]
+    if isinstance(value, tuple | list):
+        return [tensor for item in value for tensor in tensors_of(item)]
+    return []
 
 
 def embedded(model: Any, images: list[Any]) -> list[Any]:

@@ -265,7 +265,7 @@ def test_caption_and_ask(service: Running) -> None:
 
 def test_info_and_models_name_what_writes(service: Running) -> None:
     info = service.http.get("/info").json()
-    assert info["writers"] == [{"name": "stub/teller", "streams": True, "ranks": True}]
+    assert info["writers"] == [{"name": "stub/teller", "streams": True, "ranks": True, "reduces": False}]
     assert [one["id"] for one in service.http.get("/v1/models").json()["data"]] == ["stub/colours", "stub/teller"]
 
 

@@ -25,7 +25,7 @@ CHECKS = [not_a_server_error, status_code_conformance, response_schema_conforman
 
 LIMITS = Limits(body_bytes=200_000, image_pixels=10_000, inputs=4, text_characters=200, k=20, seconds=20)
 PATHS = ["/v1/embeddings", "/v1/chat/completions", "/v1/models", "/v1/models/{model_id}", "/search", "/classify", "/detect",
-         "/explain", "/locate", "/words", "/caption", "/ask", "/items/{uid}", "/image/{uid}",
+         "/explain", "/locate", "/words", "/caption", "/ask", "/tokens", "/items/{uid}", "/image/{uid}",
          "/cloud/{uid}", "/healthz", "/readyz", "/info", "/metrics"]  # fmt: skip
 
 
@@ -56,6 +56,7 @@ def operations() -> list[tuple[str, str]]:
         "/words",
         "/caption",
         "/ask",
+        "/tokens",
     }
     found = [(path, "POST" if path in posts else "GET") for path in PATHS]
     return [*found, ("/search", "POST")]

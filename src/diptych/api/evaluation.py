@@ -22,6 +22,7 @@ from diptych.api.checking import default_task
 from diptych.api.data import data_of, read
 from diptych.api.models import load, run_of
 from diptych.api.recipes import recipe_of
+from diptych.api.reported_tokens import token_sections
 
 
 def evaluate(
@@ -220,5 +221,7 @@ def report(run: str | Path, data: Any = None) -> Path:
     from diptych.report.pages.run import run_report
 
     folder = RunFolder.open(Path(run))
-    there = data is not None or folder.state.get("source", "")
-    return run_report(folder, data_of(folder, data) if there else None)
+    if data is None and not folder.state.get("source", ""):
+        return run_report(folder)
+    shown = data_of(folder, data)
+    return run_report(folder, shown, token_sections(folder, shown))

@@ -22,6 +22,9 @@ from diptych.data.media.transforms import Share, visible_share
 from diptych.models.bridges.writer import BridgeGenerator
 from diptych.models.io.inference import evaluating
 
+REDUCING = ("merging", "pooled", "shuffled")
+"""Kinds of connectors that make fewer tokens than there are patches."""
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TokenSources:
@@ -61,6 +64,11 @@ class TokenSources:
             "box": list(self.box),
         }
         return {**facts, "owner": self.owners.tolist()}
+
+
+def reduces_tokens(model: Any) -> bool:
+    """True for a model whose language model reads fewer image tokens than there are patches, so that `token_sources` answers."""
+    return isinstance(model, BridgeGenerator) and hasattr(model.bridge.connector, "reduce")
 
 
 def token_sources(model: BridgeGenerator, images: Sequence[ImageSource]) -> TokenSources:

@@ -139,6 +139,14 @@ class WordsRequest(ImageOrUid):
     model: str | None = Name
 
 
+class TokensRequest(ImageOrUid):
+    """Patches of a picture that each image token of a language model stands for."""
+
+    image: str | None = Picture
+    uid: str | None = Field(default=None, description="an item that is there, instead of an image")
+    model: str | None = Name
+
+
 class EmbeddingObject(BaseModel):
     object: Literal["embedding"]
     index: int
@@ -306,6 +314,14 @@ class WordsAnswer(BaseModel):
     places: list[list[list[float]]] = Field(description="[words][rows][columns]: the weight that each part alone would give")
 
 
+class TokensAnswer(BaseModel):
+    tokens: int = Field(description="image tokens that the language model reads")
+    rows: int
+    columns: int
+    box: list[float] = Field(description="part of the picture that the grid covers: x0, y0, x1, y1 as shares of its sides")
+    owner: list[list[int]] = Field(description="[rows][columns]: token in which each patch has its largest share, -1 for none")
+
+
 class ModelInfo(BaseModel):
     name: str
     fingerprint: str
@@ -324,6 +340,7 @@ class WriterInfo(BaseModel):
     name: str
     streams: bool = Field(description="whether it gives away words while it writes")
     ranks: bool = Field(description="whether it says how likely given answers are")
+    reduces: bool = Field(description="whether /tokens says which patches its image tokens stand for")
 
 
 class InfoAnswer(BaseModel):

@@ -58,10 +58,10 @@ def build_optimiser(model: nn.Module, spec: Optimiser) -> torch.optim.Optimizer:
         return CorrectedAdamW(lists, lr=spec.lr, betas=spec.betas, eps=spec.eps)
     if spec.kind == "adamw":
         adam = torch.optim.Adam if spec.coupled_decay else torch.optim.AdamW
-        return adam(lists, lr=spec.lr, betas=spec.betas, eps=spec.eps, fused=_fusable(groups))
+        return adam(lists, lr=spec.lr, betas=spec.betas, eps=spec.eps, fused=_fusable(groups, "cpu", "cuda"))
     if spec.kind == "sgd":
         kind = torch.optim.SGD if spec.coupled_decay else _DecoupledSGD
-        return kind(lists, lr=spec.lr, momentum=spec.betas[0])
+        return kind(lists, lr=spec.lr, momentum=spec.betas[0], fused=_fusable(groups, "cuda") or None)
     if spec.kind == "lamb" and spec.lamb == "plain":
         return PlainLamb(lists, lr=spec.lr, betas=spec.betas, eps=spec.eps)
     # timm's optimisers bring all of timm and torchvision: only who asks for one waits for them.
@@ -231,8 +231,9 @@ def rule_of(name: str, rules: tuple[Rule, ...]) -> Rule | None:
     return next((rule for rule in rules if re.search(rule.pattern, name)), None)
 
 
-def _fusable(groups: dict[tuple[float, bool, float, bool], list[nn.Parameter]]) -> bool:
-    return all(p.device.type in ("cpu", "cuda") and p.is_floating_point() for parameters in groups.values() for p in parameters)
+def _fusable(groups: dict[tuple[float, bool, float, bool], list[nn.Parameter]], *devices: str) -> bool:
+    """True where one kernel can update all parameters: they are of floats and on one of these kinds of devices."""
+    return all(p.device.type in devices and p.is_floating_point() for parameters in groups.values() for p in parameters)
 
 
 def state_by_name(model: nn.Module, memory: Mapping[Any, dict[str, Any]]) -> dict[str, tuple[torch.Size, dict[str, Any]]]:

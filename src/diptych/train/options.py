@@ -10,6 +10,7 @@ from diptych.core.errors import ConfigError
 
 Precision = Literal["auto", "fp32", "bf16", "fp64"]
 Deterministic = Literal["auto", "yes", "no"]
+Uint8Images = Literal["auto", "yes", "no"]
 Shard = Literal["none", "ddp", "fsdp"]
 
 
@@ -51,6 +52,8 @@ class TrainOptions:
                  2 for every second one, 0 for none. Slower, for models or batches that do not fit; gradients stay the same
     deterministic  kernels that give the same bits each time, where PyTorch has them: "auto" on the processor and not on a GPU, where they
                  cost speed; "yes", "no"
+    uint8_images  pictures are sent to the device as bytes, a quarter of what floats take, and normalised there: "auto" on any device but
+                 the processor; "yes", "no". Recipes that change normalised pictures in the loader send floats either way
     profile      steps that are traced after the first three, into trace.json of the run (trace-1.json and so on of further processes),
                  for chrome://tracing or Perfetto
     init         a .safetensors file, or the address of a model, whose tensors of equal name and shape are the start
@@ -85,6 +88,7 @@ class TrainOptions:
     compile: bool = False
     checkpoint_layers: int = 0
     deterministic: Deterministic = "auto"
+    uint8_images: Uint8Images = "auto"
     profile: int = 0
     init: str = ""
     download: bool = False

@@ -11,7 +11,7 @@ import torch
 
 from diptych.core.machine import processor_flags, usable_cores
 from diptych.models.io.device import choose_device
-from diptych.train.options import Deterministic, Precision
+from diptych.train.options import Deterministic, Precision, Uint8Images
 
 Autocast = Callable[[], AbstractContextManager[object]]
 """Opens a fresh region each time: the cast weights of a region that ran without gradient must not serve one that needs it."""
@@ -56,6 +56,11 @@ def loader_workers(requested: int, device: torch.device) -> int:
 def wants_deterministic(requested: Deterministic, device: torch.device) -> bool:
     """Resolve "auto": yes on the processor, no on a GPU."""
     return requested == "yes" or (requested == "auto" and device.type == "cpu")
+
+
+def wants_uint8_images(requested: Uint8Images, device: torch.device) -> bool:
+    """Resolve "auto": no on the processor, yes on any other device."""
+    return requested == "yes" or (requested == "auto" and device.type != "cpu")
 
 
 @contextmanager

@@ -46,7 +46,7 @@ from diptych.train.optimise import (
 from diptych.train.options import TrainOptions
 from diptych.train.parallel import DistributedContext, barrier, unsynced, wrap
 from diptych.train.part_norms import PartNorms
-from diptych.train.precision import autocast, choose_precision, loader_workers
+from diptych.train.precision import autocast, choose_precision, loader_workers, wants_uint8_images
 from diptych.train.stages import Phase, plan, stage_data
 from diptych.train.step_log import StepLog
 from diptych.train.tuning.fine_tuning import KEY, begin_tuning, check_adapters_used, deployable, tuning_hooks, tuning_of
@@ -99,6 +99,7 @@ class Training:
         self.precision = choose_precision(options.precision, world.device)
         self.autocast = autocast(self.precision, world.device)
         self._workers = loader_workers(options.workers, world.device)
+        self._uint8_images = wants_uint8_images(options.uint8_images, world.device)
         self._order: Order = order
         self._stream: Iterator[Step] = iter(())
         self._saved = -1
@@ -231,6 +232,7 @@ class Training:
             bad_limit=self.options.bad_limit,
             known_bad=quarantined(self.folder),
             order=self._order,
+            uint8_images=self._uint8_images,
         )
 
     # ------------------------------------------------------------ one step

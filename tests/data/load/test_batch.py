@@ -1,4 +1,4 @@
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,7 @@ from diptych.core.randomness import keyed_rng
 from diptych.core.rows import Rows
 from diptych.core.sample import Sample, Text
 from diptych.data.load.batch import TensorBatch, choose_text, group_ids, pair_batch
-from diptych.data.media.transforms import HALF, Preprocess
+from diptych.data.media.transforms import HALF, ByteImages, Preprocess
 from diptych.data.text.tokenize import Tokenizer
 
 TEXTS = (Text("a red bus", "en"), Text("the bus", "en"), Text("ein Bus", "de"), Text("a tree", "en", "negative"), Text("bus", ""))
@@ -85,6 +85,30 @@ def test_pair_batch_is_a_function_of_the_draws():
     assert first.text_mask_BL.dtype == torch.bool
     assert first.truncated == 0
     assert made(draws(texts=(Text("one long text about a red bus"),))).truncated == 6
+
+
+def test_pictures_sent_as_bytes_are_normalised_where_they_arrive():
+    """All 256 values of each channel, in double precision; a quarter of the bytes travels."""
+    given, mean, std = draws(1), (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+    every_HWC = np.random.default_rng(0).permuted(np.tile(np.arange(256, dtype=np.uint8), (3, 4)), axis=1).reshape(3, 32, 32)
+    given = Draws((replace(given[0], image_HWC=every_HWC.transpose(1, 2, 0)),), keyed_rng(0), uint8_images=True)
+    words = Tokenizer.train([t.string for t in TEXTS], 270)
+    sent = pair_batch(given, preprocess=Preprocess(32, mean, std), tokenizer=words, text_length=12, crop_scale=(1, 1))
+    assert isinstance(sent.image_BCHW, ByteImages)
+    assert sent.image_BCHW.pixel_BHWC.nbytes == 32 * 32 * 3
+    expected = (every_HWC / 255.0 - np.array(mean)[:, None, None]) / np.array(std)[:, None, None]
+    image_BCHW = sent.to("cpu").image_BCHW
+    assert image_BCHW.is_contiguous()
+    np.testing.assert_allclose(image_BCHW[0].numpy(), expected, atol=1e-6, rtol=0)
+    floats = pair_batch(
+        replace(given, uint8_images=False),
+        preprocess=Preprocess(32, mean, std),
+        tokenizer=words,
+        text_length=12,
+        crop_scale=(1, 1),
+    )
+    assert torch.equal(floats.image_BCHW, image_BCHW), "on the processor to the last bit"
+    assert sent.to("meta").image_BCHW.shape == (1, 3, 32, 32)
 
 
 def test_a_draw_does_not_depend_on_its_neighbours():

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
 import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
 import pytest
+from killed_runs import kill_at, start
 
 from diptych.cli import main
 from diptych.core.run_folder import RunFolder
@@ -93,21 +91,6 @@ def cut_back(out: Path, step: int) -> None:
                 file.unlink()
             path.rmdir()
     folder.write_state(status="running", step=step)
-
-
-def start(command: list[str]) -> subprocess.Popen[str]:
-    return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
-
-
-def kill_at(out: Path, step: int, process: subprocess.Popen[str]) -> None:
-    """Kill -9 of a process and all that it started, once a checkpoint is there."""
-    until = time.monotonic() + 240
-    while not any(path.name >= f"step-{step:08}" for path in (out / "checkpoints").glob("step-*")):
-        assert process.poll() is None, process.stderr and process.stderr.read()
-        assert time.monotonic() < until, "no checkpoint came"
-        time.sleep(0.02)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
 
 
 @pytest.mark.slow

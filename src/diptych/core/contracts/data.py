@@ -66,11 +66,13 @@ class Draws(Sequence[Draw]):
 
     rng   keyed by (seed, step) alone, so equal on all ranks: label lists, batch-wide negatives
     step  counts optimiser steps from 0
+    uint8_images  pictures of the batch may be sent to the device as bytes (`Preprocess.batched`)
     """
 
     items: tuple[Draw, ...]
     rng: np.random.Generator
     step: int = 0
+    uint8_images: bool = False
 
     def __len__(self) -> int:
         return len(self.items)

@@ -18,7 +18,7 @@ from diptych.core.errors import DataError
 from diptych.core.randomness import keyed_seed
 from diptych.core.rows import Rows, row_fields
 from diptych.core.sample import Sample, Text
-from diptych.data.media.transforms import TORCHVISION, CropForm, Preprocess, flipped, random_crop
+from diptych.data.media.transforms import TORCHVISION, ByteImages, CropForm, Preprocess, flipped, random_crop
 from diptych.data.text.captions.sides import Sides, mirrored
 from diptych.data.text.captions.variants import UNIFORM
 from diptych.data.text.tokenize import Tokenizer
@@ -55,18 +55,19 @@ class TensorBatch:
         return replace(self, **cut)
 
     def to(self, device: torch.device | str) -> Self:
-        return self._tensors(lambda tensor: tensor.to(device, non_blocking=True))
+        """The batch on a device; pictures that came as bytes (`ByteImages`) are normalised there."""
+        return self._mapped(lambda value: value.to(device, non_blocking=True) if isinstance(value, Tensor) else value.to(device))
 
     def pin_memory(self) -> Self:
         """Page-locked copies, from which `to` a GPU does not block; called by the loader."""
-        return self._tensors(lambda tensor: tensor.pin_memory())
+        return self._mapped(lambda value: value.pin_memory())
 
-    def _tensors(self, change: Callable[[Tensor], Tensor]) -> Self:
+    def _mapped(self, change: Callable[[Tensor | ByteImages], Tensor | ByteImages]) -> Self:
         return replace(self, **{field.name: _map_tensors(getattr(self, field.name), change) for field in fields(self)})
 
 
-def _map_tensors(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
-    if isinstance(value, Tensor):
+def _map_tensors(value: Any, change: Callable[[Tensor | ByteImages], Tensor | ByteImages]) -> Any:
+    if isinstance(value, Tensor | ByteImages):
         return change(value)
     if isinstance(value, tuple | list):
         return type(value)(_map_tensors(item, change) for item in value)
@@ -133,7 +134,7 @@ def pair_batch(
         images.append(shown_HWC if augment is None else augment(shown_HWC, draw.rng))
     encoded = tokenizer.encode(texts, text_length)
     return PairBatch(
-        image_BCHW=preprocess(images),
+        image_BCHW=preprocess.batched(images, draws.uint8_images),
         text_BL=torch.from_numpy(encoded.ids_BL),
         text_mask_BL=torch.from_numpy(encoded.mask_BL),
         group_B=group_ids(draws),
@@ -166,7 +167,7 @@ def triplet_batch(
     first, second = (tokenizer.encode([pair[path] for pair in texts], text_length) for path in (0, 1))
     mismatched = [-1 if (state := draw.sample.extras.get("mismatched")) is None else int(bool(state)) for draw in draws]
     return TripletBatch(
-        image_BCHW=preprocess([shown_HWC for shown_HWC, _ in seen]),
+        image_BCHW=preprocess.batched([shown_HWC for shown_HWC, _ in seen], draws.uint8_images),
         text_BL=torch.from_numpy(first.ids_BL),
         text_mask_BL=torch.from_numpy(first.mask_BL),
         group_B=group_ids(draws),

@@ -85,12 +85,14 @@ def batches(
     bad_limit: float = 0.01,
     known_bad: Collection[str] = (),
     order: Order = order,
+    uint8_images: bool = False,
 ) -> Iterator[Step]:
     """Steps start..stop-1 of the run with this seed.
 
     A step takes `recipe.batch_size` positions of the concatenated epochs, and process `rank` of `world` its contiguous part. A
     sample that cannot be used is reported in `Step.failures` and replaced by the first usable row that comes a batch later in the
-    order, so that no row of the batch is taken twice. `known_bad` uids count as met already.
+    order, so that no row of the batch is taken twice. `known_bad` uids count as met already. With `uint8_images` recipes that can keep
+    pictures as bytes until the batch moves to its device.
 
     Raises `DataError` when more than `bad_limit` of the samples (and more than a handful) were unusable, each counted once; every
     process counts those that it met.
@@ -104,7 +106,7 @@ def batches(
     if len(data) == 0:
         raise DataError(f"'{data.name}' has no samples", expected="at least one")
     return _stop_at_bad_limit(
-        _loader(StepData(data, recipe, seed, rank, world, order), start, stop, workers), data, bad_limit, known_bad
+        _loader(StepData(data, recipe, seed, rank, world, order, uint8_images), start, stop, workers), data, bad_limit, known_bad
     )
 
 
@@ -171,8 +173,18 @@ def _end_with_parent(parent: int) -> None:
 class StepData(MapDataset[Any]):
     """Item k is step k. Holds no state, so any process can make any step."""
 
-    def __init__(self, data: Dataset, recipe: Recipe, seed: int, rank: int = 0, world: int = 1, order: Order = order) -> None:
+    def __init__(
+        self,
+        data: Dataset,
+        recipe: Recipe,
+        seed: int,
+        rank: int = 0,
+        world: int = 1,
+        order: Order = order,
+        uint8_images: bool = False,
+    ) -> None:
         self.data, self.recipe, self.seed, self.rank, self.world, self.order = data, recipe, seed, rank, world, order
+        self.uint8_images = uint8_images
         self._ahead = AheadFetcher(data)
 
     def __getitem__(self, step: int) -> Step | _WorkerError:
@@ -197,7 +209,8 @@ class StepData(MapDataset[Any]):
                 failures.append(draw)
                 draw = self._later(first + position + size, failures)
             draws.append(draw)
-        batch = self.recipe.batch(Draws(tuple(draws), rng=keyed_rng(self.seed, "step", step), step=step))
+        rng = keyed_rng(self.seed, "step", step)
+        batch = self.recipe.batch(Draws(tuple(draws), rng=rng, step=step, uint8_images=self.uint8_images))
         return Step(step, batch, tuple(dict.fromkeys(failures)))
 
     def _later(self, position: int, failures: list[SampleFailure]) -> Draw:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -36,6 +36,33 @@ LUMA: Triple = (0.299, 0.587, 0.114)
 """Shares of red, green and blue in the luma of ITU-R 601."""
 
 FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR, "lanczos": Image.Resampling.LANCZOS}
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ByteImages:
+    """uint8 pictures that a batch holds in the place of image_BCHW on its way to the device; `to` gives the normalised tensor.
+
+    Values equal those of `Preprocess.normalise` up to rounding: a GPU divides by a constant as it multiplies by its inverse.
+    """
+
+    pixel_BHWC: Tensor
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def __len__(self) -> int:
+        return len(self.pixel_BHWC)
+
+    def pin_memory(self) -> Self:
+        """Page-locked, so that `to` a GPU does not block."""
+        return replace(self, pixel_BHWC=self.pixel_BHWC.pin_memory())
+
+    def to(self, device: torch.device | str) -> Tensor:
+        """image_BCHW on the device, float32: (value / 255 - mean) / std, in this order of operations."""
+        moved_BHWC = self.pixel_BHWC.to(device, non_blocking=True)
+        image_BCHW = moved_BHWC.permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.contiguous_format).div_(255)
+        for channel, (mean, std) in enumerate(zip(self.mean, self.std, strict=True)):  # numbers: a tensor of them would be a copy
+            image_BCHW[:, channel].sub_(mean).div_(std)
+        return image_BCHW
 
 
 @dataclass(frozen=True)
@@ -95,6 +122,13 @@ class Preprocess:
         if not images:
             return torch.zeros(0, 3, self.height or self.size, self.size)
         return self.normalise(np.stack([self.square(image_HWC) for image_HWC in images]))
+
+    def batched(self, images: Sequence[Pixels], uint8: bool) -> Tensor:
+        """image_BCHW of a batch, or with `uint8` the `ByteImages` that become it once the batch moves to its device."""
+        if not uint8 or not images:
+            return self(images)
+        pixel_BHWC = torch.from_numpy(np.stack([self.square(image_HWC) for image_HWC in images]))
+        return cast("Tensor", ByteImages(pixel_BHWC, self.mean, self.std))
 
     def square(self, image_HWC: Pixels) -> Pixels:
         """One image as uint8 [size, size, 3], or [height, size, 3]."""

@@ -174,7 +174,7 @@ class MBLIP(InstructionRecipe):
         """The pictures behind the first, as many as the fullest row has, and which of them there are."""
         shown = [draw.media.get(SEVERAL, ()) for draw in draws]
         most = max(map(len, shown))
-        more_BMCHW = laid.image_BCHW.new_zeros(len(shown), most, *laid.image_BCHW.shape[1:])
+        more_BMCHW = torch.zeros(len(shown), most, 3, self.preprocess.size, self.preprocess.size)
         for row, (draw, images) in enumerate(zip(draws, shown, strict=True)):
             views = [view(replace(draw, image_HWC=one), self.image_size, self.crop, self.flip) for one in images]
             if views:

@@ -175,7 +175,7 @@ class PTP(BlockPromptRecipe[BlipTraining, PairBatch, BlipFeatures]):
         texts = [text for _, text in shown]
         encoded = self.words().encode(texts, self.text_length)
         return PairBatch(
-            image_BCHW=self.preprocess([image_HWC for image_HWC, _ in shown]),
+            image_BCHW=self.preprocess.batched([image_HWC for image_HWC, _ in shown], draws.uint8_images),
             text_BL=torch.from_numpy(encoded.ids_BL),
             text_mask_BL=torch.from_numpy(encoded.mask_BL),
             group_B=group_ids(draws),

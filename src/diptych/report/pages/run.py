@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +26,9 @@ MAIN = ("r@1", "acc@1", "r@5", "r@50")
 SKIPPED = {"step", "kind", "loss", "lr", "grad_norm", "images_per_second", "seconds", "tflops", "mfu"}
 
 
-def run_report(folder: RunFolder, data: Dataset | None = None) -> Path:
-    """Writes `report.html` of a run and returns its path. With `data`, pictures of samples, answers and failures are shown."""
+def run_report(folder: RunFolder, data: Dataset | None = None, further: Sequence[page.Section] = ()) -> Path:
+    """Writes `report.html` of a run and returns its path. With `data`, pictures of samples, answers and failures are shown; `further`
+    sections stand behind them."""
     state, lines = folder.state, list(folder.metrics())
     results = stored_results(folder.records)
     album = Album(data) if data is not None else None
@@ -41,6 +43,7 @@ def run_report(folder: RunFolder, data: Dataset | None = None) -> Path:
         turned = [block for kept in results for block in turntables(kept, album, up=cloud_up(folder.model))]
         note = page.text("Clouds drawn at random, from all around, with the texts that are nearest to them.", note=True)
         sections.append(page.Section("Point clouds", (note, *turned) if turned else ()))
+    sections += further
     sections.append(page.Section("How it was made", configuration_blocks(folder, state)))
     title = f"{state['slug']} on {state.get('data', {}).get('name', 'data')}"
     lead = f"A run of diptych: {state['status']} after {state.get('step', 0):,} steps."

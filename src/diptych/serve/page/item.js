@@ -6,7 +6,7 @@ import { cloudPanel } from "./cloud.js";
 import { $, inert, make, number, shape } from "./dom.js";
 import { rove } from "./focus.js";
 import { locatePanel } from "./locate.js";
-import { becomesPanel, detectPanel, graphPanel, wordsPanel } from "./panels.js";
+import { becomesPanel, detectPanel, graphPanel, tokensPanel, wordsPanel } from "./panels.js";
 import { example } from "./search.js";
 import { lay, view } from "./stage.js";
 import { chosen, current, empty, found, info, searchable, state, visible } from "./state.js";
@@ -107,6 +107,7 @@ function itemTabs(item) {
   if (item.graph) tabs.push(["Relations", () => graphPanel(item.graph, "In the data")]);
   if (item.image && info.detector) tabs.push(["Detect", () => detectPanel()]);
   if (item.image && info.writers.length) tabs.push(["Ask", () => tellPanel()]);
+  if (item.image && info.writers.some(writer => writer.reduces)) tabs.push(["Tokens", () => tokensPanel()]);
   const buttons = tabs.map(([name, open], place) => make("button", { type: "button", class: "button", "aria-pressed": String(place === 0), onclick: () => {
     for (const other of buttons) other.setAttribute("aria-pressed", String(other === buttons[place]));
     $("item").classList.toggle("graph", name === "Relations" || name === "Detect");

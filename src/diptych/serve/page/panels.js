@@ -74,6 +74,49 @@ function bars(found, out) {
     make("p", { class: "quiet" }, `${found.words.length} of ${found.count} words, heaviest first. Choose one to see where it stands.`), inner);
 }
 
+export async function tokensPanel() {   // which patches each image token of a language model stands for
+  const out = make("div", {}), mine = view.shown;
+  lay();
+  $("panel").replaceChildren(out);
+  out.replaceChildren(make("p", { class: "quiet" }, "Asking the model …"));
+  try {
+    const writer = info.writers.find(one => one.reduces && one.name === current()?.name) ?? info.writers.find(one => one.reduces);
+    const found = await ask("tokens", { ...pictureBody(), model: writer.name });
+    if (view.shown === mine) outlines(found, out);
+  } catch (error) { out.replaceChildren(make("p", { class: "error" }, error.message)); }
+}
+
+function outlines(found, out) {
+  const CELL = 16, { rows, columns, owner } = found, [x0, y0, x1, y1] = found.box;
+  const canvas = make("canvas", { width: columns * CELL, height: rows * CELL, "aria-hidden": "true" });
+  Object.assign(canvas.style, { left: 100 * x0 + "%", top: 100 * y0 + "%", width: 100 * (x1 - x0) + "%", height: 100 * (y1 - y0) + "%" });
+  const chooser = make("input", { type: "range", min: 0, max: found.tokens, value: 0, "aria-label": "Token" }), count = make("span", {});
+  const paint = token => {   // token 0 is none: lines alone
+    const pen = canvas.getContext("2d");
+    let patches = 0;
+    pen.clearRect(0, 0, canvas.width, canvas.height);
+    owner.forEach((line, row) => line.forEach((own, column) => {
+      const [x, y] = [column * CELL, row * CELL];
+      if (own === token - 1) patches += 1;
+      else if (token) { pen.fillStyle = "rgb(12 16 32 / .7)"; pen.fillRect(x, y, CELL, CELL); }
+      pen.fillStyle = "#fff";
+      if (column && line[column - 1] !== own) pen.fillRect(x - 1, y, 2, CELL);
+      if (row && owner[row - 1][column] !== own) pen.fillRect(x, y - 1, CELL, 2);
+    }));
+    count.textContent = token ? `Token ${token} of ${found.tokens}: ${patches} patches` : "All tokens";
+  };
+  const choose = token => { chooser.value = token; paint(token); };
+  chooser.addEventListener("input", () => paint(Number(chooser.value)));
+  canvas.addEventListener("pointerdown", event => {
+    const area = canvas.getBoundingClientRect();
+    choose(1 + owner[Math.min(rows - 1, Math.floor((event.clientY - area.top) / area.height * rows))][Math.min(columns - 1, Math.floor((event.clientX - area.left) / area.width * columns))]);
+  });
+  lay(canvas);
+  out.replaceChildren(make("label", {}, chooser, " ", count),
+    make("p", { class: "quiet" }, `${found.tokens} tokens for ${rows} × ${columns} patches. Lines: between patches of different tokens. Choose a token here, or in the picture.`));
+  paint(0);
+}
+
 export function detectPanel() {
   const objects = make("input", { value: info.objects.slice(0, 20).join(", "), "aria-label": "Things to look for", placeholder: "things: person, dog" });
   const relations = make("input", { value: info.relations.slice(0, 20).join(", "), "aria-label": "Relations to look for", placeholder: "relations: riding, holding" });

@@ -1,4 +1,5 @@
-"""POST /caption and /ask: a caption, and an answer in free text or the likeliest of given ones."""
+"""POST /caption, /ask and /tokens: a caption, an answer in free text or the likeliest of given ones, and the patches that image tokens
+stand for."""
 
 from __future__ import annotations
 
@@ -7,12 +8,13 @@ from typing import Any
 from fastapi import FastAPI, Response
 
 from diptych.api import ask
+from diptych.pipelines.token_sources import TokenSources, reduces_tokens, token_sources
 from diptych.serve.answers import jsonable
 from diptych.serve.chat_schema import AskAnswer, AskRequest, CaptionAnswer, CaptionRequest
 from diptych.serve.generation import GenerationRequest, GenerationStream
 from diptych.serve.refusals import RequestError, SafeJsonResponse
 from diptych.serve.routes.chat import max_new_tokens
-from diptych.serve.schema import text_of, texts_of
+from diptych.serve.schema import TokensAnswer, TokensRequest, text_of, texts_of
 from diptych.serve.service import Service
 
 
@@ -45,4 +47,20 @@ def add(app: FastAPI, service: Service) -> None:
         choice = await service.submit(side.model, rank, inside=[picture], times=len(choices))
         return SafeJsonResponse(
             jsonable({"model": side.name, "answer": choice.text, "shares": choice.shares, "nats": choice.nats})
+        )
+
+    @app.post("/tokens", response_model=TokensAnswer)
+    async def tokens_of(request: TokensRequest) -> Response:
+        """Patches of a picture that each image token of a language model stands for, where the model reduces them."""
+        side = service.writer(request.model)
+        if not reduces_tokens(side.model):
+            raise RequestError(422, f"'{side.name}' reduces no image tokens (expected a model such as simvlg or mono_internvl)")
+        picture = await service.request_picture(request.image, request.uid)
+        sources: TokenSources = await service.submit(
+            side.model, lambda texts, images: token_sources(side.model, [picture]), inside=[picture]
+        )
+        rows, columns = sources.owners.shape[1:]
+        owner = sources.owners[0].tolist()  # a model of clips has the picture in every frame
+        return SafeJsonResponse(
+            {"tokens": len(sources.share_KTHW), "rows": rows, "columns": columns, "box": list(sources.box), "owner": owner}
         )

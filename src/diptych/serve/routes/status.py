@@ -10,6 +10,7 @@ from fastapi import FastAPI, Path, Response
 
 from diptych import __version__
 from diptych.core.contracts import Streamer
+from diptych.pipelines.token_sources import reduces_tokens
 from diptych.serve.refusals import RequestError, SafeJsonResponse
 from diptych.serve.schema import InfoAnswer, ModelInfo, ModelList, ModelObject, ServiceStatus, WriterInfo
 from diptych.serve.service import ServedModel, Service
@@ -35,7 +36,12 @@ def add(app: FastAPI, service: Service) -> None:
         return InfoAnswer(
             models=models,
             writers=[
-                WriterInfo(name=side.name, streams=isinstance(side.model, Streamer), ranks=side.ranks)
+                WriterInfo(
+                    name=side.name,
+                    streams=isinstance(side.model, Streamer),
+                    ranks=side.ranks,
+                    reduces=reduces_tokens(side.model),
+                )
                 for side in service.writers.values()
             ],
             data=bool(service.data),

@@ -169,7 +169,8 @@ class BridgeRecipe(LanguageModelRecipe[Bridge, BridgeBatch, AnswerLikelihood]):
 
     def laid(self, draws: Draws, rows: Sequence[Sequence[Piece]]) -> BridgeBatch:
         """The images of the draws beside rows of their pictures and words."""
-        image_BCHW = self.preprocess([view(draw, self.image_size, self.crop, self.flip) for draw in draws])
+        views = [view(draw, self.image_size, self.crop, self.flip) for draw in draws]
+        image_BCHW = self.preprocess.batched(views, draws.uint8_images)
         laid = lay_out(rows, self.words(), length=self.text_length, names=[draw.sample.uid for draw in draws])
         return BridgeBatch(image_BCHW, laid.id_BL, laid.slot_BL, laid.mask_BL, laid.answer_BL, laid.truncated, laid.places)
 

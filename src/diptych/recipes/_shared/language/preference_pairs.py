@@ -119,7 +119,7 @@ class PreferencePairRecipe(VisualInstructionRecipe):
                 rows.append(last_answer_only(row) if pair.turns else row)
                 cut += longer
         twice = tuple(one for draw in draws for one in (replace(draw, rng=copy.deepcopy(draw.rng)), draw))
-        made = self.laid(Draws(twice, draws.rng, draws.step), rows)
+        made = self.laid(replace(draws, items=twice), rows)
         values = {each.name: getattr(made, each.name) for each in fields(made)} | {"truncated": made.truncated + cut}
         return AnswerPairBatch(**values, reference_B=_stored_references(given))
 
