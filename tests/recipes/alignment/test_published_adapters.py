@@ -35,7 +35,7 @@ def llava() -> Bridge:
     [(replace(RLAIFV.lora(), pairs=True), 64, 1), (replace(STIC.paper(), pairs=True), 128, 1), (DrLLaVA.paper(), 64, 2)],
 )
 def test_adapters_of_seven_billion(recipe: Any, rank: int, networks: int, llava: Bridge, monkeypatch: pytest.MonkeyPatch) -> None:
-    """159,907,840 parameters of rank 64, published for LLaMA of 7B with adapters on every linear map; Dr-LLaVA's value model has as many."""
+    """159,907,840 parameters of rank 64, published for LLaMA of 7B, as many in Dr-LLaVA's value model."""
     monkeypatch.setattr(VisualInstructionRecipe, "model", lambda self: llava)
     with torch.device("meta"):
         model = recipe.model()
