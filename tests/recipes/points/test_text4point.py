@@ -127,6 +127,29 @@ def test_fine_tuning_reads_labels_and_learns_the_prompt() -> None:
     assert labelled_cross_entropy(features.logit_BPK, torch.full_like(label_BP, 255)) == 0
 
 
+@pytest.mark.parametrize("phase", ["pretrain", "finetune"])
+def test_a_voxel_u_net_learns_reads_names_and_is_opened_again(phase: Any, tmp_path: Path) -> None:
+    recipe = replace(FRESH, backbone="voxel_unet", phase=phase)
+    torch.manual_seed(0)
+    model = recipe.model()
+    (step,) = batches(DATA, recipe, seed=0, stop=1)
+    features = recipe.features(model, step.batch)
+    assert features.seed_BGD.shape[:2] == (2, recipe.voxels.voxel_seeds)
+    sum(recipe.losses(features, step.batch).values()).backward()  # type: ignore[union-attr]
+    assert {name.split(".")[0] for name, p in model.named_parameters() if p.grad is None} <= {"anchors"}
+    model.eval()
+    texts = model.texts().detach()
+    _, index_BG, feature_BPC, xyz_BG3 = model.read_points(step.batch.point_BPF, texts)
+    torch.testing.assert_close(xyz_BG3[1], step.batch.point_BPF[1, index_BG[1], :3])
+    other = model.read_points(step.batch.point_BPF, texts.flip(1))[2]
+    assert (feature_BPC - other).abs().amax(2).min() > 0, "every point hears of the names"
+    deployed = recipe.deploy(model)
+    deployed.save(tmp_path)
+    cloud_PF = DATA[0].media["cloud"].decode()
+    (ours,), (again,) = deployed.segment_points([cloud_PF]), load(tmp_path).segment_points([cloud_PF])
+    np.testing.assert_array_equal(ours, again)
+
+
 def test_a_pretrained_run_starts_fine_tuning() -> None:
     """All tensors but those of the phase itself."""
     first, second = (recipe.model().state_dict() for recipe in (FRESH, TUNED))

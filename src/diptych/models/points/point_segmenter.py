@@ -23,9 +23,8 @@ from diptych.models.io.card import described_card
 from diptych.models.io.folder import fingerprint, load_weights, parameters, read_config, write_model
 from diptych.models.io.inference import evaluating
 from diptych.models.points.point_embedder import anchor_of
-from diptych.models.points.pointnet2 import PointNet2Settings
 from diptych.models.points.sampling import three_nearest_mean
-from diptych.models.points.text4point import Text4PointNet, TextQueryingSettings
+from diptych.models.points.text4point import Text4PointNet, TextQueryingSettings, point_network_settings
 
 POINTS_AT_ONCE = 8192
 
@@ -148,7 +147,7 @@ class TextPointSegmenter:
         with torch.random.fork_rng(devices=[]):
             model = Text4PointNet(
                 anchor_of(config["towers"], config["width"]),
-                PointNet2Settings.from_json(config["network"]),
+                point_network_settings(config["network"]),
                 TextQueryingSettings.from_json(config["querying"]),
                 classes=config["head"],
             )

@@ -163,6 +163,16 @@ class PointNet2(nn.Module):
             levels.append(layer(levels[-1], start_B if number == 0 else None))
         return levels
 
+    def coarsest(self, levels: Sequence[PointLevel]) -> Tensor:
+        """Features of the coarsest level, [B, G, C]."""
+        feature_BGC = levels[-1].feature_BGC
+        assert feature_BGC is not None
+        return feature_BGC
+
+    def seeds(self, levels: Sequence[PointLevel], x_BGD: Tensor) -> PointLevel:
+        """The coarsest level, with what `x_BGD` says of it."""
+        return PointLevel(levels[-1].xyz_BG3, x_BGD, levels[-1].index_BG)
+
     def decode(self, levels: Sequence[PointLevel], seed_BGC: Tensor | None = None) -> PointLevel:
         """The finest level that is reached; `seed_BGC` stands in the place of the features of the coarsest."""
         last = levels[-1]

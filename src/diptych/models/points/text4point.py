@@ -22,6 +22,7 @@ from diptych.models.layers.transformer import l2_normalise
 from diptych.models.pairs.dual_encoder import DualEncoder
 from diptych.models.points.pointnet2 import PointNet2, PointNet2Settings
 from diptych.models.points.sampling import gather_points
+from diptych.models.points.voxel_unet import VoxelUNet, VoxelUNetSettings
 from diptych.models.towers.clip_resnet import CLIPResNet
 from diptych.models.towers.dense_tap import dense_pool
 from diptych.models.towers.text_embeddings import read_mask, token_table
@@ -115,7 +116,7 @@ class Text4PointNet(nn.Module):
     def __init__(
         self,
         anchor: DualEncoder,
-        points: PointNet2Settings,
+        points: PointNet2Settings | VoxelUNetSettings,
         querying: TextQueryingSettings,
         *,
         classes: int = 0,
@@ -124,7 +125,7 @@ class Text4PointNet(nn.Module):
         super().__init__()
         self.points, self.querying, self.width, self.classes = points, querying, anchor.width, classes
         self.anchors = FrozenModules(encoder=anchor)
-        self.net = PointNet2(points)
+        self.net: Any = PointNet2(points) if isinstance(points, PointNet2Settings) else VoxelUNet(points)
         self.lift = nn.Linear(points.seed_width, anchor.width)
         self.ask = TextQuerying(anchor.width, points.seed_width, querying)
         self.register_buffer("scale_1", torch.tensor([1 / temperature]), persistent=False)
@@ -171,13 +172,11 @@ class Text4PointNet(nn.Module):
         """Unit vectors of seeds in the joint space [B, G, D], the places of the seeds [B, G], features of points [B, P, C], and xyz of the
         seeds [B, G, 3]."""
         levels = self.net.encode(point_BPF)
-        seed = levels[-1]
-        assert seed.feature_BGC is not None
-        lifted_BGD = self.lift(seed.feature_BGC)
-        mixed_BGC = self.ask(seed.feature_BGC, lifted_BGD, self.texts() if text_KD is None else text_KD)
-        point = self.net.decode(levels, mixed_BGC)
-        assert point.feature_BGC is not None
-        return l2_normalise(lifted_BGD), seed.index_BG, point.feature_BGC, seed.xyz_BG3
+        own_BNC = self.net.coarsest(levels)
+        lifted_BND = self.lift(own_BNC)
+        mixed_BNC = self.ask(own_BNC, lifted_BND, self.texts() if text_KD is None else text_KD)
+        seed, point = self.net.seeds(levels, lifted_BND), self.net.decode(levels, mixed_BNC)
+        return l2_normalise(seed.feature_BGC), seed.index_BG, point.feature_BGC, seed.xyz_BG3
 
     def forward(
         self,
@@ -220,6 +219,11 @@ class Text4PointNet(nn.Module):
             None,
             scale,
         )
+
+
+def point_network_settings(plain: Mapping[str, Any]) -> PointNet2Settings | VoxelUNetSettings:
+    """Settings of a point network from what their `to_json` gave."""
+    return VoxelUNetSettings.from_json(plain) if "voxel" in plain else PointNet2Settings.from_json(plain)
 
 
 def dense_map(encoder: DualEncoder, image_BCHW: Tensor) -> Tensor:

@@ -23,12 +23,13 @@ from diptych.models.points.point_embedder import towers_of
 from diptych.models.points.point_segmenter import TextPointSegmenter, prompts_of
 from diptych.models.points.pointnet2 import PointNet2Settings
 from diptych.models.points.text4point import PointPixelFeatures, Text4PointNet, TextQueryingSettings
+from diptych.models.points.voxel_unet import VoxelUNetSettings
 from diptych.objectives.pairs.info_nce import Directions
 from diptych.objectives.rooms.point_pixel import point_pixel_contrast
 from diptych.recipes._shared.frozen.adapted_encoder import AdaptedEncoderRecipe
 from diptych.recipes._shared.small_encoder import small_encoder
 
-CLOUDS, NETWORK, QUERYING = RoomPreprocess(), PointNet2Settings(), TextQueryingSettings()
+CLOUDS, NETWORK, VOXELS, QUERYING = RoomPreprocess(), PointNet2Settings(), VoxelUNetSettings(), TextQueryingSettings()
 
 
 @dataclass(frozen=True)
@@ -56,8 +57,8 @@ class Text4Point(AdaptedEncoderRecipe[Text4PointNet, RoomBatch, PointPixelFeatur
     No code was published. From the paper's figures: both contrasts, text querying in both phases, frozen towers, the prompt "point cloud
     of a NAME", learned prompts and the auxiliary loss in fine-tuning. Not verified, and options here: weights and temperature of the
     contrasts (`encoder_weight`, `decoder_weight`, `temperature`), their `directions`, pairs of a frame (`pairs`), sizes of text querying,
-    the image decoder (two 3 x 3 convolutions behind a factor of two), the form of the auxiliary loss, optimiser and schedule. The paper's
-    backbones are sparse convolutions and VoteNet; here it is PointNet++ in plain PyTorch.
+    the image decoder (two 3 x 3 convolutions behind a factor of two), the form of the auxiliary loss, optimiser and schedule. As in the
+    paper the backbone is VoteNet's PointNet++, or a U-Net of sparse convolutions over voxels (`backbone`); both are plain PyTorch.
 
     phase        "pretrain" or "finetune", which starts from a pre-trained run by `--init`
     classes      names: of the texts in pre-training; in fine-tuning, in the order of their numbers in `point_labels`
@@ -69,7 +70,9 @@ class Text4Point(AdaptedEncoderRecipe[Text4PointNet, RoomBatch, PointPixelFeatur
     depth_unit   metres of a whole number in a depth raster of integers
     medium       name of the cloud among a sample's media
     clouds       how clouds are read: `RoomPreprocess`, whose fields are options of their own
-    network      the point network: `PointNet2Settings`, whose fields are options of their own
+    backbone     "pointnet2", or "voxel_unet"
+    network      of the first: `PointNet2Settings`, whose fields are options of their own
+    voxels       of the second: `VoxelUNetSettings`, whose fields are options of their own
     querying     `TextQueryingSettings`, whose fields are options of their own
     small_steps  without `weights`: steps of a small dual encoder that first learns the pictures and texts of the training data
     small_data   address of the data that it learns instead
@@ -91,7 +94,9 @@ class Text4Point(AdaptedEncoderRecipe[Text4PointNet, RoomBatch, PointPixelFeatur
     depth_unit: float = 0.001
     medium: str = "cloud"
     clouds: RoomPreprocess = CLOUDS
+    backbone: Literal["pointnet2", "voxel_unet"] = "pointnet2"
     network: PointNet2Settings = NETWORK
+    voxels: VoxelUNetSettings = VOXELS
     querying: TextQueryingSettings = QUERYING
     small_steps: int = 0
     small_data: str = ""
@@ -111,7 +116,10 @@ class Text4Point(AdaptedEncoderRecipe[Text4PointNet, RoomBatch, PointPixelFeatur
             )
         if len(self.classes) < 2:
             raise ConfigError(f"classes are {list(self.classes)} (expected two names or more)")
-        if self.network.features != 3 or self.clouds.points < max(self.network.centres[0], 3):
+        if self.backbone not in ("pointnet2", "voxel_unet"):
+            raise ConfigError(f"backbone is {self.backbone!r} (expected pointnet2 | voxel_unet)")
+        fewest = max(self.network.centres[0], 3) if self.backbone == "pointnet2" else 3
+        if self.network.features != 3 or self.clouds.points < fewest:
             raise ConfigError(
                 f"{self.clouds.points} points for {self.network.centres[0]} centres, {self.network.features} features "
                 "(expected as many points or more, and 3 features: colours)"
@@ -187,7 +195,8 @@ class Text4Point(AdaptedEncoderRecipe[Text4PointNet, RoomBatch, PointPixelFeatur
 
     def model(self) -> Text4PointNet:
         head = len(self.classes) if self.phase == "finetune" else 0
-        model = Text4PointNet(self.base().model, self.network, self.querying, classes=head, temperature=self.temperature)
+        points = self.network if self.backbone == "pointnet2" else self.voxels
+        model = Text4PointNet(self.base().model, points, self.querying, classes=head, temperature=self.temperature)
         context = self.querying.context if head else 0
         model.set_classes(prompts_of(self.classes, self.words(), self.read_length, context=context, prompt=self.prompt))
         return model
@@ -243,6 +252,9 @@ class Text4Point(AdaptedEncoderRecipe[Text4PointNet, RoomBatch, PointPixelFeatur
                 neighbours=(12, 12),
                 down=((24, 32), (48, 64)),
                 up=((64,), (48,)),
+            ),
+            voxels=VoxelUNetSettings(
+                voxel=0.2, voxel_stem=16, voxel_down=(24, 32), voxel_up=(32, 24), voxel_blocks=1, voxel_seeds=48
             ),
             querying=TextQueryingSettings(query_heads=4, query_hidden=2.0, pair_width=32, context=4),
             small_steps=200,
