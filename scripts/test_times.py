@@ -5,7 +5,7 @@
     python scripts/test_times.py --show runs/slow.jsonl                        # the tables of what has run so far
 
 Processor time, children included, hardly depends on what else the machine does. With --ledger each file's result is added to a file of
-JSON lines when its last test ends, and files that stand there already are left out: a run that was stopped goes on where it was.
+JSON lines when its last test ends, and files that stand there as passed are left out: a run that was stopped goes on where it was.
 
 A file counts for the system in its name (`test_clip.py`, `test_clip_released.py`), whose tests should take about six seconds together.
 A fixture's seconds stand under its own name and not under the test that was the first to need it. Collecting is the import of a test
@@ -65,6 +65,7 @@ class Times:
 
     def __init__(self, ledger: Path | None, done: set[str], minutes: float) -> None:
         self.ledger, self.done, self.minutes, self.began = ledger, done, minutes, time.monotonic()
+        self.out_of_time = False
         self.files: dict[str, FileTimes] = {}
         self.setting_up = [0.0]  # seconds of fixtures inside the fixture or test that runs, innermost last
 
@@ -105,7 +106,8 @@ class Times:
         if nextitem is None or self.of(nextitem.nodeid) is not times:
             self.write(times)
             if self.minutes and time.monotonic() - self.began > self.minutes * 60:
-                item.session.shouldstop = f"{self.minutes:g} minutes are over"
+                self.out_of_time = nextitem is not None
+                item.session.shouldstop = f"{self.minutes:g} minutes are over: the same command goes on"
         return result
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
@@ -199,10 +201,13 @@ def main(arguments: list[str]) -> int:
         show(read_ledger(options.show))
         return 0
     before = read_ledger(options.ledger) if options.ledger else []
-    times = Times(options.ledger, {row.file for row in before}, options.minutes)
+    times = Times(options.ledger, {row.file for row in before if not row.failed}, options.minutes)
     marked = "slow" if options.slow else "not slow"
     code = int(pytest.main(["-q", "-m", marked, "-p", "no:cacheprovider", *options.paths], plugins=[times]))
-    above = show([*before, *times.files.values()])
+    rows = {row.file: row for row in (*before, *times.files.values())}
+    above = show(list(rows.values()))
+    if code == pytest.ExitCode.NO_TESTS_COLLECTED or times.out_of_time:  # all files are done, or some are left for the next call
+        code = int(any(row.failed for row in rows.values()))
     return code or int(bool(above) and not options.slow)
 
 
