@@ -169,7 +169,7 @@ def main() -> None:
             print(rows[-1], flush=True)
             if files != whole:
                 print("differ:", sorted(path for path in files.keys() | whole.keys() if files.get(path) != whole.get(path)))
-    if args.rows >= 100_000 and args.rows >= last("killed_curation").get("rows", 0):
+    if args.rows >= 10_000 and args.rows >= last("killed_curation").get("rows", 0):
         cases = [
             Figure(f"{row['run']}: six steps over {args.rows:,} rows, processor time", "s", row["cpu_seconds"]) for row in rows
         ]
