@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from diptych.core.errors import ConfigError, MissingExtra
-from diptych.core.machine import usable_cores
+from diptych.core.ray_cluster import join_cluster
 
 Engine = Literal["local", "ray"]
 BATCH_ROWS = 16_384
@@ -48,15 +48,7 @@ def start(engine: Engine = "local", *, cpus: int | None = None) -> None:
         return
     daft = _daft()
     if engine == "ray":
-        try:
-            import ray
-        except ImportError:
-            raise MissingExtra("ray", "scale", needed_for="the engine ray") from None
-        if not ray.is_initialized():
-            here: dict[str, Any] = (
-                {} if os.environ.get("RAY_ADDRESS") else {"num_cpus": cpus or usable_cores(), "include_dashboard": False}
-            )
-            ray.init(log_to_driver=False, **here)
+        join_cluster("the engine ray", cpus=cpus)
         daft.set_runner_ray(noop_if_initialized=True)
     else:
         daft.set_runner_native()
