@@ -44,7 +44,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--stamps", default="", help="folder of `diptych data fetch stamps`")
     options = parser.parse_args()
-    sets = {"emoji": ("emoji", "unseen_style", ("label",))}
+    sets: dict[str, tuple[str, str, tuple[str, ...]]] = {"emoji": ("emoji", "unseen_style", ("label",))}
     if options.stamps:
         sets["stamps"] = (options.stamps, "unseen_caption", ())
     for name, (address, split, origins) in sets.items():
