@@ -1,6 +1,6 @@
 """Retrieval by language on real data: packaged emoji by their names in 28 languages, stamps by their captions in up to 77.
 
-    python benchmarks/by_language.py [--steps 400] [--seed 0] [--stamps data/stamps]
+    python benchmarks/by_language.py [--steps 300] [--seed 0] [--stamps data/stamps]
 
 A small `rs_m_clip` (preset tiny without its self-distillation) learns from the training rows of each set, a caption in one of its languages
 an image and step, with one vocabulary for all languages. `multilingual_retrieval` then asks about rows that training did not see: emoji of
@@ -40,11 +40,11 @@ def languages_of(result: Result) -> list[dict[str, Any]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=400)
+    parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--stamps", default="", help="folder of `diptych data fetch stamps`")
     options = parser.parse_args()
-    sets = {"emoji": ("emoji", "unseen_style", ("label",))}
+    sets: dict[str, tuple[str, str, tuple[str, ...]]] = {"emoji": ("emoji", "unseen_style", ("label",))}
     if options.stamps:
         sets["stamps"] = (options.stamps, "unseen_caption", ())
     for name, (address, split, origins) in sets.items():

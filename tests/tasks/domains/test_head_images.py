@@ -69,7 +69,7 @@ def test_the_released_views_are_torchvisions(parity: Any) -> None:
     images = head_images("released")
     theirs, mirrored, rng = [], 0, keyed_rng("views", 3)
     for row in [*range(3)] * 4:
-        pixels_HWC = images.images[row].pixels_HWC  # type: ignore[attr-defined]
+        pixels_HWC = images.images[row].pixels_HWC
         top, left, height, width = crop_box(90, 130, rng, tuple(released.scale), tuple(released.ratio))
         view = TF.resized_crop(Image.fromarray(pixels_HWC), top, left, height, width, [SIDE, SIDE], released.interpolation)
         if rng.random() < 0.5:

@@ -24,7 +24,13 @@ from diptych.tasks.domains.head_images import trainable_tower
 
 Tensors = dict[str, Tensor]
 PIXELS = np.random.default_rng(0).integers(0, 256, (90, 60, 3), np.uint8)
-SMALL = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2, "vocab_size": 40}
+SMALL: dict[str, Any] = {
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "vocab_size": 40,
+}
 SMALL |= {"max_position_embeddings": 40, "type_vocab_size": 2, "model_type": "bert"}
 LARGE = {"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 6, "num_attention_heads": 12, "vocab_size": 28996}
 

@@ -62,7 +62,7 @@ def group_aurocs(
             mean = float(np.mean([macro_auroc(score_NK[rows], truth_NK[rows]) for score_NK in scores]))
             if len(rows) < least or np.isnan(mean):
                 continue
-            code_N, count = codes([patients[row] for row in rows])
+            code_N, count = codes([patients[int(row)] for row in rows])
             drawn = [
                 float(np.mean([macro_auroc(score_NK[rows], truth_NK[rows], weight_C[code_N]) for score_NK in scores]))
                 for block in group_weights(count, draws, seed, len(rows))

@@ -78,8 +78,9 @@ class ReportGeneration:
 
     def predict(self, model: Generator, data: Dataset) -> pa.Table:
         """Records: a row an image, with its report and the generated one."""
-        samples = [sample for sample in data if sample.image is not None and sample.texts]
-        written = [(sample, self._reference(sample.texts[0].string)) for sample in samples]
+        samples = [data[row] for row in range(len(data))]
+        pairs = [sample for sample in samples if sample.image is not None and sample.texts]
+        written = [(sample, self._reference(sample.texts[0].string)) for sample in pairs]
         kept = [(sample, reference) for sample, reference in written if reference]
         if not kept:
             raise DataError(f"'{data.name}' has no image with a report", field="texts", expected=self.section or "reports")

@@ -42,7 +42,7 @@ def read_split_lists(folder: Path) -> tuple[dict[str, str], dict[str, list[str]]
 
 
 def note_of_lists(names: Iterable[str], splits: Mapping[str, str]) -> str:
-    """How many images the lists divide, in words; "" without lists."""
+    """Sentence with the number of images in each split and in no list; "" without lists."""
     if not splits:
         return ""
     given = [splits.get(Path(name).stem, "") for name in names]
