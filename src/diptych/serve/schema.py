@@ -67,12 +67,18 @@ class EmbeddingRequest(BaseModel):
 
 
 class SearchRequest(StrictRequest):
-    """At least one of text, image and like. Several are combined: image + mean of like + weight * text - against * mean of unlike."""
+    """At least one of text, image, cloud and like. Several are combined: image or cloud + mean of like + weight * text - against * mean of
+    unlike.
+    """
 
-    model_config = ConfigDict(extra="forbid", allow_inf_nan=False, json_schema_extra=one_of("text", "image", "like"))
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False, json_schema_extra=one_of("text", "image", "cloud", "like"))
 
     text: Words | None = None
     image: str | None = Picture
+    cloud: str | None = Field(
+        default=None, description="a point cloud: a PLY, PCD or .npy file, or one of cloud_format, in base64"
+    )
+    cloud_format: Literal["", "obj", "off", "xyz"] = Field(default="", description="of a file that does not say what it is")
     like: str | list[str] = Field(default_factory=list, description="uids of items that are good examples")
     unlike: str | list[str] = Field(default_factory=list, description="uids of bad examples")
     weight: float = Field(default=2.0, ge=-100, le=100, description="of the text beside pictures; negative removes what it names")

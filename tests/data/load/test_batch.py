@@ -93,7 +93,7 @@ def test_pictures_sent_as_bytes_are_normalised_where_they_arrive():
     every_HWC = np.random.default_rng(0).permuted(np.tile(np.arange(256, dtype=np.uint8), (3, 4)), axis=1).reshape(3, 32, 32)
     given = Draws((replace(given[0], image_HWC=every_HWC.transpose(1, 2, 0)),), keyed_rng(0), uint8_images=True)
     words = Tokenizer.train([t.string for t in TEXTS], 270)
-    sent = pair_batch(given, preprocess=Preprocess(32, mean, std), tokenizer=words, text_length=12, crop_scale=(1, 1))
+    sent: Any = pair_batch(given, preprocess=Preprocess(32, mean, std), tokenizer=words, text_length=12, crop_scale=(1, 1))
     assert isinstance(sent.image_BCHW, ByteImages)
     assert sent.image_BCHW.pixel_BHWC.nbytes == 32 * 32 * 3
     expected = (every_HWC / 255.0 - np.array(mean)[:, None, None]) / np.array(std)[:, None, None]

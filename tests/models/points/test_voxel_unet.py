@@ -88,7 +88,7 @@ def test_points_read_the_voxels_around_them() -> None:
     ours = trilinear(x_NC, level, at_P3, cloud_P)
     read = 0
     for p in range(40):
-        total, weight = torch.zeros(2, dtype=torch.float64), 0.0
+        total, weight = torch.zeros(2, dtype=torch.float64), torch.zeros((), dtype=torch.float64)
         for (cloud, *place), n in number.items():
             share = (1 - (at_P3[p] - torch.tensor(place) - 0.5).abs()).clamp(min=0).prod()
             if cloud == cloud_P[p] and share > 0:

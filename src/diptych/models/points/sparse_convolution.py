@@ -84,11 +84,13 @@ class SparseConv(nn.Module):
 
     With `VoxelLevel.neighbours` a submanifold convolution of stride 1 (Graham et al., 2018, 1711.10275), which leaves the occupied voxels
     as they are; with `VoxelHalving.child_M8` one of kernel and stride 2. weight_KCD: of each place, x slowest.
+
+    kernel_size  places of the kernel
     """
 
-    def __init__(self, places: int, channels: int, out: int) -> None:
+    def __init__(self, kernel_size: int, channels: int, out: int) -> None:
         super().__init__()
-        self.weight_KCD = nn.Parameter(torch.randn(places, channels, out) * (2 / (places * out)) ** 0.5)
+        self.weight_KCD = nn.Parameter(torch.randn(kernel_size, channels, out) * (2 / (kernel_size * out)) ** 0.5)
 
     def forward(self, x_NC: Tensor, table_MK: Tensor) -> Tensor:
         """[M, D]."""
@@ -132,9 +134,10 @@ def trilinear(x_NC: Tensor, level: VoxelLevel, at_P3: Tensor, cloud_P: Tensor) -
 def _key(place_P4: Tensor) -> Tensor:
     """One number for cloud, x, y and z. A coordinate below 0 borrows from the one before it, and meets no voxel's key."""
     cloud_P, x_P, y_P, z_P = place_P4.unbind(1)
-    return ((cloud_P * 2**BITS + x_P) * 2**BITS + y_P) * 2**BITS + z_P
+    key_P: Tensor = ((cloud_P * 2**BITS + x_P) * 2**BITS + y_P) * 2**BITS + z_P
+    return key_P
 
 
-def _steps(places: Iterable[tuple[int, ...]], like: Tensor) -> Tensor:
-    """What is added to a key on the way to each of these places, [K]."""
-    return torch.tensor([(x * 2**BITS + y) * 2**BITS + z for x, y, z in places], device=like.device)
+def _steps(offsets: Iterable[tuple[int, ...]], like: Tensor) -> Tensor:
+    """Differences of keys for offsets in x, y and z, [K]."""
+    return torch.tensor([(x * 2**BITS + y) * 2**BITS + z for x, y, z in offsets], device=like.device)

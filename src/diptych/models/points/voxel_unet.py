@@ -68,7 +68,7 @@ class VoxelUNetSettings:
 
     @classmethod
     def from_json(cls, plain: Mapping[str, Any]) -> Self:
-        return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in plain.items()})
+        return cls(**{**plain, **{name: tuple(plain[name]) for name in ("voxel_down", "voxel_up")}})
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +153,7 @@ class VoxelUNet(nn.Module):
             index_P = way.parent_N[index_P]
             x_NC = norm(conv(x_NC, way.child_M8)).relu()
             table_NK = level.neighbours(3)
-            for block in blocks:  # type: ignore[union-attr]
+            for block in blocks:  # type: ignore[attr-defined]
                 x_NC = block(x_NC, table_NK)
             levels.append(level)
             ways.append(way)
@@ -173,7 +173,7 @@ class VoxelUNet(nn.Module):
             x_NC = norm(conv(x_NC, pyramid.ways[number])).relu()
             x_NC = torch.cat([x_NC, pyramid.feature_NC[number]], 1)
             table_NK = pyramid.levels[number].neighbours(3)
-            for block in blocks:  # type: ignore[union-attr]
+            for block in blocks:  # type: ignore[attr-defined]
                 x_NC = block(x_NC, table_NK)
         clouds, points, _ = pyramid.xyz_BP3.shape
         feature_BPC = trilinear(x_NC, pyramid.levels[0], pyramid.at_P3, pyramid.cloud_P).view(clouds, points, -1)

@@ -13,6 +13,7 @@ class Limits:
 
     body_bytes       of a request
     image_pixels     of a picture, read from its header before anything is decoded; JPEGs with very many scans are too large as well
+    cloud_points     of a point cloud
     inputs           texts or pictures in one request
     names            labels, objects or relations in one request
     text_characters  of one text
@@ -38,6 +39,7 @@ class Limits:
 
     body_bytes: int = 16 << 20
     image_pixels: int = 25_000_000
+    cloud_points: int = 1_000_000
     inputs: int = 256
     names: int = 1000
     text_characters: int = 8192

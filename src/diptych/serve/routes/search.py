@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from functools import partial
 from typing import Annotated, Any
 
 from fastapi import FastAPI, Query, Response
 
-from diptych.core.contracts import Unit
-from diptych.core.errors import ConfigError
+from diptych.core.contracts import PointEmbedder, Unit
+from diptych.core.errors import ConfigError, DecodeError
 from diptych.index.base import Index
 from diptych.index.exact import Hit
 from diptych.index.plan import SearchPlan
@@ -18,6 +19,7 @@ from diptych.serve.cursors import SLACK, Cursor, cursor_of, page_of, search_hash
 from diptych.serve.refusals import RequestError, SafeJsonResponse
 from diptych.serve.schema import SearchAnswer, SearchRequest, text_of, texts_of
 from diptych.serve.service import Service
+from diptych.serve.uploaded_clouds import uploaded_cloud
 
 
 def add(app: FastAPI, service: Service) -> None:
@@ -38,7 +40,7 @@ def add(app: FastAPI, service: Service) -> None:
 
     @app.post("/search", response_model=SearchAnswer)
     async def by_anything(request: SearchRequest) -> Response:
-        """The items nearest to a text, an image, an image changed by a text, or to good examples and away from bad ones."""
+        """The items nearest to a text, an image, an image changed by a text, a point cloud, or to good examples and away from bad ones."""
         return await _search(service, request)
 
 
@@ -71,7 +73,10 @@ async def _search(service: Service, request: SearchRequest) -> Response:
         side.index.check_mode(plan)
     except ConfigError as error:
         raise RequestError(422, str(error)) from None
-    hits = await _answer(service, side.model, side.index, plan)
+    try:
+        hits = await _answer(service, side.model, side.index, plan)
+    except DecodeError as error:  # a cloud without the colours that the model reads, or the like
+        raise RequestError(400, f"the model cannot read that cloud: {error.problem}") from None
     shown = [hit for hit in hits if not service.is_gone(hit.uid)]  # an index may not have been told yet
     page, first = page_of(shown, cursor, request.k)
     kept = [hit for hit in page if request.min_score is None or hit.score >= request.min_score]
@@ -89,10 +94,15 @@ async def _plan(service: Service, request: SearchRequest) -> SearchPlan:
     text = "" if request.text is None else text_of(request.text, "text", limits)
     like, unlike = (_uids(getattr(request, name), name, service) for name in ("like", "unlike"))
     image = None if request.image is None else await service.picture(request.image, "image")
-    if not text and image is None and not like:
-        raise RequestError(422, "nothing to search for (expected text, image or like)")
+    cloud = None
+    if request.cloud is not None:
+        if not isinstance(service.side(request.model).model, PointEmbedder):
+            raise RequestError(422, f"'{service.side(request.model).name}' does not embed point clouds (expected no cloud)")
+        cloud = await service.aside(partial(uploaded_cloud, request.cloud, request.cloud_format, limits))
+    if not text and image is None and cloud is None and not like:
+        raise RequestError(422, "nothing to search for (expected text, image, cloud or like)")
     options: dict[str, Any] = {"k": request.k, "where": request.where or None, "distinct": request.distinct, "mode": request.mode}
-    return SearchPlan.of(text, image, like, unlike, request.weight, request.against, **options)
+    return SearchPlan.of(text, image, like, unlike, request.weight, request.against, cloud=cloud, **options)
 
 
 def _uids(given: str | list[str], name: str, service: Service) -> tuple[str, ...]:
