@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import fields, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,10 @@ import pytest
 
 from diptych.claims import engine, registry
 from diptych.claims.cell import Cell, run_cell
+from diptych.claims.cells.domains import abstracts
 from diptych.claims.trace import differences, trace
 from diptych.core.errors import UnknownName
+from diptych.data.articles import medline
 from diptych.recipes._shared import small_encoder
 from diptych.recipes._shared.language import small_language
 from diptych.worlds.address import open_data
@@ -22,17 +25,24 @@ HEAVY = {"mblip", "sitta"}
 """Their models are made before anything is learned, which takes ten seconds and more."""
 FEW = 128
 """Rows at most, where a claim asks for thousands."""
+ABSTRACTS = 600
+"""Abstracts read of the newest dump: nine in ten have the sections that are asked for."""
 
 
 @pytest.fixture
 def few_shared_rows(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The small models that cells share learn from few rows: most of the time goes into rendering those that a full one learns from."""
+    """Small models that cells share learn from few rows, and of MEDLINE only the beginning is read: rendering and reading all of it takes
+    most of the time."""
 
     def smaller(address: str) -> Any:
         return open_data(re.sub(r"\bn=\d+", f"n={FEW}", address))
 
     for module in (small_encoder, small_language):
         monkeypatch.setattr(module, "open_data", smaller)
+    sections, newest = medline.abstract_sections, medline.packaged_dumps()[-1:]
+    monkeypatch.setattr(medline, "packaged_dumps", lambda: newest)
+    monkeypatch.setattr(medline, "abstract_sections", lambda path: islice(sections(path), ABSTRACTS))
+    monkeypatch.setattr(abstracts, "structured_abstracts", medline.structured_abstracts.__wrapped__)  # nothing short is kept
 
 
 def with_few_rows(run: Any) -> Any:

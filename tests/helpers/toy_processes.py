@@ -17,13 +17,13 @@ import torch.multiprocessing as mp
 from joined_processes import begin_on_processes, on_processes
 from safetensors.torch import load_file
 
-HERE = Path(__file__).parent
+TRAIN = Path(__file__).parents[1] / "train"
 
 
 def torchrun(processes: int, plan: dict[str, Any], *, program: str = "toy") -> subprocess.CompletedProcess[str]:
     """The program started as users start one. Each process imports everything anew, which takes five seconds."""
     start = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
-    command = [sys.executable, *start, str(HERE / f"{program}.py"), json.dumps(plan)]
+    command = [sys.executable, *start, str(TRAIN / f"{program}.py"), json.dumps(plan)]
     return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
 
 
