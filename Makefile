@@ -3,7 +3,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help install demo test test-all test-family test-times lint docs bench systems claims-check dist sbom audit constraints lowest clean
+.PHONY: help install demo test test-all test-slow test-family test-times lint docs bench systems claims-check dist sbom audit constraints lowest clean
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
@@ -36,13 +36,16 @@ PARALLEL := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist
 test: $(VENV)/.dev ## the fast tests, in parallel
 	$(PARALLEL) -m 'not slow'
 
-test-all: $(VENV)/.dev ## every test, the slow ones too
-	$(PARALLEL)
+test-all: test test-slow ## every test, the slow ones too
+
+SLOW_LEDGER ?= runs/slow-tests.jsonl
+test-slow: $(VENV)/.dev ## the slow tests that have not passed yet: MINUTES=10 stops after ten, the same command goes on; SLOW_LEDGER keeps the results
+	OMP_NUM_THREADS=1 $(BIN)/python scripts/test_times.py --slow --ledger $(SLOW_LEDGER) --minutes $(or $(MINUTES),0)
 
 test-family: $(VENV)/.dev ## the fast tests of one family: make test-family FAMILY=contrastive
 	$(PARALLEL) -m 'not slow' $(or $(wildcard tests/*/$(FAMILY)),$(error no tests of family '$(FAMILY)'; there are: $(sort $(notdir $(wildcard tests/*/*/.)))))
 
-test-times: $(VENV)/.dev ## processor seconds of the fast tests by system: make test-times, or with FAMILY=contrastive
+test-times: $(VENV)/.dev ## processor seconds of the fast tests by folder, file, system and fixture: make test-times, or with FAMILY=contrastive
 	OMP_NUM_THREADS=1 $(BIN)/python scripts/test_times.py $(wildcard tests/*/$(FAMILY))
 
 lint: $(VENV)/.dev ## style, types, import order of the rooms, plain words

@@ -52,6 +52,8 @@ STUDIES = {
     "cutout_relations": "hours: every arm is a training",
     "distilled_search": "trains a teacher and a student",
     "growth": "hours at its full curve: python benchmarks/growth.py",
+    "curation_peers": "beside datasketch and img2dataset, which are not among our packages: python benchmarks/curation_peers.py",
+    "killed_curation": "an hour: six steps over a million rows, killed three times on each engine",
     "medical_vocabulary": "a length of texts, no speed: python benchmarks/medical_vocabulary.py",
     "staged_filter": "trains a scorer, no speed: python benchmarks/staged_filter.py",
     "judging": "compares answers and waits through an outage",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from diptych.cli.commands.systems import papers_of
 from diptych.core import systems
 from diptych.core.contracts import Recipe
 from diptych.models.closed_form.model import METHODS
+from diptych.report.forest import NARROW
 
 ROOT = Path(__file__).resolve().parents[1]
 LEDGER = ROOT / "docs/claims"
@@ -64,7 +66,7 @@ def _expanded(entry: dict[str, Any], sections: dict[str, list[Any]]) -> dict[str
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     pages = {"systems/index.md": systems_index(), "claims/index.md": claims_index(), "decisions/index.md": decisions_index()}
     pages["claims/raw-input.md"] = raw_input_page()
-    pages |= {f"systems/{row.slug}.md": system_page(row) for row in every_row() if row.built}
+    pages |= {f"systems/{row.slug}.md": system_page(row, config.repo_url or "") for row in every_row() if row.built}
     pages["systems/which.md"] = guide(LEDGER)
     pages |= {"api/index.md": api_index()} | {f"api/diptych.{room}.md": api_page(room) for room in ROOMS}
     for path, text in pages.items():
@@ -102,7 +104,8 @@ def systems_index() -> str:
     return "\n".join(lines) + "\n"
 
 
-def system_page(row: systems.System) -> str:
+def system_page(row: systems.System, repository: str = "") -> str:
+    """Page of a system. Its source is a link where the repository has an address, and otherwise a folded listing."""
     entry: Any = row.load()
     text = inspect.getdoc(entry) or ""
     lines = [f"# {row.title}", "", (inspect.getmodule(entry).__doc__ or "").partition("\n\n")[0].strip(), ""]
@@ -114,14 +117,14 @@ def system_page(row: systems.System) -> str:
     lines += ["## Claim", "", *claim_lines(row.slug), "", "## What it does", "", with_fields(text), ""]
     if trains:
         lines += field_tables(entry)
+    lines += ["", "## Source", ""]
+    if repository:
+        file = inspect.getfile(inspect.getmodule(entry) or entry)
+        path = Path(file).resolve().relative_to(ROOT)
+        return "\n".join([*lines, f"[`{path}`]({repository.rstrip('/')}/blob/main/{path})"]) + "\n"
     lines += [
-        "",
-        "## Source",
-        "",
         f"::: {row.entry.replace(':', '.')}",
         "    options:",
-    ]
-    lines += [
         "      show_source: true",
         "      members: false",
         "      show_root_heading: false",
@@ -161,14 +164,13 @@ def claim_lines(slug: str) -> list[str]:
     if slug not in registry.slugs():
         return ["No claim is written for it yet."]
     found = rows(LEDGER, registry.of(slug))
-    picture = [scrolled(forest(found)), ""] if any(row.entry for row in found) else []
+    picture = [chart(found), ""] if any(row.entry for row in found) else []
     return [*picture, *(line for row in found for line in [*one_claim(row), ""])]
 
 
-def scrolled(chart: str) -> str:
-    """A chart in a box that scrolls: on a phone its words keep a size that can be read."""
-    wide = chart.replace("<svg ", '<svg style="min-width: 700px; width: 100%" ', 1)
-    return f'<div style="overflow-x: auto">{wide}</div>'
+def chart(found: Sequence[Row]) -> str:
+    """Forest plot of claims, in the layout that fits the screen."""
+    return f'<div class="for-wide">{forest(found)}</div><div class="for-narrow">{forest(found, NARROW)}</div>'
 
 
 def one_claim(row: Row) -> list[str]:
@@ -239,7 +241,7 @@ def claims_index() -> str:
         "",
         "Try any of them on other seeds: `diptych claims run SLUG --seeds 201,202,203`.",
         "",
-        scrolled(forest(found)),
+        chart(found),
         "",
         "| claim | kind | verdict | difference | p | Holm | by earlier rules |",
         "|---|---|---|---|---|---|---|",

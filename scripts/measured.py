@@ -54,14 +54,17 @@ def pages(root: Path) -> dict[Path, str]:
         ("fusion", fusion_lines(verdicts(root))),
     ):
         guide = with_block(guide, name, lines)
+    curating = (root / CURATING).read_text(encoding="utf-8")
+    for name, lines in (
+        ("writers", writers_table(root)),
+        ("tagging", tagging_table(root)),
+        ("templates", template_table(root)),
+    ):
+        curating = with_block(curating, name, lines)
     return {
         README: with_block((root / README).read_text(encoding="utf-8"), "demo", demo_table(demo)),
         GUIDE: guide,
-        CURATING: with_block(
-            with_block((root / CURATING).read_text(encoding="utf-8"), "writers", writers_table(root)),
-            "tagging",
-            tagging_table(root),
-        ),
+        CURATING: curating,
         TUNING: with_block((root / TUNING).read_text(encoding="utf-8"), "tuning", tuning_table(root)),
     }
 
@@ -157,6 +160,30 @@ def writers_table(root: Path) -> list[str]:
         *lines,
         f"{commits}, {run['date']}, {machine['cores']} cores ({run['machine']}), {machine['memory_gib']} GiB.",
     ]
+
+
+def latest(root: Path, name: str) -> Stored:
+    """Last record of a benchmark, of any class of machine."""
+    records = (json.loads(path.read_text(encoding="utf-8")) for path in sorted((root / BENCHMARKS).glob(f"*/{name}.json")))
+    return max(records, key=lambda record: record["date"])
+
+
+def template_table(root: Path) -> list[str]:
+    """Near-duplicate texts of templates beside the loop over all kept rows, from `benchmarks/curation.py --only templates`."""
+    rows = latest(root, "curation")["templates"]["sizes"]
+    lines = [
+        "| rows | of a template | pairs compared | processor seconds | by the loop: pairs | seconds |",
+        "|---:|---|---:|---:|---:|---:|",
+    ]
+    for row in rows:
+        share = "all" if row["one_in"] == 1 else f"one in {row['one_in']}"
+        seconds = row["keys_cpu_seconds"] + row["cpu_seconds"]
+        loop = ["", ""]
+        if "loop_cpu_seconds" in row:
+            loop = [f"{row['loop_compared']:,}", f"{row['keys_cpu_seconds'] + row['loop_cpu_seconds']:.2f}"]
+        lines.append(f"| {row['rows']:,} | {share} | {row['compared']:,} | {seconds:.2f} | {loop[0]} | {loop[1]} |")
+    same = all(row.get("same_as_the_loop", True) for row in rows)
+    return [*lines, "", f"Where both ran, they dropped {'the same rows' if same else 'different rows'}."]
 
 
 def tagging_table(root: Path) -> list[str]:

@@ -10,8 +10,10 @@ import jsonschema
 import pytest
 import yaml
 
+from diptych.claims import job
 from diptych.cli import main
 from diptych.core.run_folder import RunFolder
+from diptych.worlds.address import open_data, with_held_out
 
 WORLD = "world:scenes?n=24&test=12&size=32"
 SMALL = {"batch_size": 8, "warmup": 0, "width": 16, "image_size": 32, "text_length": 12, "pieces": 300}
@@ -136,7 +138,10 @@ def test_what_config_prints_trains_and_its_schema_accepts_it(tmp_path: Path, cap
         jsonschema.validate({"recipe": {"learning_rate": 1}}, schema)
 
 
-def test_compare_eval_and_curate_read_files_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_compare_eval_and_curate_read_files_too(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(job, "run_apart", lambda cell, say: job.run_job(cell, with_held_out(open_data(cell.source))))
     arms = {"base": "clip", "short": {"recipe": "mrl", "base": "clip", "base_preset": "tiny", "dims": [4, 16]}}
     compared = {
         "arms": arms,

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +12,7 @@ from PIL import Image
 
 import diptych as dp
 from diptych import api
+from diptych.cli import main
 from diptych.core.errors import ConfigError
 from diptych.core.run_folder import RunFolder
 from diptych.worlds.address import held_out, training_rows, with_held_out
@@ -97,11 +96,8 @@ def test_compare_holds_out_too_also_in_its_own_processes(table: Path, tmp_path: 
     assert "10 samples are held out as 'test'" in lines[0]
 
 
-def test_the_command_line_takes_the_share(table: Path, tmp_path: Path) -> None:
+def test_the_command_line_takes_the_share(table: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["train", "clip", "--data", table, "--out", tmp_path / "run", "--steps", "1", "--batch-size", "8", "--json"]
-    done = subprocess.run(
-        [sys.executable, "-m", "diptych", *map(str, words), "--hold-out", "0.2", "--width", "16"], capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
-    assert list(json.loads(done.stdout)["results"]) == ["test"]
+    assert main([*map(str, words), "--hold-out", "0.2", "--width", "16"]) == 0
+    assert list(json.loads(capsys.readouterr().out)["results"]) == ["test"]
     assert RunFolder.open(tmp_path / "run").state["held_out"] == 0.2

@@ -76,11 +76,11 @@ def test_pruned_and_failed_trials_are_called_so(tmp_path: Path, monkeypatch: pyt
     assert "trial 1 failed: no such rate" in done.lines()[-1]
 
 
-def test_a_sweep_killed_by_signal_9_goes_on_where_it_was(tmp_path: Path) -> None:
+def test_a_sweep_killed_by_signal_9_goes_on_where_it_was(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = [word for name, value in SMALL.items() for word in (f"{name}={value}",)]
-    command = [sys.executable, "-m", "diptych", "sweep", "clip", "--data", WORLD, "--over", "lr=log(1e-4,1e-2)", "--trials", "2",
+    command = ["sweep", "clip", "--data", WORLD, "--over", "lr=log(1e-4,1e-2)", "--trials", "2",
                "--evaluations", "4", "--out", str(tmp_path / "s"), "--set", *words, "steps=40"]  # fmt: skip
-    child = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    child = subprocess.Popen([sys.executable, "-m", "diptych", *command], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     metrics, limit = tmp_path / "s/trials/0000/metrics.jsonl", time.monotonic() + 240
     while not (metrics.is_file() and '"eval"' in metrics.read_text()) and time.monotonic() < limit and child.poll() is None:
         time.sleep(0.05)
@@ -89,8 +89,8 @@ def test_a_sweep_killed_by_signal_9_goes_on_where_it_was(tmp_path: Path) -> None
     cut = RunFolder(tmp_path / "s/trials/0000")
     assert cut.state["status"] == "running"
     rate = cut.config["recipe"]["lr"]
-    done = subprocess.run([*command, "--json"], capture_output=True, text=True, check=True)
-    plain = json.loads(done.stdout)
+    assert main([*command, "--json"]) == 0
+    plain = json.loads(capsys.readouterr().out)
     assert [trial["state"] for trial in plain["trials"]] == ["finished", "finished"]
     assert plain["trials"][0]["lr"] == rate
     steps = [line["step"] for line in cut.metrics() if line["kind"] == "eval"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -91,11 +92,20 @@ def install(site: Path, name: str, points: str, module: str = MODULE) -> None:
     (site / f"{name}.py").write_text(module, encoding="utf-8")
 
 
-def diptych(site: Path, *words: str) -> subprocess.CompletedProcess[str]:
+RUN = """
+import json, sys
+from diptych.cli import main
+for words in json.loads(sys.argv[1]):
+    if code := main(words):
+        sys.exit(code)
+"""
+
+
+def diptych(site: Path, *commands: list[str]) -> subprocess.CompletedProcess[str]:
+    """The commands one after the other, up to the first that fails, in a process that has the packages in `site`."""
     path = os.pathsep.join([str(site), os.environ.get("PYTHONPATH", "")])
-    command = [sys.executable, "-c", "import sys; from diptych.cli import main; sys.exit(main(sys.argv[1:]))", *words]
     return subprocess.run(
-        command,
+        [sys.executable, "-c", RUN, json.dumps(commands)],
         capture_output=True,
         text=True,
         check=False,
@@ -107,25 +117,25 @@ def diptych(site: Path, *words: str) -> subprocess.CompletedProcess[str]:
 def test_a_package_outside_adds_a_recipe_an_operator_and_a_task(tmp_path: Path) -> None:
     install(tmp_path, "warm_package", POINTS)
     data, run = "world:scenes?n=12&size=32", str(tmp_path / "run")
-    sizes = ("--steps", "1", "--batch-size", "4", "--no-evaluation")
-    trained = diptych(tmp_path, "train", "warm-clip", "--data", data, "--out", run, *sizes)
-    assert trained.returncode == 0, trained.stderr
-    assert diptych(tmp_path, "train", "--resume", run).returncode == 0
-    scored = diptych(tmp_path, "eval", run, "recall", "--data", data, "--split", "val", "--json")
-    assert scored.returncode == 0, scored.stderr
-    assert '"results"' in scored.stdout
-    curated = diptych(tmp_path, "curate", "copies", data, str(tmp_path / "curated"))
-    assert curated.returncode == 0, curated.stderr
-    shown = diptych(tmp_path, "curate", "--help")
-    assert "from the package warm_package" in shown.stdout
+    done = diptych(
+        tmp_path,
+        ["train", "warm-clip", "--data", data, "--out", run, "--steps", "1", "--batch-size", "4", "--no-evaluation"],
+        ["train", "--resume", run],
+        ["eval", run, "recall", "--data", data, "--split", "val", "--json"],
+        ["curate", "copies", data, str(tmp_path / "curated")],
+        ["curate", "--help"],
+    )
+    assert done.returncode == 0, done.stderr
+    assert '"results"' in done.stdout
+    assert "from the package warm_package" in done.stdout
 
 
 def test_a_name_that_is_taken_and_a_package_that_is_broken_cost_one_line(tmp_path: Path) -> None:
     install(tmp_path / "taken", "copycat", "[diptych.recipes]\nclip = copycat:Warm\n")
-    twice = diptych(tmp_path / "taken", "train", "clip", "--data", "emoji", "--out", "run")
+    twice = diptych(tmp_path / "taken", ["train", "clip", "--data", "emoji", "--out", "run"])
     assert (twice.returncode, twice.stderr.count("\n")) == (2, 1)
     assert "recipe 'clip' is in the package 'copycat' and in 'diptych'" in twice.stderr
     install(tmp_path / "broken", "broken", "[diptych.recipes]\nlost = broken:Nothing\n", module="")
-    lost = diptych(tmp_path / "broken", "train", "lost", "--data", "emoji", "--out", "run")
+    lost = diptych(tmp_path / "broken", ["train", "lost", "--data", "emoji", "--out", "run"])
     assert (lost.returncode, lost.stderr.count("\n")) == (2, 1)
     assert "'lost' of the package 'broken' cannot be imported from broken:Nothing" in lost.stderr

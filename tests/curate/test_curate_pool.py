@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from diptych.core.contracts import CurationStepResult, Drop
@@ -20,6 +22,8 @@ from diptych.curate.engine.pool import curate, plan
 from diptych.data.columns import read_table
 from diptych.data.dataset import Pool
 from diptych.worlds import scenes
+
+from ..helpers.killed import KillAt
 
 
 @pytest.fixture
@@ -175,3 +179,34 @@ def test_a_step_that_drops_nearly_everything_says_so() -> None:
     assert lines[1] == "! exact_duplicates dropped 99.0% of the rows: look at the reasons below"
     half = Pool.from_samples([Sample(f"u{n}", ArrayImage(np.full((8, 8, 3), n // 2, np.uint8))) for n in range(6)])
     assert not any(line.startswith("!") for line in curate(half, [ExactDuplicates()]).lines())
+
+
+@dataclass(frozen=True)
+class Lists(Counting):
+    """A step with a nested column, whose Arrow type Parquet does not give back as it was."""
+
+    slug: ClassVar[str] = "lists"
+
+    def __call__(self, data) -> CurationStepResult:
+        table = pa.table({"uid": list(data.uids), "parts": [[{"n": 1}]] * len(data)})
+        return CurationStepResult(tuple(data.uids), (), {"parts": table})
+
+
+def test_a_run_killed_anywhere_writes_the_bytes_of_an_undisturbed_one(data: Pool, tmp_path, kill: KillAt) -> None:
+    def files(out: Path) -> dict[str, bytes]:
+        paths = (path for path in out.rglob("*") if path.is_file() and path.name not in ("costs.json", "lineage.json"))
+        return {str(path.relative_to(out)): path.read_bytes() for path in paths}
+
+    steps = [Lists("a00"), Counting("a05")]
+    curate(data, steps, tmp_path / "whole")
+    whole, moment, killed = files(tmp_path / "whole"), 0, [0]
+    while killed:
+        out = tmp_path / f"killed-{moment}"
+        with kill(moment) as killed:
+            curate(data, steps, out)
+        (out / "tables").mkdir(parents=True, exist_ok=True)
+        (out / "tables" / ".removed.parquet.0123abcd").write_bytes(b"half")  # as a kill in the middle of a file leaves it
+        curate(data, steps, out)
+        assert files(out) == whole, moment
+        moment += 1
+    assert moment > 10

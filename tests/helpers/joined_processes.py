@@ -37,12 +37,19 @@ SPENT = [0.0]
 
 def on_processes(work: Callable[[int, int], Any], folder: Path, *, world: int = 2) -> list[Any]:
     """What `work(rank, world)`, a function of a test file, returns on each of them: tensors, numbers and strings in lists and dicts."""
-    multiprocessing.set_forkserver_preload(PRELOADED)
-    settings = world, str(folder), dict(os.environ), work
-    mp.start_processes(_joined, args=settings, nprocs=world, start_method="forkserver")
+    begun = begin_on_processes(work, folder, world=world)
+    while not begun.join():
+        pass
     answers = [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(world)]
     SPENT[0] += sum(seconds for _, seconds in answers)
     return [found for found, _ in answers]
+
+
+def begin_on_processes(work: Callable[[int, int], Any], folder: Path, *, world: int = 2) -> mp.ProcessContext:
+    """The processes at work, which the caller waits for or kills."""
+    multiprocessing.set_forkserver_preload(PRELOADED)
+    settings = world, str(folder), dict(os.environ), work
+    return mp.start_processes(_joined, args=settings, nprocs=world, join=False, start_method="forkserver")
 
 
 def _joined(rank: int, world: int, folder: str, environment: dict[str, str], work: Callable[[int, int], Any]) -> None:

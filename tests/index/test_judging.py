@@ -17,6 +17,7 @@ from diptych.core.errors import ConfigError, DataError
 from diptych.core.image import ArrayImage
 from diptych.core.sample import Sample, Text
 from diptych.data.dataset import Pool
+from diptych.index import judging
 from diptych.index.judging import apply_settings, judge, ndcg, read_judgements, recall, tune
 from diptych.index.kinds.hybrid import HybridIndex
 
@@ -133,6 +134,59 @@ def test_a_file_that_is_none(tmp_path: Path, text: str, message: str) -> None:
     (tmp_path / "q.csv").write_text(text)
     with pytest.raises(DataError, match=message):
         read_judgements(tmp_path / "q.csv")
+
+
+@pytest.fixture(scope="module")
+def with_fields(tmp_path_factory: pytest.TempPathFactory) -> HybridIndex:
+    """Texts name the colour alone; the column `thing` the thing, and `noise` words that mislead."""
+    samples = [
+        Sample(
+            f"i{n:02}",
+            ArrayImage(np.full((4, 4, 3), n, np.uint8)),
+            (Text(f"an icon of {name.split()[0]}"),),
+            extras={"thing": [name.split()[1]], "noise": NAMES[-1 - n]},
+        )
+        for n, name in enumerate(NAMES)
+    ]
+    folder = tmp_path_factory.mktemp("fields") / "index"
+    return HybridIndex.build(Misleading(), Pool.from_samples(samples), folder, progress=False, fields=("thing", "noise"))
+
+
+def test_words_of_fields_are_searched(with_fields: HybridIndex) -> None:
+    with judging._settings(with_fields, {"search_fields": ["thing"]}):
+        for n, name in enumerate(NAMES):
+            hits = with_fields.search_text(name, 20)
+            assert hits[0].uid == f"i{n:02}"
+            assert hits[0].score > 1 > hits[1].score, "one word in the text, the other in the field"
+        assert {hit.uid for hit in with_fields.search_words("cups", 20)} == {"i01", "i06", "i11", "i16"}
+    with judging._settings(with_fields, {"search_fields": []}):
+        assert with_fields.search_words("cup", 20) == []
+
+
+def test_fields_are_chosen_on_judged_queries(with_fields: HybridIndex) -> None:
+    assert tune(with_fields, JUDGED, k=5).options["search_fields"] == ["thing"]
+
+
+def test_the_first_items_are_ranked_again(index: HybridIndex) -> None:
+    dense = {hit.uid: hit.score for hit in index.search_text("red pizza", 20, half="dense")}
+    before = index.search_text("red pizza", 20)
+    with judging._settings(index, {"rerank": 8}):
+        after = index.search_text("red pizza", 20)
+    first = [hit.uid for hit in before[:8]]
+    assert [hit.uid for hit in after[:8]] == sorted(first, key=lambda uid: -dense[uid]) != first
+    assert [hit.uid for hit in after[8:]] == [hit.uid for hit in before[8:]]
+    assert [hit.score for hit in after] == pytest.approx([hit.score for hit in before], abs=1e-7)
+
+
+def test_fields_that_cannot_be(tmp_path: Path) -> None:
+    pool = Pool.from_samples([Sample("a", ArrayImage(np.zeros((4, 4, 3), np.uint8)), (Text("a cup"),), extras={"size": 3})])
+    for options, message in (
+        ({"fields": ("size",)}, "no sample has words in the column size"),
+        ({"fields": ("size",), "what": "texts"}, "expected none"),
+        ({"rerank": -1}, "rerank is -1"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            HybridIndex.build(Misleading(), pool, tmp_path / "index", progress=False, **options)
 
 
 def test_chosen_settings_are_written(index: HybridIndex) -> None:

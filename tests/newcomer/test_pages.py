@@ -18,13 +18,16 @@ import time
 import urllib.request
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
+
+import diptych as dp
+from diptych.recipes.points.ulip import ULIP
 
 from .conftest import REPOSITORY
 
@@ -240,14 +243,33 @@ def test_fine_tuning(reader: Reader) -> None:
     (reader.home / "models").mkdir()
     (reader.home / "library").rename(reader.home / "models/clip-vit-base-patch32")
     pairs(reader.home / "photos", 60)
+    pairs(reader.home / "pairs", 60, first=200)
     pairs(reader.home / "others", 60, first=100)
     reader.order("general data", words=["data", "build", "others", "data/general"])
     reader.order("their splits", words=["data", "split", "data/general"])
+    start = ["train", "clip", "--data", "photos", "--init", "hf:models/clip-vit-base-patch32", "--no-evaluation"]
+    for seed in range(3):
+        reader.order("stand-in", words=[*start, "--out", f"runs/seed{seed}", "--seed", str(seed), *SHORT])
     reader.page(REPOSITORY / "docs/fine-tuning.md")
     assert len(reader.done) >= 12
 
 
+def clouds(home: Path) -> None:
+    """An untrained model of point clouds, clouds in a folder and in a table, and a query of each form."""
+    pool = dp.read("world:solids?n=6&points=300&views=2&size=16", split="train")
+    recipe = replace(ULIP.tiny(), small_steps=0).prepare(pool)
+    recipe.deploy(recipe.model()).save(home / "runs/points")
+    (home / "shapes").mkdir()
+    for row in range(4):
+        np.save(home / f"shapes/solid{row}.cloud.npy", pool[row].media["cloud"].decode())
+    (home / "shapes.csv").write_text("uid,points\n" + "".join(f"solid{row},shapes/solid{row}.cloud.npy\n" for row in range(4)))
+    head = "ply\nformat ascii 1.0\nelement vertex 4\nproperty float x\nproperty float y\nproperty float z\nend_header\n"
+    (home / "chair.ply").write_text(head + "0 0 0\n1 0 0\n0 1 0\n0 0 1\n")
+    Image.new("RGB", (64, 64), "red").save(home / "chair.jpg")
+
+
 def test_searching(reader: Reader) -> None:
+    clouds(reader.home)
     pairs(reader.home / "pairs", 60)
     pairs(reader.home / "more", 10, first=100)
     Image.new("RGB", (64, 64), "red").save(reader.home / "photo.jpg")

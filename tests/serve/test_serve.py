@@ -161,6 +161,8 @@ def test_modes_of_a_hybrid_index_and_an_index_of_words(tmp_path: Path) -> None:
         assert kinds == {"stub/colours": (["dense", "lexical"], True), "words": ([], False)}
         assert uids(http.post("/search", json={"text": "orange", "mode": "dense"}))[0] == "red-1"
         assert uids(http.post("/search", json={"text": "orange", "mode": "lexical"})) == []
+        asked = {text: http.get("/search", params={"q": text}).json()["suggestion"] for text in ("green", "gren", "orange")}
+        assert asked == {"green": "", "gren": "green", "orange": ""}
         assert uids(http.post("/search", json={"text": "green", "mode": "lexical"})) == ["green-1"]
         assert uids(http.post("/search", json={"text": "green"}))[0] == "green-1"
         assert uids(http.post("/search", json={"text": "blue", "model": "words"})) == ["blue-1"]

@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from test_parallel import launch, trained
 from torch import Tensor
+from torch.multiprocessing import ProcessRaisedException
 from toy import Toy, toy_pool
 from toy_engines import ACTIONS, BETA, PROMPTS, Average, Bandit, Prefer, Rollout, Table
+from toy_processes import run, trained
 
 from diptych.core.contracts import Hook, Recipe
 from diptych.core.errors import ConfigError, UnknownName
@@ -225,7 +226,7 @@ def test_an_engine_of_another_package_is_an_entry(tmp_path: Path) -> None:
 def test_two_processes_are_one(kind: str, shard: str, tmp_path: Path) -> None:
     """A policy draws its actions by rank, so its steps are not those of one process."""
     alone = fit({"average": Average, "prefer": Prefer}[kind](), toy_pool(), tmp_path / "alone", OPTIONS)
-    together = trained(2, tmp_path / "two", program="toy_engines.py", kind=kind, options={"shard": shard})
+    together = trained(2, tmp_path / "two", program="toy_engines", kind=kind, options={"shard": shard})
     torch.testing.assert_close(together["logit_PA"], weights(alone.path), rtol=1e-12, atol=1e-12)
 
 
@@ -250,6 +251,5 @@ def test_the_estimate_counts_what_the_engine_keeps() -> None:
 
 def test_a_solution_is_not_sharded(tmp_path: Path) -> None:
     plan = {"out": str(tmp_path / "two"), "kind": "average", "options": {"shard": "fsdp"}}
-    done = launch(2, plan, program="toy_engines.py")
-    assert done.returncode != 0
-    assert "the engine 'solve' takes no gradient steps that fsdp could share: use --shard ddp" in done.stderr
+    with pytest.raises(ProcessRaisedException, match="'solve' takes no gradient steps that fsdp could share: use --shard ddp"):
+        run(2, plan, program="toy_engines")

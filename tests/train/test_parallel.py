@@ -1,30 +1,15 @@
-"""One, two and four processes end in the same weights, wrapped by DDP and cut by FSDP2, started as users start them."""
+"""One, two and four processes end in the same weights, wrapped by DDP and cut by FSDP2; `torchrun` starts such a run."""
 
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
-
-HERE = Path(__file__).parent
-
-
-def launch(processes: int, plan: dict[str, Any], *, program: str = "toy.py") -> subprocess.CompletedProcess[str]:
-    start = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"] if processes > 1 else []
-    command = [sys.executable, *start, str(HERE / program), json.dumps(plan)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
-
-
-def trained(processes: int, out: Path, *, program: str = "toy.py", **plan: Any) -> dict[str, torch.Tensor]:
-    done = launch(processes, {"out": str(out), **plan}, program=program)
-    assert done.returncode == 0, done.stderr[-3000:]
-    return load_file(out / "model" / "model.safetensors")
+from torch.multiprocessing import ProcessRaisedException
+from toy_processes import run, torchrun, trained
 
 
 def assert_equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> None:
@@ -76,8 +61,7 @@ def test_a_stopped_run_goes_on_with_another_number_of_processes(
 ) -> None:
     recipe = {**RECIPE, "witness": str(tmp_path / "witness"), "stop_at": 2}
     plan = {"out": str(tmp_path / "run"), "recipe": recipe, "options": {"shard": shard}, "resume": True}
-    first = launch(2, plan)
-    assert first.returncode == 0, first.stderr[-3000:]
+    run(2, plan)
     assert json.loads((tmp_path / "run" / "run.json").read_text())["status"] == "stopped"
     assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["step-00000003"]
     assert_equal(alone, trained(1, tmp_path / "run", **{key: value for key, value in plan.items() if key != "out"}))
@@ -93,14 +77,19 @@ def test_every_optimiser_is_exact_when_sharded(kind: str, tmp_path: Path) -> Non
 
 
 def test_torchrun_without_a_way_to_share_is_refused(tmp_path: Path) -> None:
-    done = launch(2, {"out": str(tmp_path / "run"), "recipe": RECIPE})
-    assert done.returncode != 0
-    assert "torchrun started 2 processes, but shard is none (expected ddp or fsdp)" in done.stderr
+    with pytest.raises(ProcessRaisedException, match=r"started 2 processes, but shard is none \(expected ddp or fsdp\)"):
+        run(2, {"out": str(tmp_path / "run"), "recipe": RECIPE})
     assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.slow
 def test_a_parameter_without_gradient_is_named_under_ddp(tmp_path: Path) -> None:
-    done = launch(2, {"out": str(tmp_path / "run"), "recipe": {**RECIPE, "idle": True}, "options": {"shard": "ddp"}})
-    assert done.returncode != 0
-    assert "no gradient reaches idle.weight" in done.stderr
+    plan = {"out": str(tmp_path / "run"), "recipe": {**RECIPE, "idle": True}, "options": {"shard": "ddp"}}
+    with pytest.raises(ProcessRaisedException, match=r"no gradient reaches idle\.weight"):
+        run(2, plan)
+
+
+def test_torchrun_trains_on_two_processes(alone: dict[str, torch.Tensor], tmp_path: Path) -> None:
+    done = torchrun(2, {"out": str(tmp_path / "run"), "recipe": RECIPE, "options": {"shard": "ddp"}})
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert_equal(alone, load_file(tmp_path / "run/model/model.safetensors"))

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 import torch
 from test_engines import OPTIONS
-from test_parallel import trained
 from toy import toy_pool
 from toy_engines import Bandit, Rollout
+from toy_processes import trained
 
 from diptych.core.errors import RunError
 from diptych.train.engines.environments import ActorOutput, EnvironmentRunner
@@ -24,8 +24,8 @@ from diptych.train.fit import fit
 
 @pytest.mark.parametrize("shard", ["ddp", "fsdp"])
 def test_two_processes_act_and_learn_as_one(shard: str, tmp_path: Path) -> None:
-    alone = trained(1, tmp_path / "one", program="toy_engines.py", kind="shared", options={})
-    together = trained(2, tmp_path / "two", program="toy_engines.py", kind="shared", options={"shard": shard})
+    alone = trained(1, tmp_path / "one", program="toy_engines", kind="shared", options={})
+    together = trained(2, tmp_path / "two", program="toy_engines", kind="shared", options={"shard": shard})
     torch.testing.assert_close(alone["logit_PA"], together["logit_PA"], rtol=1e-12, atol=1e-12)
 
 

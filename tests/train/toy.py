@@ -223,15 +223,11 @@ def gathered(x_BD: Tensor) -> Tensor:
     return Gather.apply(x_BD) if dist.is_initialized() and dist.get_world_size() > 1 else x_BD
 
 
-def main() -> None:
-    """python toy.py JSON: {"out", "recipe", "options", "resume", "samples"}; resumes when the folder is there."""
-    import sys
-
+def run(plan: dict[str, Any]) -> None:
+    """Train by {"out", "recipe", "options", "resume", "samples"}, or go on when "resume" is asked for and the folder is there."""
     from diptych.train.fit import fit, resume
     from diptych.train.options import TrainOptions
 
-    torch.set_num_threads(1)
-    plan = json.loads(sys.argv[1])
     out, data = Path(plan["out"]), toy_pool(plan.get("samples", 50))
     if plan.get("resume") and (out / "config.yaml").exists():
         resume(out, data, kind=Toy)
@@ -240,4 +236,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    import sys
+
+    torch.set_num_threads(1)
+    run(json.loads(sys.argv[1]))

@@ -1,9 +1,7 @@
-"""Recipes of a few numbers, one for each engine beside the supervised one. The file is also the program that tests distribute."""
+"""Recipes of a few numbers, one for each engine beside the supervised one."""
 
 from __future__ import annotations
 
-import json
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -210,16 +208,10 @@ class Average(Tabular):
         return {"rows": float(totals["rows"])}
 
 
-def main() -> None:
-    """python toy_engines.py JSON: {"out", "kind", "options"}."""
+def run(plan: dict[str, Any]) -> None:
+    """Train by {"out", "kind", "options"}."""
     from diptych.train.fit import fit
     from diptych.train.options import TrainOptions
 
-    torch.set_num_threads(1)
-    plan = json.loads(sys.argv[1])
     kind: Any = {"prefer": Prefer, "bandit": Bandit, "average": Average, "shared": SharedBandit}[plan["kind"]]
     fit(kind(), toy_pool(), Path(plan["out"]), TrainOptions(progress=False, precision="fp32", seed=3, **plan["options"]))
-
-
-if __name__ == "__main__":
-    main()

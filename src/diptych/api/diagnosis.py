@@ -42,6 +42,7 @@ EXTRAS = {
     "diffusion": "generate; train reversion, relationbooth, text_to_image",
     "points": "XYZ, OFF and OBJ files as data",
     "heif": "HEIC pictures",
+    "icons": "the data set of icons (data fetch icons)",
     "medical": "DICOM and NIfTI files",
     "ocr": "curate --ocr",
     "gguf": "GGUF files of language models",

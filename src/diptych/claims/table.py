@@ -13,7 +13,7 @@ from diptych.claims.claim import Claim
 from diptych.claims.freshness import State
 from diptych.claims.ledger import Entry, Superseded
 from diptych.claims.verdict import LEVEL, holm
-from diptych.report.forest import ControlMark, ForestRow, forest_plot
+from diptych.report.forest import WIDE, ControlMark, ForestLayout, ForestRow, forest_plot
 
 WIDTH = 26
 NOT_JUDGED = "not judged"
@@ -101,8 +101,8 @@ def table_lines(entries: Sequence[Row]) -> list[str]:
     ]
 
 
-def forest(entries: Sequence[Row]) -> str:
-    """All claims that have a verdict, sorted by their gain in units of what matters; the SVG text."""
+def forest(entries: Sequence[Row], layout: ForestLayout = WIDE) -> str:
+    """SVG of all claims that have a verdict, sorted by their gain in units of what matters."""
     judged = [(row, row.entry) for row in entries if row.entry]
     spans = []
     for row, entry in judged:
@@ -114,7 +114,7 @@ def forest(entries: Sequence[Row]) -> str:
         each = tuple((method - baseline) / unit for baseline, method in dots)
         name = row.claim.key if row.state == "fresh" else f"{row.claim.key} ({row.state})"
         spans.append(ForestRow(name, entry.difference / unit, (ends[0], ends[1]), row.verdict, each, marks))
-    return forest_plot(sorted(spans, key=lambda span: span.mean, reverse=True))
+    return forest_plot(sorted(spans, key=lambda span: span.mean, reverse=True), layout=layout)
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -105,6 +105,10 @@ OPERATORS = Registry(
             "diptych.curate.operators.identity_seed:IdentitySeed",
             "persons that trackers mixed up, by their pictures",
         ),
+        "image_scores": (
+            "diptych.curate.filters.image_heads:ImageScores",
+            "drops nothing: scores of images by a head that you trained",
+        ),
         "near_duplicates": ("diptych.curate.duplicates.near:NearDuplicates", "images that look like another one"),
         "noun_knowledge": (
             "diptych.curate.operators.noun_knowledge:NounKnowledge",
@@ -117,6 +121,10 @@ OPERATORS = Registry(
         "person_captions": (
             "diptych.curate.operators.person_captions:PersonCaptions",
             "drops nothing: a sentence about each person from six attributes, by 1,664 templates",
+        ),
+        "personal_data": (
+            "diptych.curate.filters.personal_data:PersonalData",
+            "texts with mail addresses, telephone, card and account numbers",
         ),
         "position_prompts": (
             "diptych.curate.operators.position_prompts:PositionPrompts",
@@ -147,10 +155,18 @@ OPERATORS = Registry(
             "diptych.curate.operators.structured_negatives:StructuredNegatives",
             "drops nothing: wrong captions and right ones, by a word that is replaced",
         ),
+        "target_clusters": (
+            "diptych.curate.filters.target_clusters:TargetClusters",
+            "images in the clusters of a target set",
+        ),
         "text_duplicates": ("diptych.curate.duplicates.text:TextDuplicates", "texts that are nearly those of another row"),
         "top_fraction": (
             "diptych.curate.operators.top_fraction:TopFraction",
             "the share of rows with the highest values of a column",
+        ),
+        "train_head": (
+            "diptych.curate.filters.image_heads:TrainHead",
+            "drops nothing: a head that judges images, from a column of labels",
         ),
         "translate": (
             "diptych.curate.operators.translate:Translate",

@@ -420,6 +420,10 @@ class Index(ABC):
         """Terms of the sparse dimensions, by position; empty where there are none."""
         return []
 
+    def suggestion(self, text: str) -> str:
+        """A text with known words in the place of unknown ones that are spelled alike; "" where there are none."""
+        return ""
+
     # ------------------------------------------------------------ inside: what kinds use
 
     @classmethod

@@ -26,6 +26,7 @@ Judgements = Mapping[str, Mapping[str, float]]
 """Grade by uid, by query."""
 RESAMPLES = 2_000
 WEIGHTS = (0.0, 0.25, 0.5, 0.75, 1.0)
+RERANKED = (0, 10, 50)
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,8 +140,10 @@ def judge(index: Index, judged: Judgements, *, k: int = 10) -> list[JudgedSearch
 
 
 def tune(index: Index, judged: Judgements, *, k: int = 10, seed: int = 0) -> TunedSearch:
-    """Choose fusion rule, weight of the words and `exact_first` of a hybrid index on half of the queries, by nDCG; report on the other
-    half. The index itself keeps its settings.
+    """Choose the settings of a hybrid index on half of the queries, by nDCG; report on the other half. The index keeps its settings.
+
+    First the searched fields are chosen, with all else as it is: none, each, or all; then fusion rule, weight of the words and
+    `exact_first` together; then how many items are ranked again. Of equal settings the first is taken.
 
     Raises ConfigError for another kind of index and for fewer than ten queries.
     """
@@ -151,26 +154,36 @@ def tune(index: Index, judged: Judgements, *, k: int = 10, seed: int = 0) -> Tun
     order = sorted(judged, key=lambda query: keyed_seed(seed, "judged", hashlib.sha256(query.encode()).hexdigest()))
     choosing = {query: judged[query] for query in order[::2]}
     reported = {query: judged[query] for query in order[1::2]}
-    best: tuple[float, dict[str, Any]] | None = None
-    for fusion, weight, first in product(RULES, WEIGHTS, (True, False)):
-        options = {"fusion": fusion, "lexical": weight, "exact_first": first}
-        with _settings(index, options):
-            score = _judged("", _ranked(index, choosing, k, {}), choosing, k).ndcg
-        if best is None or score > best[0]:
-            best = (score, options)
-    assert best is not None
+    chosen: dict[str, Any] = {}
+    for step in _settings_to_try(index.info.options.get("fields", [])):
+        scores = []
+        for options in step:
+            with _settings(index, chosen | options):
+                scores.append(_judged("", _ranked(index, choosing, k, {}), choosing, k).ndcg)
+        chosen |= step[scores.index(max(scores))]
     before = _ranked(index, reported, k, {})
-    with _settings(index, best[1]):
+    with _settings(index, chosen):
         after = _ranked(index, reported, k, {})
     gain_Q = np.array([ndcg(after[q], reported[q], k) - ndcg(before[q], reported[q], k) for q in reported])
     rows = _judged("as it is", before, reported, k), _judged("as chosen", after, reported, k)
-    return TunedSearch(best[1], len(choosing), *rows, float(gain_Q.mean()), _interval(gain_Q))
+    return TunedSearch(chosen, len(choosing), *rows, float(gain_Q.mean()), _interval(gain_Q))
 
 
 def apply_settings(index: Index, options: Mapping[str, Any]) -> None:
     """Write chosen settings into the metadata of the index: every search follows them from the next opening on."""
     index.collection.facts.options = {**index.collection.facts.options, **options}
     index.collection.facts.write(index.folder)
+
+
+def _settings_to_try(fields: Sequence[str]) -> list[list[dict[str, Any]]]:
+    """Settings among which `tune` chooses, step by step."""
+    subsets = [list(fields), [], *([name] for name in fields if len(fields) > 1)]
+    rules = product(RULES, WEIGHTS, (True, False))
+    return [
+        *([[{"search_fields": subset} for subset in subsets]] if fields else []),
+        [{"fusion": rule, "lexical": weight, "exact_first": first} for rule, weight, first in rules],
+        [{"rerank": count} for count in RERANKED],
+    ]
 
 
 @contextmanager

@@ -34,13 +34,18 @@ SPACELESS = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff"  # kana and Han: no spaces
 WORD = re.compile(rf"[{SPACELESS}]|[^\W_{SPACELESS}]+")
 
 
+def folded(text: str) -> str:
+    """Text in lower case, compatible forms (ﬁ, full width) as the usual ones. Accents stay."""
+    return unicodedata.normalize("NFKC", text).casefold()
+
+
 def words_of(text: str) -> list[str]:
-    """Lower-case words in order, without punctuation. Accents stay; compatible forms (ﬁ, full width) become the usual ones.
+    """Words in order, as `folded` spells them, without punctuation.
 
     >>> words_of("Two red-brown foxes, 東京!")
     ['two', 'red', 'brown', 'foxes', '東', '京']
     """
-    return WORD.findall(unicodedata.normalize("NFKC", text).casefold())
+    return WORD.findall(folded(text))
 
 
 @dataclass(frozen=True)
@@ -107,6 +112,9 @@ class TermVocabulary:
 
     def __len__(self) -> int:
         return len(self._number_of)
+
+    def __contains__(self, term: object) -> bool:
+        return term in self._number_of
 
     def terms(self) -> list[str]:
         """Terms in the order of their numbers."""

@@ -175,6 +175,10 @@ class SearchHit(BaseModel):
 class SearchAnswer(BaseModel):
     hits: list[SearchHit]
     next: str | None = Field(default=None, description="cursor of the hits after these; null at the end")
+    suggestion: str = Field(
+        default="",
+        description="the text with words of the index in the place of unknown ones that are spelled alike; mostly empty",
+    )
 
 
 class TextIn(StrictRequest):

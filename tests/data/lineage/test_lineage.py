@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -17,10 +18,14 @@ from PIL import Image
 
 from diptych.cli import main
 from diptych.core.errors import DataError
+from diptych.core.image import ArrayImage
+from diptych.core.sample import Sample
+from diptych.data.dataset import Pool
 from diptych.data.lineage.data_card import croissant, data_card, data_facts
 from diptych.data.lineage.record import lineage_of, made_now, write_lineage
 from diptych.data.lineage.why import row_history
 from diptych.data.read import read
+from diptych.data.shards.build import build, open_built
 
 
 class Site(BaseHTTPRequestHandler):
@@ -177,3 +182,15 @@ def test_links_that_came_later_keep_their_own_source(chain: Path, tmp_path: Path
 def test_a_folder_that_is_not_there_is_said_to_be_missing(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="does not exist"):
         row_history(tmp_path / "nothing", "a")
+
+
+def test_a_build_from_python_is_recorded_and_a_second_call_changes_nothing(tmp_path: Path) -> None:
+    pool = Pool.from_samples([Sample("a", ArrayImage(np.zeros((8, 8, 3), np.uint8)))], name="made here")
+    build(pool, tmp_path / "first")
+    (step,) = lineage_of(tmp_path / "first")
+    assert (step.step, step.source, step.fingerprint, step.counts) == ("data build", "", pool.fingerprint, {"samples": 1})
+    before = (tmp_path / "first" / "lineage.json").read_bytes()
+    build(pool, tmp_path / "first")
+    assert (tmp_path / "first" / "lineage.json").read_bytes() == before
+    build(open_built(tmp_path / "first"), tmp_path / "second", source=str(tmp_path / "first"))
+    assert [step.source for step in lineage_of(tmp_path / "second")] == ["", str(tmp_path / "first")]

@@ -107,6 +107,43 @@ def test_rsna_and_mimic(tmp_path: Path) -> None:
     assert sample.image.name.endswith("files/p10/p10000032/s50414267/d1.jpg")
 
 
+NIH_TABLE = "Image Index,Finding Labels,Patient ID\n" + "".join(f"{n:08}_000.png,Mass,{n}\n" for n in range(6))
+
+
+def test_published_lists_give_the_splits(tmp_path: Path) -> None:
+    """NIH's own two lists; three of BenchX with a share, one with labels behind the names; RSNA's by patient; CheXpert's by folder."""
+    table = tmp_path / "Data_Entry_2017.csv"
+    table.write_text(NIH_TABLE)
+    assert read(table, format="nih").split_names == []
+    (tmp_path / "train_val_list.txt").write_text("00000000_000.png\n00000001_000.png\n00000002_000.png\n")
+    (tmp_path / "test_list.txt").write_text("00000003_000.png\r\n00000004_000.png\r\n\n")
+    (tmp_path / "readme.txt").write_text("00000005_000.png is blank\n")
+    pool = read(table, format="nih")
+    assert pool.column("split") == ["train"] * 3 + ["test"] * 2 + [""]
+    assert "3 train, 2 test; 1 images in no list" in pool.notes[-1]
+    (tmp_path / "train.txt").write_text("00000000_000.png 0 1 0\n00000001_000.png 0 0 0\n")
+    (tmp_path / "val.txt").write_text("00000002_000\n")
+    (tmp_path / "train_1.txt").write_text("00000001_000.png\n")
+    pool = read(table, format="nih")
+    assert pool.column("split") == ["train", "train", "val", "test", "test", ""]
+    assert [sample.extras.get("shares") for sample in pool] == [None, ["train_1"], None, None, None, None]
+    (tmp_path / "val.txt").write_text("00000002_000\n00000004_000.png\n")
+    with pytest.raises(DataError, match=r"val\.txt.*row 1.*00000004_000.*test too"):
+        read(table, format="nih")
+    rsna = tmp_path / "rsna"
+    rsna.mkdir()
+    (rsna / "labels.csv").write_text("patientId,x,y,width,height,Target\na-1,,,,,0\nb-2,1,2,3,4,1\n")
+    (rsna / "test.txt").write_text("b-2\n")
+    assert read(rsna / "labels.csv", format="rsna").column("split") == ["", "test"]
+    own = tmp_path / "own"
+    own.mkdir()
+    rows = "".join(
+        f"CheXpert-v1.0/{part}/patient{n}/study1/view1_frontal.jpg,Male,50\n" for n, part in enumerate(("train", "valid", "test"))
+    )
+    (own / "valid.csv").write_text("Path,Sex,Age\n" + rows)
+    assert read(own / "valid.csv", format="chexpert").column("split") == ["train", "val", "test"]
+
+
 @pytest.mark.parametrize(
     ("format", "table", "match"),
     [

@@ -27,6 +27,7 @@ from diptych.core.image import ArrayImage, BytesImage, FileImage
 from diptych.core.sample import ORIGINS, Sample, Text
 from diptych.core.scene_graph import Region, Relation
 from diptych.data.dataset import Pool
+from diptych.data.lineage.record import FILE as LINEAGE
 from diptych.data.media.decode import decode
 from diptych.data.shards import write as shards
 from diptych.data.shards.build import build, open_built
@@ -49,7 +50,11 @@ def small_pool(n: int = 30, name: str = "small") -> Pool:
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.name != LINEAGE
+    }
 
 
 # ---------------------------------------------------------------- round trip

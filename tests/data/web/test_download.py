@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -272,7 +273,11 @@ def test_limits_of_an_image() -> None:
         Download(shard_links=20_000)
 
 
-def test_a_resolver_that_is_down_ends_the_run(tmp_path: Path) -> None:
+def test_a_resolver_that_is_down_ends_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def down(*_: Any, **__: Any) -> list[Any]:
+        raise socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")
+
+    monkeypatch.setattr(socket, "getaddrinfo", down)  # a real one keeps each name waiting for seconds
     table = links("", *(f"http://nowhere{n}.invalid/x" for n in range(60)))
     with pytest.raises(RunError, match=r"5\d of 5\d names could not be looked up.*run the same command again"):
         download(table, tmp_path, Download(threads=8))

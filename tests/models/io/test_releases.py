@@ -46,6 +46,7 @@ ELSEWHERE = {
     "stable_diffusion": "tests/models/diffusion/test_diffusers_folder.py::test_pictures_are_those_of_the_pipeline",
     "reversion": "tests/models/diffusion/test_diffusers_folder.py::test_a_learned_word_opens_by_address_and_in_diffusers",
     "medslip": "tests/recipes/domains/test_medslip.py::test_a_released_file_opens_by_address",
+    "mgca": "tests/tasks/domains/test_mgca.py::test_a_made_up_checkpoint_gives_the_authors_vectors",
     "biovil": "tests/recipes/domains/test_biovil.py::test_released_weights_give_the_authors_numbers",
     "biomedclip": "tests/recipes/domains/test_biomedclip.py::test_the_published_folder_opens_by_address",
     "vilt": "tests/models/vilt/test_vilt_model.py",

@@ -27,7 +27,8 @@ from diptych.tasks._scoring.chest_metrics import auroc, best_threshold, dice, f1
 from diptych.tasks._scoring.records import facts_of, read_records, with_facts, write_records
 from diptych.tasks.domains.benchx import BenchX, drawn_rows, paired_difference, read_runs
 from diptych.tasks.domains.frozen_segmentation import FrozenSegmentation, UPerHead, class_pixels, pooled_dice
-from diptych.tasks.domains.head_runs import EncoderWithHead, FineTuning, HeadImages, HeadSwitches, fine_tuned_scores
+from diptych.tasks.domains.head_images import HeadImages
+from diptych.tasks.domains.head_runs import EncoderWithHead, FineTuning, HeadSwitches, fine_tuned_scores
 from diptych.tasks.domains.report_retrieval import ReportRetrieval
 from diptych.worlds.chests.world import chests
 
@@ -233,7 +234,14 @@ def test_refused(model: Any) -> None:
         small(val=every).predict(model, data["test"])
     with pytest.raises(DataError, match="has no labels"):
         small(label="nothing").predict(model, data["test"])
-    for wrong in ({"shares": (0.0,)}, {"encoder_rates": ()}, {"epochs": 0}, {"compat": "old"}):
+    for wrong in (
+        {"shares": (0.0,)},
+        {"encoder_rates": ()},
+        {"epochs": 0},
+        {"compat": "old"},
+        {"augment": "all"},
+        {"specificity": 1.0},
+    ):
         with pytest.raises(ConfigError):
             BenchX(**wrong)
     assert isinstance(find("benchx"), BenchX)

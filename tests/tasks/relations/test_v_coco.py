@@ -193,7 +193,7 @@ def agree(cases: int, seed: int) -> None:
 
 
 def test_agrees_with_the_published_procedure_on_random_cases() -> None:
-    agree(1000, seed=0)
+    agree(250, seed=0)
 
 
 @pytest.mark.slow
@@ -249,13 +249,13 @@ TRIPLET_TASKS = (
 
 def test_triplets_agree_with_loops_over_boxes_and_triplets() -> None:
     rng, between = np.random.default_rng(4), 0
-    for n in range(1200):
+    for n in range(300):
         case, task = random_case(rng), TRIPLET_TASKS[n % len(TRIPLET_TASKS)]
         scored = task.score(records([f"u{n}" for n in range(len(case[0]))], *case))
         for name, value in naive_triplets(task, *case).items():
             assert scored.metrics[name].value == pytest.approx(value, abs=1e-12, nan_ok=True), (n, name, task)
         between += 0 < scored.metrics["all"].value < 1
-    assert between > 300
+    assert between > 75
 
 
 def test_triplets_are_another_protocol_than_ap_role() -> None:

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -16,6 +13,7 @@ import torch
 import torch.distributed.checkpoint as dcp
 from safetensors.torch import load_file
 from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader
+from toy_processes import begin, run
 
 from diptych.core.errors import RunError
 from diptych.train import checkpoint
@@ -23,34 +21,25 @@ from diptych.train.checkpoint import Checkpoint, write_shards
 from diptych.train.devices import shared_save
 from diptych.train.devices.shard_files import ShardedTensors, TensorPart, write_parts
 
-TOY = Path(__file__).parents[1] / "toy.py"
 RECIPE = {"steps": 6, "clip_norm": 0.5, "average": True}
 
 
-def start(processes: int, out: Path, **plan: Any) -> subprocess.Popen[str]:
-    together = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"] if processes > 1 else []
+def plan(processes: int, out: Path) -> dict[str, Any]:
     options = {"save_every": 1, "keep": 6, **({"shard": "fsdp"} if processes > 1 else {})}
-    text = json.dumps({"out": str(out), "recipe": RECIPE, "options": options, "resume": True, **plan})
-    command = [sys.executable, *together, str(TOY), text]
-    return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
-
-
-def finish(process: subprocess.Popen[str]) -> None:
-    _, errors = process.communicate(timeout=240)
-    assert process.returncode == 0, errors[-3000:]
+    return {"out": str(out), "recipe": RECIPE, "options": options, "resume": True}
 
 
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("alone") / "run"
-    finish(start(1, out))
+    run(1, plan(1, out))
     return out
 
 
 @pytest.fixture(scope="module")
 def together(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("together") / "run"
-    finish(start(2, out))
+    run(2, plan(2, out))
     return out
 
 
@@ -88,19 +77,22 @@ def test_torch_reads_the_files(together: Path) -> None:
 
 def test_a_kill_while_two_processes_write(alone: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
-    process = start(2, out)
+    meeting = tmp_path / "meeting"
+    meeting.mkdir()
+    begun = begin(2, plan(2, out), meeting)
     until = time.monotonic() + 200
     while not any((out / "checkpoints").glob(".step-0000000[3-6].writing/*")):
-        assert process.poll() is None, process.stderr and process.stderr.read()
+        assert all(process.is_alive() for process in begun.processes)
         assert time.monotonic() < until, "no checkpoint is written"
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
-    time.sleep(1)  # processes of the group end one after the other
+    for process in begun.processes:
+        os.kill(process.pid, signal.SIGKILL)
+    for process in begun.processes:
+        process.join()
     steps = checkpoint.steps_of(out / "checkpoints")
     assert steps, "those before are there"
     for step in steps:
         dict(checkpoint.load(checkpoint.folder_of(out / "checkpoints", step)).model)
-    finish(start(1, out))
+    run(1, plan(1, out))
     assert not list((out / "checkpoints").glob(".*")), "what the kill left is gone"
     same(load_file(alone / "model/model.safetensors"), load_file(out / "model/model.safetensors"))
 

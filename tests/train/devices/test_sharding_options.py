@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from torch import nn
+from toy_processes import trained
 
 from diptych.core.errors import ConfigError
 from diptych.train import checkpoint, precision
@@ -19,18 +17,12 @@ from diptych.train.options import TrainOptions
 from diptych.train.parallel import DistributedContext, wrap
 from diptych.train.precision import deterministic, loader_workers, wants_deterministic
 
-TOY = Path(__file__).parents[1] / "toy.py"
 RECIPE = {"steps": 4, "clip_norm": 0.5, "average": True}
 CPU, CUDA = torch.device("cpu"), torch.device("cuda", 0)
 
 
 def train(processes: int, out: Path, **options: Any) -> dict[str, torch.Tensor]:
-    start = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"] if processes > 1 else []
-    plan = {"out": str(out), "recipe": RECIPE, "options": {"save_every": 2, **options}}
-    command = [sys.executable, *start, str(TOY), json.dumps(plan)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
-    assert done.returncode == 0, done.stderr[-3000:]
-    return load_file(out / "model/model.safetensors")
+    return trained(processes, out, recipe=RECIPE, options={"save_every": 2, **options})
 
 
 def test_loader_processes_by_the_device(monkeypatch: pytest.MonkeyPatch) -> None:

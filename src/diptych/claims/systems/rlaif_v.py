@@ -26,6 +26,7 @@ def claims() -> tuple[Claim, ...]:
                 Arm("the shortest answer", JudgedCandidates(made, "shortest")),
             ),
             metric="agreement",
+            equal_budget=("steps", "samples"),
             margins=Margins(matters=0.05, equivalence=0.03),
             data=f"{TESTED} rendered images of two shapes, {CANDIDATES} drawn descriptions each; the writer and the labeler learned from "
             f"{PAIRS:,} others, in different orders",

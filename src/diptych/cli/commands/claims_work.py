@@ -18,7 +18,7 @@ from diptych.claims.cost import estimate_costs
 from diptych.claims.table import WIDTH, rows, table_lines
 from diptych.claims.trace import differences, trace, trace_at
 from diptych.claims.tree import Tree, tree
-from diptych.cli.commands.claims import ClaimsCheckArgs, ClaimsCostArgs, ClaimsJudgeArgs, ClaimsRunArgs, ClaimsTableArgs
+from diptych.cli.commands.claims_options import ClaimsCheckArgs, ClaimsCostArgs, ClaimsJudgeArgs, ClaimsRunArgs, ClaimsTableArgs
 from diptych.cli.options.output import finish, say
 from diptych.core.errors import ConfigError, RunError
 

@@ -151,7 +151,7 @@ class DataMapArgs:
 
 @dataclass(frozen=True)
 class DataFetchArgs:
-    name: Annotated[Positional[str], arg(help="openclipart (clipart) | stamps | geography")]
+    name: Annotated[Positional[str], arg(help="openclipart (clipart) | stamps | geography | icons")]
     out: Annotated[Path, arg(help="the folder to build")] = Path()
     json: JSON = False
 
@@ -174,7 +174,7 @@ def main(argv: Sequence[str]) -> int:
         "why": (data_lineage.why, "the whole life of a row: where it came from, what each step said of it, why it is gone"),
         "card": (data_lineage.card, "a data card and Croissant metadata of a folder: counts, licences, sources, steps"),
         "takedown": (data_web.takedown, "samples out of tars, manifest, tables and indexes, for good"),
-        "fetch": (_fetch, "larger real sets from Debian's packages: openclipart, stamps, geography"),
+        "fetch": (_fetch, "larger real sets out of packages: openclipart, stamps, geography, icons"),
     }
     return dispatch("data", subs, argv)
 
@@ -183,16 +183,13 @@ def _build(argv: Sequence[str]) -> int:
     args = parse(DataBuildArgs, argv, "data build", "Write data of any readable form as shards, manifest and tables.")
     if not args.source or args.out == Path():
         raise ConfigError("say from where and to where: diptych data build SRC OUT")
-    from diptych.data.lineage.record import made_now, write_lineage
     from diptych.data.shards.build import build
     from diptych.data.shards.mark import words_of
 
     command = words_of("diptych", "data", "build", *(word for word in argv if word != "--json"))
     options: dict[str, Any] = {"shard_samples": args.shard_samples, "overwrite": args.overwrite}
     pool = _pool(args)
-    report = build(pool, args.out, **options, progress=True, command=command)
-    address = _address(args.source)
-    write_lineage(args.out, [made_now("data build", address, fingerprint=pool.fingerprint, samples=report.samples)], address)
+    report = build(pool, args.out, **options, progress=True, command=command, source=_address(args.source))
     return finish(report.to_json(), report.lines(), args.json)
 
 
@@ -366,7 +363,10 @@ def _shares(text: str) -> dict[str, float]:
 
 def _fetch(argv: Sequence[str]) -> int:
     args = parse(
-        DataFetchArgs, argv, "data fetch", "Download a Debian package without installing it, and build its pictures and texts."
+        DataFetchArgs,
+        argv,
+        "data fetch",
+        "Build a larger real set out of packages: of Debian (downloaded, not installed) or, for icons, of Python.",
     )
     from diptych.data.web.fetch import fetch
 

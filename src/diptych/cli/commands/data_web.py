@@ -41,6 +41,13 @@ class DownloadArgs:
     shard_links: Annotated[int, arg(help="links a shard")] = 10_000
     threads: Annotated[int, arg(help="asked at once")] = 64
     processes: Annotated[int, arg(help="that decode and size pictures beside this one; 0 does it in the threads that ask")] = 0
+    engine: Annotated[
+        Literal["local", "ray"], arg(help="what decodes and sizes pictures: this machine, or tasks of a Ray cluster")
+    ] = "local"
+    blur: Annotated[
+        str,
+        arg(metavar="COLUMN", help="blur the boxes of this column, such as faces: lists of [left, top, right, bottom] in 0..1"),
+    ] = ""
     memory: Annotated[int, arg(help="MiB that pictures may take up while they are decoded, in each process")] = 1024
     retries: Annotated[int, arg(help="of one link, on the spot")] = 0
     timeout: Annotated[float, arg(help="seconds for a link as a whole, redirects included")] = 10.0
@@ -121,6 +128,8 @@ def download(argv: Sequence[str]) -> int:
         encode=args.encode,
         threads=args.threads,
         processes=args.processes,
+        engine=args.engine,
+        blur=args.blur,
         memory=args.memory,
         retries=args.retries,
         opted_out=args.opted_out,

@@ -46,6 +46,8 @@ class IndexBuildArgs:
     item_terms: Annotated[int, arg(help="lexical: heaviest terms of an item that are stored (0: all)")] = UNSET
     fusion: Annotated[Literal["", "rrf", "weighted"], arg(help="hybrid: reciprocal ranks (the default) or weighted scores")] = ""
     lexical: Annotated[float, arg(help="hybrid: weight of the words, the vectors have the rest (0.5)")] = UNSET
+    fields: Annotated[str, arg(help="hybrid, or lexical with words: columns whose words are searched too, with commas")] = ""
+    rerank: Annotated[int, arg(help="hybrid: first items that are ordered anew by their vectors alone (0)")] = UNSET
     objects: Annotated[str, arg(help="graphs: things to detect, with commas between them (those of training)")] = ""
     relations: Annotated[str, arg(help="graphs: relations to detect, with commas between them (those of training)")] = ""
     min_confidence: Annotated[float, arg(help="graphs: triplets below it are not kept (0.05)")] = UNSET
@@ -68,9 +70,20 @@ class IndexBuildArgs:
 
     def options(self) -> dict[str, Any]:
         """Options of the index kind that were set on the command line; a kind raises an error for those it lacks."""
-        names = ("prefix", "order", "shortlist", "funnel", "query_terms", "item_terms", "fusion", "lexical", "min_confidence")
+        names = (
+            "prefix",
+            "order",
+            "shortlist",
+            "funnel",
+            "query_terms",
+            "item_terms",
+            "fusion",
+            "lexical",
+            "rerank",
+            "min_confidence",
+        )
         given: dict[str, Any] = {name: getattr(self, name) for name in names}
-        given |= {name: listed(getattr(self, name)) for name in ("objects", "relations")}
+        given |= {name: listed(getattr(self, name)) for name in ("fields", "objects", "relations")}
         from diptych.claims.spelling import options
 
         return {**{name: value for name, value in given.items() if value not in (UNSET, "", ())}, **options(self.set)}

@@ -54,8 +54,12 @@ def main(argv: Sequence[str]) -> int:
         where = filters(args.where, opened.info.columns)
         options: dict[str, Any] = {"k": args.k, "where": where, "distinct": args.distinct, "cloud": cloud_item(cloud)}
         hits = opened.answer(SearchPlan.of(text, shown, args.like, args.unlike, args.weight, **options))
+        suggestion = opened.suggestion(text)
     lines = [f"{hit.score:6.3f}  {hit.uid}  {hit.payload.get('text') or hit.payload.get('caption') or ''}" for hit in hits]
-    return finish({"query": args.query, "hits": [asdict(hit) for hit in hits]}, lines or ["nothing found"], args.json)
+    lines = lines or ["nothing found"]
+    lines += [f"did you mean: {suggestion}"] if suggestion else []
+    facts = {"query": args.query, "hits": [asdict(hit) for hit in hits]} | ({"suggestion": suggestion} if suggestion else {})
+    return finish(facts, lines, args.json)
 
 
 def _by_triplet(args: SearchArgs) -> int:

@@ -25,6 +25,10 @@ TASK_ENTRIES = {
         "diptych.tasks.domains.frozen_segmentation:FrozenSegmentation",
         "the class of every pixel, by a head on an encoder that is not trained",
     ),
+    "report_generation": (
+        "diptych.tasks.domains.report_generation:ReportGeneration",
+        "reports of chest X-rays, by words and by findings",
+    ),
     "report_retrieval": (
         "diptych.tasks.domains.report_retrieval:ReportRetrieval",
         "the report of an image, and those of its class",

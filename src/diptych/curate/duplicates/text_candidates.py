@@ -13,8 +13,9 @@ Letters: N texts, B bands, K shingles.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
@@ -24,6 +25,7 @@ from diptych.curate.duplicates.minhash import Words, hashed_shingles, shingles
 
 SPLIT = 32  # rows with one band key, from which its representatives are split by rare shingles
 COUNTERS = 1 << 20  # of the frequency of shingles; colliding ones share one, which changes the order and loses nothing
+CACHED = 1 << 16  # texts whose shingles are held; those of all kept rows would take some kilobytes each
 BLOCK = 16_384  # texts whose shingles are hashed at a time
 
 
@@ -101,7 +103,11 @@ def greedy_texts(key_NB: Words, texts: Sequence[str], *, similarity: float, widt
     out = GreedyTexts()
     by_key: dict[int, list[int]] = {}
     by_shingle = _RareShingleLists(similarity, cap)
-    sets: dict[int, set[str]] = {}
+
+    @lru_cache(maxsize=CACHED)
+    def shingles_of(row: int) -> set[str]:
+        return shingles(texts[row], width)
+
     for row in with_bar(met, len(met), "comparing texts", least=50_000):
         sizes = size_NB[row].tolist()
         own = [key for key, size in zip(key_NB[row].tolist(), sizes, strict=True) if 1 < size <= SPLIT]
@@ -109,12 +115,10 @@ def greedy_texts(key_NB: Words, texts: Sequence[str], *, similarity: float, widt
         candidates = {other for key in own for other in by_key.get(key, ())}
         if split is not None:
             candidates |= by_shingle.candidates(split)
-        mine = shingles(texts[row], width)
-        best = _most_similar(mine, candidates, sets, similarity, out)
+        best = _most_similar(shingles_of(row), candidates, shingles_of, similarity, out)
         if best is not None:
             out.original[row] = best
             continue
-        sets[row] = mine
         for key in own:
             by_key.setdefault(key, []).append(row)
         if split is not None:
@@ -124,11 +128,11 @@ def greedy_texts(key_NB: Words, texts: Sequence[str], *, similarity: float, widt
 
 
 def _most_similar(
-    mine: set[str], candidates: set[int], sets: dict[int, set[str]], similarity: float, out: GreedyTexts
+    mine: set[str], candidates: set[int], shingles_of: Callable[[int], set[str]], similarity: float, out: GreedyTexts
 ) -> tuple[int, float] | None:
     best: tuple[int, float] | None = None
     for other in sorted(candidates):
-        theirs = sets[other]
+        theirs = shingles_of(other)
         small, large = sorted((len(mine), len(theirs)))
         if small / large < (best[1] if best else similarity):  # the similarity cannot exceed this ratio
             continue

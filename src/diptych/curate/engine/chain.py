@@ -25,7 +25,7 @@ from diptych.core.registry import OPERATORS
 if TYPE_CHECKING:
     from diptych.core.contracts import Operator
 
-PUBLISHED = ("datacomp_medium", "laion2b", "metaclip")
+PUBLISHED = ("datacomp_image_based", "datacomp_medium", "laion2b", "metaclip")
 MISSING = "???"
 SECTION, STEPS = "curate", "steps"
 

@@ -38,6 +38,7 @@ from diptych.data.dataset import Pool
 from diptych.data.lineage.record import made_now, write_lineage
 from diptych.data.quarantine import write_quarantine
 from diptych.data.shards.mark import CURATION as MARK
+from diptych.data.shards.mark import sweep_partial
 
 FORMAT = 1
 COSTS = "costs.json"
@@ -118,6 +119,7 @@ def curate(
         return _curate_alone(data, operators, out, source, embeddings)
     target = out.absolute()
     with exclusive(target.parent, f".{target.name}.lock", f"{out} is being curated"):
+        sweep_partial(out, finished=False)
         try:
             return _curate_alone(data, operators, out, source, embeddings)
         except OSError as error:
@@ -145,11 +147,13 @@ def _curate_alone(
         parts = dataclasses.replace(parts, embeddings=embeddings)
         result = done or (operator.run(before, parts) if hasattr(operator, "run") else operator(before))
         _check(before, result, operator.slug)
-        for name, values in result.columns.items():
-            columns[name] = joined(name, columns.get(name), values)
         if out and not done:
             _write_step(out, table, result, made_by)
             parts.clear()
+            # As a resumed run reads them: Parquet names parts of nested types anew, which shows in the bytes of what is written next.
+            result = dataclasses.replace(result, columns=_stored_columns(out, table))
+        for name, values in result.columns.items():
+            columns[name] = joined(name, columns.get(name), values)
         staying = set(result.kept)
         current = before.select([row for row, uid in enumerate(before.uids) if uid in staying])
         if isinstance(current, Pool) and number + 1 < len(operators):
@@ -247,12 +251,18 @@ def _earlier_verdict(out: Path, table: str, made_by: MadeBy) -> CurationStepResu
     rows = stored.table.to_pylist()
     kept = tuple(row["uid"] for row in rows if row["kept"])
     dropped = tuple(Drop(row["uid"], made_by.step, row["reason"]) for row in rows if not row["kept"])
+    return CurationStepResult(kept, dropped, _stored_columns(out, table), float(_costs(out).get(table, 0.0)))
+
+
+def _stored_columns(out: Path, table: str) -> dict[str, Any]:
+    """Columns of a finished step, as Arrow tables or by uid."""
+    config = read_table(out, table).made_by["config"]
     made: dict[str, Any] = {}
     for column in config["columns"]:
         pairs = read_table(out, f"{table}-{column}").table.replace_schema_metadata(None)
         whole = column in config["as_tables"]
         made[column] = pairs if whole else dict(zip(pairs["uid"].to_pylist(), pairs[column].to_pylist(), strict=True))
-    return CurationStepResult(kept, dropped, made, float(_costs(out).get(table, 0.0)))
+    return made
 
 
 def _costs(out: Path) -> dict[str, float]:

@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from diptych.core.errors import ConfigError, MissingExtra
+from diptych.core.ray_cluster import join_cluster
 
 Engine = Literal["local", "ray"]
 BATCH_ROWS = 16_384
@@ -36,8 +37,9 @@ _CHOSEN: list[Engine] = []
 """The engine of this process, once there is one: Daft's runner cannot be changed afterwards."""
 
 
-def start(engine: Engine = "local", *, cpus: int = 2) -> None:
-    """Chooses the engine of this process. "ray" joins the cluster that RAY_ADDRESS names, else starts one here with `cpus` cores."""
+def start(engine: Engine = "local", *, cpus: int | None = None) -> None:
+    """Chooses the engine of this process. "ray" joins the cluster that RAY_ADDRESS names, else starts one here with `cpus` cores; None: all
+    that this process may use."""
     if engine not in ("local", "ray"):
         raise ConfigError(f"engine is {engine!r} (expected local | ray)")
     if _CHOSEN and _CHOSEN[0] != engine:
@@ -46,13 +48,7 @@ def start(engine: Engine = "local", *, cpus: int = 2) -> None:
         return
     daft = _daft()
     if engine == "ray":
-        try:
-            import ray
-        except ImportError:
-            raise MissingExtra("ray", "scale", needed_for="the engine ray") from None
-        if not ray.is_initialized():
-            here: dict[str, Any] = {} if os.environ.get("RAY_ADDRESS") else {"num_cpus": cpus, "include_dashboard": False}
-            ray.init(log_to_driver=False, **here)
+        join_cluster("the engine ray", cpus=cpus)
         daft.set_runner_ray(noop_if_initialized=True)
     else:
         daft.set_runner_native()

@@ -1,4 +1,4 @@
-"""Heads of image filters (unsafe, watermark): training on labelled images, saving, opening. Both are plug-ins.
+"""Heads of image filters (unsafe, watermark, aesthetic): training on labelled images, saving, opening.
 
     head = train_safety(vectors, labels, fingerprint=model.fingerprint); head.save(folder); open_head(folder).probability(vectors)
 
@@ -48,8 +48,7 @@ class SafetyClassifier(FilterHead):
 
     def probability(self, vector_ND: Unit, fingerprint: str) -> Floats:
         """Probability of being unsafe, 0..1, [N]. `fingerprint` is the embedder's; vectors of another embedder are refused (RunError)."""
-        if fingerprint != self.facts["embedder"]:
-            raise RunError(f"the head was trained on embeddings of {self.facts['embedder']}, these are of {fingerprint}")
+        _refuse_other_model(self.facts, fingerprint)
         with torch.no_grad():
             return np.asarray(torch.sigmoid(self.net.eval()(torch.from_numpy(np.array(vector_ND, np.float32)))), np.float32)
 
@@ -67,6 +66,35 @@ class WatermarkClassifier(FilterHead):
                     for image in images[start : start + batch_size]
                 ]
         return np.asarray(torch.cat(blocks), np.float32) if blocks else np.zeros(0, np.float32)
+
+
+class AestheticHead(FilterHead):
+    """Linear rating of pictures, on their embeddings."""
+
+    def rating(self, vector_ND: Unit, fingerprint: str) -> Floats:
+        """Ratings [N], in the units of the labels; not bounded. `fingerprint` as for `SafetyClassifier`."""
+        _refuse_other_model(self.facts, fingerprint)
+        with torch.no_grad():
+            return np.asarray(self.net(torch.from_numpy(np.array(vector_ND, np.float32)))[:, 0], np.float32)
+
+
+def train_aesthetic(vector_ND: Unit, rating: npt.ArrayLike, *, fingerprint: str, ridge: float = 1e-3) -> AestheticHead:
+    """Linear rating by ridge regression on embeddings, a row of `rating` for each.
+
+    ridge  weight of the squared norm of the coefficients beside the mean squared error
+    """
+    rating_N = np.asarray(rating, np.float64)
+    if len(rating_N) != len(vector_ND):
+        raise ShapeError(f"{len(rating_N)} ratings for {len(vector_ND)} images (expected one an image)")
+    mean_D, mean = vector_ND.mean(0, dtype=np.float64), rating_N.mean()
+    centred_ND = vector_ND - mean_D
+    gram_DD = centred_ND.T @ centred_ND / len(rating_N) + ridge * np.eye(vector_ND.shape[1])
+    weight_D = np.linalg.solve(gram_DD, centred_ND.T @ (rating_N - mean) / len(rating_N))
+    net = nn.Linear(vector_ND.shape[1], 1)
+    with torch.no_grad():
+        net.weight.copy_(torch.from_numpy(weight_D)[None])
+        net.bias.copy_(torch.tensor([mean - mean_D @ weight_D]))
+    return AestheticHead(net, {"kind": "aesthetic", "width": int(vector_ND.shape[1]), "embedder": fingerprint})
 
 
 def train_safety(
@@ -134,10 +162,19 @@ def open_head(folder: Path) -> Any:
     elif facts["kind"] == "watermark":
         net = WatermarkNet(facts["net"], side=facts["side"])
         made = WatermarkClassifier(net, facts)
+    elif facts["kind"] == "aesthetic":
+        net = nn.Linear(facts["width"], 1)
+        made = AestheticHead(net, facts)
     else:
-        raise DataError(f"is a head of kind {facts['kind']!r}", file=folder / "head.json", expected="safety | watermark")
+        expected = "safety | watermark | aesthetic"
+        raise DataError(f"is a head of kind {facts['kind']!r}", file=folder / "head.json", expected=expected)
     net.load_state_dict(load_file(folder / "head.safetensors"))
     return made
+
+
+def _refuse_other_model(facts: dict[str, Any], fingerprint: str) -> None:
+    if fingerprint != facts["embedder"]:
+        raise RunError(f"the head was trained on embeddings of {facts['embedder']}, these are of {fingerprint}")
 
 
 def _fit(net: nn.Module, loss: Any, label_N: npt.NDArray[np.bool_], steps: int, batch_size: int, lr: float, seed: int) -> None:

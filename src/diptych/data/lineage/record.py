@@ -74,11 +74,11 @@ def add_lineage(folder: Path, step: LineageStep, source: str | Path = "") -> Non
     The same step a second time in a row is written once.
     """
     steps = lineage_of(folder)
-    known = [_same(one) for one in steps]
-    if known and known[-1] == _same(step):
+    written = [_same(one) for one in steps]
+    if written and written[-1] == _same(step):
         return
     taken_in = lineage_of(Path(source).expanduser()) if source and "://" not in str(source) else []
-    steps += [one for one in taken_in if _same(one) not in known]
+    steps += [one for one in taken_in if _same(one) not in written]
     write_json(folder / FILE, {"steps": [asdict(one) for one in (*steps, step)]})
 
 

@@ -37,6 +37,7 @@ from diptych.core.errors import DataError, DiptychError, RunError
 from diptych.data.columns import FOLDER as TABLES
 from diptych.data.columns import MadeBy, read_parquet, read_table, table_names, write_parquet, write_table
 from diptych.data.dataset import Pool
+from diptych.data.lineage.record import made_now, write_lineage
 from diptych.data.mapped import MAPPED_FROM, write_mapped
 from diptych.data.media.images import Slices
 from diptych.data.media.table import MEDIA_SCHEMA, MediaTable
@@ -98,12 +99,14 @@ def build(
     check: bool = True,
     progress: bool = False,
     command: str = "",
+    source: str = "",
 ) -> BuildReport:
     """Write `pool` to the folder `out` as tar shards.
 
     check      decode every image and medium in full once, so that a truncated one is found now and not in the middle of training
     overwrite  replace a finished data set that lies there: the new one is built beside it and takes its place in one step
     command    how to start this build again, for those who find it unfinished
+    source     address of the pool, for the lineage
     A build that was killed goes on where it stopped, and until it has come to its end every reader refuses the folder. A full disk ends
     it with one line and keeps the shards that are finished.
     """
@@ -112,7 +115,10 @@ def build(
         raise DataError(f"shard_samples is {shard_samples}", expected="at least 1")
     target = out.absolute()
     with exclusive(target.parent, f".{target.name}.lock", f"{out} is being built"):
-        return _build_alone(pool, out, shard_samples, overwrite, check, progress, command)
+        report = _build_alone(pool, out, shard_samples, overwrite, check, progress, command)
+        with disk_errors(out):
+            write_lineage(out, [made_now("data build", source, fingerprint=pool.fingerprint, samples=report.samples)], source)
+    return report
 
 
 def _build_alone(

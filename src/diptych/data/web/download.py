@@ -27,12 +27,13 @@ import pyarrow as pa
 
 from diptych.core.config import config_hash, to_plain
 from diptych.core.disk.files import write_json
-from diptych.core.errors import DataError
+from diptych.core.errors import DataError, UnknownName
+from diptych.core.ray_cluster import RayExecutor
 from diptych.data.columns import read_parquet
 from diptych.data.lineage.record import add_lineage, made_now, write_lineage
 from diptych.data.shards.mark import DOWNLOAD as MARK
 from diptych.data.web.download_options import Download
-from diptych.data.web.download_shard import Resizer, ShardDownload
+from diptych.data.web.download_shard import Resizer, ShardDownload, TaskExecutor
 from diptych.data.web.picture_sizing import resized
 from diptych.data.web.site_rules import SiteRules
 
@@ -98,11 +99,13 @@ def download(
     for name in ("uid", "url", "text"):
         if name not in links.column_names:
             raise DataError(f"the links have no column '{name}'", field=name, expected="uid, url and text")
+    if options.blur and options.blur not in links.column_names:
+        raise UnknownName("column", options.blur, links.column_names)
     first, table = _open_folder(links, out, options, add=add)
     opted_out, rules = OptedOut(options.opted_out or out / OPTED_OUT), SiteRules(options.policy)
     tried = 0
     with ExitStack() as stack:
-        resizer = Resizer(options, _processes(options, stack))
+        resizer = Resizer(options, _executor(options, stack))
         for start in range(0, table.num_rows, options.shard_links):
             rows = table.slice(start, options.shard_links)
             shard = ShardDownload(out, first + start // options.shard_links, rows, options, opted_out, rules, resizer)
@@ -118,7 +121,10 @@ def download(
     return DownloadReport(out, len(records), succeeded, tried, dict(errors))
 
 
-def _processes(options: Download, stack: ExitStack) -> ProcessPoolExecutor | None:
+def _executor(options: Download, stack: ExitStack) -> TaskExecutor | None:
+    """Executor that decodes and sizes pictures; None: the threads that ask do."""
+    if options.engine == "ray":
+        return RayExecutor("data download --engine ray")
     if not options.processes:
         return None
     return stack.enter_context(ProcessPoolExecutor(options.processes, mp_context=get_context("forkserver")))
@@ -171,9 +177,11 @@ def _result_options(options: Download) -> Any:
     """Options that determine the result, without retries and the like."""
     plain = to_plain(replace(options, threads=1, retries=0))
     policy = plain.pop("policy")
-    for name in ("processes", "memory", "opted_out"):
+    for name in ("processes", "engine", "memory", "opted_out"):
         plain.pop(name)
     if plain["encode"] == "jpg":  # earlier versions had no other
         plain.pop("encode")
+    if not plain["blur"]:
+        plain.pop("blur")
     # "manners" is the name in links.json of earlier versions.
     return {**plain, "manners": {name: policy[name] for name in ("max_bytes", "agent", "agent_token", "forbidden")}}

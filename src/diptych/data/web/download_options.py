@@ -26,6 +26,9 @@ class Download:
     shard_links    links per shard
     threads        asked at once (published 256 for a big machine)
     processes      that decode and size pictures beside this one; 0 does it in the threads that ask
+    engine         local: pictures are decoded and sized on this machine; ray: by tasks of a Ray cluster. Links are asked by this process
+                   alone, so that the limits of each host hold
+    blur           column of the links with boxes to blur, such as faces: a list of [left, top, right, bottom] as shares of the sides
     memory         MiB that pictures may take up at once while they are decoded and sized, in each process
     retries        of one link, on the spot
     opted_out      a file of addresses that are not asked, one a line, to which those are added that opt out; None: opted_out.txt in the
@@ -44,6 +47,8 @@ class Download:
     shard_links: int = 10_000
     threads: int = 64
     processes: int = 0
+    engine: Literal["local", "ray"] = "local"
+    blur: str = ""
     memory: int = 1024
     retries: int = 0
     opted_out: Path | None = None
@@ -52,6 +57,8 @@ class Download:
     def __post_init__(self) -> None:
         if min(self.size, self.shard_links, self.threads, self.memory) < 1 or min(self.processes, self.retries) < 0:
             raise ConfigError("size, shard_links, threads and memory are at least 1, processes and retries 0 or more")
+        if self.engine not in ("local", "ray"):
+            raise ConfigError(f"engine is {self.engine!r} (expected local | ray)")
         if not 1 <= self.quality <= 100:
             raise ConfigError(f"quality is {self.quality} (expected quality 1..100)")
         if self.shard_links > 10_000:

@@ -9,7 +9,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Container
-from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -23,6 +23,7 @@ from diptych.core.image import SliceImage
 from diptych.data.columns import read_parquet, write_parquet
 from diptych.data.shards.tar_index import open_index
 from diptych.data.shards.write import ShardWriter
+from diptych.data.web.blur import Box, boxes_of
 from diptych.data.web.download_options import Download
 from diptych.data.web.host_schedule import HostSchedule
 from diptych.data.web.picture_sizing import resized
@@ -56,26 +57,34 @@ class AddressSet(Container[str], Protocol):
     def add(self, url: str) -> None: ...
 
 
+class TaskExecutor(Protocol):
+    """Processes or a cluster that run functions."""
+
+    def submit(self, function: Any, /, *args: Any) -> Future[Any]: ...
+
+
 class Resizer:
     """Sizes pictures in other processes, or in the calling thread where there are none."""
 
-    def __init__(self, options: Download, processes: ProcessPoolExecutor | None) -> None:
-        self._options, self._processes = options, processes
+    def __init__(self, options: Download, executor: TaskExecutor | None) -> None:
+        self._options, self._executor = options, executor
 
-    def __call__(self, data: bytes, name: str) -> tuple[bytes, dict[str, int]]:
+    def __call__(self, data: bytes, name: str, boxes: tuple[Box, ...] = ()) -> tuple[bytes, dict[str, int]]:
         """As `resized`. Raises DecodeError."""
-        if self._processes is None:
-            return resized(data, self._options, name=name)
-        outcome = self._processes.submit(_resized_apart, data, self._options, name).result()
+        if self._executor is None:
+            return resized(data, self._options, name=name, boxes=boxes)
+        outcome: tuple[bytes, dict[str, int]] | str = self._executor.submit(
+            _resized_apart, data, self._options, name, boxes
+        ).result()
         if isinstance(outcome, str):
             raise DecodeError(outcome, file=name)
         return outcome
 
 
-def _resized_apart(data: bytes, options: Download, name: str) -> tuple[bytes, dict[str, int]] | str:
+def _resized_apart(data: bytes, options: Download, name: str, boxes: tuple[Box, ...]) -> tuple[bytes, dict[str, int]] | str:
     """As `resized`, with the problem in place of an exception, which would have to travel between processes."""
     try:
-        return resized(data, options, name=name)
+        return resized(data, options, name=name, boxes=boxes)
     except DecodeError as error:
         return error.problem
 
@@ -106,6 +115,8 @@ class ShardDownload:
         names = [name for name in self.links.column_names if name not in ("uid", "url", "text")]
         further = self.links.select(names)
         self._further = further.rename_columns([f"link_{name}" if name in SCHEMA.names else name for name in names])
+        cells = self.links[self.options.blur].to_pylist() if self.options.blur else [None] * len(self._rows)
+        self._boxes = [boxes_of(cell, field=self.options.blur) for cell in cells]
         self._lock = threading.Lock()
         self._asked: set[int] = set()
         self._tried = self._nameless = 0
@@ -252,7 +263,7 @@ class ShardDownload:
                 raise FetchError("redirects", f"more than {REDIRECTS} redirects")
             return _Request(data, request.left - (time.monotonic() - begin), request.redirects + 1)
         try:
-            data, facts = self.resizer(data, url)
+            data, facts = self.resizer(data, url, self._boxes[row])
         except DecodeError as error:
             return self._record(row, status="failed_to_resize", error_kind="image", error_message=error.problem), None
         return self._record(row, status="success", final_url=url, sha256=hashlib.sha256(data).hexdigest(), **facts), data

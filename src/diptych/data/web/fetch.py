@@ -1,11 +1,16 @@
-"""Real image-text data from Debian packages: downloaded, read and built, never installed.
+"""Real image-text data from packages. Those of Debian are downloaded, read and built, never installed:
 
     stamps       951 pictures (photo cut-outs and drawings) with a sentence in up to 77 languages   tuxpaint-stamps-default, GPL-2
     openclipart  some 8,000 pieces of clip art with title, description and keywords as people       openclipart-png, openclipart-svg,
                  wrote them: the noisy set, for curation; "clipart" is another name of it           public domain
     geography    154 maps with 4,081 named regions as masks, capitals, and 727 flags                kgeography-data, GPL-2
 
-Each comes with splits that the nearest training picture does not solve: captions, authors, maps or places of which training has nothing.
+Those of Python are installed by an extra:
+
+    icons        some 8,800 icons of four families with names, tags and categories                 diptych[icons], see `icons`
+
+Each comes with splits that the nearest training picture does not solve: captions, authors, maps, places or
+concepts of which training has nothing.
 """
 
 from __future__ import annotations
@@ -27,6 +32,7 @@ from diptych.data.shards.build import build, open_built
 from diptych.data.shards.mark import is_built, words_of
 from diptych.data.web.debian import Links, deb_of, debs_folder, files, resolve_links, uids, version_of, working
 from diptych.data.web.geography import read_geography
+from diptych.data.web.icons import read_icons
 
 HELD_OUT = 0.15
 """Share of the units (captions, authors) of which nothing is in the split "train"."""
@@ -34,7 +40,7 @@ HELD_OUT = 0.15
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A data set that Debian packages: which packages, and how their files become samples."""
+    """A data set: the packages of Debian that hold it, if it is in those, and how their files become samples."""
 
     packages: tuple[str, ...]
     read: Callable[[list[Path]], tuple[list[Sample], list[QuarantineEntry]]]
@@ -42,11 +48,11 @@ class Source:
 
 
 def fetch(name: str, out: Path | str, *, keep_debs: bool = False, progress: bool = True) -> Pool:
-    """Download the data set `name` ("stamps", "openclipart" or "geography") and build it into the folder `out`; returns the pool.
+    """Download the data set `name` (one of `SOURCES`) and build it into the folder `out`; returns the pool.
 
     keep_debs  leave the downloaded archives in a folder beside `out` (OUT-debs), where a later call finds them
     A folder that holds this data set already is opened as it is. What cannot be used is in `.quarantine`, with a reason.
-    Needs `apt-get` and `dpkg-deb` (Debian, Ubuntu), no root rights.
+    Needs `apt-get` and `dpkg-deb` (Debian, Ubuntu), no root rights; icons need their extra instead.
     """
     name = ALIASES.get(name, name)
     if name not in SOURCES:
@@ -59,7 +65,7 @@ def fetch(name: str, out: Path | str, *, keep_debs: bool = False, progress: bool
         return pool
     with debs_folder(out, keep_debs) as folder:
         debs = [deb_of(package, folder, progress) for package in source.packages]
-        with working(f"reading {', '.join(source.packages)}", progress):
+        with working(f"reading {', '.join(source.packages)}", progress and bool(debs)):
             samples, bad = source.read(debs)
     pool = Pool.from_samples(samples, name=name)
     pool.quarantine += bad
@@ -227,6 +233,7 @@ SOURCES = {
         ("openclipart-png", "openclipart-svg"), read_clipart, "clip art with titles, descriptions and keywords"
     ),
     "geography": Source(("kgeography-data",), read_geography, "maps with named regions as masks, and flags"),
+    "icons": Source((), lambda _: read_icons(), "icons of four families with names, tags and categories"),
 }
 ALIASES = {"clipart": "openclipart"}
 """Other names of data sets."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
@@ -14,6 +15,7 @@ from diptych.data.media.decode import BYTES_A_PIXEL, decode, upright_size
 from diptych.data.media.opencv import area, lanczos
 from diptych.data.media.transforms import Pixels
 from diptych.data.media.weighted_semaphore import WeightedSemaphore
+from diptych.data.web.blur import BLUR_BYTES_A_PIXEL, Box, blurred
 from diptych.data.web.download_options import Download
 
 FULL_SIZE = 1 << 20
@@ -22,8 +24,10 @@ JPEG_BYTES_A_PIXEL = 8
 """Pixels, a copy of them while they are turned upright, and rows as floats."""
 
 
-def resized(data: bytes, options: Download, *, name: str = "<bytes>") -> tuple[bytes, dict[str, int]]:
+def resized(data: bytes, options: Download, *, name: str = "<bytes>", boxes: Sequence[Box] = ()) -> tuple[bytes, dict[str, int]]:
     """The image as it is stored, and its sizes. Waits while others take up the memory that it needs.
+
+    boxes  are blurred before the image is sized
 
     Raises DecodeError for what is no image, too small or too long, before anything is decoded where the header says so.
     """
@@ -32,11 +36,14 @@ def resized(data: bytes, options: Download, *, name: str = "<bytes>") -> tuple[b
     width, height = upright_size(data, name=name)
     _refuse(width, height, options, name)
     a_pixel = JPEG_BYTES_A_PIXEL if data[:3] == b"\xff\xd8\xff" else BYTES_A_PIXEL
+    a_pixel += BLUR_BYTES_A_PIXEL if boxes else 0
     with _memory(options.memory).reserved(a_pixel * width * height):
         pixels_HWC = decode(BytesImage(data, name), min_side=FULL_SIZE)
         height, width = pixels_HWC.shape[:2]
         _refuse(width, height, options, name)
         facts = {"original_width": width, "original_height": height, "width": width, "height": height}
+        if boxes:
+            pixels_HWC = blurred(pixels_HWC, boxes)
         picture = Image.fromarray(_sized(pixels_HWC, options))
         del pixels_HWC
         out = io.BytesIO()

@@ -8,10 +8,12 @@ from __future__ import annotations
 import uuid
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import cached_property, partial
+from functools import cached_property
 from typing import Any, ClassVar
 
-from diptych.core.contracts import Dataset, LexicalEmbedder
+import numpy as np
+
+from diptych.core.contracts import Dataset, LexicalEmbedder, Unit
 from diptych.core.errors import ConfigError, RunError, UnknownName
 from diptych.core.sample import Sample
 from diptych.index.engine.store import EngineQuery, ScoredItem, Space, SparseSpace, SparseVector, Vectors
@@ -24,6 +26,7 @@ from diptych.index.kinds.lexical import WORDS, Lexicon, lexical_settings
 from diptych.index.lexicon import BM25Encoder, TermVocabulary, words_of
 from diptych.index.plan import ByImage, ByText, Mode, SearchPlan
 from diptych.index.ranking import RankingPlan, tie_key
+from diptych.index.vectors import unit_rows
 
 
 class HybridIndex(DenseIndex):
@@ -34,6 +37,8 @@ class HybridIndex(DenseIndex):
     depth    how much of each ranking is fused; more when k asks for more
     exact_first  items whose texts have every word of the query come before all others, in the order of their fused scores, which are
              raised by 1
+    rerank   so many of the first items are ordered anew by the cosine of their vectors and the query alone; 0 none
+    fields   columns whose words are stored beside those of the texts; `search_fields`, all of them at first, are searched
 
     A model that is lexical itself gives the words; otherwise they are those of the texts, weighted as BM25 does.
     """
@@ -45,13 +50,16 @@ class HybridIndex(DenseIndex):
     @classmethod
     def settings(cls, model: Any, pool: Dataset, what: What, **options: Any) -> dict[str, Any]:
         own = {"fusion": options.pop("fusion", "rrf"), "lexical": options.pop("lexical", 0.5), "depth": options.pop("depth", 100)}
-        own["exact_first"] = options.pop("exact_first", True)
+        own |= {"exact_first": options.pop("exact_first", True), "rerank": options.pop("rerank", 0)}
+        named = options.pop("fields", ())
         super().settings(model, pool, what, **options)
         if own["fusion"] not in RULES:
             raise UnknownName("fusion rule", str(own["fusion"]), RULES)
         if not 0 <= own["lexical"] <= 1 or own["depth"] < 1:
             raise ConfigError(f"lexical is {own['lexical']} and depth is {own['depth']} (expected 0..1, and 1 or more)")
-        return own | lexical_settings(_lexical(model), pool, what)
+        if own["rerank"] < 0:
+            raise ConfigError(f"rerank is {own['rerank']} (expected 0, or how many)")
+        return own | lexical_settings(_lexical(model), pool, what, named)
 
     def spaces(self) -> list[Space]:
         return [*super().spaces(), SparseSpace(WORDS, idf="mean_length" in self._facts.options)]
@@ -62,6 +70,9 @@ class HybridIndex(DenseIndex):
 
     def vocabulary_terms(self) -> list[str]:
         return TermVocabulary(self.folder).terms()
+
+    def suggestion(self, text: str) -> str:
+        return self._lexicon.suggestion(text)
 
     def encode_samples(self, samples: Sequence[Sample]) -> Sequence[Vectors]:
         dense = super().encode_samples(samples)
@@ -97,25 +108,37 @@ class HybridIndex(DenseIndex):
     def _rank_by_both(self, plan: SearchPlan) -> RankingPlan:
         query_D, _ = self._vector_of(plan.parts[0])
         terms = self._lexicon.query(plan.parts[0])
-        wanted = self._words_of(plan, terms)
+        words = self._words_of(plan)
+        rerank = self._facts.option("rerank", int) if "rerank" in self._facts.options else 0
+        reads = ((WORDS,) if words else ()) + (("",) if rerank else ())
 
         def asks(limit: int) -> list[EngineQuery]:
             depth = max(limit, self._facts.option("depth", int))
-            words = [EngineQuery(WORDS, terms, depth)] if len(terms.indices) else []
-            return [self.engine_query(query_D, depth, effort=max(EFFORT, depth)), *words]
+            lexical = [EngineQuery(WORDS, terms, depth)] if len(terms.indices) else []
+            return [self.engine_query(query_D, depth, effort=max(EFFORT, depth)), *lexical]
 
-        return RankingPlan(asks, merge=partial(self._fuse, wanted), reads=(WORDS,) if wanted else ())
+        def merge(rankings: Sequence[list[ScoredItem]]) -> list[ScoredItem]:
+            items = self._fuse(rankings)
+            if rerank:
+                items = reranked(items, query_D, rerank)
+            if words:
+                items = [replace(item, score=item.score + 1.0) if _has_all(item, words) else item for item in items]
+            return sorted(items, key=tie_key)
 
-    def _words_of(self, plan: SearchPlan, terms: SparseVector) -> frozenset[int]:
-        """Numbers of all words of a query; none where some word is in no text, or exact matches do not come first."""
+        return RankingPlan(asks, merge=merge, reads=reads)
+
+    def _words_of(self, plan: SearchPlan) -> list[frozenset[int]]:
+        """The terms of each word of a query; none where some word is in no text, or exact matches do not come first."""
         part = plan.parts[0]
         if self._facts.options.get("exact_first") is not True or not isinstance(part, ByText):
-            return frozenset()
-        if not isinstance(self._lexicon.model, BM25Encoder) or len(terms.indices) < len(set(words_of(part.string))):
-            return frozenset()
-        return frozenset(terms.indices.tolist())
+            return []
+        if not isinstance(self._lexicon.model, BM25Encoder):
+            return []
+        terms = [self._lexicon.terms_of(word) for word in words_of(part.string)]
+        number_of = self._lexicon.vocabulary.encode
+        return [frozenset(number_of(dict.fromkeys(each, 1.0)).indices.tolist()) for each in terms] if all(terms) else []
 
-    def _fuse(self, wanted: frozenset[int], rankings: Sequence[Sequence[ScoredItem]]) -> list[ScoredItem]:
+    def _fuse(self, rankings: Sequence[Sequence[ScoredItem]]) -> list[ScoredItem]:
         share = self._facts.option("lexical", float)
         named = [[(item.id, item.score) for item in ranking] for ranking in rankings]
         item_by_id: dict[uuid.UUID, ScoredItem] = {item.id: item for ranking in rankings for item in ranking}
@@ -123,17 +146,31 @@ class HybridIndex(DenseIndex):
         if rule not in RULES:
             raise RunError(f"index.json has {rule[:60]!r} as option fusion (expected {' or '.join(RULES)})")
         fused = fuse(rule, named, (1 - share, share)[: len(named)])
-        scored = [replace(item_by_id[key], score=score) for key, score in fused.items()]
-        if wanted:
-            scored = [replace(item, score=item.score + 1.0) if _has_all(item, wanted) else item for item in scored]
-        return sorted(scored, key=tie_key)
+        return [replace(item_by_id[key], score=score) for key, score in fused.items()]
+
+
+def reranked(items: Sequence[ScoredItem], query_D: Unit, count: int) -> list[ScoredItem]:
+    """The first `count` items in the order of the cosine of their vectors and the query, and the others after them.
+
+    Scores stay at their ranks: the new first item has the highest. Equal ones are set apart by 1e-9, since items of equal score are ordered
+    by uid.
+    """
+    ordered = sorted(items, key=tie_key)
+    first = sorted(ordered[:count], key=lambda item: -float(unit_rows(np.asarray(item.vectors[""])[None])[0] @ query_D))
+    scores: list[float] = []
+    for item in ordered:
+        scores.append(min(item.score, scores[-1] - 1e-9) if scores else item.score)
+    return [replace(item, score=score) for item, score in zip([*first, *ordered[count:]], scores, strict=True)]
 
 
 def _lexical(model: Any) -> Any:
     return model if isinstance(model, LexicalEmbedder) else BM25Encoder()
 
 
-def _has_all(item: ScoredItem, words: frozenset[int]) -> bool:
-    """True for an item whose texts have all of these words."""
+def _has_all(item: ScoredItem, words: Sequence[frozenset[int]]) -> bool:
+    """True for an item whose texts or fields have every one of these words, each given by its terms."""
     vector = item.vectors.get(WORDS)
-    return isinstance(vector, SparseVector) and words.issubset(vector.indices.tolist())
+    if not isinstance(vector, SparseVector):
+        return False
+    there = set(vector.indices.tolist())
+    return all(terms & there for terms in words)

@@ -6,6 +6,7 @@ With a lexical model (LexLIP, 2023: images and texts as weights over words) the 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any, ClassVar, Unpack
@@ -20,10 +21,11 @@ from diptych.index.embed import images_of
 from diptych.index.engine.store import EngineQuery, IndexItem, Space, SparseSpace, SparseVector, Vectors
 from diptych.index.exact import Hit
 from diptych.index.facts import Facts
-from diptych.index.items import What
-from diptych.index.lexicon import BM25Encoder, TermVocabulary, heaviest, unit_weights, words_of
+from diptych.index.items import What, payload
+from diptych.index.lexicon import WORD, BM25Encoder, TermVocabulary, folded, heaviest, unit_weights, words_of
 from diptych.index.plan import ByExamples, ByImage, ByTerms, ByText, Options, Part, SearchPlan
 from diptych.index.ranking import RankingPlan
+from diptych.index.spelling import nearest_word, number_forms
 
 WORDS = "words"  # the space
 
@@ -34,6 +36,7 @@ class LexicalIndex(Index):
     query_terms  how many of the heaviest terms of a query are looked up; 0 all
     item_terms   how many of the heaviest terms of an item are stored; 0 all. They keep the weights that they have at norm 1 over all terms,
                  so that a score is a part of the exact cosine. BM25 has no use for it and refuses it
+    fields       of BM25: columns whose words are stored beside those of the texts; `search_fields`, all of them at first, are searched
     """
 
     kind: ClassVar[str] = "lexical"
@@ -50,6 +53,7 @@ class LexicalIndex(Index):
     @classmethod
     def settings(cls, model: Any, pool: Dataset, what: What, **options: Any) -> dict[str, Any]:
         limits = {name: options.pop(name, 0) for name in ("query_terms", "item_terms")}
+        named = options.pop("fields", ())
         super().settings(model, pool, what, **options)
         for name, most in limits.items():
             if most < 0:
@@ -60,7 +64,7 @@ class LexicalIndex(Index):
             )
         if not limits["item_terms"]:  # as indexes of earlier versions, which go on where they were
             del limits["item_terms"]
-        return {**limits, **lexical_settings(model, pool, what)}
+        return {**limits, **lexical_settings(model, pool, what, named)}
 
     def takes(self, sample: Sample) -> bool:
         """With `BM25Encoder` also a sample without picture: its texts are read."""
@@ -75,6 +79,9 @@ class LexicalIndex(Index):
 
     def vocabulary_terms(self) -> list[str]:
         return TermVocabulary(self.folder).terms()
+
+    def suggestion(self, text: str) -> str:
+        return self._lexicon.suggestion(text)
 
     def encode_samples(self, samples: Sequence[Sample]) -> Sequence[Vectors]:
         return self._lexicon.of_samples(samples)
@@ -104,7 +111,10 @@ class LexicalIndex(Index):
 
 
 class Lexicon:
-    """A lexical model or `BM25Encoder`, and the vocabulary of one index: from samples and texts to sparse vectors."""
+    """A lexical model or `BM25Encoder`, and the vocabulary of one index: from samples and texts to sparse vectors.
+
+    With `BM25Encoder` the words of a field are terms of their own, `field:word`, so that a search may leave the field out.
+    """
 
     def __init__(self, model: Any, vocabulary: TermVocabulary, facts: Facts) -> None:
         self.model, self.vocabulary, self._facts = model, vocabulary, facts
@@ -112,7 +122,11 @@ class Lexicon:
     def of_samples(self, samples: Sequence[Sample]) -> Sequence[Vectors]:
         """Sparse vectors of the pictures, or with `BM25Encoder` of all texts of a sample together."""
         if isinstance(self.model, BM25Encoder):
-            return self._vectors_of_terms(self._documents([all_texts(sample) for sample in samples]))
+            documents = self._documents([all_texts(sample) for sample in samples])
+            for name in self._columns("fields"):
+                for document, of_field in zip(documents, self._documents([field_text(s, name) for s in samples]), strict=True):
+                    document.update({f"{name}:{word}": weight for word, weight in of_field.items()})
+            return self._vectors_of_terms(documents)
         weights = self.model.lexicalise_images(images_of(samples))
         return self._vectors_of_terms(
             [self._kept_terms(w, f"the image of {s.uid}") for w, s in zip(weights, samples, strict=True)]
@@ -131,7 +145,10 @@ class Lexicon:
     def _weights(self, part: Part) -> Mapping[str, float]:
         match part:
             case ByText(string) if isinstance(self.model, BM25Encoder):
-                return self.model.query(string)
+                counts: Counter[str] = Counter()
+                for word in words_of(string):
+                    counts.update(self.terms_of(word))
+                return {term: float(count) for term, count in counts.items()}
             case ByText(string):
                 return unit_weights(self.model.lexicalise_texts([string])[0], "the query")
             case ByImage() if isinstance(self.model, BM25Encoder):
@@ -142,10 +159,31 @@ class Lexicon:
                 return terms
         raise ConfigError(f"words are read in texts and pictures, not in {part.noun}")
 
+    def terms_of(self, word: str) -> list[str]:
+        """Terms that a query word stands for, in the texts and the searched fields: the word, or its singular or plural where only that
+        is known."""
+        prefixes = ["", *(f"{name}:" for name in self._columns("search_fields"))]
+        for form in (word, *number_forms(word)):
+            terms = [prefix + form for prefix in prefixes if prefix + form in self.vocabulary]
+            if terms:
+                return terms
+        return []
+
+    def suggestion(self, text: str) -> str:
+        """The text with words of the vocabulary in the place of unknown ones that are spelled alike; "" where there are none."""
+        if not isinstance(self.model, BM25Encoder):
+            return ""
+        words = [term for term in self.vocabulary.terms() if ":" not in term]
+        better = {word: near for word in words_of(text) if not self.terms_of(word) and (near := nearest_word(word, words))}
+        return WORD.sub(lambda match: better.get(match[0], match[0]), folded(text)) if better else ""
+
     def _kept_terms(self, weights: Mapping[str, float], name: str) -> dict[str, float]:
         """Stored terms of an item: the `item_terms` heaviest of its unit-length weights (all by default)."""
         most = self._facts.option("item_terms", int) if self._facts.options.get("item_terms") else 0
         return heaviest(unit_weights(weights, name), most)
+
+    def _columns(self, option: str) -> list[str]:
+        return self._facts.option(option, list) if option in self._facts.options else []
 
     def _documents(self, texts: Sequence[str]) -> list[dict[str, float]]:
         return self.model.documents(texts, self._facts.option("mean_length", float))  # type: ignore[no-any-return]
@@ -156,18 +194,36 @@ class Lexicon:
         return [{WORDS: self.vocabulary.encode(row)} if row else {} for row in weights]
 
 
-def lexical_settings(model: Any, pool: Dataset, what: What) -> dict[str, Any]:
-    """Settings with the mean length that BM25 needs, measured once when an index is built."""
+def lexical_settings(model: Any, pool: Dataset, what: What, named: Sequence[str] = ()) -> dict[str, Any]:
+    """Settings of BM25: the mean length of the texts, measured once when an index is built, and the columns in `named`.
+
+    Raises ConfigError for fields of another model or of an index of texts, and for a column that no sample has.
+    """
+    if named and (what == "texts" or not isinstance(model, BM25Encoder)):
+        raise ConfigError(f"fields is {', '.join(named)} (expected none: only BM25 over whole items has them)")
     if not isinstance(model, BM25Encoder):
         return {}
     texts: list[str] = []
+    missing = set(named)
     for row in range(len(pool)):
         sample = pool[row]
+        missing -= {name for name in missing if field_text(sample, name)}
         texts += [all_texts(sample)] if what != "texts" else [text.string for text in sample.positives()]
+    if missing:
+        raise ConfigError(
+            f"no sample has words in the column {', '.join(sorted(missing))} (expected columns of strings as fields)"
+        )
     lengths = [count for text in texts if (count := len(words_of(text)))]
-    return {"mean_length": float(np.mean(lengths)) if lengths else 1.0}
+    fields = {"fields": list(named), "search_fields": list(named)} if named else {}
+    return {"mean_length": float(np.mean(lengths)) if lengths else 1.0, **fields}
 
 
 def all_texts(sample: Sample) -> str:
     """All texts that describe a sample."""
     return "\n".join(text.string for text in sample.positives())
+
+
+def field_text(sample: Sample, name: str) -> str:
+    """The strings of a sample in a column."""
+    value = payload(sample).get(name, "")
+    return "\n".join(one for one in (value if isinstance(value, list | tuple) else [value]) if isinstance(one, str))

@@ -24,7 +24,7 @@ from diptych.core.errors import ConfigError, DataError
 from diptych.core.image import ArrayImage, ImageSource
 from diptych.data.media.transforms import Preprocess
 from diptych.models.io.foreign.generators import is_generator
-from diptych.models.io.foreign.load import hub_folder
+from diptych.models.io.foreign.hub_folder import hub_folder
 from diptych.models.io.foreign.open_clip_folder import is_open_clip_folder
 from diptych.models.io.foreign.preprocess import from_processor
 from diptych.models.io.foreign.transformers_layout import FAMILIES

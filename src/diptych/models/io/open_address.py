@@ -39,6 +39,7 @@ OPENERS = {
     "llava": "diptych.models.bridges.llava_released:open_released",
     "medslip": "diptych.models.io.releases.medslip:open_released",
     "metaclip": "diptych.models.io.releases.clip_files:open_released",
+    "mgca": "diptych.models.io.releases.mgca:open_released",
     "negclip": "diptych.models.io.releases.clip_files:open_released",
     "openai": "diptych.models.endpoint.chat_model:ChatModel.open",
     "penet": "diptych.models.penet.opened:open_released",

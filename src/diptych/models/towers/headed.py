@@ -10,11 +10,11 @@ from diptych.core.errors import ConfigError
 from diptych.models.layers.synced_batch_norm import SyncedBatchNorm
 from diptych.models.towers.outputs import Tower, TowerOutput
 
-Head = Literal["batch_norm", "gelu", "mlp", "cxr_bert"]
+Head = Literal["batch_norm", "gelu", "mlp", "cxr_bert", "normed_mlp"]
 
 
 class HeadedTower(Tower):
-    """Behind the pooled vector of `inner` one of four heads. Tokens stay as they are; `head` leads them the same way where they are asked
+    """Behind the pooled vector of `inner` one of five heads. Tokens stay as they are; `head` leads them the same way where they are asked
     for.
 
     batch_norm  Linear, batch norm over all processes, ReLU: with the dual encoder's projection (give it a bias) the projector of two
@@ -25,11 +25,13 @@ class HeadedTower(Tower):
                 which BiomedCLIP's texts have (2303.00915); it takes no projection, either. Weights start as torch's layers do
     cxr_bert    Linear into `hidden` dimensions, GELU, norm, Linear: CXR-BERT's over the first token (2204.09817), which leads into
                 the joint space; weights start as BERT's
+    normed_mlp  Linear into `middle` dimensions, batch norm, ReLU, Linear into `hidden`, batch norm without weights: MGCA's (2210.06044),
+                which leads into the joint space; weights start as torch's layers do
 
     Batch norm reads the whole batch: with gradient caching it would normalise within a chunk.
     """
 
-    def __init__(self, inner: Tower, hidden: int, *, kind: Head = "batch_norm", std: float = 0.01) -> None:
+    def __init__(self, inner: Tower, hidden: int, *, kind: Head = "batch_norm", std: float = 0.01, middle: int = 2048) -> None:
         super().__init__()
         if kind not in get_args(Head):
             raise ConfigError(f"kind of a head is {kind!r} (expected {' | '.join(get_args(Head))})")
@@ -47,10 +49,19 @@ class HeadedTower(Tower):
                 nn.init.zeros_(layer.bias)
             self.head = nn.Sequential(first, nn.GELU(), nn.LayerNorm(hidden, eps=1e-12), second)
             self.projects = True
-        elif kind == "mlp":
-            middle = (inner.width + hidden) // 2
+        elif kind == "normed_mlp":
             self.head = nn.Sequential(
-                nn.Linear(inner.width, middle, bias=False), nn.GELU(), nn.Linear(middle, hidden, bias=False)
+                nn.Linear(inner.width, middle),
+                nn.BatchNorm1d(middle),
+                nn.ReLU(inplace=True),
+                nn.Linear(middle, hidden),
+                nn.BatchNorm1d(hidden, affine=False),
+            )
+            self.projects = True
+        elif kind == "mlp":
+            between = (inner.width + hidden) // 2
+            self.head = nn.Sequential(
+                nn.Linear(inner.width, between, bias=False), nn.GELU(), nn.Linear(between, hidden, bias=False)
             )
             self.projects = True
         else:

@@ -19,7 +19,7 @@ from diptych.data.media.transforms import IMAGENET_MEAN, IMAGENET_STD, Preproces
 from diptych.data.text.tokenize import Tokenizer
 from diptych.models.detection.checkpoint import first_names, load_strictly
 from diptych.models.io.foreign.clip_layout import from_open_clip
-from diptych.models.io.foreign.load import hub_folder
+from diptych.models.io.foreign.hub_folder import hub_folder
 from diptych.models.io.foreign.preprocess import from_processor
 from diptych.models.io.foreign.tokenizer import check_fits, from_transformers
 from diptych.models.io.foreign.transformers_layout import mlp_ratio

@@ -12,7 +12,7 @@ from diptych.core.disk.json_text import read_object
 from diptych.core.errors import ConfigError, DataError
 from diptych.data.media.transforms import HALF
 from diptych.data.media.whole_pictures import WholePictures
-from diptych.models.io.foreign.load import hub_folder
+from diptych.models.io.foreign.hub_folder import hub_folder
 from diptych.models.io.foreign.tokenizer import from_transformers
 from diptych.models.io.tensor_files import read_tensors, weights_file
 from diptych.models.vilt.released import from_released

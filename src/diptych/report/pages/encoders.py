@@ -11,8 +11,11 @@ from diptych.core.disk.files import write_atomic
 from diptych.core.errors import ConfigError
 from diptych.core.result import Metric, Result
 from diptych.report import page
+from diptych.report.curves import LineSeries, charts, legend, line_chart
 from diptych.report.paper_table import PaperTable
 
+GROUP = "auroc/"
+"""Beginning of the names of metrics by group."""
 Difference = tuple[float, float, float]
 """Value and 95 % interval."""
 
@@ -65,7 +68,7 @@ def rank_table(rows: Sequence[EncoderRank], differences: Mapping[str, Difference
 def write_encoder_page(
     path: Path, results: Mapping[str, Result], metrics: Sequence[str], differences: Mapping[str, Difference] | None = None
 ) -> None:
-    """One HTML file with the table of encoders and, for results of `benchx`, every setting of the head.
+    """One HTML file with the table of encoders and, for results of `benchx`, AUROC by group, calibration, and every setting of the head.
 
     differences  AUROC of each encoder less that of the best with its interval, from `paired_difference`
     """
@@ -89,9 +92,47 @@ def write_encoder_page(
         if cells:
             head = ("share of patients", "setting", "AUROC on validation", "AUROC on test", "deviation over seeds", "chosen")
             settings += [page.heading(row.name), page.table(head, cells)]
-    sections = [page.Section("Encoders", tuple(blocks)), page.Section("Settings of the head", tuple(settings))]
+    sections = [page.Section("Encoders", tuple(blocks))]
+    if groups := group_table(results):
+        note = page.text("AUROC; groups of few images are left out.", note=True)
+        sections.append(page.Section("Groups of patients and pictures", (page.table(*groups), note)))
+    if calibration := [
+        calibration_block(row.name, results[row.name]) for row in rows if results[row.name].notes.get("reliability")
+    ]:
+        sections.append(page.Section("Calibration", tuple(calibration)))
+    sections.append(page.Section("Settings of the head", tuple(settings)))
     lead = f"{len(rows)} encoders under one protocol. Settings are chosen on validation. Not for clinical use."
     write_atomic(path, page.page("Encoders of chest X-rays", lead, sections).encode("utf-8"))
+
+
+def group_table(results: Mapping[str, Result]) -> tuple[tuple[str, ...], list[tuple[str, ...]]] | None:
+    """Head and rows of a table: a row a group of test images, with its AUROC by each encoder. None where no result has groups."""
+    names = list(dict.fromkeys(name for result in results.values() for name in result.metrics if name.startswith(GROUP)))
+    if not names:
+        return None
+    rows = []
+    for name in names:
+        metrics = [result.metrics.get(name) for result in results.values()]
+        images = next(metric.items for metric in metrics if metric is not None)
+        rows.append((name.removeprefix(GROUP), str(images), *(_spanned(metric) if metric else "" for metric in metrics)))
+    return ("group", "images", *results), rows
+
+
+def calibration_block(name: str, result: Result) -> str:
+    """Reliability of one encoder's probabilities: share of positives against mean probability, with its bins and errors."""
+    bins = result.notes["reliability"]
+    positives = tuple((row["probability"], row["positive"]) for row in bins)
+    ends = (positives[0][0], positives[-1][0])
+    lines = (LineSeries("positive", positives), LineSeries("calibrated", tuple((end, end) for end in ends), 1))
+    cells = [(f"{row['probability']:.3f}", f"{row['positive']:.3f}", f"{row['items']:,}") for row in bins]
+    words = (
+        f"expected calibration error {result.metrics['ece'].value:.3f}; sensitivity {result.metrics['sensitivity'].value:.3f} "
+        f"at a specificity of {result.metrics['specificity'].value:.3f}, by thresholds of validation"
+    )
+    table = page.table(("mean probability", "share of positives", "pairs of image and label"), cells)
+    chart = line_chart("share of positives", lines, x_label="probability")
+    named = legend([(line.name, line.colour) for line in lines])
+    return page.heading(name) + page.text(words) + charts([chart]) + named + table
 
 
 def _spanned(metric: Metric) -> str:

@@ -2,6 +2,7 @@
 
 import { ask } from "./ask.js";
 import { $, say } from "./dom.js";
+import "./judge.js";
 import "./keys.js";
 import { showModels } from "./models.js";
 import { showFilters } from "./narrow.js";

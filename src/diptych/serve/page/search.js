@@ -1,7 +1,7 @@
 // Asking: a question goes to each model, the newest answer counts. Views listen to `searching`: "asked", then "found".
 
 import { ask } from "./ask.js";
-import { $, say } from "./dom.js";
+import { $, inert, say } from "./dom.js";
 import { PAGE, current, empty, found, question, remember, searchable, sides, state, summary } from "./state.js";
 
 export const searching = new EventTarget();
@@ -42,13 +42,18 @@ function refused(answer) {
 
 function show(answers) {
   found.sides = answers;
+  const meant = answers.map(side => side.suggestion).find(Boolean) ?? "";
+  $("meant").hidden = !meant;
+  $("meant").textContent = inert(`Did you mean “${meant}”?`);
+  $("meant").onclick = () => { state.text = $("text").value = meant; again(); };
   tell("found");
 }
 
 async function askSide(side, signal) {
   if (!side.index) return { side, hits: [], error: `${side.name} has no index.` };
   try {
-    return { side, hits: (await ask("search", { ...question(), model: side.name }, signal)).hits };
+    const { hits, suggestion } = await ask("search", { ...question(), model: side.name }, signal);
+    return { side, hits, suggestion };
   } catch (error) {
     if (error.name === "AbortError" || error instanceof TypeError) throw error;
     return { side, hits: [], error: error.message, status: error.status };

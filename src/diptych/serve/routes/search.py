@@ -83,7 +83,9 @@ async def _search(service: Service, request: SearchRequest) -> Response:
     answer = [{"uid": hit.uid, "score": float(hit.score), "payload": jsonable(hit.payload)} for hit in kept]
     more = len(kept) == request.k and len(shown) > first + request.k and first + request.k < depth
     after = Cursor(first + len(kept), float(kept[-1].score), kept[-1].uid, search_hash(request)).text() if more else None
-    return SafeJsonResponse({"hits": answer, "next": after})
+    index, text = side.index, request.text or ""
+    suggestion = await service.aside(lambda: index.suggestion(text)) if text and cursor is None else ""
+    return SafeJsonResponse({"hits": answer, "next": after, "suggestion": suggestion})
 
 
 async def _plan(service: Service, request: SearchRequest) -> SearchPlan:

@@ -1,4 +1,4 @@
-"""One protocol for encoders of chest X-rays.  Protocol `benchx`, version 1 (BenchX, 2410.21969).
+"""One protocol for encoders of chest X-rays.  Protocol `benchx`, version 2 (BenchX, 2410.21969).
 
 An encoder is fine-tuned with a linear head for several labels, once for each share of the training patients, each setting of three switches
 (LayerNorm before the head, a head that starts near zero, a lower learning rate of the encoder) and each seed. For each share the setting
@@ -9,11 +9,19 @@ with the best mean AUROC on *validation* is taken, and its scores on the test im
     std@1      standard deviation over seeds
     f1@1       micro F1 at the threshold that is best on validation; macro_f1@1 the mean over labels
 
+Of the largest share alone, each a mean over seeds:
+
+    auroc/sex=F   AUROC of a group of test images, with its interval; groups are those of sex, age band, view and site
+    ece           expected calibration error of the probabilities, over all pairs of an image and a label, in 15 bins
+    sensitivity   at each label's threshold for a specificity of .9 on validation, a mean over labels; `specificity` is what that
+                  threshold has on the test images
+
 A label without positives or negatives among the test images is left out of the mean and named in the notes. The share of patients
 is drawn with a recorded seed, so that every label of training stays in it as far as it can. A patient in two splits is refused.
 
-What BenchX's code does otherwise: thresholds are fitted on the very rows that are scored (`compat="released"`); images are cropped and
-mirrored at random, while here they are preprocessed once; and its lists of images are files of its own.
+Training images are cropped at random as the paper says. What BenchX's code does otherwise: thresholds are fitted on the very rows that are
+scored (`compat="released"`), and images are cropped by area, mirrored, and normalised by one mean for all encoders (`augment="released"`).
+Version 1 preprocessed training images once (`augment="none"`).
 
 Letters: N items, K labels, R draws.
 """
@@ -28,6 +36,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from diptych.core.contracts import Dataset, Embedder
 from diptych.core.errors import ConfigError, DataError
@@ -35,10 +44,13 @@ from diptych.core.randomness import keyed_rng
 from diptych.core.result import Metric, Result
 from diptych.core.sample import Sample
 from diptych.core.terminal.progress import with_bar
+from diptych.tasks._scoring.calibration import ReliabilityBin, expected_calibration_error, reliability_bins, sensitivity_at
 from diptych.tasks._scoring.chest_metrics import Bools, Floats, best_threshold, f1_scores, macro_auroc
 from diptych.tasks._scoring.intervals import codes, group_weights, percentiles
 from diptych.tasks._scoring.records import facts_of, with_facts
-from diptych.tasks.domains.head_runs import FineTuning, HeadImages, HeadSwitches, fine_tuned_scores
+from diptych.tasks.domains.head_images import AUGMENTATIONS, Augmentation, HeadImages
+from diptych.tasks.domains.head_runs import FineTuning, HeadSwitches, fine_tuned_scores
+from diptych.tasks.domains.patient_groups import group_aurocs, group_values
 from diptych.tasks.domains.patient_splits import patient_of, split_images
 
 Run = tuple[float, bool, bool, float, int]
@@ -57,12 +69,15 @@ class BenchX:
     norms, small_heads, encoder_rates  settings that are tried; 0 keeps the encoder as it is, the only one for an encoder without a tower
     seeds         of the runs
     lr, head_batch, epochs, patience  of fine-tuning (`FineTuning`)
+    augment       random views of training images: "crop", "released" or "none" (`head_images.Augmentation`)
+    group_by      extras whose values are groups of the results; "age" is one of bands. A group has `least_group` test images or more
+    specificity   at which sensitivity is read
     compat        "released" fits the threshold of F1 on the test images and applies it as "above", as BenchX's code does
     """
 
     slug: ClassVar[str] = "benchx"
     name: ClassVar[str] = "benchx"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     needs: ClassVar[type] = Embedder
     main: ClassVar[str] = "auroc"
 
@@ -82,6 +97,10 @@ class BenchX:
     head_batch: int = 64
     epochs: int = 200
     patience: int = 10
+    augment: Augmentation = "crop"
+    group_by: tuple[str, ...] = ("sex", "age", "view", "site")
+    least_group: int = 20
+    specificity: float = 0.9
     compat: Literal["", "released"] = ""
     draws: int = 2000
     seed: int = 0
@@ -95,6 +114,11 @@ class BenchX:
             raise ConfigError("norms, small_heads and encoder_rates name a setting each or more, rates of 0 or above")
         if self.compat not in ("", "released") or min(self.epochs, self.head_batch, self.patience) < 1:
             raise ConfigError(f"compat is {self.compat!r}, epochs {self.epochs} (expected '' | released, 1 or more)")
+        if self.augment not in AUGMENTATIONS or not 0 < self.specificity < 1 or self.least_group < 1:
+            raise ConfigError(
+                f"augment is {self.augment!r}, specificity {self.specificity}, least_group {self.least_group} "
+                f"(expected {' | '.join(AUGMENTATIONS)}, between 0 and 1, 1 or more)"
+            )
 
     def predict(self, model: Embedder, data: Dataset) -> pa.Table:
         """Records: one row a run and an image of validation or test, with its scores."""
@@ -112,9 +136,14 @@ class BenchX:
                     field=self.label,
                     expected="a label that some images have and others do not",
                 )
-        pictures = {part: HeadImages(model, [sample.image for sample in rows if sample.image]) for part, rows in samples.items()}
+        pictures = {
+            part: HeadImages(model, [sample.image for sample in rows if sample.image], self.augment)
+            for part, rows in samples.items()
+        }
+        columns = {part: group_values(rows, self.group_by) for part, rows in samples.items()}
         settings = FineTuning(lr=self.lr, batch_size=self.head_batch, epochs=self.epochs, patience=self.patience)
         rows: dict[str, list[Any]] = {name: [] for name in ("run", "part", "uid", "group", "truth", "score")}
+        rows |= {f"by_{name}": [] for name in self.group_by}
         runs = self.runs(pictures["train"].tower is not None)
         for number, run in enumerate(with_bar(runs, len(runs), "runs of fine-tuning")):
             share, norm, small_head, rate, seed = run
@@ -138,6 +167,8 @@ class BenchX:
                 rows["group"] += groups[part]
                 rows["truth"] += truth[part].tolist()
                 rows["score"] += score_NK.tolist()
+                for name, values in columns[part].items():
+                    rows[f"by_{name}"] += values
         options = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("train", "val")}
         switched = [{"share": run[0], "seed": run[4], **asdict(HeadSwitches(*run[1:4]))} for run in runs]
         sizes = {part: {"images": len(rows), "patients": len({*groups[part]})} for part, rows in samples.items()}
@@ -150,6 +181,7 @@ class BenchX:
             raise DataError("there is nothing to score: the records hold no run", expected="one row or more")
         parts = read_runs(records)
         metrics: dict[str, Metric] = {}
+        chosen_runs: dict[float, list[tuple[Part, Part]]] = {}
         table: list[dict[str, Any]] = []
         for share in sorted({run["share"] for run in facts["runs"]}, reverse=True):
             settings, valued, best = validated_settings(facts["runs"], parts, share)
@@ -157,18 +189,40 @@ class BenchX:
                 values = [macro_auroc(*parts[number, "test"][:2]) for number in chosen]
                 row = {"share": share, "setting": name, "val": valued[name], "test": float(np.mean(values)), "std": _std(values)}
                 table.append({**row, "chosen": name == best})
-            metrics |= self._metrics(f"{share:g}", [(parts[n, "val"], parts[n, "test"]) for n in settings[best]])
-        metrics = {"auroc": metrics[f"auroc@{max(run['share'] for run in facts['runs']):g}"], **metrics}
+            chosen_runs[share] = [(parts[n, "val"], parts[n, "test"]) for n in settings[best]]
+            metrics |= self._metrics(f"{share:g}", chosen_runs[share])
+        largest = max(chosen_runs)
+        clinical, reliability = self._clinical(records, chosen_runs[largest])
+        metrics = {"auroc": metrics[f"auroc@{largest:g}"], **metrics, **clinical}
         truth_NK = parts[0, "test"][1]
         missing = [name for name, truth_N in zip(facts["labels"], truth_NK.T, strict=True) if truth_N.all() or not truth_N.any()]
         notes = {
             **facts,
             "table": table,
+            "reliability": [asdict(row) for row in reliability],
             "labels_left_out": missing,
             "interval": f"95 % percentile, {self.draws} draws of patients",
         }
         groups = parts[0, "test"][2]
         return Result(self.name, self.version, self.main, metrics, len(groups), len(set(groups)), notes=notes)
+
+    def _clinical(self, records: pa.Table, runs: Sequence[tuple[Part, Part]]) -> tuple[dict[str, Metric], list[ReliabilityBin]]:
+        """AUROC by group, calibration and sensitivity of runs of one setting, and the bins of their reliability."""
+        scores = [test[0] for _, test in runs]
+        _, truth_NK, patients = runs[0][1]
+        first = records.filter(pc.and_(pc.equal(records["run"], records["run"][0]), pc.equal(records["part"], "test")))
+        columns = {name: first.column(f"by_{name}").to_pylist() for name in self.group_by if f"by_{name}" in first.column_names}
+        metrics = group_aurocs(scores, truth_NK, patients, columns, least=self.least_group, draws=self.draws, seed=self.seed)
+        errors = [expected_calibration_error(reliability_bins(score_NK.ravel(), truth_NK.ravel())) for score_NK in scores]
+        reached = [sensitivity_at(self.specificity, *val[:2], *test[:2]) for val, test in runs]
+        sensitivity, specificity = (float(np.mean(values)) for values in zip(*reached, strict=True))
+        metrics |= {
+            "ece": Metric(float(np.mean(errors)), higher_is_better=False),
+            "sensitivity": Metric(sensitivity),
+            "specificity": Metric(specificity),
+        }
+        pooled = np.concatenate([score_NK.ravel() for score_NK in scores])
+        return metrics, reliability_bins(pooled, np.tile(truth_NK.ravel(), len(scores)))
 
     def _metrics(self, name: str, runs: Sequence[tuple[Part, Part]]) -> dict[str, Metric]:
         tests = [test for _, test in runs]

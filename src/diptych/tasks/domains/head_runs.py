@@ -11,21 +11,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from diptych.core.image import ImageSource
-from diptych.data.media.decode import decode
+from diptych.core.randomness import keyed_rng
 from diptych.models.io.device import choose_device
 from diptych.models.io.inference import evaluating
-from diptych.models.towers.outputs import Tower
 from diptych.tasks._scoring.chest_metrics import Bools, Floats, macro_auroc
-
-HELD = 4 << 30
-"""Bytes of preprocessed images that are kept in memory; more are decoded again in each epoch."""
+from diptych.tasks.domains.head_images import HeadImages
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,34 +61,6 @@ class FineTuning:
     patience: int = 10
 
 
-class HeadImages:
-    """Preprocessed images of an embedder, kept in memory as far as they fit; or its vectors where it has no tower to train."""
-
-    def __init__(self, model: Any, images: Sequence[ImageSource]) -> None:
-        self.model, self.images = model, images
-        self.tower = trainable_tower(model)
-        self._kept: dict[int, Tensor] = {}
-        self._bytes = 0
-        if self.tower is None:
-            vector_ND = torch.from_numpy(np.asarray(model.embed_images(list(images)), np.float32))
-            self._kept = dict(enumerate(vector_ND))
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def batch(self, rows: Sequence[int]) -> Tensor:
-        """image_BCHW, or vectors [B, D]."""
-        made = []
-        for row in rows:
-            tensor = self._kept.get(row)
-            if tensor is None:
-                tensor = self.model.preprocess([decode(self.images[row], exact=True)])[0]
-                if self._bytes + tensor.numel() * 4 <= HELD:
-                    self._kept[row], self._bytes = tensor, self._bytes + tensor.numel() * 4
-            made.append(tensor)
-        return torch.stack(made)
-
-
 class EncoderWithHead(nn.Module):
     """A tower (or none, where vectors are given) and a linear head over its pooled vector."""
 
@@ -112,12 +78,6 @@ class EncoderWithHead(nn.Module):
         return logit_BK
 
 
-def trainable_tower(model: Any) -> Tower | None:
-    """The image tower of one of our embedders, or None for a foreign one, of which only vectors are known."""
-    tower = getattr(getattr(model, "model", None), "image_tower", None)
-    return tower if isinstance(tower, Tower) else None
-
-
 def fine_tuned_scores(
     train: HeadImages,
     truth_NK: Bools,
@@ -133,6 +93,7 @@ def fine_tuned_scores(
 
     rows  those of `train` that are trained on
     """
+    view_rng = keyed_rng("views of training images", seed)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         tower = None if train.tower is None else copy.deepcopy(train.tower)
@@ -158,7 +119,8 @@ def fine_tuned_scores(
                 for group in optimiser.param_groups:
                     group["lr"] = settings.lr * group["scale"] * _share(step, total, settings.warmup)
                 target_BK = torch.from_numpy(truth_NK[part]).float().to(device)
-                loss = F.binary_cross_entropy_with_logits(network(train.batch(part).to(device)), target_BK)
+                logit_BK = network(train.training_batch(part, view_rng).to(device))
+                loss = F.binary_cross_entropy_with_logits(logit_BK, target_BK)
                 optimiser.zero_grad()
                 loss.backward()
                 nn.utils.clip_grad_norm_([p for group in optimiser.param_groups for p in group["params"]], 1.0)
@@ -185,7 +147,7 @@ def scores_of(network: EncoderWithHead, pictures: HeadImages, batch_size: int) -
         for start in range(0, len(pictures), batch_size):
             part = pictures.batch(range(start, min(start + batch_size, len(pictures)))).to(device)
             blocks.append(network(part).sigmoid().cpu())
-    scores: npt.NDArray[np.float64] = torch.cat(blocks).double().numpy()
+    scores: Floats = torch.cat(blocks).double().numpy()
     return scores
 
 

@@ -2,10 +2,12 @@
 
 A sample is an image, its group the patient (of RSNA, VinDr and SIIM, whose tables name none, the image). Extras: `findings` that are
 present, `absent` and `uncertain` ones (CheXpert's table has them; absent of the others is what the table's other labels are), `view`,
-`sex`, `age`, `study`. Boxes and masks are regions. The tables come under their publishers' terms; none is shipped or downloaded.
+`sex`, `age`, `study`. Boxes and masks are regions. Published lists of the images of each split that lie beside a table (`split_lists`) give
+the column `split`, and the extra `shares` of a training image that is in train_1.txt or train_10.txt; CheXpert's and MIMIC's tables give
+splits of their own. The tables come under their publishers' terms; none is shipped or downloaded.
 
 NIH       Data_Entry_2017*.csv; boxes of BBox_List_2017*.csv, where it lies beside it
-CheXpert  train.csv, valid.csv
+CheXpert  train.csv, valid.csv, test.csv; an image's split is the folder of its path
 PadChest  PADCHEST_chest_x_ray_images_labels*.csv; `sentences` has labels and places of each sentence
 VinDr     train.csv of the Kaggle challenge; a region's attribute is its reader
 RSNA      stage_2_train_labels.csv
@@ -22,6 +24,7 @@ import io
 import math
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +35,7 @@ from diptych.core.sample import Sample, Text
 from diptych.core.scene_graph import Region
 from diptych.data.dataset import Pool
 from diptych.data.masks import box_of, decode
+from diptych.data.read.layouts.split_lists import SPLITS, note_of_lists, read_split_lists
 from diptych.data.read.naming import uid_of
 
 Row = dict[str, str]
@@ -51,9 +55,14 @@ def read_chest_table(path: Path, format: str, *, root: Path | None = None, name:
     samples = list(FORMATS[format](path, root or path.parent))
     if not samples:
         raise DataError("holds no image", file=path, expected=f"a table of {format}")
+    splits, shares = read_split_lists(path.parent)
+    if splits or shares:
+        samples = [_listed_sample(sample, splits, shares) for sample in samples]
     pool = Pool.from_samples(samples, name=name or format)
     patients = len(set(pool.groups))
     pool.notes.append(f"read as {format}: {len(pool):,} images of {patients:,} groups")
+    if note := note_of_lists([sample.image.name for sample in samples if sample.image], splits):
+        pool.notes.append(note)
     return pool
 
 
@@ -102,6 +111,8 @@ def _chexpert(path: Path, root: Path) -> Iterator[Sample]:
         study = next((part for part in parts if part.startswith("study")), "")
         extras = _facts(row, sex="Sex", age="Age") | _graded(row) | {"study": f"{patient}/{study}"}
         extras["view"] = row.get("AP/PA") or row.get("Frontal/Lateral", "")
+        if folder := next((part for part in parts if part in SPLITS), ""):
+            extras["split"] = SPLITS[folder]
         yield _sample(row["Path"], root, patient, extras, (path, number))
 
 
@@ -218,6 +229,18 @@ def _sample(
     return Sample(
         uid_of(file), FileImage(root / file, str(root)), texts, regions, group=group, source=path.stem, extras=dict(extras)
     )
+
+
+def _listed_sample(sample: Sample, splits: Mapping[str, str], shares: Mapping[str, list[str]]) -> Sample:
+    """The sample with its split and shares of training where lists name its image."""
+    assert sample.image is not None
+    name = Path(sample.image.name).stem
+    extras = dict(sample.extras)
+    if splits:
+        extras["split"] = splits.get(name, "")
+    if name in shares:
+        extras["shares"] = shares[name]
+    return replace(sample, extras=extras)
 
 
 def _facts(row: Row, **columns: str) -> dict[str, Any]:

@@ -73,7 +73,7 @@ def open_matcher(address: str) -> MatcherModel | BlipMatcher:
 
 def _folder(address: str) -> Path:
     if address.startswith("hf:"):
-        from diptych.models.io.foreign.load import hub_folder
+        from diptych.models.io.foreign.hub_folder import hub_folder
 
         return hub_folder(address, address.removeprefix("hf:"), download=False)
     folder = Path(address)

@@ -13,6 +13,7 @@ from torch import Tensor
 from diptych.core.errors import ConfigError, DataError, UnknownName
 from diptych.data.text.tokenize import Tokenizer
 from diptych.data.text.tokens.cleaners import Clean
+from diptych.models.io.foreign.hub_folder import hub_folder
 from diptych.models.io.foreign.open_clip_folder import encoder_settings, folder_settings, folder_weights, tokenizer_folder
 from diptych.models.io.foreign.open_clip_layout import open_clip_parts
 from diptych.models.io.foreign.parts import load_dual_encoder
@@ -108,8 +109,6 @@ def _folder(spec: str, words: Mapping[str, Any], given: str, download: bool) -> 
     if not download:
         base = spec.partition("#")[0]
         raise ConfigError(f"{spec} needs the folder of {names[0]}: pass {base}#FOLDER, or --download to fetch it")
-    from diptych.models.io.foreign.load import hub_folder
-
     return hub_folder(spec, names[0], download=True)
 
 

@@ -102,6 +102,12 @@ RELEASES: tuple[Release, ...] = (
         names=(r"decoder_pathology\.layers\.0\.", r"mask_generator\.weight", r"pathology_embedding_layer\.weight"),
     ),
     Release(
+        slug="mgca", systems=("benchx",), title="MGCA, one of the encoders of BenchX", address="mgca:FILE#BERT-FOLDER",
+        source=f"{DRIVE} github.com/HKU-MedAI/MGCA", licence="not stated", opens="PairEmbedder",
+        checked="timm's and torchvision's networks and transformers' BertModel, put together as the authors do, on equal weights",
+        names=(r"img_encoder_q\.global_embed\.head\.0\.weight", r"text_encoder_q\.global_embed\.head\.0\.weight"),
+    ),
+    Release(
         slug="rad_dino", systems=("rad_dino",), title="RAD-DINO, a folder of Dinov2Model", address="rad_dino:FOLDER",
         source="huggingface.co/microsoft/rad-dino", licence="MSRLA, later MIT (model card)", opens="ImageTowerEmbedder",
         checked="class token and patches of transformers' Dinov2Model on a small folder", model_type="dinov2",

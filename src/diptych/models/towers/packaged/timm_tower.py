@@ -6,6 +6,7 @@ from typing import Any
 
 import timm
 import torch
+import torch.nn.functional as F
 from timm.layers import DropPath
 from torch import Tensor, nn
 
@@ -25,7 +26,8 @@ class TimmTower(Tower):
     `layer_scale` is where the factors of their branches start (UNI, an encoder of tissue: 1e-5), None leaves them out. `blocks`,
     for transformers, are the first so many of them; `prefix` True leaves class and register tokens among the tokens, in front:
     BLIP-2 shows its Q-Former the class token, too, and what the last block but one says. `stage`, for residual networks, is the last one
-    that is kept: 3 of 4 gives a map of a sixteenth of the image's side.
+    that is kept: 3 of 4 gives a map of a sixteenth of the image's side. `enlarged` brings the image to so many pixels a side before it is
+    read, bilinear with aligned corners (MGCA's ResNet-50: 299).
     """
 
     def __init__(
@@ -41,6 +43,7 @@ class TimmTower(Tower):
         blocks: int | None = None,
         prefix: bool = False,
         stage: int | None = None,
+        enlarged: int | None = None,
     ) -> None:
         super().__init__()
         if not timm.is_model(model):
@@ -57,7 +60,7 @@ class TimmTower(Tower):
             changes["depth"] = blocks
         if zero_last is not None:
             changes["zero_init_last"] = zero_last
-        self.prefix = prefix
+        self.prefix, self.enlarged = prefix, enlarged
         self.net: Any = timm.create_model(model, pretrained=False, num_classes=0, **changes)
         self.image_size = image_size or self.net.pretrained_cfg["input_size"][-1]
         self.width = int(getattr(self.net, "head_hidden_size", self.net.num_features))
@@ -76,6 +79,8 @@ class TimmTower(Tower):
             blur_strided_(self.net)
 
     def forward(self, image_BCHW: Tensor) -> TowerOutput:
+        if self.enlarged:
+            image_BCHW = F.interpolate(image_BCHW, size=(self.enlarged,) * 2, mode="bilinear", align_corners=True)
         features = self.net.forward_features(image_BCHW)
         pooled_BD = self.net.forward_head(features, pre_logits=True)
         tokens_BPD = self._tokens(features)

@@ -1,0 +1,1 @@
+"""Curation steps that keep or drop rows by their images or texts."""

@@ -1,0 +1,242 @@
+"""Heads that judge images, trained on your own labels, and their scores as a column.
+
+    diptych curate train_head labelled/ heads/unsafe --kind safety --label unsafe --model runs/clip
+    diptych curate image_scores pairs/ scored/ --head heads/unsafe --model runs/clip --column punsafe
+
+safety      chance of a label that is true or false, from embeddings: unsafe pictures, or any other yes or no
+watermark   the same from pixels, since embeddings hardly see a watermark
+aesthetic   a rating such as 1 to 10, linear in the embedding, as LAION's aesthetic predictor (Schuhmann et al., 2022, 2210.08402)
+
+The folder of `train_head` is the head; it holds nothing of the images. A share of the labelled rows is held out, by uid, and judged by
+the head: the notes of the run have the result, and for yes or no the threshold with the highest F1. Equal pictures on both sides make
+it too good, so remove duplicates before.
+
+Cost: an embedding of each image (watermark: a decode), and for watermark a network that is trained on the pixels.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from diptych.core.contracts import CurationStepResult, Dataset
+from diptych.core.errors import ConfigError, DecodeError, UnknownName
+from diptych.core.image import ImageSource
+from diptych.core.terminal.progress import with_bar
+from diptych.curate.engine.costs import estimate_cost
+from diptych.curate.engine.embedding import embed_pool, open_embedder
+from diptych.curate.engine.parts import PartStore
+from diptych.curate.operators.filter_heads import FilterHead, open_head, train_aesthetic, train_safety, train_watermark
+
+Kind = Literal["safety", "watermark", "aesthetic"]
+Floats = npt.NDArray[np.floating[Any]]
+
+
+@dataclass(frozen=True)
+class TrainHead:
+    """label     column of the labels: true or false (or 1 and 0); of aesthetic: a rating. Rows without a label are left aside
+    kind      safety | watermark | aesthetic
+    model     address of a model that embeds images; watermark needs none
+    steps     of the training; aesthetic is solved at once
+    held_out  share of the labelled rows that judges the head
+    seed      of the training and of the rows that are held out
+    """
+
+    slug: ClassVar[str] = "train_head"
+    paths: ClassVar[tuple[str, ...]] = ()
+
+    label: str = ""
+    kind: Kind = "safety"
+    model: str = ""
+    steps: int = 500
+    held_out: float = 0.2
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.kind not in ("safety", "watermark", "aesthetic"):
+            raise ConfigError(f"kind is {self.kind!r} (expected safety | watermark | aesthetic)")
+        if self.steps < 1 or not 0 < self.held_out < 1:
+            raise ConfigError(f"steps is {self.steps}, held_out {self.held_out} (expected 1 or more, between 0 and 1)")
+
+    def plan(self, data: Dataset) -> dict[str, Any]:
+        return _plan(data, self.model, pixels=self.kind == "watermark")
+
+    def __call__(self, data: Dataset) -> CurationStepResult:
+        return self.run(data, PartStore())
+
+    def run(self, data: Dataset, parts: PartStore) -> CurationStepResult:
+        """Result of the step: all rows stay, and the files are the head."""
+        start = time.perf_counter()
+        labels = self._labels(data)
+        rows = [row for row, uid in enumerate(data.uids) if uid in labels and data[row].image is not None]
+        labelled = data.select(rows)
+        if self.kind == "watermark":
+            uids, images = _readable(labelled)
+            inputs: Any = images
+            fingerprint = ""
+        else:
+            model = _embedder(self.model)
+            embeddings = embed_pool(labelled, model, parts)
+            uids, inputs, fingerprint = list(embeddings.uids), embeddings.vector_ND, model.fingerprint
+        label_N = np.array([labels[uid] for uid in uids])
+        order_N = np.random.default_rng(self.seed).permutation(len(uids))
+        aside = np.sort(order_N[: round(self.held_out * len(uids))])
+        used = np.sort(order_N[len(aside) :])
+        head = self._fit(_taken(inputs, used), label_N[used], fingerprint)
+        notes = [f"{self.kind} head of {len(used):,} labelled images: use this folder as the head"]
+        if len(aside):
+            score_N = _scores(head, _taken(inputs, aside), fingerprint)
+            notes.append(f"of {len(aside):,} held out: {_quality(self.kind, score_N, label_N[aside])}")
+        with tempfile.TemporaryDirectory() as scratch:
+            head.save(Path(scratch, "head"))
+            files = {name: Path(scratch, "head", name).read_bytes() for name in ("head.json", "head.safetensors")}
+        return CurationStepResult(tuple(sorted(data.uids)), (), {}, time.perf_counter() - start, files, tuple(notes))
+
+    def _labels(self, data: Any) -> dict[str, float]:
+        names = getattr(data, "column_names", [])
+        if self.label not in names:
+            raise UnknownName("column", self.label, names)
+        labels = {uid: value for uid, value in zip(data.uids, data.column(self.label), strict=True) if value is not None}
+        allowed = (int, float) if self.kind == "aesthetic" else (bool, int)
+        yes_no = self.kind != "aesthetic"
+        for uid, value in labels.items():
+            if not isinstance(value, allowed) or (yes_no and value not in (0, 1)):
+                raise ConfigError(
+                    f"column '{self.label}' of '{uid}' is {value!r:.40} (expected {'true or false' if yes_no else 'a number'})"
+                )
+        if len(labels) < 2:
+            raise ConfigError(f"column '{self.label}' has {len(labels)} labels (expected at least two)")
+        return {uid: float(value) for uid, value in labels.items()}
+
+    def _fit(self, inputs: Any, label_N: Floats, fingerprint: str) -> FilterHead:
+        if self.kind == "aesthetic":
+            return train_aesthetic(inputs, label_N, fingerprint=fingerprint)
+        labels = (label_N > 0.5).tolist()
+        if self.kind == "watermark":
+            return train_watermark(inputs, labels, steps=self.steps, seed=self.seed)
+        return train_safety(inputs, labels, fingerprint=fingerprint, steps=self.steps, seed=self.seed)
+
+
+@dataclass(frozen=True)
+class ImageScores:
+    """head    folder of a head, as `train_head` writes it
+    model   address of the model whose embeddings the head was trained on; a head on pixels needs none
+    column  name of the column of scores
+    """
+
+    slug: ClassVar[str] = "image_scores"
+    paths: ClassVar[tuple[str, ...]] = ("head",)
+
+    head: str = ""
+    model: str = ""
+    column: str = "score"
+
+    def plan(self, data: Dataset) -> dict[str, Any]:
+        return _plan(data, self.model, pixels=open_head(Path(self.head)).facts["kind"] == "watermark")
+
+    def __call__(self, data: Dataset) -> CurationStepResult:
+        return self.run(data, PartStore())
+
+    def run(self, data: Dataset, parts: PartStore) -> CurationStepResult:
+        """Result of the step: all rows stay; an image that cannot be read has no score."""
+        start = time.perf_counter()
+        if not self.head:
+            raise ConfigError("image_scores needs a head (--head FOLDER, as diptych curate train_head writes it)")
+        head = open_head(Path(self.head))
+        if head.facts["kind"] == "watermark":
+            uids, images = _readable(data)
+            score_N = _scores(head, images, "")
+        else:
+            model = _embedder(self.model)
+            embeddings = embed_pool(data, model, parts)
+            uids, score_N = list(embeddings.uids), _scores(head, embeddings.vector_ND, model.fingerprint)
+        scores = {uid: float(score) for uid, score in zip(uids, score_N, strict=True)}
+        columns = {self.column: scores} if scores else {}
+        return CurationStepResult(tuple(sorted(data.uids)), (), columns, time.perf_counter() - start)
+
+
+def _plan(data: Dataset, model: str, *, pixels: bool) -> dict[str, Any]:
+    from diptych.data.media.decode import decode
+
+    if pixels:
+        return estimate_cost(data, decode, unit="decode")
+    embedder = _embedder(model)
+    return estimate_cost(data, lambda image: embedder.embed_images([image]), unit="embedding (one at a time)")
+
+
+def _embedder(address: str) -> Any:
+    if not address:
+        raise ConfigError("a head on embeddings needs a model that embeds images (--model RUN, hf:NAME, open_clip:ARCH/FILE)")
+    return open_embedder(address)
+
+
+def _readable(data: Dataset) -> tuple[list[str], list[ImageSource]]:
+    """Uids and images of the rows whose image can be decoded, in order of uid."""
+    from diptych.data.media.decode import decode
+
+    uids, images = [], []
+    order = sorted(range(len(data)), key=data.uids.__getitem__)
+    for row in with_bar(order, len(order), "looking at pictures", least=100):
+        image = data[row].image
+        if image is None:
+            continue
+        try:
+            decode(image)
+        except (DecodeError, OSError):
+            continue
+        uids.append(data.uids[row])
+        images.append(image)
+    return uids, images
+
+
+def _taken(inputs: Any, rows: npt.NDArray[np.int64]) -> Any:
+    return [inputs[row] for row in rows.tolist()] if isinstance(inputs, list) else inputs[rows]
+
+
+def _scores(head: Any, inputs: Any, fingerprint: str) -> Floats:
+    """Chances or ratings of a head, float [N]."""
+    if head.facts["kind"] == "watermark":
+        scores: Floats = head.probability(inputs)
+    elif head.facts["kind"] == "aesthetic":
+        scores = head.rating(inputs, fingerprint)
+    else:
+        scores = head.probability(inputs, fingerprint)
+    return scores
+
+
+def _quality(kind: Kind, score_N: Floats, label_N: Floats) -> str:
+    """Sentence on scores beside the labels: correlation of ratings, or area under the ROC curve and the threshold of the highest F1."""
+    if kind == "aesthetic":
+        spread = min(float(np.std(score_N)), float(np.std(label_N)))
+        return f"correlation {np.corrcoef(score_N, label_N)[0, 1]:.3f}" if spread > 0 else "all ratings are the same"
+    area = roc_area(score_N, label_N > 0.5)
+    threshold, f1 = best_threshold(score_N, label_N > 0.5)
+    return f"area under the ROC curve {area:.3f}; the highest F1, {f1:.3f}, is that of scores from {threshold:.3g}"
+
+
+def roc_area(score_N: Floats, true_N: npt.NDArray[np.bool_]) -> float:
+    """Area under the ROC curve: the share of pairs of a true and a false row in which the true one has the higher score; ties count half.
+    NaN where a label does not occur."""
+    from scipy.stats import rankdata
+
+    positives = int(true_N.sum())
+    if not 0 < positives < len(true_N):
+        return float("nan")
+    above = rankdata(score_N)[true_N].sum() - positives * (positives + 1) / 2
+    return float(above / positives / (len(true_N) - positives))
+
+
+def best_threshold(score_N: Floats, true_N: npt.NDArray[np.bool_]) -> tuple[float, float]:
+    """Score from which rows are called true so that F1 is highest, and that F1; of equal ones the highest score."""
+    order_N = np.argsort(-score_N, kind="stable")
+    last_N = np.append(np.diff(score_N[order_N]) != 0, True)  # rows of one score fall on one side
+    hit_N = np.cumsum(true_N[order_N])
+    f1_N = np.where(last_N, 2 * hit_N / (np.arange(1, len(score_N) + 1) + true_N.sum()), -1.0)
+    position = int(f1_N.argmax())
+    return float(score_N[order_N[position]]), float(f1_N[position])

@@ -1,0 +1,61 @@
+"""Variants of query words: singular and plural, and suggestions for words that no text has."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import diptych as dp
+from diptych.cli import main
+from diptych.core.sample import Sample, Text
+from diptych.data.dataset import Pool
+from diptych.index.base import Index
+from diptych.index.spelling import nearest_word, number_forms
+
+TEXTS = ["two cherries", "a strawberry", "a red box", "three buses", "café at night", "a cat", "cats and dogs"]
+
+
+@pytest.fixture(scope="module")
+def index(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Index]:
+    samples = [Sample(f"i{row}", None, (Text(text),)) for row, text in enumerate(TEXTS)]
+    folder = tmp_path_factory.mktemp("spelling") / "index"
+    with dp.index("words", Pool.from_samples(samples), folder, kind="lexical", progress=False) as made:
+        yield made
+
+
+@pytest.mark.parametrize(
+    ("one", "many"),
+    [("cat", "cats"), ("cherry", "cherries"), ("box", "boxes"), ("bus", "buses"), ("dish", "dishes"), ("church", "churches")],
+)
+def test_regular_plurals_both_ways(one: str, many: str) -> None:
+    assert many in number_forms(one)
+    assert one in number_forms(many)
+
+
+def test_a_plural_is_looked_up_where_only_the_singular_is_known(index: Index) -> None:
+    for query, uid in (("cherry", "i0"), ("strawberries", "i1"), ("boxes", "i2"), ("bus", "i3"), ("dog", "i6")):
+        assert [hit.uid for hit in index.search_text(query, 9)] == [uid], query
+    assert [hit.uid for hit in index.search_text("cat", 9)] == ["i5"], "a word that is known stands for itself"
+    assert index.suggestion("cherry and boxes") == ""
+
+
+def test_words_that_no_text_has_are_suggested(index: Index) -> None:
+    assert index.suggestion("a Strawbery, red!") == "a strawberry, red!"
+    assert index.suggestion("cafe") == "café"
+    assert index.suggestion("zebra") == ""
+    assert index.search_text("strawbery", 9) == [], "a suggestion changes no search"
+
+
+def test_the_first_letter_and_the_likeness_count() -> None:
+    assert nearest_word("nights", ["knights"]) is None
+    assert nearest_word("dig", ["dog"]) is None
+    assert nearest_word("aple", ["ample", "apple", "apply"]) == "apple"
+
+
+def test_the_command_says_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pool = Pool.from_samples([Sample("a", None, (Text("a strawberry"),))])
+    dp.index("words", pool, tmp_path / "index", kind="lexical", progress=False).close()
+    assert main(["search", str(tmp_path / "index"), "strawbery"]) == 0
+    assert capsys.readouterr().out.splitlines() == ["nothing found", "did you mean: strawberry"]
