@@ -89,7 +89,7 @@ export async function tokensPanel() {   // which patches each image token of a l
 function outlines(found, out) {
   const CELL = 16, { rows, columns, owner } = found, [x0, y0, x1, y1] = found.box;
   const canvas = make("canvas", { width: columns * CELL, height: rows * CELL, "aria-hidden": "true" });
-  Object.assign(canvas.style, { left: 100 * x0 + "%", top: 100 * y0 + "%", width: 100 * (x1 - x0) + "%", height: 100 * (y1 - y0) + "%" });
+  Object.assign(canvas.style, { left: 100 * x0 + "%", top: 100 * y0 + "%", width: 100 * (x1 - x0) + "%", height: 100 * (y1 - y0) + "%", pointerEvents: "auto" });
   const chooser = make("input", { type: "range", min: 0, max: found.tokens, value: 0, "aria-label": "Token" }), count = make("span", {});
   const paint = token => {   // token 0 is none: lines alone
     const pen = canvas.getContext("2d");
@@ -107,6 +107,7 @@ function outlines(found, out) {
   };
   const choose = token => { chooser.value = token; paint(token); };
   chooser.addEventListener("input", () => paint(Number(chooser.value)));
+  chooser.addEventListener("keydown", event => { if (event.key.startsWith("Arrow")) event.stopPropagation(); });   // not the next item
   canvas.addEventListener("pointerdown", event => {
     const area = canvas.getBoundingClientRect();
     choose(1 + owner[Math.min(rows - 1, Math.floor((event.clientY - area.top) / area.height * rows))][Math.min(columns - 1, Math.floor((event.clientX - area.left) / area.width * columns))]);
