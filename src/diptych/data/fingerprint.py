@@ -23,9 +23,8 @@ def content_fingerprint(
     digest = hashlib.sha256()
     for row in sorted(range(len(metadata)), key=uids.__getitem__):
         base = int(metadata.rows[row])
-        text_fields = [(t.string, t.language, t.origin) for t in texts.of(base)]
         image = hashes[row] or images.identity(base)
         given: list[Any] = [{"media": parts}] if media and (parts := media.identity(base)) else []
         given += [relations.row(base)] if relations else []
-        digest.update(json.dumps([uids[row], groups[row], image, text_fields, *given]).encode())
+        digest.update(json.dumps([uids[row], groups[row], image, texts.fields_of(base), *given]).encode())
     return digest.hexdigest()[:16]

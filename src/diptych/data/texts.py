@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from diptych.core.errors import DataError
-from diptych.core.sample import ORIGINS, Text
+from diptych.core.sample import ORIGINS, Origin, Text
 from diptych.data.ragged import Ragged, one_chunk
 
 Ints = npt.NDArray[np.int64]
@@ -80,15 +80,14 @@ class Texts:
         return cls(Ragged.by_uid(text_table(table), uids))
 
     def of(self, row: int) -> tuple[Text, ...]:
+        return tuple(Text(*fields) for fields in self.fields_of(row))
+
+    def fields_of(self, row: int) -> list[tuple[str, str, Origin]]:
+        """String, language and origin of each text of a row; several times as fast as the texts themselves."""
         start, stop = self.ragged.start_N1[row : row + 2].tolist()
-        return tuple(
-            Text(
-                self._strings[record].as_py(),
-                self._languages[self._languages_R[record]],
-                ORIGINS[self._origins_R[record]],
-            )
-            for record in range(start, stop)
-        )
+        languages = [self._languages[code] for code in self._languages_R[start:stop].tolist()]
+        origins = [ORIGINS[code] for code in self._origins_R[start:stop].tolist()]
+        return list(zip(self._strings[start:stop].to_pylist(), languages, origins, strict=True))
 
     def counts(self) -> Ints:
         return np.diff(self.ragged.start_N1)
