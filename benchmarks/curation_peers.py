@@ -8,8 +8,8 @@ characters, row after row, and drop a row that is near to a kept one; datasketch
 confirmed by the shingles themselves, as ours are. `exact` compares all pairs and says what either missed.
 
 Downloads: JPEG files of 512 x 384 pixels from a server in a process of its own on this machine, to 256 x 256 with a border, by eight
-threads and one process that sizes. Ours asks for robots.txt and TDM reservations as well, as by default; peers are left out where they
-are not installed.
+threads; theirs size pictures in a process, ours in the threads themselves. Ours asks for robots.txt and TDM reservations as well, as by
+default. Peers are left out where they are not installed.
 """
 
 from __future__ import annotations
@@ -98,7 +98,7 @@ def download_ours(pictures: int, folder: str) -> list[int]:
     from diptych.data.web.polite_http import FetchPolicy
 
     policy = FetchPolicy(per_host=CONNECTIONS, allow_private=True)
-    options = Download(threads=CONNECTIONS, processes=1, policy=policy)
+    options = Download(threads=CONNECTIONS, policy=policy)
     return [download(pq.read_table(f"{folder}/links.parquet"), Path(folder, "ours"), options).succeeded]
 
 

@@ -54,6 +54,7 @@ STUDIES = {
     "growth": "hours at its full curve: python benchmarks/growth.py",
     "curation_peers": "beside datasketch and img2dataset, which are not among our packages: python benchmarks/curation_peers.py",
     "killed_curation": "an hour: six steps over a million rows, killed three times on each engine",
+    "operator_costs": "thirty runs of curation steps: python benchmarks/operator_costs.py",
     "medical_vocabulary": "a length of texts, no speed: python benchmarks/medical_vocabulary.py",
     "staged_filter": "trains a scorer, no speed: python benchmarks/staged_filter.py",
     "judging": "compares answers and waits through an outage",

@@ -59,6 +59,7 @@ def pages(root: Path) -> dict[Path, str]:
         ("writers", writers_table(root)),
         ("tagging", tagging_table(root)),
         ("templates", template_table(root)),
+        ("operators", operator_table(root)),
     ):
         curating = with_block(curating, name, lines)
     return {
@@ -184,6 +185,20 @@ def template_table(root: Path) -> list[str]:
         lines.append(f"| {row['rows']:,} | {share} | {row['compared']:,} | {seconds:.2f} | {loop[0]} | {loop[1]} |")
     same = all(row.get("same_as_the_loop", True) for row in rows)
     return [*lines, "", f"Where both ran, they dropped {'the same rows' if same else 'different rows'}."]
+
+
+def operator_table(root: Path) -> list[str]:
+    """Cost of curation steps at three sizes and continued to 100 million rows, from `benchmarks/operator_costs.py`."""
+    run = latest(root, "operator_costs")
+    sizes = [row["items"] for row in next(iter(run["steps"].values()))]
+    heads = [*(f"{size:,} rows, s" for size in sizes), "growth", "100 M rows, core hours"]
+    lines = [f"| step | {' | '.join(heads)} |", "|---" + "|---:" * len(heads) + "|"]
+    for name, rows in run["steps"].items():
+        estimate = run["estimates"][name]
+        cells = [f"{row['cpu_seconds']:.2f}" for row in rows]
+        cells += [f"N^{estimate['exponent']:.2f}", f"{estimate['core_hours']:,.1f}"]
+        lines.append(f"| `{name}` | {' | '.join(cells)} |")
+    return [*lines, "", f"Commit {run['environment']['commit']}, {run['date']}, {run['processor']}."]
 
 
 def tagging_table(root: Path) -> list[str]:

@@ -25,7 +25,7 @@ from diptych.curate.duplicates.minhash import Words, hashed_shingles, shingles
 
 SPLIT = 32  # rows with one band key, from which its representatives are split by rare shingles
 COUNTERS = 1 << 20  # of the frequency of shingles; colliding ones share one, which changes the order and loses nothing
-CACHED = 1 << 16  # texts whose shingles are held; those of all kept rows would take some kilobytes each
+CACHED = 1 << 12  # texts whose shingles are held; those of all kept rows would take some kilobytes each
 BLOCK = 16_384  # texts whose shingles are hashed at a time
 
 
