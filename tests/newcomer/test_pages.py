@@ -273,7 +273,7 @@ def test_searching(reader: Reader) -> None:
     pairs(reader.home / "pairs", 60)
     pairs(reader.home / "more", 10, first=100)
     Image.new("RGB", (64, 64), "red").save(reader.home / "photo.jpg")
-    grades = [f"{colour} bus,p{number},1" for number, colour in enumerate(["a red", "a green", "a blue"] * 4)]
+    grades = [f"{colour} bus {number},p{number},1" for number, colour in enumerate(["a red", "a green", "a blue"] * 4)]
     (reader.home / "queries.csv").write_text("\n".join(["query,uid,grade", *grades, "a tree,p4,1", "left of tree 7,p7,2"]))
     (reader.home / "takedown.txt").write_text("p12\n")
     reader.order("stand-in", words=["train", "clip", "--data", "pairs/", "--out", "runs/clip", *SHORT])
