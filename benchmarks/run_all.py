@@ -56,6 +56,8 @@ STUDIES = {
     "killed_curation": "an hour: six steps over a million rows, killed three times on each engine",
     "operator_costs": "thirty runs of curation steps: python benchmarks/operator_costs.py",
     "medical_vocabulary": "a length of texts, no speed: python benchmarks/medical_vocabulary.py",
+    "by_language": "trains, no speed: python benchmarks/by_language.py",
+    "dicom": "needs the extra medical: python benchmarks/dicom.py",
     "staged_filter": "trains a scorer, no speed: python benchmarks/staged_filter.py",
     "judging": "compares answers and waits through an outage",
     "on_cuda": "needs a CUDA device: python benchmarks/on_cuda.py",

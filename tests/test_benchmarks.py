@@ -103,6 +103,7 @@ CLOCKS = re.compile(
 WAITS = (
     "tests/serve",
     "tests/attacks",
+    "tests/helpers/killed_runs.py",
     "tests/core/test_signals.py",
     "tests/train/test_rank_watchdog.py",
     "tests/train/test_resume.py",

@@ -53,7 +53,7 @@ def test_help_of_every_command_imports_nothing_heavy() -> None:
         assert shown, words
         assert not packages & HEAVY, f"diptych {words}: {sorted(packages & HEAVY)}"
     _, _, own = after[" ".join(every[-1])]
-    assert len(own) < 275, f"all help together imports {len(own)} modules of diptych"  # 262 with 60 commands and sub-commands
+    assert len(own) < 285, f"all help together imports {len(own)} modules of diptych"  # 275 with 60 commands and sub-commands
 
 
 def test_the_help_of_a_recipe_imports_torch_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

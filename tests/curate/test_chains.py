@@ -152,7 +152,7 @@ def test_what_is_no_chain_is_one_line(text: str, reason: str, tmp_path: Path, ca
     assert reason in error
     assert len([line for line in error.splitlines() if line.startswith("error:")]) == 1
     assert main(["curate", "--config", "nowhere", source, str(tmp_path / "o")]) == 2
-    assert "published chains: datacomp_medium" in capsys.readouterr().err
+    assert "published chains: datacomp_image_based" in capsys.readouterr().err
 
 
 def test_a_field_of_a_step_that_the_chain_has_not_is_refused() -> None:

@@ -15,11 +15,12 @@ import pytest
 import torch
 from PIL import Image
 
-from diptych.api.reported_tokens import token_sections
+from diptych.api.models import load
 from diptych.core.image import ArrayImage
 from diptych.core.run_folder import RunFolder
 from diptych.core.sample import Sample, Text
 from diptych.data.dataset import Pool
+from diptych.pipelines.token_report import token_sections
 from diptych.pipelines.token_sources import token_sources
 from diptych.recipes.bridges.llava import LLaVA
 from diptych.recipes.bridges.simvlg import SimVLG
@@ -69,9 +70,9 @@ def test_the_report_of_a_run_draws_tokens(merging: Any, tmp_path: Path) -> None:
     folder = RunFolder.create(tmp_path / "run", slug="simvlg", environment={"packages": {}})
     for name, text in (("config.yaml", "recipe: {}\nrun: {}\n"), ("prepared.json", "{}")):
         (folder.path / name).write_text(text)
-    assert token_sections(folder, POOL) == [], "no model yet"
+    assert token_sections(folder, POOL, load) == [], "no model yet"
     merging.save(folder.model)
-    text = run_report(folder, POOL, token_sections(folder, POOL)).read_text()
+    text = run_report(folder, POOL, token_sections(folder, POOL, load)).read_text()
     section = text[text.index("Image tokens") :]
     assert "much &lt;b&gt;noise" in section
     assert "nothing (" not in section, "a sample without a picture is left out"

@@ -122,7 +122,7 @@ def test_an_answer_has_the_room_there_is(service: Running, writer: Writer) -> No
 
 def test_the_schema_says_what_is_refused(service: Running) -> None:
     schemas = service.http.get("/openapi.json").json()["components"]["schemas"]
-    assert [one["required"] for one in schemas["SearchRequest"]["anyOf"]] == [["text"], ["image"], ["like"]]
+    assert [one["required"] for one in schemas["SearchRequest"]["anyOf"]] == [["text"], ["image"], ["cloud"], ["like"]]
     for name in ("DetectRequest", "ExplainRequest", "WordsRequest", "CaptionRequest", "AskRequest"):
         assert [one["required"] for one in schemas[name]["oneOf"]] == [["image"], ["uid"]]
     assert schemas["ExplainRequest"]["properties"]["text"]["minLength"] == 1

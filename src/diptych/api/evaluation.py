@@ -22,7 +22,6 @@ from diptych.api.checking import default_task
 from diptych.api.data import data_of, read
 from diptych.api.models import load, run_of
 from diptych.api.recipes import recipe_of
-from diptych.api.reported_tokens import token_sections
 
 
 def evaluate(
@@ -218,10 +217,11 @@ def evaluate_kept(run: str | Path | RunFolder) -> dict[str, Result]:
 
 def report(run: str | Path, data: Any = None) -> Path:
     """Write `report.html` of a run: one file that opens offline. `data`: those of the run, where it names another machine's."""
+    from diptych.pipelines.token_report import token_sections
     from diptych.report.pages.run import run_report
 
     folder = RunFolder.open(Path(run))
     if data is None and not folder.state.get("source", ""):
         return run_report(folder)
     shown = data_of(folder, data)
-    return run_report(folder, shown, token_sections(folder, shown))
+    return run_report(folder, shown, token_sections(folder, shown, load))

@@ -76,7 +76,7 @@ def main(argv: Sequence[str]) -> int:
 
 def _chain(argv: Sequence[str]) -> CurationChain | None:
     """The chain that --config names, where it is one."""
-    for word, following in zip(argv, [*argv[1:], ""], strict=True):
+    for word, following in zip(argv, [*argv, ""][1:], strict=True):
         if word == "--config" or word.startswith("--config="):
             name = word.partition("=")[2] or ("" if "=" in word else following)
             if not name or name.startswith("-"):

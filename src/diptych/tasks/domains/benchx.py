@@ -70,7 +70,8 @@ class BenchX:
     seeds         of the runs
     lr, head_batch, epochs, patience  of fine-tuning (`FineTuning`)
     augment       random views of training images: "crop", "released" or "none" (`head_images.Augmentation`)
-    group_by      extras whose values are groups of the results; "age" is one of bands. A group has `least_group` test images or more
+    group_by      extras whose values are groups of the results; "age" is one of bands
+    least_group   test images that a group has at least
     specificity   at which sensitivity is read
     compat        "released" fits the threshold of F1 on the test images and applies it as "above", as BenchX's code does
     """
