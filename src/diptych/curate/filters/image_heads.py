@@ -212,31 +212,18 @@ def _scores(head: Any, inputs: Any, fingerprint: str) -> Floats:
 
 def _quality(kind: Kind, score_N: Floats, label_N: Floats) -> str:
     """Sentence on scores beside the labels: correlation of ratings, or area under the ROC curve and the threshold of the highest F1."""
+    from sklearn.metrics import precision_recall_curve, roc_auc_score
+
     if kind == "aesthetic":
         spread = min(float(np.std(score_N)), float(np.std(label_N)))
         return f"correlation {np.corrcoef(score_N, label_N)[0, 1]:.3f}" if spread > 0 else "all ratings are the same"
-    area = roc_area(score_N, label_N > 0.5)
-    threshold, f1 = best_threshold(score_N, label_N > 0.5)
-    return f"area under the ROC curve {area:.3f}; the highest F1, {f1:.3f}, is that of scores from {threshold:.3g}"
-
-
-def roc_area(score_N: Floats, true_N: npt.NDArray[np.bool_]) -> float:
-    """Area under the ROC curve: the share of pairs of a true and a false row in which the true one has the higher score; ties count half.
-    NaN where a label does not occur."""
-    from scipy.stats import rankdata
-
-    positives = int(true_N.sum())
-    if not 0 < positives < len(true_N):
-        return float("nan")
-    above = rankdata(score_N)[true_N].sum() - positives * (positives + 1) / 2
-    return float(above / positives / (len(true_N) - positives))
-
-
-def best_threshold(score_N: Floats, true_N: npt.NDArray[np.bool_]) -> tuple[float, float]:
-    """Score from which rows are called true so that F1 is highest, and that F1; of equal ones the highest score."""
-    order_N = np.argsort(-score_N, kind="stable")
-    last_N = np.append(np.diff(score_N[order_N]) != 0, True)  # rows of one score fall on one side
-    hit_N = np.cumsum(true_N[order_N])
-    f1_N = np.where(last_N, 2 * hit_N / (np.arange(1, len(score_N) + 1) + true_N.sum()), -1.0)
-    position = int(f1_N.argmax())
-    return float(score_N[order_N[position]]), float(f1_N[position])
+    true_N = label_N > 0.5
+    if true_N.all() or not true_N.any():
+        return "all labels are the same"
+    precision_T, recall_T, threshold_T = precision_recall_curve(true_N, score_N)
+    f1_T = 2 * precision_T * recall_T / np.maximum(precision_T + recall_T, 1e-12)
+    best = int(f1_T[:-1].argmax())  # the last point has no threshold
+    area = roc_auc_score(true_N, score_N)
+    return (
+        f"area under the ROC curve {area:.3f}; the highest F1, {f1_T[best]:.3f}, is that of scores from {threshold_T[best]:.3g}"
+    )

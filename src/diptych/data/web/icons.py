@@ -39,12 +39,13 @@ _VIEW_BOX = re.compile(r'viewBox="\s*[-\d.]+[ ,]+[-\d.]+[ ,]+([\d.]+)[ ,]+([\d.]
 
 @dataclass(frozen=True, slots=True)
 class Icon:
-    """A drawing of a family: its name in words, its SVG, and tags and category where the family has them."""
+    """A drawing of a family: its key there, its SVG, its name in words, and tags and category where the family has them."""
 
     family: str
     style: str
-    name: str
+    key: str
     svg: str
+    name: str
     tags: tuple[str, ...] = ()
     category: str = ""
 
@@ -59,9 +60,9 @@ def read_icons() -> tuple[list[Sample], list[QuarantineEntry]]:
     families = [(_package(package), licence, read) for package, licence, read in FAMILIES]
     for package, licence, read in families:
         source = f"pypi:{package.metadata['Name']} {package.version}"
-        icons = sorted(read(package), key=lambda icon: (icon.style, icon.name))
+        icons = sorted(read(package), key=lambda icon: (icon.style, icon.key))
         for icon in with_bar(icons, len(icons), f"drawing {icons[0].family}"):
-            uid = f"{icon.family}-{icon.style}-{icon.name.replace(' ', '-')}"
+            uid = f"{icon.family}-{icon.style}-{icon.key}"
             try:
                 image = BytesImage(draw(icon.svg), uid)
             except ValueError as error:
@@ -108,7 +109,7 @@ def _package(name: str) -> Distribution:
 
 
 def _words(name: str) -> str:
-    return " ".join(name.replace("_", "-").split("-")).casefold()
+    return name.replace("-", " ").casefold()
 
 
 def _tabler(package: Distribution) -> Iterator[Icon]:
@@ -119,16 +120,16 @@ def _tabler(package: Distribution) -> Iterator[Icon]:
         category = about.get("category", "").strip()
         if category != "Brand":
             tags = [tag.strip().strip("\"'") for tag in about.get("tags", "").strip().strip("[]").split(",")]
-            yield Icon("tabler", path.parent.name, _words(path.stem), svg, tuple(filter(None, tags)), category)
+            yield Icon("tabler", path.parent.name, path.stem, svg, _words(path.stem), tuple(filter(None, tags)), category)
 
 
 def _fontawesome(package: Distribution) -> Iterator[Icon]:
     file = Path(str(package.locate_file("fontawesomefree/static/fontawesomefree/metadata/icons.json")))
-    for about in json.loads(file.read_text(encoding="utf-8")).values():
+    for key, about in json.loads(file.read_text(encoding="utf-8")).items():
         tags = tuple(str(term).casefold() for term in about["search"]["terms"])
         for style, drawing in about["svg"].items():
             if style != "brands":
-                yield Icon("fontawesome", style, _words(about["label"].replace(" ", "-")), drawing["raw"], tags)
+                yield Icon("fontawesome", style, key, drawing["raw"], str(about["label"]).casefold(), tags)
 
 
 def _zipped(family: str, file: str, package: Distribution) -> Iterator[Icon]:
@@ -137,8 +138,8 @@ def _zipped(family: str, file: str, package: Distribution) -> Iterator[Icon]:
         for member in archive.namelist():
             style, _, name = member.rpartition("/")
             if name.endswith(".svg") and style in ("", "outline", "solid"):
-                svg = archive.read(member).decode("utf-8")
-                yield Icon(family, style or "outline", _words(name.removesuffix(".svg")), svg)
+                key = name.removesuffix(".svg")
+                yield Icon(family, style or "outline", key, archive.read(member).decode("utf-8"), _words(key))
 
 
 def _lucide(package: Distribution) -> Iterator[Icon]:

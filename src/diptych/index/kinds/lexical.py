@@ -173,8 +173,11 @@ class Lexicon:
         """The text with words of the vocabulary in the place of unknown ones that are spelled alike; "" where there are none."""
         if not isinstance(self.model, BM25Encoder):
             return ""
+        unknown = [word for word in words_of(text) if not self.terms_of(word)]
+        if not unknown:
+            return ""
         words = [term for term in self.vocabulary.terms() if ":" not in term]
-        better = {word: near for word in words_of(text) if not self.terms_of(word) and (near := nearest_word(word, words))}
+        better = {word: near for word in unknown if (near := nearest_word(word, words))}
         return WORD.sub(lambda match: better.get(match[0], match[0]), folded(text)) if better else ""
 
     def _kept_terms(self, weights: Mapping[str, float], name: str) -> dict[str, float]:

@@ -3,8 +3,8 @@
 A sample is an image, its group the patient (of RSNA, VinDr and SIIM, whose tables name none, the image). Extras: `findings` that are
 present, `absent` and `uncertain` ones (CheXpert's table has them; absent of the others is what the table's other labels are), `view`,
 `sex`, `age`, `study`. Boxes and masks are regions. Published lists of the images of each split that lie beside a table (`split_lists`) give
-the column `split`, and the extra `shares` of a training image that is in train_1.txt or train_10.txt; CheXpert's and MIMIC's tables give
-splits of their own. The tables come under their publishers' terms; none is shipped or downloaded.
+the column `split`, and the extra `shares` of a training image that is in train_1.txt or train_10.txt; MIMIC's table has
+splits of its own, and CheXpert's folders are its splits. The tables come under their publishers' terms; none is shipped or downloaded.
 
 NIH       Data_Entry_2017*.csv; boxes of BBox_List_2017*.csv, where it lies beside it
 CheXpert  train.csv, valid.csv, test.csv; an image's split is the folder of its path
@@ -55,7 +55,8 @@ def read_chest_table(path: Path, format: str, *, root: Path | None = None, name:
     samples = list(FORMATS[format](path, root or path.parent))
     if not samples:
         raise DataError("holds no image", file=path, expected=f"a table of {format}")
-    splits, shares = read_split_lists(path.parent)
+    # CheXpert's pictures have one name in many folders, and its folders are its splits.
+    splits, shares = ({}, {}) if format == "chexpert" else read_split_lists(path.parent)
     if splits or shares:
         samples = [_listed_sample(sample, splits, shares) for sample in samples]
     pool = Pool.from_samples(samples, name=name or format)
