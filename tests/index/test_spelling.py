@@ -12,6 +12,7 @@ from diptych.cli import main
 from diptych.core.sample import Sample, Text
 from diptych.data.dataset import Pool
 from diptych.index.base import Index
+from diptych.index.lexicon import TermVocabulary
 from diptych.index.spelling import nearest_word, number_forms
 
 TEXTS = ["two cherries", "a strawberry", "a red box", "three buses", "café at night", "a cat", "cats and dogs"]
@@ -39,6 +40,16 @@ def test_a_plural_is_looked_up_where_only_the_singular_is_known(index: Index) ->
         assert [hit.uid for hit in index.search_text(query, 9)] == [uid], query
     assert [hit.uid for hit in index.search_text("cat", 9)] == ["i5"], "a word that is known stands for itself"
     assert index.suggestion("cherry and boxes") == ""
+
+
+def test_a_search_of_known_words_does_not_list_the_vocabulary(index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may have a million words, and every search asks for a suggestion."""
+    listed: list[str] = []
+    monkeypatch.setattr(TermVocabulary, "terms", lambda self: listed.append("all") or [])
+    assert index.suggestion("cherry") == ""
+    assert not listed
+    index.suggestion("cherri")
+    assert listed
 
 
 def test_words_that_no_text_has_are_suggested(index: Index) -> None:

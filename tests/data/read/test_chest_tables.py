@@ -141,6 +141,8 @@ def test_published_lists_give_the_splits(tmp_path: Path) -> None:
         f"CheXpert-v1.0/{part}/patient{n}/study1/view1_frontal.jpg,Male,50\n" for n, part in enumerate(("train", "valid", "test"))
     )
     (own / "valid.csv").write_text("Path,Sex,Age\n" + rows)
+    for part in ("train", "test"):
+        (own / f"{part}.txt").write_text("view1_frontal.jpg\n")
     assert read(own / "valid.csv", format="chexpert").column("split") == ["train", "val", "test"]
 
 
