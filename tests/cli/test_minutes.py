@@ -54,3 +54,8 @@ def test_a_comparison_says_its_minutes(tmp_path: Path, capsys: pytest.CaptureFix
     assert set(found["minutes"]) == {"clip", "siglip"}
     assert found["total"] == pytest.approx(sum(found["minutes"].values()))
     assert not (tmp_path / "c").exists()
+
+
+def test_one_seed_has_no_interval() -> None:
+    assert demo_command._over_seeds([0.25]) == "0.250 of one seed"
+    assert demo_command._over_seeds([0.1, 0.2]).startswith("0.150 [-0.485, 0.785] over 2 seeds")

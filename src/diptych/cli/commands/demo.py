@@ -40,7 +40,7 @@ def main(argv: Sequence[str]) -> int:
     args = parse(DemoArgs, argv, "demo", "Curate, train, evaluate and search real data; ends in a report.")
     from diptych import api
     from diptych.api.recipes import recipe_of
-    from diptych.report.pages.side_by_side import PageText, RecipeRuns, over_seeds, side_by_side
+    from diptych.report.pages.side_by_side import PageText, RecipeRuns, side_by_side
     from diptych.worlds.address import training_rows
 
     begin = time.perf_counter()
@@ -69,7 +69,7 @@ def main(argv: Sequence[str]) -> int:
     sides = [RecipeRuns(recipe, tuple(run for run, _ in own), tuple(spent for _, spent in own)) for recipe, own in runs.items()]
     story = PageText(
         title=f"Diptych demo: {' and '.join(args.recipes)} on {whole.name}",
-        lead=f"{cut}Real data, {seeds} seeds a recipe, held-out splits that no run saw. Made by one command: diptych demo. "
+        lead=f"{cut}Real data, {seeds} {'seed' if seeds == 1 else 'seeds'} a recipe, held-out splits that no run saw. Made by one command: diptych demo. "
         f"Queries are {'the names of the pictures' if _queries(whole) else 'all texts of the pictures'}.",
         inspection=tuple(api.data_report(recipe_of(runs[args.recipes[-1]][0][0]), training_rows(curated), curated)),
         curation=tuple(steps),
@@ -79,10 +79,17 @@ def main(argv: Sequence[str]) -> int:
     lines, spent_all = [], (time.perf_counter() - begin) / 60
     for name, by_recipe in results.items():
         for recipe, values in by_recipe.items():
-            mean, low, high = over_seeds(values)
-            lines.append(f"{name:<16}{recipe:<8}text to image R@1 {mean:.3f} [{low:.3f}, {high:.3f}] over {len(values)} seeds")
+            lines.append(f"{name:<16}{recipe:<8}text to image R@1 {_over_seeds(values)}")
     lines += [f"{spent_all:.1f} minutes", f"open {page}"]
     return finish({"report": str(page), "results": results, "minutes": spent_all, "cut": cut.strip()}, lines, args.json)
+
+
+def _over_seeds(values: Sequence[float]) -> str:
+    """Mean of the seeds with its interval, which one seed alone does not have."""
+    from diptych.report.pages.side_by_side import over_seeds
+
+    mean, low, high = over_seeds(values)
+    return f"{mean:.3f} [{low:.3f}, {high:.3f}] over {len(values)} seeds" if len(values) > 1 else f"{mean:.3f} of one seed"
 
 
 LAST = 5.0
