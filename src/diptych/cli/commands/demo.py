@@ -65,11 +65,11 @@ def main(argv: Sequence[str]) -> int:
         clock.round_is_over()
         searches = searches or _search(runs[args.recipes[-1]][0][0].path, curated, args)
     seeds = len(runs[args.recipes[0]])
-    cut = _cut_note(args, seeds)
+    cut, trained = _cut_note(args, seeds), "one seed" if seeds == 1 else f"{seeds} seeds"
     sides = [RecipeRuns(recipe, tuple(run for run, _ in own), tuple(spent for _, spent in own)) for recipe, own in runs.items()]
     story = PageText(
         title=f"Diptych demo: {' and '.join(args.recipes)} on {whole.name}",
-        lead=f"{cut}Real data, {seeds} {'seed' if seeds == 1 else 'seeds'} a recipe, held-out splits that no run saw. Made by one command: diptych demo. "
+        lead=f"{cut}Real data, {trained} a recipe, held-out splits that no run saw. Made by one command: diptych demo. "
         f"Queries are {'the names of the pictures' if _queries(whole) else 'all texts of the pictures'}.",
         inspection=tuple(api.data_report(recipe_of(runs[args.recipes[-1]][0][0]), training_rows(curated), curated)),
         curation=tuple(steps),
