@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
@@ -284,7 +285,7 @@ class ARL(PairRecipe[KnowledgeFusion, LinkedBatch, FusionFeatures]):
             truncated=linked.truncated,
         )
 
-    @property
+    @cached_property
     def patches(self) -> int:
         """Patches of an image."""
         with torch.device("meta"):
