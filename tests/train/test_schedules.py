@@ -17,8 +17,10 @@ from diptych.core.contracts import Optimiser
 from diptych.recipes.adaptation.coop import CoOp
 from diptych.recipes.adaptation.denseclip import DenseCLIP
 from diptych.recipes.adaptation.denseclip_boxes import DenseCLIPBoxes
+from diptych.recipes.alignment.stic import STIC
 from diptych.recipes.bridges.artgpt4 import ArtGPT4
 from diptych.recipes.bridges.instructblip import InstructBLIP
+from diptych.recipes.bridges.llava import LLaVA
 from diptych.recipes.bridges.mblip import MBLIP
 from diptych.recipes.bridges.minigpt4 import MiniGPT4
 from diptych.recipes.contrastive.concept_texts import ConceptTexts
@@ -68,6 +70,22 @@ def scheduled_by(make: Any) -> list[float]:
         optimiser.step()
         scheduler.step()
     return found
+
+
+@pytest.mark.parametrize(("steps", "share"), [(750, 0.03), (157, 0.03), (2181, 0.03), (2672, 0.05)])
+def test_a_warm_up_rounded_up_is_that_of_transformers(steps: int, share: float) -> None:
+    """The steps of the first stages of STIC and LLaVA, of STIC's second and of RLAIF-V; two of them differ from the nearest number."""
+    optimiser = torch.optim.AdamW([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    arguments = transformers.TrainingArguments(output_dir="unused", warmup_steps=share, use_cpu=True)
+    scheduler = transformers.get_cosine_schedule_with_warmup(optimiser, arguments.get_warmup_steps(steps), steps)
+    theirs = []
+    for _ in range(steps):
+        theirs.append(optimiser.param_groups[0]["lr"])
+        optimiser.step()
+        scheduler.step()
+    spec = Optimiser(lr=1.0, warmup=share, warmup_from=0.0, warmup_rounds="up")
+    np.testing.assert_allclose(rates(spec, steps), theirs, atol=1e-12)
+    assert STIC.paper().optimiser().warmup_rounds == LLaVA.paper().optimiser().warmup_rounds == "up"
 
 
 def test_mblips_and_lexlips_are_those_of_transformers() -> None:

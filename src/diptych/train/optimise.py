@@ -99,7 +99,8 @@ def learning_rate(spec: Optimiser, step: float, steps: int) -> float:
     begin, end = spec.part
     whole = steps / (end - begin)
     step, steps = max(0, step - spec.late) + round(begin * whole), round(whole)
-    warmup = round(spec.warmup) if spec.warmup >= 1 else round(spec.warmup * steps)
+    whole_steps = math.ceil if spec.warmup_rounds == "up" else round
+    warmup = round(spec.warmup) if spec.warmup >= 1 else whole_steps(spec.warmup * steps)
     rising = step < warmup and not (spec.rises == "first" and step * spec.periods / steps + 1e-9 >= 1)
     if spec.schedule == "one_cycle":
         return one_cycle(
