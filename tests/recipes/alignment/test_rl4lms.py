@@ -207,7 +207,9 @@ def test_a_stopped_run_ends_in_the_same_bytes_and_tunes_the_policy(tmp_path: Pat
 
 
 def test_bad_rewards_cost_one_line(monkeypatch: pytest.MonkeyPatch, prepared: RL4LMs) -> None:
-    monkeypatch.setattr(module, "text_reward", lambda name, **given: lambda prompts, answers, references: [float("nan")] * len(answers))
+    monkeypatch.setattr(
+        module, "text_reward", lambda name, **given: lambda prompts, answers, references: [float("nan")] * len(answers)
+    )
     with pytest.raises(
         RunError, match=r"^reward 'meteor' of (an empty answer|the answer '.*') to '.*' is nan \(expected a finite"
     ):
