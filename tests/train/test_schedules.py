@@ -23,6 +23,7 @@ from diptych.recipes.bridges.instructblip import InstructBLIP
 from diptych.recipes.bridges.llava import LLaVA
 from diptych.recipes.bridges.mblip import MBLIP
 from diptych.recipes.bridges.minigpt4 import MiniGPT4
+from diptych.recipes.bridges.pllava import PLLaVA
 from diptych.recipes.contrastive.concept_texts import ConceptTexts
 from diptych.recipes.contrastive.laclip import LaCLIP
 from diptych.recipes.contrastive.lexlip import LexLIP
@@ -86,6 +87,21 @@ def test_a_warm_up_rounded_up_is_that_of_transformers(steps: int, share: float) 
     spec = Optimiser(lr=1.0, warmup=share, warmup_from=0.0, warmup_rounds="up")
     np.testing.assert_allclose(rates(spec, steps), theirs, atol=1e-12)
     assert STIC.paper().optimiser().warmup_rounds == LLaVA.paper().optimiser().warmup_rounds == "up"
+
+
+def test_pllavas_is_cut_off_below() -> None:
+    """`get_cosine_schedule_with_warmup` of PLLaVA at 6f49fd2: what is below a quarter is a quarter, in the warm-up too."""
+
+    def share(step: int) -> float:
+        if step < WARM:
+            return max(0.25, step / WARM)
+        return max(0.25, 0.5 * (1 + math.cos(math.pi * (step - WARM) / (STEPS - WARM))))
+
+    spec = over_small(PLLaVA.paper().optimiser())
+    np.testing.assert_allclose(np.array(rates(spec)) / spec.lr, [share(step) for step in range(STEPS)], atol=1e-12)
+    optimiser = torch.optim.AdamW([{"params": [torch.nn.Parameter(torch.zeros(1))], "scale": 0.5, "length": 1}], lr=1.0)
+    assert schedule(optimiser, spec, 0, STEPS) == pytest.approx(0.25 * spec.lr)
+    assert optimiser.param_groups[0]["lr"] == pytest.approx(0.125 * spec.lr)
 
 
 def test_mblips_and_lexlips_are_those_of_transformers() -> None:

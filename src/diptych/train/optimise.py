@@ -94,6 +94,8 @@ def learning_rate(spec: Optimiser, step: float, steps: int) -> float:
     """The rate of step `step` (from 0) of `steps`: linear warm-up from lr / warmup, then the schedule: cosine and
     linear (to the power `power`) go down to lr * final_lr, step to a tenth at once, or several times, decay by a factor after each period.
     One_cycle has its own (`one_cycle`). Of a `part` of a schedule these are the steps."""
+    if spec.floor == "cut":
+        return max(spec.lr * spec.final_lr, learning_rate(replace(spec, floor="share", final_lr=0.0), step, steps))
     if step < spec.late and spec.late_peak:
         return spec.lr
     begin, end = spec.part
@@ -164,7 +166,7 @@ def schedule(optimiser: torch.optim.Optimizer, spec: Optimiser, step: int, steps
             continue
         whole = round(steps * group["length"])
         own = rate if whole == steps else learning_rate(spec, step, whole)
-        group["lr"] = own * group["scale"] if spec.floor == "share" else rate_above_floor(spec, step, whole, group["scale"])
+        group["lr"] = rate_above_floor(spec, step, whole, group["scale"]) if spec.floor == "rate" else own * group["scale"]
     for group in optimiser.param_groups if spec.decay_drops else ():
         if group["weight_decay"]:
             group["weight_decay"] = weight_decay(spec, step, steps)
