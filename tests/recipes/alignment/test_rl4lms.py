@@ -207,15 +207,17 @@ def test_a_stopped_run_ends_in_the_same_bytes_and_tunes_the_policy(tmp_path: Pat
 
 
 def test_bad_rewards_cost_one_line(monkeypatch: pytest.MonkeyPatch, prepared: RL4LMs) -> None:
-    monkeypatch.setattr(module, "text_reward", lambda name: lambda prompts, answers, references: [float("nan")] * len(answers))
+    monkeypatch.setattr(
+        module, "text_reward", lambda name, **given: lambda prompts, answers, references: [float("nan")] * len(answers)
+    )
     with pytest.raises(
         RunError, match=r"^reward 'meteor' of (an empty answer|the answer '.*') to '.*' is nan \(expected a finite"
     ):
         rolled(prepared)
-    monkeypatch.setattr(module, "text_reward", lambda name: lambda prompts, answers, references: 1 / 0)
+    monkeypatch.setattr(module, "text_reward", lambda name, **given: lambda prompts, answers, references: 1 / 0)
     with pytest.raises(RunError, match=r"^reward 'meteor' raised ZeroDivisionError on 4 answers"):
         rolled(prepared)
-    monkeypatch.setattr(module, "text_reward", lambda name: lambda prompts, answers, references: [1.0])
+    monkeypatch.setattr(module, "text_reward", lambda name, **given: lambda prompts, answers, references: [1.0])
     with pytest.raises(RunError, match=r"gave \[1\] scores for 4 answers"):
         rolled(prepared)
 
@@ -243,4 +245,6 @@ def test_published_configurations() -> None:
     assert (imdb.masks.top_p, imdb.masks.min_keep, imdb.masks.refresh, imdb.ppo.kl, imdb.ppo.kl_target) == (0.9, 100, 5, 0.1, 0.1)
     assert (imdb.masks.min_tokens, imdb.max_tokens, imdb.prompt_length, imdb.batch_size) == (48, 48, 64, 30)
     assert (commongen.reward, commongen.ppo.kl_target, commongen.masks.refresh) == ("meteor+commongen_penalty", 2.0, 20)
+    assert [TASKS[name].min_tokens for name in ("commongen", "cnn_daily_mail", "totto")] == [9, 49, 9]  # T5's start counts
+    assert TASKS["daily_dialog"].reward == "0.75*classifier+0.25*meteor"
     assert set(TASKS) - {"imdb"} == set(RL4LMs.presets) - {"tiny", "paper"}

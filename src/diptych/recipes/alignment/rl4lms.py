@@ -128,8 +128,8 @@ class RL4LMs(PromptedTextRecipe[LanguagePolicy, Any, ActionLogits]):
     few tokens answers them again.
 
     algorithm      "nlpo", or "ppo" without a mask model
-    reward         of an answer, by name: meteor, rougeL, bleu, cider, chrf, ter, increasing_numbers:20, dates, length:20, joined by "+";
-                  "classifier" for a learned one
+    reward         of an answer, by name: meteor, rougeL, bleu, cider, chrf, ter, increasing_numbers:20, dates, length:20, joined by "+",
+                  "0.5*NAME" for a share of one; "classifier" for a learned one
     classifier     "FOLDER" of a sequence classifier of transformers, with its label behind a colon: the probability of that label is the
                   reward of prompt and answer
     supervised     share of the steps that learn references first; 0 for none
@@ -257,7 +257,8 @@ class RL4LMs(PromptedTextRecipe[LanguagePolicy, Any, ActionLogits]):
         return lambda logit_BV: top_k_mask(logit_BV, masks.top_k, always=always)
 
     def _rewards(self, batch: PromptBatch, answers: Sequence[str]) -> np.ndarray[Any, np.dtype[np.float64]]:
-        reward: Reward = classifier_reward(self.classifier) if self.reward == "classifier" else text_reward(self.reward)
+        classifier: Reward | None = classifier_reward(self.classifier) if "classifier" in self.reward else None
+        reward = text_reward(self.reward, classifier=classifier)
         return checked_rewards(self.reward, reward, batch.prompts, answers, batch.references)
 
     # ------------------------------------------------------------ loss
@@ -372,7 +373,8 @@ class RL4LMs(PromptedTextRecipe[LanguagePolicy, Any, ActionLogits]):
 
     @classmethod
     def daily_dialog(cls) -> Self:
-        """The next turn of a dialogue, rewarded by a classifier."""
+        """The next turn of a dialogue, rewarded by a classifier and METEOR, three to one. In the release the classifier's likeliest intent
+        counts where it is that of the row; here its probability of one label."""
         return cls.grue("daily_dialog")
 
     @classmethod
