@@ -347,7 +347,7 @@ def test_the_published_model_has_every_released_tensor() -> None:
     assert sum(p.numel() for p in ours.parameters()) == sum(p.numel() for p in released.parameters())
 
 
-def test_a_released_file_opens_by_address(tmp_path: Path) -> None:
+def test_a_released_file_opens_by_address(tmp_path: Path, parity: Any) -> None:
     torch.manual_seed(0)
     words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "it", "is", "located", "at", "lung", "left", "right", "a", "spot", "."]
     (tmp_path / "vocab.txt").write_text("\n".join(words))
@@ -355,7 +355,8 @@ def test_a_released_file_opens_by_address(tmp_path: Path) -> None:
     config = transformers.BertConfig(
         vocab_size=len(words), hidden_size=768, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8
     )
-    transformers.BertModel(config).save_pretrained(tmp_path)
+    bert = transformers.BertModel(config).eval()
+    bert.save_pretrained(tmp_path)
     (tmp_path / "book.json").write_text(
         '{"findings": {"nodule": "a spot", "mass": "spot"}, "places": ["left lung", "right lung"]}'
     )
@@ -366,6 +367,22 @@ def test_a_released_file_opens_by_address(tmp_path: Path) -> None:
     assert reader.classes == ("nodule", "mass")
     image = DATA[0].image
     np.testing.assert_allclose(book_vectors(["a spot", "spot"], reader.book_encoder), reader.model.finding_book_KE, atol=1e-6)
+    rows = (
+        [2, 12, 13],
+        [2, 5, 6, 7, 8, 10, 9, 14],
+    )  # "a spot" and "It is located at left lung. " by the released tokenizer: no [SEP]
+    with torch.no_grad():
+        finding, site = (bert(torch.tensor([row])).last_hidden_state[0, 0] for row in rows)
+    pairs = [(reader.model.finding_book_KE[0], finding), (reader.model.place_book_AE[0], site)]
+    parity(
+        "medslip",
+        "vectors of a book",
+        "ids of MeDSLIP's tokenizer (7cfceb1) through transformers' BertModel",
+        pairs,
+        tolerance=1e-5,
+    )
+    with_mark = book_vectors(["a spot"], f"hf:{tmp_path}")
+    assert not np.allclose(with_mark[0], finding, atol=1e-3)
     assert reader.classify([image]).shape == reader.classify_texts([image], ["a spot", "spot"]).shape == (1, 2)
     torch.save({"model": {**tensors, "another.weight": torch.zeros(1)}}, file)
     with pytest.raises(ConfigError, match=r"'another\.weight' does not belong to MeDSLIP"):

@@ -28,7 +28,7 @@ from diptych.tasks._scoring.records import facts_of, read_records, with_facts, w
 from diptych.tasks.domains.benchx import BenchX, drawn_rows, paired_difference, read_runs
 from diptych.tasks.domains.frozen_segmentation import FrozenSegmentation, UPerHead, class_pixels, pooled_dice
 from diptych.tasks.domains.head_images import HeadImages
-from diptych.tasks.domains.head_runs import EncoderWithHead, FineTuning, HeadSwitches, fine_tuned_scores
+from diptych.tasks.domains.head_runs import EncoderWithHead, FineTuning, HeadSwitches, fine_tuned_scores, learning_rate_share
 from diptych.tasks.domains.report_retrieval import ReportRetrieval
 from diptych.worlds.chests.world import chests
 
@@ -212,6 +212,13 @@ def test_switches_do_what_they_say(model: Any) -> None:
     assert scores[1].shape == (12, 1)
     assert len(BenchX().runs(trainable=False)) == 3 * 2 * 2 * 3
     assert len(BenchX().runs(trainable=True)) == 2 * len(BenchX().runs(trainable=False))
+
+
+def test_the_learning_rate_is_the_released_one() -> None:
+    """Shares that WarmupCosineScheduler of BenchX's code (b874fa6) gave for 50 steps of warm-up and t_total 3000."""
+    recorded = {0: 0.0, 1: 0.02, 49: 0.98, 50: 1.0, 1525: 0.5, 3000: 0.0, 4475: 0.5}
+    assert {step: pytest.approx(learning_rate_share(step, 3000, 50)) for step in recorded} == recorded
+    assert FineTuning(cosine_steps=3000).cosine_steps == 3000 != BenchX().cosine_steps
 
 
 def test_asked_by_name_it_takes_validation_from_the_data(model: Any) -> None:

@@ -103,8 +103,8 @@ class MeDSLIP(Recipe[FindingStreams, FindingBatch, StreamFeatures]):
     decoder       layers behind the image tower (`StreamConfig`), whose fields are options like these
     terms         weights of the losses (`StreamLosses`), the same
     book          a JSON file {"findings": {name: explanation}, "places": [name, ...]}; "" takes the names in the data's own pairs
-    book_encoder  what makes vectors of these texts: hf:FOLDER of a BERT, whose [CLS] is read (published: Bio_ClinicalBERT), minilm-l6,
-                  or random:64, a random vector a word
+    book_encoder  what makes vectors of these texts: hf:FOLDER of a BERT, whose [CLS] is read, hf-bare:FOLDER without [SEP] behind a
+                  text (published: Bio_ClinicalBERT, so), minilm-l6, or random:64, a random vector a word
     place_text    sentence about a place
     text_length   tokens of a text of the book
     image_tower   the network that reads images; of a residual network of timm the first `stage` stages
@@ -312,7 +312,7 @@ class MeDSLIP(Recipe[FindingStreams, FindingBatch, StreamFeatures]):
     @classmethod
     def paper(cls) -> Self:
         """Three stages of ResNet-50 over 224 pixels, two decoders of four layers, 100 epochs of 64 images. The text encoder's folder is
-        given by --book-encoder."""
+        given by --book-encoder hf-bare:FOLDER."""
         return cls()
 
 

@@ -49,7 +49,7 @@ class ZeroShot:
 
     label      the column that holds the class; "label" falls back to the text of origin "label"
     classes    their order and extent; empty takes the distinct labels of the data, sorted
-    templates  a set's name (plain | one | symbols | seven | eighty), one sentence, or several, each with one `{}`
+    templates  a set's name (plain | one | symbols | seven | eighty | overhead), one sentence, or several, each with one `{}`
     ensemble   "mean" of normalised embeddings, normalised again; "mean_scores"; "max". Scores of pairs have no "mean"
     compare    by "vectors", or by the scores that the model gives pairs ("pairs": late interaction, models that read both at once);
                "auto" is "pairs" for models that have such scores
