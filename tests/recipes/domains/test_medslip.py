@@ -31,6 +31,7 @@ from diptych.models.io.releases.medslip import released_streams
 from diptych.objectives.finding_losses import pair_loss, prototype_loss, stated, status_loss
 from diptych.recipes.domains.medslip import MeDSLIP, drawn_others
 from diptych.tasks.grounding.phrase_maps import PhraseMaps
+from diptych.train.optimise import learning_rate
 from diptych.worlds.resolve import resolve
 
 DATA = resolve("world:chests?n=24&size=48").split("train")
@@ -229,6 +230,15 @@ def test_the_matrix_of_padchest_by_a_plain_loop() -> None:
     expected = [[counts[place, finding] for finding in findings] for place in places]
     assert len(counts) > 500
     np.testing.assert_array_equal(ours, expected)
+
+
+def test_the_learning_rate_falls_after_each_epoch() -> None:
+    """Rates at 10 steps an epoch, warm-up aside, of MeDSLIP's CosineLRScheduler: min + (lr - min) (1 + cos(pi epoch / 100)) / 2."""
+    spec = replace(MeDSLIP.paper().optimiser(), warmup=5.0)
+    expected = {9: 1e-4, 10: 9.997779521645793e-05, 505: 5.5e-05, 999: 1.002220478354206e-05}
+    assert {step: learning_rate(spec, step, 1000) for step in expected} == pytest.approx(expected, rel=1e-9)
+    assert spec.betas == (0.9, 0.999)
+    assert MeDSLIP.tiny().optimiser().falls == "step"
 
 
 def small(**changes: Any) -> MeDSLIP:
