@@ -65,7 +65,12 @@ def test_accents_of_words_that_come_later_and_of_fields_are_looked_past(tmp_path
 def test_a_search_of_known_words_does_not_list_the_vocabulary(index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
     """It may have a million words, and every search asks for a suggestion."""
     listed: list[str] = []
-    monkeypatch.setattr(TermVocabulary, "terms", lambda self: listed.append("all") or [])
+
+    def all_terms(self: TermVocabulary) -> list[str]:
+        listed.append("all")
+        return []
+
+    monkeypatch.setattr(TermVocabulary, "terms", all_terms)
     assert index.suggestion("cherry") == ""
     assert not listed
     index.suggestion("cherri")
