@@ -64,6 +64,7 @@ STUDIES = {
     "openclipart": "fetches data, then trains at every step",
     "question_programs": "a rate and a memory that no other library is compared in: python benchmarks/question_programs.py",
     "segment_search": "compares searches by loss, no speed in it",
+    "packaged_encoders": "trains, no speed: python benchmarks/packaged_encoders.py",
     "planted_responders": "draws a figure, no speed in it",
     "rewritten_clipart": "fetches data, then asks a claim: half an hour",
     "tagging_sweep": "hours: taggers and detectors of three seeds",
