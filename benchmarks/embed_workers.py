@@ -75,11 +75,11 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="embed-workers-") as temporary:
         folder = options.folder or Path(temporary)
         model, data = made(folder, options.pictures)
-        equal = []
+        equal, first = list[bool](), dict[str, bytes]()
         for way in ("one process", *options.only):
             with tempfile.TemporaryDirectory(dir=folder) as out:
                 row, written = embed(way, model, data, Path(out)), contents(Path(out))
-            first = written if way == "one process" else first
+            first = first or written
             equal.append(written == first)
             print(
                 f"{way:<12}{row['pictures']:>9,} pictures{row['seconds']:>8.1f} s{row['processor_seconds']:>8.1f} processor seconds  "
