@@ -57,6 +57,7 @@ STUDIES = {
     "operator_costs": "thirty runs of curation steps: python benchmarks/operator_costs.py",
     "medical_vocabulary": "a length of texts, no speed: python benchmarks/medical_vocabulary.py",
     "by_language": "trains, no speed: python benchmarks/by_language.py",
+    "embed_workers": "minutes, and equality of files rather than a speed: python benchmarks/embed_workers.py",
     "dicom": "needs the extra medical: python benchmarks/dicom.py",
     "staged_filter": "trains a scorer, no speed: python benchmarks/staged_filter.py",
     "judging": "compares answers and waits through an outage",

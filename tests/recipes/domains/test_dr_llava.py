@@ -24,6 +24,7 @@ from diptych.recipes.domains.dr_llava import DialoguePPO, DrLLaVA, TableRewardCo
 from diptych.tasks._scoring.rewards.symbolic_table import TableReward, symbolic_table
 from diptych.tasks.domains.clinical_dialogue import ClinicalDialogue
 from diptych.train.fit import fit, resume
+from diptych.train.gradient_cache import to_float32
 from diptych.train.options import TrainOptions
 from diptych.worlds.tissue.dialogues import QUESTIONS, tissue_dialogues
 
@@ -92,6 +93,20 @@ def test_a_rollout_is_what_was_said(prepared: DrLLaVA) -> None:
     losses = recipe.losses(features, rollout)
     assert float(losses["policy"].detach()) == pytest.approx(0, abs=1e-5)  # the ratio is 1, advantages have mean 0
     assert float(rollout.kl.detach()) == pytest.approx(0, abs=1e-6)
+
+
+def test_a_rollout_in_bf16_is_that_of_the_updates(prepared: DrLLaVA) -> None:
+    recipe = replace(prepared, batch_size=2)
+    torch.manual_seed(0)
+    model = recipe.model().eval()
+    (step,) = batches(DATA, recipe, seed=0, stop=1)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        rollout = recipe.rollout(model, recipe.companions(model), step.batch)
+        features = to_float32(recipe.features(model, rollout))
+    assert {one.dtype for one in (rollout.old_log_BM, rollout.old_value_BM, rollout.advantage_BM)} == {torch.float32}
+    torch.testing.assert_close(features.log_BM, rollout.old_log_BM, atol=1e-6, rtol=0)
+    torch.testing.assert_close(features.value_BM, rollout.old_value_BM, atol=1e-6, rtol=0)
+    assert (recipe.features(model, rollout).log_BM - rollout.old_log_BM).abs().max() > 1e-4, "float32 is another policy"
 
 
 def test_the_policy_scores_what_the_language_model_says(prepared: DrLLaVA) -> None:

@@ -42,6 +42,7 @@ from diptych.tasks._scoring.rewards.reward import Reward, checked_rewards
 from diptych.tasks._scoring.rewards.text_rewards import text_reward
 from diptych.train.engines.companions import frozen_copy
 from diptych.train.engines.rollouts import RowNoise
+from diptych.train.gradient_cache import to_float32
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -225,14 +226,14 @@ class RL4LMs(PromptedTextRecipe[LanguagePolicy, Any, ActionLogits]):
             narrowed=(lambda logit_BV: top_k_mask(logit_BV, self.masks.sampled_top_k)) if self.masks.sampled_top_k else None,
         )
         mask_BLV = answers.mask_BLV if self.algorithm == "nlpo" or self.masks.rules_in_ratio else None
-        logit_BLV = answer_logits(model.policy, *given, answers.ids_BL)
+        logit_BLV = to_float32(answer_logits(model.policy, *given, answers.ids_BL))
         log_BL = self._log_of(logit_BLV, mask_BLV, answers.ids_BL)
         log_ratio_BL = self._log_of(logit_BLV, None, answers.ids_BL) - self._log_of(
-            answer_logits(companions["reference"], *given, answers.ids_BL), None, answers.ids_BL
+            to_float32(answer_logits(companions["reference"], *given, answers.ids_BL)), None, answers.ids_BL
         )
         reward_B = self._rewards(batch, [words.decode(row[: int(chosen.sum())]).strip() for row, chosen in
                                          zip(answers.ids_BL.tolist(), answers.chosen_BL, strict=True)])  # fmt: skip
-        value_BL = model.values(*given, answers.ids_BL)
+        value_BL = to_float32(model.values(*given, answers.ids_BL))
         return AnswerEpisodes(
             *given,
             answers.ids_BL,

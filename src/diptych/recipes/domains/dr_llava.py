@@ -29,6 +29,7 @@ from diptych.recipes._shared.language.preference_pairs import carry_beneath_adap
 from diptych.tasks._scoring.rewards.symbolic_table import TableReward, symbolic_table
 from diptych.train.engines.companions import frozen_copy
 from diptych.train.engines.rollouts import RowNoise
+from diptych.train.gradient_cache import to_float32
 
 UNWHITENED = 10.0
 """Rewards are multiplied by it where they are not whitened, as released."""
@@ -231,7 +232,7 @@ class DrLLaVA(DialogueTuning):
             max_tokens=self.max_tokens,
         )
         layout = _widened(lay_out(made.rows, words), words.pad_id).to(image_BCHW.device)
-        policy, reference = model(image_BCHW, layout), companions["reference"](image_BCHW, layout)
+        policy, reference = to_float32([one(image_BCHW, layout) for one in (model, companions["reference"])])
         counts_BM = layout.answer_BL[:, 1:]
         table = symbolic_table(self.reward.table)
         judge = TableReward(table, self.reward.correct, self.reward.consistent, self.reward.brief)
