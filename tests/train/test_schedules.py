@@ -32,6 +32,7 @@ from diptych.recipes.domains.unipt import UniPT
 from diptych.recipes.grounding.desco import DesCo
 from diptych.recipes.grounding.fiber import FIBER
 from diptych.recipes.grounding.ptp_vilt import PTPViLT
+from diptych.recipes.grounding.ref_vlm import RefVLM
 from diptych.train.optimise import build_optimiser, learning_rate, schedule, weight_decay
 
 STEPS, WARM = 200, 50
@@ -87,6 +88,17 @@ def test_a_warm_up_rounded_up_is_that_of_transformers(steps: int, share: float) 
     spec = Optimiser(lr=1.0, warmup=share, warmup_from=0.0, warmup_rounds="up")
     np.testing.assert_allclose(rates(spec, steps), theirs, atol=1e-12)
     assert STIC.paper().optimiser().warmup_rounds == LLaVA.paper().optimiser().warmup_rounds == "up"
+
+
+def test_ref_vlms_are_those_of_mmengine() -> None:
+    """`LinearLR` from 1e-5 over int(.03 steps) steps, the last of which has the whole rate, then `CosineAnnealingLR`, at cdfecce."""
+    steps = 957
+    warm = int(0.03 * steps)
+    assert warm == 28
+    theirs = [1e-5 + (1 - 1e-5) * step / (warm - 1) for step in range(warm)]
+    theirs += [0.5 * (1 + math.cos(math.pi * step / (steps - warm))) for step in range(steps - warm)]
+    spec = RefVLM.paper().optimiser()
+    np.testing.assert_allclose(np.array(rates(spec, steps)) / spec.lr, theirs, atol=1e-12)
 
 
 def test_pllavas_is_cut_off_below() -> None:
