@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
+from functools import cache
 
 from diptych.models.detection.language_fusion import ResidualGate
 from diptych.models.rlipv2.relation_detector import RelationDetectorConfig
@@ -157,12 +158,17 @@ def rename(name: str, table: Sequence[Pair], *, released: bool) -> str | None:
         return renamed
     for ours, theirs in table:
         before, after = (theirs, ours) if released else (ours, theirs)
-        pattern = re.escape(before).replace(r"\{\}", r"(\d+)")
-        # The tail is .weight or .bias, _weight or _bias, deeper parts of the text encoder, or nothing.
-        if match := re.fullmatch(rf"{pattern}((?:\.|_(?=weight|bias))[\w.]+)?", name):
+        if match := _pattern(before).fullmatch(name):
             *numbers, tail = match.groups()
             return after.format(*numbers) + (tail or "")
     return None
+
+
+@cache
+def _pattern(name: str) -> re.Pattern[str]:
+    """The tail is .weight or .bias, _weight or _bias, deeper parts of the text encoder, or nothing."""
+    pattern = re.escape(name).replace(r"\{\}", r"(\d+)")
+    return re.compile(rf"{pattern}((?:\.|_(?=weight|bias))[\w.]+)?")
 
 
 def _backbone_from_released(name: str) -> str | None:
