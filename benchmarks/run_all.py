@@ -58,6 +58,7 @@ STUDIES = {
     "medical_vocabulary": "a length of texts, no speed: python benchmarks/medical_vocabulary.py",
     "by_language": "trains, no speed: python benchmarks/by_language.py",
     "dicom": "needs the extra medical: python benchmarks/dicom.py",
+    "head_switches": "fine-tunes 48 times, no speed: python benchmarks/head_switches.py",
     "staged_filter": "trains a scorer, no speed: python benchmarks/staged_filter.py",
     "judging": "compares answers and waits through an outage",
     "on_cuda": "needs a CUDA device: python benchmarks/on_cuda.py",
