@@ -56,5 +56,5 @@ def worst_case_blocks(name: str, cases: Sequence[WorstCase]) -> list[str]:
     for label in dict.fromkeys(case.label for case in cases):
         chosen = [case for case in cases if case.label == label]
         figures = [page.figure(case.picture, case.words) for case in chosen]
-        blocks.append(page.folded_blocks(f"{label}: {len(chosen)}", [page.sheet(figures)]))
+        blocks.append(page.folded_blocks(f"{label}: {len(chosen)}", [page.sheet(figures, large=True)]))
     return blocks
