@@ -238,4 +238,4 @@ def test_refusals() -> None:
         ReportHead(train=train, val=val, beams=99, **SIZES).predict(Shades(), part("test", 1))  # type: ignore[arg-type]
     for wrong in ({"width": 30}, {"length": 1}, {"cleaning": "none"}, {"compat": "paper"}, {"section": "summary"}, {"beams": 0}):
         with pytest.raises(ConfigError):
-            ReportHead(**wrong)  # type: ignore[arg-type]
+            ReportHead(**wrong)
