@@ -59,6 +59,7 @@ STUDIES = {
     "by_language": "trains, no speed: python benchmarks/by_language.py",
     "embed_workers": "minutes, and equality of files rather than a speed: python benchmarks/embed_workers.py",
     "dicom": "needs the extra medical: python benchmarks/dicom.py",
+    "head_switches": "fine-tunes 48 times, no speed: python benchmarks/head_switches.py",
     "staged_filter": "trains a scorer, no speed: python benchmarks/staged_filter.py",
     "judging": "compares answers and waits through an outage",
     "on_cuda": "needs a CUDA device: python benchmarks/on_cuda.py",
