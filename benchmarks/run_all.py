@@ -66,6 +66,7 @@ STUDIES = {
     "question_programs": "a rate and a memory that no other library is compared in: python benchmarks/question_programs.py",
     "segment_search": "compares searches by loss, no speed in it",
     "planted_responders": "draws a figure, no speed in it",
+    "reward_hacking": "trains five models, no speed: python benchmarks/reward_hacking.py",
     "rewritten_clipart": "fetches data, then asks a claim: half an hour",
     "tagging_sweep": "hours: taggers and detectors of three seeds",
     "trained_search": "trains four models before it searches",
