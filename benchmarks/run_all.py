@@ -68,6 +68,7 @@ STUDIES = {
     "segment_search": "compares searches by loss, no speed in it",
     "packaged_encoders": "trains, no speed: python benchmarks/packaged_encoders.py",
     "planted_responders": "draws a figure, no speed in it",
+    "reward_hacking": "trains five models, no speed: python benchmarks/reward_hacking.py",
     "rewritten_clipart": "fetches data, then asks a claim: half an hour",
     "tagging_sweep": "hours: taggers and detectors of three seeds",
     "trained_search": "trains four models before it searches",
