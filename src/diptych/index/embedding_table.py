@@ -60,7 +60,7 @@ class EmbeddedPool:
 
 
 def image_digest(image: ImageSource) -> str:
-    """Hex sha256 of a picture's encoded bytes, or of shape and pixels where it has none; "" for one that cannot be read."""
+    """Hex sha256 of a picture's encoded bytes, or of shape and pixels if it has none; "" for one that cannot be read."""
     if isinstance(image, ArrayImage):
         pixels = np.ascontiguousarray(image.pixels_HWC)
         return hashlib.sha256(repr(pixels.shape).encode() + pixels.tobytes()).hexdigest()

@@ -22,7 +22,7 @@ from diptych.models.towers.outputs import Tower
 class Blip(nn.Module):
     """An image tower and BLIP's text transformer, projections into one space, and a head of two answers ("fits" is the second).
 
-    A text is read anew with each picture, so of a text its ids are kept (`PairMatcher`).
+    A text is read again with each picture, so of a text its ids are kept (`PairMatcher`).
     """
 
     def __init__(self, tower: Tower, text: BlipText, *, width: int) -> None:

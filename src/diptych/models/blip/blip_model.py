@@ -68,7 +68,7 @@ class BlipModel(Embedding):
     def generate(
         self, images: Sequence[ImageSource | None], prompts: Sequence[PromptLike], *, max_tokens: int = 64, batch_size: int = 16
     ) -> list[str]:
-        """The likeliest token, again and again, until the end mark or `text_length`. What is written stands behind the prompt."""
+        """The most likely token, again and again, until the end mark or `text_length`. What is written follows the prompt."""
         requests = single_image_requests(images, prompts, model=self.name)
         captions: list[str] = []
         for some in parts(requests, batch_size):
@@ -81,7 +81,7 @@ class BlipModel(Embedding):
     def answer_nll(
         self, images: Sequence[ImageSource | None], prompts: Sequence[PromptLike], candidates: Sequence[Sequence[str]]
     ) -> list[npt.NDArray[np.float64]]:
-        """For each image [C, 2]: nats of each candidate behind the prompt, over its tokens and the end mark, and how many those are."""
+        """For each image [C, 2]: nats of each candidate after the prompt, over its tokens and the end mark, and how many those are."""
         requests = single_image_requests(images, prompts, model=self.name)
         require_one_per_image("lists of candidates", candidates, images)
         rows = []
@@ -126,7 +126,7 @@ class BlipModel(Embedding):
         return self.tokenizer.decode(ids[start:]).strip()
 
     def save(self, folder: Path) -> None:
-        """config.json, model.safetensors, tokenizer.json, README.md; replaces the folder as a whole."""
+        """Write config.json, model.safetensors, tokenizer.json, README.md, replacing the whole folder."""
         text: BlipText = self.model.text
         block: Any = text.blocks[0]
         config = {

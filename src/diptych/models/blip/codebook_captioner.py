@@ -50,7 +50,7 @@ class CodebookCaptionerOutput:
 class CodebookCaptionNet(nn.Module):
     """The decoder reads earlier tokens and, by cross-attention, the quantised patches. Nothing else of the image reaches it.
 
-    decoder      "blip": BLIP's text transformer, norms behind each branch, its word table also the output layer, as published;
+    decoder      "blip": BLIP's text transformer, norms after each branch, its word table also the output layer, as published;
                  "plain": norms before, an output layer of its own
     class_token  the tower's pooled vector, of a class token that token itself, is quantised too, in front of the patches
     dropout      of BLIP's decoder; positions: how many it has
@@ -148,7 +148,7 @@ class CodebookCaptionModel:
     ) -> list[str]:
         """Greedy captions. A prompt is the start of the caption; "" for none.
 
-        Raises DataError for a prompt of anything but words, which may stand behind the picture."""
+        Raises DataError for a prompt of anything but words, which may follow the picture."""
         requests = single_image_requests(images, prompts, model=self.name)
         captions: list[str] = []
         with torch.no_grad(), evaluating(self.model):
@@ -204,7 +204,7 @@ class CodebookCaptionModel:
         return [self.tokenizer.decode(row[1:]).strip() for row in rows]
 
     def save(self, folder: Path) -> None:
-        """config.json, model.safetensors, tokenizer.json, README.md; replaces the folder as a whole."""
+        """Write config.json, model.safetensors, tokenizer.json, README.md, replacing the whole folder."""
         config = {
             "kind": self.kind,
             "name": self.name,

@@ -26,9 +26,10 @@ OUTER = {"vision_proj": "image_projection", "text_proj": "text_projection", "itm
 def init_from_vit_and_bert_(
     tower: Tower, words: BlipText, *, image: Mapping[str, Tensor] | None, text: Mapping[str, Tensor] | None
 ) -> None:
-    """Starts the image tower from a vision transformer in timm's names (DeiT's file), the text transformer from a BERT with its word head.
+    """Starts the image tower from a vision transformer in timm's names (DeiT's file), the text transformer from a BERT with its
+    word head.
 
-    What the weights have no tensor for stays as it is: cross-attention, both marks. Raises DataError where one that they should have is
+    What the weights have no tensor for stays as it is: cross-attention, both marks. Raises DataError if one that they should have is
     missing or of another shape, and where one has no place.
     """
     if image is not None:
@@ -43,7 +44,8 @@ def init_from_vit_and_bert_(
 
 
 def from_bert(tensors: Mapping[str, Tensor], *, reads: bool = True) -> dict[str, Tensor]:
-    """A BERT with its word head under the names of a `BlipText`: its attention is that of writing and, of one that `reads`, of reading."""
+    """A BERT with its word head under the names of a `BlipText`: its attention is that of writing and, of one that `reads`, of
+    reading."""
     body, head = bert_parts(tensors)
     return {**_body(body, attention=("reading", "writing") if reads else ("writing",)), **head}
 

@@ -1,6 +1,6 @@
 """Adapters inside a frozen language model, put in by hooks: its own modules and the names of its tensors stay as they are.
 
-Letters: B batch, L places, D width.
+Letters: B batch, L positions, D width.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from diptych.core.errors import ConfigError
 
 KNOWN = (("self_attn", "input_layernorm", "post_attention_layernorm"), ("attn", "ln_1", "ln_2"))
-"""What the attention of a layer, the norm before it, and the norm behind its residual are called: LLaMA and its kin, GPT-2."""
+"""What the attention of a layer, the norm before it, and the norm after its residual are called: LLaMA and its kin, GPT-2."""
 
 
 class BottleneckAdapter(nn.Module):
@@ -39,7 +39,7 @@ class BottleneckAdapter(nn.Module):
         self._entered = given[0] if given else named["hidden_states"]
 
     def change(self, attention: nn.Module, given: tuple[Any, ...], answer: Any) -> Any:
-        """A hook behind the layer's attention."""
+        """A hook after the layer's attention."""
         whole = isinstance(answer, Tensor)
         attended_BLD: Tensor = answer if whole else answer[0]
         entered_BLD, self._entered = self._entered, None
@@ -49,7 +49,7 @@ class BottleneckAdapter(nn.Module):
 
 
 def insert_adapters(inner: nn.Module, width: int, *, ratio: int = 4, zero_start: bool = True) -> nn.ModuleList:
-    """A bottleneck behind the attention of every layer; the list of them, which has to be kept with the model.
+    """A bottleneck after the attention of every layer; the list of them, which has to be kept with the model.
 
     Raises ConfigError for language models whose layers are built otherwise.
     """
@@ -63,7 +63,7 @@ def insert_adapters(inner: nn.Module, width: int, *, ratio: int = 4, zero_start:
 
 
 def norm_gains(inner: nn.Module) -> dict[str, nn.Parameter]:
-    """The gains that ArtGPT-4 trains, by name: of the norm behind attention in every layer, of the one before it in every second, from the
+    """The gains that ArtGPT-4 trains, by name: of the norm after attention in every layer, of the one before it in every second, from the
     first on."""
     names = {id(parameter): name for name, parameter in inner.named_parameters()}
     gains = {}
@@ -76,7 +76,7 @@ def norm_gains(inner: nn.Module) -> dict[str, nn.Parameter]:
 
 
 def layers_of(inner: nn.Module) -> Iterator[nn.Module]:
-    """The layers of a decoder in order. Raises ConfigError where none is of a known form."""
+    """The layers of a decoder in order. Raises ConfigError if none is of a known form."""
     supported = False
     for module in inner.modules():
         if isinstance(module, nn.ModuleList) and len(module) and _named(module[0]):

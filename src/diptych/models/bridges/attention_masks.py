@@ -1,6 +1,6 @@
 """Attention masks of rows with images and words, for language models that take a mask per pair of places.
 
-Letters: B batch, L places (queries), M places (keys).
+Letters: B batch, L positions (queries), M positions (keys).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from diptych.core.errors import ConfigError
 from diptych.data.text.prompts.layout import Layout
 
 Open = Literal["none", "image", "prefix"]
-"""What is read in both directions: nothing, the places of an image among themselves, or all that stands before the first answer."""
+"""What is read in both directions: nothing, the places of an image among themselves, or all that precedes the first answer."""
 
 
 def attention_mask(layout: Layout, open: Open = "prefix") -> Tensor:

@@ -2,7 +2,7 @@
 
     features [B, P, F] -> connector -> picture [B, K, D] -> spliced among the words -> language model -> the answer
 
-Letters: B batch, C channel, H W, P patches, F features, K tokens of a picture, D width of the language model, L places.
+Letters: B batch, C channel, H W, P patches, F features, K tokens of a picture, D width of the language model, L positions.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class AnswerLikelihood:
 
     nll_B    negative log-likelihood, nats, summed over the tokens of the answer
     count_B  how many those are
-    hit_B    how many of them the model finds likeliest
+    hit_B    how many of them the model finds most likely
     ratio    [1], norm of a picture's token over that of a word (`norm_ratio`); 0 without pictures
     kurtosis [1], of the norms of pictures' tokens (`norm_kurtosis`); 0 without pictures
     """
@@ -46,7 +46,8 @@ class AnswerLikelihood:
 
 
 class Bridge(nn.Module):
-    """trained  which of encoder, connector and language are; the others take no gradient and stay in evaluation mode also under `.train()`,
+    """trained  which of encoder, connector and language are; the others take no gradient and stay in evaluation mode also under
+    `.train()`,
              while gradients flow through them. Parameters that a trained part has frozen itself stay frozen.
     awake    which of the others keep to the mode that is asked for all the same, as where a release turns gradients off and nothing else:
              their dropout and stochastic depth act in training, batch norms see their batch. Their running statistics stay as they were

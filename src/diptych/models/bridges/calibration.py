@@ -1,6 +1,6 @@
-"""Modality calibration (MoCa) in a language model: behind every layer the places of a picture are scaled and shifted, those of words not.
+"""Modality calibration (MoCa) in a language model: after every layer the places of a picture are scaled and shifted, those of words not.
 
-Huang et al., 2024, arXiv 2410.07167.  Letters: B batch, L places, D width.
+Huang et al., 2024, arXiv 2410.07167.  Letters: B batch, L positions, D width.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ class Calibration(nn.Module):
     """scale h + shift, of D dimensions each, at the picture tokens (`slot_BL`).
 
     std  of what the scale has beside 1 and the shift beside 0 in the beginning; 0 leaves the language model as it was
-    Nothing happens where one place alone is read, as for every token that is written behind the first: those are words. In beam search a
+    Nothing happens where one place alone is read, as for every token that is written after the first: those are words. In beam search a
     row is there several times.
     """
 
@@ -29,7 +29,7 @@ class Calibration(nn.Module):
         self.slot_BL: Tensor | None = None
 
     def change(self, layer: nn.Module, given: tuple[Any, ...], answer: Any) -> Any:
-        """A hook behind the layer."""
+        """A hook after the layer."""
         whole = isinstance(answer, Tensor)
         state_BLD: Tensor = answer if whole else answer[0]
         if self.slot_BL is None or state_BLD.shape[1] == 1:
@@ -40,7 +40,7 @@ class Calibration(nn.Module):
 
 
 def insert_calibrations(inner: Any, width: int, *, std: float = 0.0) -> nn.ModuleList:
-    """One behind every layer; the list of them, which has to be kept with the model."""
+    """One after every layer; the list of them, which has to be kept with the model."""
     calibrations = nn.ModuleList()
     for layer in decoder_layers(inner):
         made = Calibration(width, std=std)

@@ -1,6 +1,6 @@
 """A bridge whose image tokens are partly replaced and reconstructed (Croc's comprehension stage, 2410.14332).
 
-Letters: B batch, K tokens of an image, L places, D width, A answer tokens of all rows.
+Letters: B batch, K tokens of an image, L positions, D width, A answer tokens of all rows.
 """
 
 from __future__ import annotations

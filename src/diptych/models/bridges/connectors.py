@@ -23,7 +23,7 @@ Kind = Literal["linear", "spread", "grouped", "mlp", "queries", "merging", "pool
 class LinearConnector(nn.Module):
     """One linear map of every feature, then dropout (LiMBeR, 2209.15162: .1, no norm). K = P.
 
-    tokens  for an encoder with one vector an image: a map to that many tokens at once, [B, 1, F] -> [B, tokens, D]
+    tokens  for an encoder with one vector per image: a map to that many tokens at once, [B, 1, F] -> [B, tokens, D]
     pooled  the mean of all features first, which makes one vector of them
     """
 
@@ -214,7 +214,8 @@ class QueryConnector(nn.Module):
 
 
 def connector(kind: Kind, features: int, width: int, **options: Any) -> nn.Module:
-    """A connector by name: linear (`tokens` 1), spread (`tokens` many of one vector), grouped, mlp, queries, merging, pooled, shuffled."""
+    """A connector by name: linear (`tokens` 1), spread (`tokens` many of one vector), grouped, mlp, queries, merging, pooled,
+    shuffled."""
     from diptych.models.bridges.merging_connector import MergingConnector
 
     made: dict[str, type[nn.Module]] = {

@@ -31,8 +31,8 @@ EVA = (
     (r"encoder\.layers\.(\d+)\.layer_norm([12])\.", r"net.blocks.\1.norm\2."),
     (r"encoder\.layers\.(\d+)\.mlp\.", r"net.blocks.\1.mlp."),
 )
-"""Of BLIP-2's image encoder -> of timm's, "eva_g14". The bias of queries, keys and values is one tensor there; that of the keys changes no
-attention, and timm has none."""
+"""Of BLIP-2's image encoder -> of timm's, "eva_g14". The bias of queries, keys and values is one tensor there; that of the keys
+changes no attention, and timm has none."""
 BIAS = re.compile(r"encoder\.layers\.(\d+)\.self_attn\.qkv\.bias$")
 VISION = "vision_model."
 UNUSED = ("net.fc_norm.", "net.norm.")
@@ -54,7 +54,7 @@ def take_blip2_(bridge: Bridge, address: str, *, encoder: bool) -> None:
 
 @torch.no_grad()
 def take_former_(connector: QueryConnector, folder: Path) -> None:
-    """Copies Q-Former, queries and the norm before it into the connector; the linear map behind it stays as it is. Raises DataError where
+    """Copies Q-Former, queries and the norm before it into the connector; the linear map after it stays as it is. Raises DataError if
     the folder holds none, or one of another shape.
 
     folder  of transformers, a run folder of ours, or its model folder. A connector that reads texts takes them from BLIP-2's first stage

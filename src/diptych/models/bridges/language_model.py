@@ -1,6 +1,6 @@
 """A language model of transformers that reads embeddings: decoders (GPT, LLaMA, OPT, Gemma) and encoder-decoders (T5).
 
-Letters: B batch, L places, D width, A answer tokens of all rows, T tokens of an answer, V vocabulary.
+Letters: B batch, L positions, D width, A answer tokens of all rows, T tokens of an answer, V vocabulary.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ from diptych.models.towers.packaged.hf_text import silence_transformers
 
 
 class LanguageVocabulary:
-    """A tokenizer as a language model uses it: the marks that its own file puts before a text, the end mark, padding. Of the marks that the
-    file puts behind a text none, unless what reads it is an encoder.
+    """A tokenizer as a language model uses it: the marks that its own file puts before a text, the end mark, padding. Of the
+    marks that the file puts after a text none, unless what reads it is an encoder.
 
-    start         whether a start mark stands before every row; None: where the tokenizer's own file puts one
-    start_behind  it stands behind a picture that a row begins with, as LAVIS and transformers have it for BLIP-2 and its kind
-    end_starts    the end mark is the start mark, where there is one
-    closes        an encoder reads what stands before an answer: marks that the file puts behind a text stand there, too
+    start         whether a start mark precedes every row; None: where the tokenizer's own file puts one
+    start_behind  it follows a picture that a row begins with, as LAVIS and transformers have it for BLIP-2 and its kind
+    end_starts    the end mark is the start mark, if there is one
+    closes        an encoder reads what precedes an answer: marks that the file puts after a text stand there, too
     """
 
     def __init__(
@@ -148,7 +148,7 @@ class LanguageModel(nn.Module):
         return int(self.width // adapters[0].down.out_features) if adapters else 0
 
     def calibrate(self, *, std: float = 0.0) -> None:
-        """Scales and shifts the places of pictures behind every layer (`models.bridges.calibration`); both take gradients."""
+        """Scales and shifts the places of pictures after every layer (`models.bridges.calibration`); both take gradients."""
         self.calibrations = insert_calibrations(self.inner, self.width, std=std)
 
     @property
@@ -250,7 +250,7 @@ class LanguageModel(nn.Module):
         return logit_BTV[row_A, place_A], label_BT[row_A, place_A], row_A
 
     def extend(self, embed_BLD: Tensor, layout: Layout, cache: Any = None) -> tuple[Tensor, Any]:
-        """Logits [B, L, V] of a segment behind what the cache holds, and the cache with the segment: a dialogue turn by turn.
+        """Logits [B, L, V] of a segment after what the cache holds, and the cache with the segment: a dialogue turn by turn.
 
         layout  of this segment alone, its rows as long as each other: padding would stand between turns
         Raises ShapeError for a segment with padding.

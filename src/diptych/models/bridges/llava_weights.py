@@ -35,7 +35,7 @@ RULES = (
 )
 """The first that fits gives the name in a bridge, where `encoder.` stands for transformers' image encoder."""
 UNREAD = re.compile(r"(\.rotary_emb\.inv_freq|\.position_ids|(^|\.)image_newline)$")
-"""Tensors without a place: computed ones, and the mark behind a row of LLaVA 1.6's tiles."""
+"""Tensors without a place: computed ones, and the mark after a row of LLaVA 1.6's tiles."""
 INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 FILES = ("model.safetensors", "pytorch_model.bin")
 
@@ -45,7 +45,7 @@ class LlavaConfig:
     """Configuration of a LLaVA folder.
 
     text    of its language model, for `LanguageModel(config=...)`
-    vision  of its image encoder, for `image_tower("hf_image", config=...)`; None where the folder names another one
+    vision  of its image encoder, for `image_tower("hf_image", config=...)`; None if the folder names another one
     layer   of the image encoder that is read
     """
 
@@ -131,7 +131,7 @@ def targets(bridge: Bridge) -> dict[str, Tensor]:
 
 
 def unread_block(bridge: Bridge, name: str) -> bool:
-    """True for a tensor of the image encoder behind the layer that is read."""
+    """True for a tensor of the image encoder after the layer that is read."""
     if not isinstance(bridge.encoder, HiddenLayerTower) or not name.startswith("encoder."):
         return False
     block = re.match(r"encoder\.encoder\.layers\.(\d+)\.", name)

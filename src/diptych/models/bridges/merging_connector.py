@@ -19,7 +19,7 @@ from diptych.models.bridges.token_reduction import ReducedTokens, merge_tokens, 
 class MergingConnector(nn.Module):
     """Features [B, P, F] to fewer tokens [B, K, D]: norm, map into BERT's width, BERT's positions and layers, map out.
 
-    In each layer, behind attention and its norm and before the feed-forward maps, `merged` tokens are merged into others
+    In each layer, after attention and its norm and before the feed-forward maps, `merged` tokens are merged into others
     (`merge_tokens`), compared by their keys, averaged over heads. The first feature is the class token, which stays. No mask, no query.
 
     merged  tokens that go in each layer; 0 merges none

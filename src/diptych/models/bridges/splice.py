@@ -11,9 +11,9 @@ from diptych.core.errors import ShapeError
 def splice(word_BLD: Tensor, picture_BKD: Tensor, slot_BL: Tensor, count_B: Tensor | None = None) -> Tensor:
     """`word_BLD` with the tokens of each row's picture, in order, in the places where `slot_BL` is True. [B, L, D]
 
-    With `count_B` a row has so many pictures, and `picture_BKD` holds those of all rows, one row's after another's.
+    With `count_B` a row has this many pictures, and `picture_BKD` holds those of all rows, one row's after another's.
     Embeddings are taken as the language model's own table gives them: Gemma multiplies them by the root of its width, and what is
-    spliced stands beside the product. Raises ShapeError where a row has more or fewer places than a picture has tokens.
+    spliced stands beside the product. Raises ShapeError if a row has more or fewer places than a picture has tokens.
     """
     on_host = slot_BL.device.type == "cpu"  # of a GPU the host would wait to count; rows were laid out on the host
     pictures = len(word_BLD) if count_B is None else int(count_B.sum()) if on_host else len(picture_BKD)

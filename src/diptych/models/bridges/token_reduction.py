@@ -82,7 +82,7 @@ def concatenate_tokens(token_BPD: Tensor, group: int = 4) -> ReducedTokens:
 
 
 def merged_count(tokens: int, merged: int) -> int:
-    """Tokens left after one step of merging: at most half of those behind the class token go.
+    """Tokens left after one step of merging: at most half of those after the class token go.
 
     >>> merged_count(257, 19), merged_count(9, 19)
     (238, 5)
@@ -93,9 +93,9 @@ def merged_count(tokens: int, merged: int) -> int:
 def merge_tokens(token_BPD: Tensor, metric_BPE: Tensor, merged: int, source_BPQ: Tensor | None = None) -> ReducedTokens:
     """One step of merging alike tokens (ToMe, 2210.09461, as SimVLG has it, 2310.03291): `merged` fewer.
 
-    Tokens in even places are matched to those in odd places by the cosine of their metric; the `merged` best matches become the plain mean
-    of a token and of all that go to it, whatever these stand for already. Token 0 is the class token, which is never merged. The result is
-    the even tokens that are left, then the odd ones.
+    Tokens in even places are matched to those in odd places by the cosine of their metric; the `merged` best matches become the
+    plain mean of a token and of all that go to it, whatever these stand for already. Token 0 is the class token, which is never
+    merged. The result is the even tokens that are left, then the odd ones.
 
     metric_BPE  what is compared; no gradient runs through it
     source_BPQ  the source map of `token_BPD`, which that of the result continues; None: each token is its own patch

@@ -1,6 +1,6 @@
 """Feed-forward maps of their own for image tokens in every layer of a language model (Mono-InternVL, 2410.08202).
 
-Letters: B batch, L places, N places of all rows, D width.
+Letters: B batch, L positions, N positions of all rows, D width.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ class TokenRouter:
         self._split: tuple[Tensor, Tensor] | None = None
 
     def set(self, slot_BL: Tensor | None, split: tuple[Tensor, Tensor] | None = None) -> None:
-        """The places of the segment that is read next; None: words alone. A later segment of a dialogue, read behind a cache, is set anew
+        """The places of the segment that is read next; None: words only. A later segment of a dialogue, read after a cache, is set again
         by its own places, so that images of later turns are seen by the experts, too. `split`: see `Layout`."""
         self.slot_BL, self._split = slot_BL, split
 
     def split(self, rows: int, length: int) -> tuple[Tensor, Tensor] | None:
-        """Places of words and of images, counted over all rows; None where there are words alone.
+        """Places of words and of images, counted over all rows; None if there are words only.
 
-        One place behind a longer segment is a word that is being written. In beam search a row is there several times. Raises ShapeError
+        One place after a longer segment is a word that is being written. In beam search a row is there several times. Raises ShapeError
         where as many places as are read were not set: then no routing would be right.
         """
         if self.slot_BL is None or (length == 1 and self.slot_BL.shape[1] > 1):
@@ -49,7 +49,7 @@ class TokenRouter:
 
 
 class RoutedFeedForward(nn.Module):
-    """`words` for words and `visual` for image tokens: hard routing, no gate. Each computes its own tokens alone."""
+    """`words` for words and `visual` for image tokens: hard routing, no gate. Each computes its own tokens only."""
 
     def __init__(self, words: nn.Module, visual: nn.Module, router: TokenRouter) -> None:
         super().__init__()

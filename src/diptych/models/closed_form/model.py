@@ -34,7 +34,7 @@ def raw_input_model(rows: Dataset, method: Method, *, language: str = "en") -> R
     """The model of these training rows.
 
     method  "ridge": regression from pixels to words and word pairs; "bag of words": to single words, so that no order counts;
-            "nearest picture": words of the nearest training pictures by pixels; "majority": the usual words, whatever the picture
+            "nearest picture": words of the nearest training pictures by pixels; "majority": the usual words, regardless of the picture
     """
     if method not in METHODS:
         raise ConfigError(f"method is {method!r} (expected {' | '.join(METHODS)})")
@@ -60,7 +60,7 @@ class RawInputModel:
         return f"raw input, {self.method}"
 
     def first(self, count: int) -> RawInputModel:
-        """The same with vectors of so many dimensions."""
+        """The same with vectors of this many dimensions."""
         predicted_NV = self._scaled(self.predict(self.features.pixels_ND[:: max(1, len(self.features.texts) // 2000)]))
         _, basis_KV = np.linalg.eigh(predicted_NV.T @ predicted_NV)
         return replace(self, basis_VK=basis_KV[:, ::-1][:, :count].copy())
@@ -76,7 +76,7 @@ class RawInputModel:
         return self._unit(self.features.text_features(texts))
 
     def score_clips(self, clips: Sequence[Any], texts: Sequence[str], *, views: int = 1, crops: int = 1) -> Floats:
-        """[N, K]: cosines. Every clip is read once, whatever `views` and `crops`."""
+        """[N, K]: cosines. Every clip is read once, regardless of `views` and `crops`."""
         score_NK: Floats = self._unit(self.predict(clip_pixels(clips))) @ self.embed_texts(texts).T
         return score_NK
 

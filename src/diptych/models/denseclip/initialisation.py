@@ -15,9 +15,9 @@ WITHIN = re.compile(r"^(neck|coarser|head\.scales|head\.(classification|regressi
 
 
 def init_as_released_(model: nn.Module) -> None:
-    """Draws pyramid and heads of a segmenter or detector anew, as released: nobody calls the initialisation that OpenMMLab has for them.
+    """Draws pyramid and heads of a segmenter or detector again, as released: nobody calls the initialisation that OpenMMLab has for them.
 
-    Convolutions of the pyramid and those with a ReLU behind them come from a normal by He's rule over what leaves them, with biases of 0;
+    Convolutions of the pyramid and those with a ReLU after them come from a normal by He's rule over what leaves them, with biases of 0;
     the first layer of the proposals, the layers of regions and the last layer of every head are as PyTorch makes them. RetinaNet's
     classes start without the prior of 0.01, therefore.
     """

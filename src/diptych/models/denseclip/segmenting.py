@@ -109,7 +109,7 @@ class DenseClipSegmenterModel:
         return F.interpolate(mean_KHW[None], size=(height, width), mode="bilinear", align_corners=False)[0]
 
     def save(self, folder: Path) -> None:
-        """config.json, model.safetensors, tokenizer files, README.md; replaces the folder as a whole."""
+        """Write config.json, model.safetensors, tokenizer files, README.md, replacing the whole folder."""
         config = {
             "kind": self.kind,
             "name": self.name,
@@ -125,7 +125,7 @@ class DenseClipSegmenterModel:
 
     @classmethod
     def load(cls, folder: Path) -> Self:
-        """The model of a folder that `save` wrote. The torch random state stays as it was."""
+        """Load the model from a folder that `save` wrote. Leaves the torch random state unchanged."""
         config = read_config(folder, cls.kind)
         settings, tokenizer = DenseClipSettings.from_json(config["dense"]), Tokenizer.load(folder)
         with torch.random.fork_rng(devices=[]):

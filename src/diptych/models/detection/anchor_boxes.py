@@ -29,7 +29,7 @@ class AnchorConfig:
     octave      sizes between one map and the next, evenly in the logarithm
     ratios      height by width
     extra       maps beyond the backbone's, each of twice the stride
-    candidates  how many of each map go through NMS, the surest, of what `limits` says: "pairs" of anchor and class (torchvision,
+    candidates  how many of each map go through NMS, the highest-scoring, of what `limits` says: "pairs" of anchor and class (torchvision,
                 mmdetection from 2.18 on), or "anchors" by their best class, with all their classes (mmdetection before, as DenseCLIP)
     min_score   from which probability on a box is kept
     nms         overlap from which the lower of two boxes of a class goes
@@ -89,7 +89,7 @@ def top_boxes(
     top: int = 100,
     class_mask_K: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """box [N, 4], label [N] and score [N] of one image, the surest first; a class is named again only where boxes overlap little.
+    """box [N, 4], label [N] and score [N] of one image, highest score first; a class is named again only where boxes overlap little.
 
     `logits` [A, K], `changes` and `anchors` [A, 4] of each map; `size` is height and width of the picture; with `class_mask_K` only of
     these classes.

@@ -1,8 +1,9 @@
-"""Faster R-CNN with a feature pyramid, whose proposals keep the scores and the box of every class: what two-stage relation models stand on.
+"""Faster R-CNN with a feature pyramid, whose proposals keep the scores and the box of every class: what two-stage relation models
+stand on.
 
 Proposal network, sampling and losses are torchvision's, with the boxes of maskrcnn-benchmark on request. Of its inference only the boxes
-are used: models of relations name regions anew, so a proposal comes back once, with its logits and a box for each class (`Proposals`), and
-never once a class.
+are used: models of relations name regions again, so a proposal comes back once, with its logits and a box for each class
+(`Proposals`), and never once a class.
 
 Letters: B images, N proposals, C classes with the background first.
 """
@@ -47,7 +48,7 @@ class FasterRCNNConfig:
     """Sizes and thresholds; the defaults are those of the detectors of Visual Genome (Neural Motifs' anchors; Tang et al., 2020).
 
     channels     of the pyramid
-    region_width  of the two layers behind a pooled box
+    region_width  of the two layers after a pooled box
     pooled_side  places of a pooled box
     anchors      side of the anchors of each map in pixels, one more than there are maps
     ratios       height by width of the anchors
@@ -85,7 +86,7 @@ class Proposals:
     proposal_N4  where the proposals lay before the boxes of the classes were read off them
     logit_NC     background first
     box_NC4      xyxy in pixels, a box for each class; the background's as predicted
-    label_N      the likeliest class that stood NMS, 1 and above
+    label_N      the most likely class that stood NMS, 1 and above
     """
 
     proposal_N4: Tensor
@@ -240,7 +241,7 @@ class BoxPredictor(nn.Module):
 def nms_labels(
     logit_NC: Tensor, box_NC4: Tensor, overlap: float, class_mask_C: Tensor | None = None, *, inclusive: bool = False
 ) -> Tensor:
-    """int64 [N]: a class for each box, 1 and above, the surest first; a class is closed to boxes that overlap one of its own.
+    """int64 [N]: a class for each box, 1 and above, highest score first; a class is closed to boxes that overlap one of its own.
 
     Overlaps are those of the boxes of that class, `inclusive` with their last pixel. Neural Motifs' decoding (Zellers et al., 2018).
     """

@@ -115,7 +115,7 @@ class InclusiveRPN(RegionProposalNetwork):  # type: ignore[misc]
     def filter_proposals(
         self, proposals: Tensor, objectness: Tensor, image_shapes: Sizes, num_anchors_per_level: list[int]
     ) -> tuple[list[Tensor], list[Tensor]]:
-        """The surest boxes of each map after NMS, and of those of all maps the surest."""
+        """The surest boxes of each map after NMS, and of those of all maps the highest-scoring."""
         share_BA, most = objectness.detach().reshape(len(proposals), -1).sigmoid(), self.post_nms_top_n()
         boxes, shares = [], []
         for box_A4, share_A, size in zip(proposals, share_BA, image_shapes, strict=True):

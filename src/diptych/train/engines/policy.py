@@ -19,7 +19,7 @@ class Policy(Engine):
     log-probabilities and action masks of the rollout are stored in it, so that `losses` can compare the moving policy with the one that
     acted.
 
-    Minibatches hold rows of all processes, drawn anew at each pass where the recipe is `shuffled`, else consecutive. A rollout that takes
+    Minibatches hold rows of all processes, redrawn at each pass where the recipe is `shuffled`, else consecutive. A rollout that takes
     its chances from `rollouts.RowNoise` trains alike on one process and on several. The module acts in evaluation mode. A step has one
     learning rate. Losses in the log are the mean over the step's updates, metrics those of the last. A rollout without rows, or with a
     reward that is not finite, ends the run with its row.

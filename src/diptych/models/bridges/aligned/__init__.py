@@ -1,1 +1,1 @@
-"""Bridges that learn from preferences, and that answer behind their own descriptions."""
+"""Bridges that learn from preferences, and that answer after their own descriptions."""

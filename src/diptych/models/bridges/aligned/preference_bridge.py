@@ -22,7 +22,7 @@ TokenScore = Callable[[Tensor, Tensor], Tensor]
 
 @dataclass(frozen=True, slots=True)
 class OtherLikelihood(AnswerLikelihood):
-    """other_B  log-probability of the likeliest token that is not the answer's own, summed over the places of the answer"""
+    """other_B  log-probability of the most likely token that is not the answer's own, summed over the places of the answer"""
 
     other_B: Rows[Tensor]
 

@@ -1,5 +1,5 @@
-"""A detector that answers words at every place of every map: one anchor a place, a box, how central the place is in it, and a logit for
-every token (ATSS, 1912.02424, with GLIP's token head, 2112.03857), behind a pyramid and a dynamic head, in which maps and text may meet.
+"""A detector that answers words at every place of every map: one anchor per place, a box, how central the place is in it, and a logit for
+every token (ATSS, 1912.02424, with GLIP's token head, 2112.03857), after a pyramid and a dynamic head, in which maps and text may meet.
 
 Letters: B images, A anchors, L tokens, D width, T width of tokens, H W pixels.
 """
@@ -36,7 +36,7 @@ class DenseHeadConfig:
     coarser         how a map reads the coarser one (`dynamic_head.DynamicBlock`)
     meeting_width, meeting_heads   of the attention between places and tokens before each round (`FusedDynamicHead`); a width of 0: they
                     meet in the token head alone
-    word_heads, word_mlp   of the layer among tokens behind each meeting
+    word_heads, word_mlp   of the layer among tokens after each meeting
     meeting_dropout, meeting_limit   in both; `meeting_limit` 0: values are not clamped
     drop_block, drop_side   share of places, in squares of that side, that go in training from maps but the coarsest of the backbone,
                     before the pyramid's last convolution (`DropBlock`)
@@ -78,7 +78,8 @@ class DenseHeadConfig:
 
 
 class DropBlockPyramid(FeaturePyramidNetwork):  # type: ignore[misc]
-    """torchvision's pyramid, whose finer maps lose squares in training on their way to the last convolution; what goes down stays whole."""
+    """torchvision's pyramid, whose finer maps lose squares in training on their way to the last convolution; what goes down stays
+    whole."""
 
     def __init__(self, channels: Sequence[int], width: int, drop: DropBlock) -> None:
         super().__init__(list(channels), width, PaddedLastLevelP6P7(width, width))
@@ -90,7 +91,7 @@ class DropBlockPyramid(FeaturePyramidNetwork):  # type: ignore[misc]
 
 
 class PaddedLastLevelP6P7(LastLevelP6P7):  # type: ignore[misc]
-    """torchvision's two maps behind the last one, whose gradients are right for pictures of a few places, too."""
+    """torchvision's two maps after the last one, whose gradients are right for pictures of a few places, too."""
 
     def forward(self, p: list[Tensor], c: list[Tensor], names: list[str]) -> tuple[list[Tensor], list[str]]:
         sixth_BDHW = self.p6(pad_single_column(p[-1] if self.use_P5 else c[-1]))

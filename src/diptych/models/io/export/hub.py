@@ -22,10 +22,10 @@ def check_push(name: str) -> None:
 
 
 def push_folder(folder: Path, name: str, *, public: bool = False) -> str:
-    """Every file of the folder in one commit to the model repository `name`, which is made where there is none. Returns its address.
+    """Every file of the folder in one commit to the model repository `name`, which is made if there is none. Returns its address.
 
     public  whether a repository that is made can be seen by all; one that is there keeps its own setting
-    Raises RunError where the hub refuses or does not answer; the folder stays as it is.
+    Raises RunError if the hub refuses or does not answer; the folder stays as it is.
     """
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
