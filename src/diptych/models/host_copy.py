@@ -1,4 +1,4 @@
-"""Copies of device tensors in main memory, with as few waits of the host as there can be."""
+"""Copies of device tensors to host memory with few synchronisations."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""BLIP's text transformer (Li et al., 2022, arXiv 2201.12086): BERT's layers with cross-attention, of which reading and writing share all
-but self-attention.
+"""BLIP's text transformer (Li et al., 2022, arXiv 2201.12086): BERT's layers with cross-attention; encoder and decoder share all
+parameters but self-attention.
 
 Letters: B batch, L tokens, P image tokens, D width, H heads, E width of a head, V vocabulary.
 """
@@ -49,10 +49,11 @@ class BlipText(nn.Module):
     """Token ids to one vector per token; logits of the next token when it writes.
 
     The ids of `decode_id` and `read_id` follow the tokenizer's: they take the place of the start mark when a text is written, and
-    when it is read with a picture. The output layer is the word embedding. `reads` False leaves out what reading alone needs.
+    when it is read with a picture. The output layer is tied to the word embedding. `reads` False omits the parameters that only
+    the encoder needs.
 
-    spread  deviation of fresh weights of linear layers: BERT's, for a width of 768. In a narrow transformer they would hardly add to what
-            goes past them, and every text would read alike for long
+    spread  standard deviation of the initial weights of linear layers; BERT's, for a width of 768. In a narrow transformer so
+            small a value makes the branches negligible beside the residual, and all texts look alike for many steps
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Adapters inside a frozen language model, put in by hooks: its own modules and the names of its tensors stay as they are.
+"""Adapters inside a frozen language model, added by hooks: its modules and parameter names do not change.
 
 Letters: B batch, L positions, D width.
 """
@@ -23,7 +23,8 @@ class BottleneckAdapter(nn.Module):
 
     width       D
     ratio       the bottleneck has D / ratio dimensions
-    zero_start  `up` begins as zero, and the language model as it was, bit for bit; else as a fresh linear layer begins, as released
+    zero_start  `up` starts at zero, so that the language model starts bit-identical; else it has the default initialisation of a
+                linear layer, as released
     """
 
     def __init__(self, width: int, *, ratio: int = 4, zero_start: bool = True) -> None:
@@ -49,7 +50,7 @@ class BottleneckAdapter(nn.Module):
 
 
 def insert_adapters(inner: nn.Module, width: int, *, ratio: int = 4, zero_start: bool = True) -> nn.ModuleList:
-    """A bottleneck after the attention of every layer; the list of them, which has to be kept with the model.
+    """Adds a bottleneck after the attention of every layer; returns the list of them, which has to be saved with the model.
 
     Raises ConfigError for language models whose layers are built otherwise.
     """
@@ -100,6 +101,6 @@ def _names(layer: nn.Module) -> tuple[str, str, str]:
 
 
 def parameters_of(adapters: nn.ModuleList, gains: dict[str, nn.Parameter]) -> nn.ModuleDict:
-    """Adapters and gains as one module that shares them: what of a language model from a folder has to be saved."""
+    """Adapters and gains as one module that shares their parameters: the part of the language model that has to be saved."""
     named = nn.ParameterDict({name.replace(".", "/"): gain for name, gain in gains.items()})
     return nn.ModuleDict({"adapters": adapters, "gains": named})

@@ -1,4 +1,4 @@
-"""Q-Former and image encoder that were trained before: out of a folder of BLIP-2 as transformers saves it, or of another bridge's run."""
+"""Loads a pretrained Q-Former and image encoder from a BLIP-2 folder of transformers or from another bridge's run."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ VISION = "vision_model."
 UNUSED = ("net.fc_norm.", "net.norm.")
 """Norms before a head, which patches do not pass."""
 OWN, OWN_ENCODER = "connector.", "encoder."
-"""How the names begin in a bridge of ours."""
+"""Prefixes of the parameter names in a bridge."""
 
 
 def take_blip2_(bridge: Bridge, address: str, *, encoder: bool) -> None:
@@ -109,7 +109,7 @@ def _copy(needed: dict[str, Tensor], tensors: dict[str, Tensor], folder: Path, w
 
 
 def _tensors(folder: Path, starts: tuple[str, ...]) -> list[tuple[str, Tensor]]:
-    """Those whose names begin so, without the "model." that some folders have before all."""
+    """Tensors whose names start with the prefix, without the leading "model." that some folders have."""
     if (folder / "run.json").is_file():
         folder = folder / "model"
     tensors = []

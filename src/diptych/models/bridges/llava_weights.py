@@ -33,7 +33,7 @@ RULES = (
     (r"^(?:model\.)?language_model\.(?:model\.)?", "language.inner.model."),
     (r"^model\.", "language.inner.model."),
 )
-"""The first that fits gives the name in a bridge, where `encoder.` stands for transformers' image encoder."""
+"""The first matching rule gives the name in a bridge; `encoder.` denotes transformers' image encoder."""
 UNREAD = re.compile(r"(\.rotary_emb\.inv_freq|\.position_ids|(^|\.)image_newline)$")
 """Tensors without a place: computed ones, and the mark after a row of LLaVA 1.6's tiles."""
 INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
@@ -152,7 +152,7 @@ def check_filled(needed: Iterable[str], filled: set[str], folder: Path, *, encod
 
 
 def weight_tensors(folder: Path) -> Iterator[tuple[str, Tensor]]:
-    """Tensors of a folder of transformers by name, in whichever files they lie."""
+    """Tensors of a transformers folder by name, from all of its weight files."""
     for file in _files(folder):
         if file.suffix == ".safetensors":
             with safe_open(file, framework="pt") as opened:

@@ -1,5 +1,5 @@
-"""Captions by words that were looked up: a picture is mapped into the embedding table of a language model, whose nearest words become its
-prompt (SITTA, 2307.05591).
+"""Captions from retrieved words: a picture is mapped into the embedding space of a language model, and the nearest words become
+its prompt (SITTA, 2307.05591).
 
 Letters: N images, V vocabulary, B batch.
 """
@@ -36,7 +36,7 @@ from diptych.models.towers.packaged.hf_text import silence_transformers
 from diptych.models.towers.towers import image_tower
 
 IMAGES = "image_tower"
-"""What a folder within says of itself that holds an image encoder alone."""
+"""Kind of the subfolder that holds an image encoder without a text side."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,8 +198,8 @@ class WordCaptioner:
 
     def save(self, folder: Path) -> None:
         """Write config.json, model.safetensors with map and statistics, tokenizer.json; the joint model in `joint`, an image
-        encoder alone in `images`, the language model in `language` unless it has a folder of its own, which is then known by the
-        hash of its weights."""
+        encoder alone in `images`, the language model in `language` unless it has a folder of its own, which is then identified by
+        the hash of its weights."""
         config: dict[str, Any] = {
             "kind": self.kind,
             "name": self.name,

@@ -1,4 +1,4 @@
-"""A bridge ready for use: captions, answers, and how likely given answers are.
+"""A trained bridge for inference: captions, answers, and likelihoods of given answers.
 
 Letters: B batch, L positions, C candidates.
 """
@@ -42,14 +42,14 @@ from diptych.models.io.streaming import TextPieceStreamer
 from diptych.models.towers.towers import image_tower
 
 Asked = tuple[tuple[ImageSource, ...], str]
-"""The pictures of a request, none for text only, and its words."""
+"""The pictures of a request (empty for text only) and its text."""
 
 
 class BridgeGenerator(StreamingGenerator):
     """A trained bridge as `Generator`, `Streamer`, `Ranker` and, before a decoder, `LayerReader`.
 
     template    what precedes an answer; `space` goes between it and the answer ("" if the template ends in one)
-    length      places of a row at most, those of the picture among them; a prompt that does not fit is refused
+    length      maximum positions of a row, including those of the picture; a prompt that does not fit is refused
     pictures    that a prompt may have; those after the first come with it as `ImagePart(source=...)`
     request     the request where a prompt is ""
     sign        what ends an answer in place of the end mark, "" for the end mark
@@ -219,15 +219,15 @@ class BridgeGenerator(StreamingGenerator):
         return chance_NW
 
     def use_alpha(self, alpha: float) -> None:
-        """Sets the strength of the language model's adapters: 0 is the model without, `lora.alpha` as it was trained."""
+        """Sets the strength of the language model's adapters: 0 is the model without them, `lora.alpha` the value of training."""
         if self.lora is None:
             raise ConfigError(f"'{self.name}' has no adapters of its own (expected a model such as pllava)")
         self.lora = self.lora.apply(self.bridge.language.inner, alpha)
         self.__dict__.pop("fingerprint", None)
 
     def text_nll(self, texts: Sequence[str], *, batch_size: int = 32) -> npt.NDArray[np.float64]:
-        """[N, 2]: nats of each text without any picture, over its tokens and the end mark, and how many those are: what was kept, or
-        forgotten, of the language model."""
+        """[N, 2]: negative log-likelihood of each text without a picture in nats, summed over its tokens and the end token, and
+        their number. It measures what the language model has forgotten."""
         batches = [np.zeros((0, 2))]
         with torch.no_grad(), evaluating(self.bridge):
             for some in parts(texts, batch_size):
@@ -312,8 +312,8 @@ class BridgeGenerator(StreamingGenerator):
     # ------------------------------------------------------------ kept
 
     def save(self, folder: Path) -> None:
-        """Write config.json, model.safetensors, tokenizer.json, README.md, replacing the whole folder. A language model that came from a
-        folder stays there, and is known by that path and the hash of its weights."""
+        """Write config.json, model.safetensors, tokenizer.json, README.md, replacing the whole folder. A language model that came
+        from a folder stays there and is identified by its path and the hash of its weights."""
         bridge = self.bridge
         config: dict[str, Any] = {
             "kind": self.kind,

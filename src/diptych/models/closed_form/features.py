@@ -33,7 +33,7 @@ SIDE, FRAMES = 16, 4
 WORDS, PAIRS, RAREST = 3000, 1500, 2
 """The most frequent words and answers, and word pairs, of those that stand in this many rows at least."""
 MOST_ROWS = 20_000
-"""Rows that features are made of at most, evenly spaced over all: a larger set would fill the memory, and a control needs no more."""
+"""Maximum number of rows for features, evenly spaced over all: a larger set would fill the memory, and a control needs no more."""
 ANSWER = " => "
 KEPT = 4
 _WORD = re.compile(r"\w+")

@@ -42,11 +42,11 @@ class DenseClipDetectorOutput:
 
 @dataclass(frozen=True, slots=True)
 class BoxDetections:
-    """Boxes of one image, highest score first; xyxy in pixels of the image as it was shown.
+    """Boxes of one image, highest score first; xyxy in pixels of the original image.
 
     label_N     position in the classes
     share_NHW   probability of each place of a box to belong to the thing; None from a detector without masks
-    solid       from which probability on it does
+    solid       probability threshold of the mask
     """
 
     box_N4: Tensor

@@ -68,7 +68,7 @@ class DenseClipDetectorModel(RegionDetector, ClosedSetDetector):
         """The `top` best boxes of each image with a score above `threshold` and the least that the model keeps (published 0.05);
         a detector with masks keeps its own number of them at most (published 100), and gives each region its mask as COCO's code.
 
-        `batch_size` is that of other detectors: images are read one by one, since what an image is padded by changes what is found.
+        `batch_size` is that of other detectors: images are read one by one, since the padding of an image changes its detections.
         """
         class_mask_K = self._class_mask(objects)
         return [self._graph(image, class_mask_K, top, threshold) for image in images]

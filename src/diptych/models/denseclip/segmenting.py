@@ -1,4 +1,4 @@
-"""A trained `DenseClipSegmenter` ready for use: images in, label maps of their own size out; saved as one folder.
+"""A trained `DenseClipSegmenter` for inference: images to label maps of the same size; saved as one folder.
 
 Letters: B batch, K classes, C channel, H W.
 """
@@ -132,6 +132,6 @@ class DenseClipSegmenterModel:
             model = dense_segmenter(settings, tokenizer)
         load_weights(model, folder)
         preprocess = Preprocess.from_json(config["preprocess"])
-        shown: dict[str, Any] = {"smooth": True}  # folders of before do not say, and were smoothed
+        shown: dict[str, Any] = {"smooth": True}  # older folders lack the entry and were smoothed
         shown |= {name: config[name] for name in ("stride", "longest", "smooth") if name in config}
         return cls(model.eval(), settings, preprocess, tokenizer, config["name"], **shown, card=config.get("card"))

@@ -1,4 +1,4 @@
-"""The image encoder of detectors, with places along its depth where image and labels meet.
+"""The image encoder of detectors, with fusion of image and labels before some of its layers.
 
 Letters: B batch, P positions, T labels, D width, S labels' layers.
 """

@@ -40,7 +40,7 @@ from diptych.models.detection.roi_pooler import RoIBoxHead, RoIPooler
 
 Counting = Literal["half_open", "inclusive"]
 PER_CLASS = 300
-"""Boxes of one class that stand NMS, at most ("inclusive")."""
+"""Maximum number of boxes per class that pass NMS ("inclusive")."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,8 +54,8 @@ class FasterRCNNConfig:
     ratios       height by width of the anchors
     proposals    kept of an image, of which `considered` a map (6,000) go through NMS
     learns_considered  of a map while the detector itself is trained; 0 for as many as otherwise
-    min_score    from which probability on a class is a detection
-    nms          overlap from which the lower of two boxes of a class goes
+    min_score    probability threshold of a detection
+    nms          IoU threshold of non-maximum suppression within a class
     detections   kept of an image
     counting     "half_open": boxes, anchors and losses as torchvision has them; "inclusive": boxes end on their last pixel, with anchors
                  and losses of maskrcnn-benchmark (published), and what is found stays in the order of the proposals
@@ -175,7 +175,7 @@ class FasterRCNN(nn.Module):
 
     @torch.no_grad()
     def proposals(self, image_BCHW: Tensor, maps: dict[str, Tensor], sizes: Sizes) -> list[Tensor]:
-        """Boxes that may hold something, of each image; nothing is learned."""
+        """Proposals of each image, without gradient."""
         self.proposer.eval()
         proposals: list[Tensor] = self.proposer(ImageList(image_BCHW, list(sizes)), maps)[0]
         self.proposer.train(self.training)

@@ -1,4 +1,4 @@
-"""Maps of several strides as one sequence of tokens with positions: what deformable encoders and decoders read.
+"""Maps of several strides as one sequence of tokens with position embeddings, the input of deformable encoders and decoders.
 
 Letters: B batch, C channel, H W, P positions of all levels, L levels, D width.
 """

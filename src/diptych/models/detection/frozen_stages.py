@@ -1,4 +1,4 @@
-"""The first stages of a Swin backbone, kept as they are: detectors that start from published weights train without them."""
+"""Freezing of the first stages of a Swin backbone, for detectors that start from published weights."""
 
 from __future__ import annotations
 

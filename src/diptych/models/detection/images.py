@@ -1,4 +1,5 @@
-"""Images as detectors take them: whole, resized as in training, in one padded batch.  Letters: B batch, C channel, H W pixels."""
+"""Image preprocessing for detectors: whole images, resized as in training, in one padded batch.  Letters: B batch, C channel, H W
+pixels."""
 
 from __future__ import annotations
 

@@ -40,7 +40,7 @@ def inclusive_iou(one_N4: Tensor, other_M4: Tensor) -> Tensor:
 
 
 def inclusive_nms(box_N4: Tensor, score_N: Tensor, overlap: float) -> Tensor:
-    """Places of the boxes that stay, the best first: one goes that overlaps a better one by more than `overlap`."""
+    """Indices of the boxes that pass NMS, best first: a box that overlaps a better one by more than `overlap` is dropped."""
     kept: Tensor = nms(half_open_boxes(box_N4), score_N, overlap)
     return kept
 

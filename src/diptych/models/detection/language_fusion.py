@@ -1,4 +1,5 @@
-"""Images and label texts read each other: asymmetric fusion in the encoder (ALIF, RLIPv2, 2308.09351) and late fusion (RLIP, 2209.01814).
+"""Cross-attention between images and label texts: asymmetric fusion in the encoder (ALIF, RLIPv2, 2308.09351) and late fusion
+(RLIP, 2209.01814).
 
 Letters: B batch, P positions of the image, T labels, V width of places, D width of labels, E width of attention, H heads, Q queries.
 """
@@ -35,7 +36,7 @@ GATES: tuple[str, ...] = get_args(GateKind)
 
 
 class ResidualGate(nn.Module):
-    """x + g * delta: how much of what was read gets in. In brackets the names of the RLIPv2 release.
+    """x + g * delta: gated residual. Names of the RLIPv2 release in brackets.
 
     scalar        one learned number g (VXAc, the published choice; scalar_tanh: Vtanh)
     vector        one number per channel (GLIP's LayerScale; vector_tanh: Etanh)

@@ -36,10 +36,10 @@ class MaskRCNNConfig:
     region_width of the two layers after a pooled box
     pooled_side, masked_side  places of a pooled box for its class and for its mask, which is twice as fine
     mask_width, mask_layers   of the convolutions before a mask
-    min_score    from which probability on a class is found
-    nms          overlap from which the lower of two boxes of a class goes
+    min_score    probability threshold of a detection
+    nms          IoU threshold of non-maximum suppression within a class
     detections   kept of an image at most
-    solid        from which probability on a pixel belongs to the mask
+    solid        probability threshold of a mask pixel
     """
 
     size: float = 8.0

@@ -1,8 +1,7 @@
 """Names detected regions by their nearest labelled crops (a nearest-neighbour classifier).
 
-A detector has to learn what two hundred kinds of things look like from boxes in whole pictures, and where things are small it finds them
-long before it can name them. Crops of the training regions know the names at once; what they cost is that a thing of which no crop is
-known cannot be named.
+A detector has to learn two hundred classes from boxes in whole pictures, and it localises small objects long before it can
+classify them. Crops of the training regions give the classes at once; the cost is that a class without crops cannot be predicted.
 
 Letters: N crops, D dimensions of a vector, B regions, K names, U different names.
 """

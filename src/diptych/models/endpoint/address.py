@@ -16,7 +16,7 @@ Limit = Literal["max_tokens", "max_completion_tokens"]
 class RequestOptions:
     """Settings of requests to a chat-completions server.
 
-    calls          requests in the air
+    calls          maximum number of concurrent requests
     timeout        seconds that one try may wait for the next bytes
     longest        seconds that one try may take in all
     patience       seconds for which a request is tried again after its first failure: a server may be away for so long

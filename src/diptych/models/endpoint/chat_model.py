@@ -34,7 +34,7 @@ from diptych.models.endpoint.messages import data_url, messages_of, picture_key
 
 PATH = "/chat/completions"
 SILENT = 8
-"""Questions in a row that may be refused or answered with nonsense before the server is taken for none."""
+"""Consecutive questions that may be refused or answered with malformed output before the run stops."""
 OFF_LINE = ("unreachable", "timeout", *(f"refused: HTTP {status}" for status in (408, 425, 429, 502, 503, 504)))
 """How faults begin that are the line's and no question's, unless another question was answered in the meantime. A 500 that stays is one
 of its question."""

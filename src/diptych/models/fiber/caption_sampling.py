@@ -1,4 +1,4 @@
-"""Captions that a FIBER draws by chance, or the most likely token each time.
+"""Caption sampling and greedy decoding for FIBER.
 
 Letters: B pictures, N captions, P positions, C channels, L tokens, M choices, V words.
 """

@@ -21,7 +21,7 @@ from diptych.core.terminal.progress import with_bar
 
 EXPECTED = "auto, cpu, cuda, cuda:N or mps"
 ON_ACCELERATOR = 4
-"""Times the batch size of a processor that an accelerator takes at once."""
+"""Factor between the batch size on an accelerator and on a processor."""
 MANY = 8
 """This many parts take long enough for a bar."""
 
@@ -32,7 +32,7 @@ R = TypeVar("R")
 
 
 def choose_device(name: str = "auto", local_rank: int | None = None) -> torch.device:
-    """The device of that name. Raises ConfigError, in one line, for a name that is none and for a device that is not there.
+    """The device of that name. Raises ConfigError, in one line, for an invalid name and for a device that is not available.
 
     local_rank  which of several CUDA devices "auto" and "cuda" are; None: the current one
     """

@@ -30,8 +30,8 @@ class DescribingGenerator(BridgeGenerator):
     """A `BridgeGenerator` that reads each question about an image after its own description of it: two passes, also where candidates
     are ranked and answers are streamed. Requests without an image and the request for a description stay as they are.
 
-    describes     what asks for the description; "" for answers at once
-    description_tokens  of a description at most; greedy decoding
+    describes     prompt for the description; "" answers directly
+    description_tokens  maximum length of a description; decoding is greedy
     """
 
     kind: ClassVar[str] = "describing_bridge"

@@ -1,4 +1,4 @@
-"""GLIP's detector (2112.03857): a backbone and a text encoder that know nothing of each other, and a dense head in which they meet.
+"""GLIP's detector (2112.03857): a separate backbone and text encoder, and a dense head that fuses their features.
 
 Letters: B batch, C channel, H W pixels, L tokens, A anchors, E phrases, N boxes.
 """
@@ -47,8 +47,8 @@ class DenseDetector(nn.Module):
 
 
 class DensePhraseDetector(PhraseDetector):
-    """A `PhraseDetector` whose boxes are those of places that are sure enough: score = sqrt(probability of the phrase * of the
-    centre), and of boxes of a phrase that overlap the highest-scoring stays. A phrase may have no box."""
+    """A `PhraseDetector` that keeps the boxes of positions above a score threshold: score = sqrt(probability of the phrase * of
+    the centre), followed by NMS among the boxes of a phrase. A phrase may have no box."""
 
     kind: ClassVar[str] = "dense_phrase_detector"
 

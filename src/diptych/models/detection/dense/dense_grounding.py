@@ -1,5 +1,5 @@
-"""A detector that answers words at every place of every map: one anchor per place, a box, how central the place is in it, and a logit for
-every token (ATSS, 1912.02424, with GLIP's token head, 2112.03857), after a pyramid and a dynamic head, in which maps and text may meet.
+"""A dense grounding detector: at every position of every map one anchor, a box, its centerness, and a logit for every token
+(ATSS, 1912.02424, with GLIP's token head, 2112.03857), after a pyramid and a dynamic head, in which maps and text may meet.
 
 Letters: B images, A anchors, L tokens, D width, T width of tokens, H W pixels.
 """
@@ -38,14 +38,14 @@ class DenseHeadConfig:
                     meet in the token head alone
     word_heads, word_mlp   of the layer among tokens after each meeting
     meeting_dropout, meeting_limit   in both; `meeting_limit` 0: values are not clamped
-    drop_block, drop_side   share of places, in squares of that side, that go in training from maps but the coarsest of the backbone,
-                    before the pyramid's last convolution (`DropBlock`)
+    drop_block, drop_side   fraction of positions, in squares of that side, that are dropped in training from all backbone maps
+                            but the coarsest, before the pyramid's last convolution (`DropBlock`)
     anchor          side of the square anchor of a place, in strides of its map
     token_scale     of the tokens before their projection (`TokenHead`)
     prior           probability that all logits start near
-    least           probability from which a phrase is found at a place
+    least           probability threshold for a phrase at a position
     candidates      of each map, at most, before boxes that overlap are dropped
-    overlap         from which the weaker one of two boxes of a phrase goes
+    overlap         IoU threshold of NMS among the boxes of a phrase
     most            boxes of a text, all phrases together
     """
 
@@ -99,7 +99,7 @@ class PaddedLastLevelP6P7(LastLevelP6P7):  # type: ignore[misc]
 
 
 class DenseHead(nn.Module):
-    """Maps and tokens to `DenseRegions`. They have met before, meet in the dynamic head, or meet in the token head alone."""
+    """Maps and tokens to `DenseRegions`. Both are fused before, in the dynamic head, or only in the token head."""
 
     def __init__(self, channels: Sequence[int], strides: Sequence[int], token_width: int, shape: DenseHeadConfig) -> None:
         super().__init__()
@@ -148,7 +148,7 @@ class DenseHead(nn.Module):
         )
 
     def met(self, maps: Sequence[Tensor], token_BLT: Tensor, mask_BL: Tensor) -> tuple[list[Tensor], Tensor]:
-        """Maps [B, D, H, W] of all strides and tokens as they are compared."""
+        """Maps [B, D, H, W] of all strides and tokens, as the token head compares them."""
         named = OrderedDict((str(level), map_BCHW) for level, map_BCHW in enumerate(maps))
         whole: list[Tensor] = list(self.pyramid(named).values())
         if not self.shape.meeting_width:

@@ -12,7 +12,7 @@ NAME = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
 
 
 def check_push(name: str) -> None:
-    """Raises ConfigError, before anything is made, where the name cannot be one's or nobody is logged in. Contacts no server."""
+    """Raises ConfigError, before anything is created, if the name is not valid or no account is logged in. Contacts no server."""
     from huggingface_hub import get_token
 
     if not NAME.fullmatch(name):

@@ -37,7 +37,8 @@ which the weaker one goes, as the package has it."""
 
 
 class CenterNet(RegionDetector):
-    """`Detector` of COCO's 80 classes, without relations. A picture is squeezed into the network's square."""
+    """`Detector` of COCO's 80 classes, without relations. Pictures are resized to the network's square input without keeping
+    their aspect."""
 
     def __init__(self, graph: TfjsGraph, name: str) -> None:
         self.graph, self.name = graph.eval(), name
