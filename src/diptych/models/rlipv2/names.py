@@ -32,7 +32,7 @@ _DECODER = (
     ("image.weights", "cross_attn.attention_weights"),
     ("image.value", "cross_attn.value_proj"),
     ("image.out", "cross_attn.output_proj"),
-    ("norm_1", "norm2"),  # behind self-attention, which the release numbers second
+    ("norm_1", "norm2"),  # after self-attention, which the release numbers second
     ("norm_2", "norm1"),
     ("norm_3", "norm3"),
     ("mlp_in", "linear1"),

@@ -119,7 +119,7 @@ def write_encoder_page(
 
 
 def group_table(results: Mapping[str, Result]) -> tuple[tuple[str, ...], list[tuple[str, ...]]] | None:
-    """Head and rows of a table: a row a group of test images, with its AUROC by each encoder. None where no result has groups."""
+    """Head and rows of a table: a row a group of test images, with its AUROC by each encoder. None if no result has groups."""
     names = list(dict.fromkeys(name for result in results.values() for name in result.metrics if name.startswith(GROUP)))
     if not names:
         return None
