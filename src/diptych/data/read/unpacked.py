@@ -53,7 +53,7 @@ def _unpacked_bytes(file: BinaryIO, limit: int) -> int:
 
 
 def _string_bytes(array: pa.Array) -> int:
-    """Bytes of all strings of an array, at whatever depth."""
+    """Total bytes of the strings of an array, at any nesting depth."""
     if pa.types.is_dictionary(array.type):
         lengths = pc.binary_length(array.dictionary).cast(pa.int64())
         return int(pc.sum(lengths.take(array.indices)).as_py() or 0)

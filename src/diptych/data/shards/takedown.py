@@ -97,7 +97,7 @@ def taken_down(folder: Path) -> TakenDown:
 def uids_where(pool: Pool, conditions: Sequence[str]) -> list[str]:
     """Uids of the samples that meet all conditions, each COLUMN=VALUE, such as "group=p0412" or "licence=unknown".
 
-    Raises ConfigError for a condition that is none, UnknownName for a column that the data lack.
+    Raises ConfigError for an invalid condition, UnknownName for a column that the data lack.
     """
     keep = set(pool.uids)
     for condition in conditions:
