@@ -1,4 +1,4 @@
-"""Rows of a table whose strings are UTF-8, which Parquet does not see to."""
+"""Rows of a table whose strings are valid UTF-8, which Parquet does not guarantee."""
 
 from __future__ import annotations
 

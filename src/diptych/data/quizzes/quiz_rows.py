@@ -1,4 +1,4 @@
-"""Rows of a file of questions, and the pictures that they mean."""
+"""Rows of a question file, and the pictures that they refer to."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Confinement of untrusted data: files outside of a folder are left out, whatever path a table gives."""
+"""Confinement of untrusted data: files outside of a folder are left out, regardless of the path in a table."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pairs before any image is there: Parquet tables of texts, and the addresses where their images are. What curation starts from.
+"""Pairs without downloaded images: Parquet tables of texts and image addresses, the input of curation.
 
 A row needs a text (column caption, text, alt or title; case-insensitive, so LAION's TEXT counts). It is known by its column "uid", else
 by a hash of address and text: the identity of a *pair*, so one image with two texts is two rows. A file that is damaged or lacks a

@@ -1,4 +1,4 @@
-"""Size of a Parquet table in memory, known before it takes that memory: a few bytes of a file may stand for gigabytes."""
+"""Size of a Parquet table in memory, computed before loading it: a few bytes of a file may expand to gigabytes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Take samples out of a data set for good: from the tars, the manifest and every table. A search index has its own `take_down`.
+"""Remove samples permanently from a data set: from the tars, the manifest and every table. A search index has its own `take_down`.
 
     OUT/takedown.json           what a takedown that has not ended is to take out; the next call goes on with it
     OUT/taken_down.parquet      uid, sha256 and reason of everything that was taken down: it is not taken in again

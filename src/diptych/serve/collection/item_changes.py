@@ -1,4 +1,4 @@
-"""Changes that a service makes to items: what a request asks for, and what it means for an item as it is now."""
+"""Changes that a service makes to items: the requested change, and its effect on the current item."""
 
 from __future__ import annotations
 

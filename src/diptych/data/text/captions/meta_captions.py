@@ -1,4 +1,4 @@
-"""Captions of pictures from above from what is known beside them: class, country, month, UTM zone, and where in the picture it lies.
+"""Captions of overhead pictures from their metadata: class, country, month, UTM zone, and the position in the picture.
 
 After the meta captions of RS5M (Zhang et al., 2024, 2306.11300), whose templates were not released: these are ours.
 """
