@@ -1,4 +1,4 @@
-"""Random generators keyed by purpose, so that any sample of any epoch can be drawn again on any worker."""
+"""Random generators keyed by purpose, so that any sample of any epoch can be reproduced on any worker."""
 
 from __future__ import annotations
 

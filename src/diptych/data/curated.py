@@ -1,4 +1,4 @@
-"""A curated data set: what `diptych curate` left of its source. No image is copied; it is the source without the rows that left.
+"""A curated data set: the rows of its source that `diptych curate` kept. No image is copied.
 
 The folder names its source, and holds who was removed and the columns that steps made (`data.columns`). Opened again, the columns
 that name a text ("balanced_text", "repaired_text", "masked_texts") stand instead of the texts of the source, those of `text_variants`
