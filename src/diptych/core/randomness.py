@@ -28,7 +28,7 @@ def keyed_rng(*key: int | str) -> np.random.Generator:
     True
     """
     digest = hashlib.blake2b("\x1f".join(map(str, key)).encode(), digest_size=16).digest()
-    return np.random.Generator(np.random.Philox(_Key(digest)))
+    return np.random.Generator(np.random.Philox(_Key(digest)))  # type: ignore[arg-type]  # numpy documents ISeedSequence, and types less
 
 
 def keyed_seed(*key: int | str) -> int:
