@@ -1,6 +1,6 @@
 """Reward hacking, looked for: a language model tuned on a metric of its texts, with a KL penalty and without, beside controls.
 
-    python benchmarks/reward_hacking.py [--reward meteor+length:20] [--steps 60] [--lr 1e-3] [--rows 240] [--seed 0]
+    python benchmarks/reward_hacking.py [--reward meteor+length:20] [--steps 12] [--lr 1e-3] [--rows 240] [--seed 0]
 
 A small language model writes sentences about the phrases of a scene. Arms: the model as it is; the best of eight of its samples by the
 reward; trained for longer on the references; PPO with a KL penalty; PPO without; PPO without, rewarded for length alone. Answers to prompts
@@ -73,7 +73,7 @@ def row(name: str, task: TextGeneration, records: pa.Table, kl: float | None) ->
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--reward", default="meteor+length:20")
-    parser.add_argument("--steps", type=int, default=60, help="of every arm that learns")
+    parser.add_argument("--steps", type=int, default=12, help="of every arm that learns")
     parser.add_argument("--lr", type=float, default=1e-3)
     parser.add_argument("--rows", type=int, default=240, help="scenes to learn from; sixty others are answered")
     parser.add_argument("--seed", type=int, default=0)
