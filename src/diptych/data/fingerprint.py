@@ -30,8 +30,8 @@ def content_fingerprint(
         part = metadata.chosen(order[start : start + BLOCK], "")
         hashes = part.column("sha256") if "sha256" in part.columns else [None] * len(part)
         each = zip(part.row_array.tolist(), part.column("uid"), part.column("group"), hashes, strict=True)
-        for base, uid, group, known in each:
-            image = known or images.identity(base)
+        for base, uid, group, sha256 in each:
+            image = sha256 or images.identity(base)
             given: list[Any] = [{"media": parts}] if media and (parts := media.identity(base)) else []
             given += [relations.row(base)] if relations else []
             digest.update(json.dumps([uid, group, image, texts.fields_of(base), *given]).encode())
