@@ -18,7 +18,7 @@ from diptych.worlds.chests.drawing import PATHOLOGIES, ZONES
 from diptych.worlds.chests.world import HELD_OUT, ChestWorld
 from diptych.worlds.rendered import RenderedDataset, rows_of
 
-TESTED, MAPPED, SIDE = 1500, 300, 16
+TESTED, MAPPED, SIDE = 500, 100, 16
 Floats = npt.NDArray[np.floating[Any]]
 
 
