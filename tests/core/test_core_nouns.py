@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import math
+import pickle
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -63,6 +66,14 @@ def test_keyed_randomness_depends_on_the_key_alone(key: list[int | str]) -> None
     assert keyed_rng(*key).integers(2**60) == keyed_rng(*key).integers(2**60)
     assert keyed_seed(*key) == keyed_seed(*key) < 2**63
     assert keyed_rng(*key, "x").integers(2**60) != keyed_rng(*key, "y").integers(2**60)
+
+
+def test_keyed_draws_are_those_of_philox_with_the_digest_as_its_key() -> None:
+    digest = hashlib.blake2b(b"1\x1f2\x1fcat", digest_size=16).digest()
+    plain = np.random.Generator(np.random.Philox(key=int.from_bytes(digest, "little")))
+    ours = keyed_rng(1, 2, "cat")
+    assert ours.integers(2**60, size=5).tolist() == plain.integers(2**60, size=5).tolist()
+    assert pickle.loads(pickle.dumps(ours)).normal() == plain.normal()
 
 
 def test_keyed_randomness_is_the_same_in_another_process() -> None:

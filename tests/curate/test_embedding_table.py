@@ -120,6 +120,61 @@ def test_a_kill_loses_at_most_a_part(tmp_path: Path, kill: KillAt) -> None:
     assert 6 < at < 99
 
 
+def files(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir()) if path.is_file()}
+
+
+def mixed_pool() -> Pool:
+    """Pictures that cannot be read stand between the others, so that a cut that is made anew would move."""
+    bad = [Sample(f"u{n:03}-bad", BytesImage(f"nothing {n}".encode(), "bad.png")) for n in (2, 9, 20)]
+    return Pool.from_samples([*bad, *map(pool().__getitem__, range(40))])
+
+
+@pytest.mark.usefixtures("small_parts")
+@pytest.mark.parametrize("before", [[], [0], [3, 1], [5, 4, 3, 2, 1]])
+def test_parts_are_the_same_files_in_any_order_and_after_a_kill(before: list[int], tmp_path: Path) -> None:
+    whole = EmbeddingTable(tmp_path / "whole", Means())
+    assert whole.fill(mixed_pool())[0] == 40
+    table, data = EmbeddingTable(tmp_path / "parts", Means()), mixed_pool()
+    plan = table.plan(data)
+    assert plan.left == tuple(range(6)), "43 pictures by eights"
+    for number in before:
+        table.write(data, number, *plan.part(number))
+    again = EmbeddingTable(tmp_path / "parts", Means())
+    assert again.fill(data)[0] == 40 - sum(len(np.load(again.folder / f"part-{n:05d}.npy")) for n in before)
+    assert files(again.folder) == files(whole.folder)
+    again.fill(data)
+    assert files(again.folder) == files(whole.folder), "unreadable pictures alone make no part"
+
+
+@pytest.mark.usefixtures("small_parts")
+def test_a_plan_of_other_data_is_not_gone_on_with(tmp_path: Path) -> None:
+    data, few = pool(), pool().select(list(range(12)))
+    table = EmbeddingTable(tmp_path, Means())
+    with pytest.raises(DataError, match=r"filling\.json: is missing or of other data"):
+        table.plan(data, begin=False)
+    plan = table.plan(few)
+    table.write(few, 1, *plan.part(1))
+    with pytest.raises(DataError, match=r"filling\.json: is missing or of other data"):
+        EmbeddingTable(tmp_path, Means()).plan(data, begin=False)
+    assert table.fill(data)[0] == 41 - 4
+    np.testing.assert_array_equal(table.read(few).vector_ND, Means().embed_images([BytesImage(png(n)) for n in range(12)]))
+    begun = table.plan(pool().select([]))
+    assert begun.left == ()
+    assert "filling.json" not in files(table.folder)
+
+
+@pytest.mark.usefixtures("small_parts")
+def test_a_takedown_ends_a_plan(tmp_path: Path) -> None:
+    data, table = pool().select(list(range(24))), EmbeddingTable(tmp_path, Means())
+    plan = table.plan(data)
+    table.write(data, 1, *plan.part(1))
+    take_down_embeddings(tmp_path, ["u010"])  # the rest of part 1 becomes part 2, which is not that of the plan
+    left = data.exclude(["u010"])
+    assert table.fill(data.select([*range(10), *range(11, 24)]))[0] == 16
+    assert len(table.read(left).uids) == 23
+
+
 @pytest.mark.usefixtures("small_parts")
 def test_built_data_are_not_read_for_their_hashes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     build(pool().select(list(range(20))), tmp_path / "built", shard_samples=7)
@@ -187,7 +242,7 @@ def test_the_index_is_built_from_the_table(tmp_path: Path) -> None:
 
 def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     build(pool(), tmp_path / "built")
-    monkeypatch.setattr("diptych.curate.engine.embedding.open_embedder", lambda address: Means())
+    monkeypatch.setattr("diptych.curate.engine.embedding_workers.open_embedder", lambda address: Means())
     for expected in (41, 0):
         assert main(["embed", "model", str(tmp_path / "built"), str(tmp_path / "e"), "--json"]) == 0
         assert json.loads(capsys.readouterr().out)["computed"] == expected

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import diptych as dp
 from diptych.core.errors import DataError, UnknownName
 from diptych.core.image import ArrayImage, BytesImage
 from diptych.core.sample import Sample, Text
@@ -194,3 +195,22 @@ def test_a_column_changes_the_fingerprint_only_where_it_belongs_to_it() -> None:
         == pool.with_columns({"split": ["x"] * 12}).fingerprint
     )
     assert pool.with_columns({"group": ["x"] * 12}).fingerprint not in ("", pool.fingerprint)
+
+
+def test_equal_rows_of_one_pool_are_hashed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    hashed: list[int] = []
+    plain = Pool.content_fingerprint
+
+    def counted(pool: Pool, **options: bool) -> str:
+        hashed.append(len(pool))
+        return plain(pool, **options)
+
+    monkeypatch.setattr(Pool, "content_fingerprint", counted)
+    pool = Pool.from_samples(samples())
+    first = pool.select([1, 2, 3]).fingerprint
+    assert pool.select([1, 2, 3]).named("other").fingerprint == pool.select(range(6))[1:4].fingerprint == first
+    assert hashed == [3]
+    assert len({first, pool.select([1, 2, 4]).fingerprint, pool.in_language("xx").select([1, 2, 3]).fingerprint}) == 3
+    assert pool.with_columns({"group": ["x"] * 12}).select([1, 2, 3]).fingerprint != first
+    dp.read(pool)
+    assert hashed == [3] * 4, "reading a pool hashes nothing"

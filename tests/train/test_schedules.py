@@ -17,10 +17,13 @@ from diptych.core.contracts import Optimiser
 from diptych.recipes.adaptation.coop import CoOp
 from diptych.recipes.adaptation.denseclip import DenseCLIP
 from diptych.recipes.adaptation.denseclip_boxes import DenseCLIPBoxes
+from diptych.recipes.alignment.stic import STIC
 from diptych.recipes.bridges.artgpt4 import ArtGPT4
 from diptych.recipes.bridges.instructblip import InstructBLIP
+from diptych.recipes.bridges.llava import LLaVA
 from diptych.recipes.bridges.mblip import MBLIP
 from diptych.recipes.bridges.minigpt4 import MiniGPT4
+from diptych.recipes.bridges.pllava import PLLaVA
 from diptych.recipes.contrastive.concept_texts import ConceptTexts
 from diptych.recipes.contrastive.laclip import LaCLIP
 from diptych.recipes.contrastive.lexlip import LexLIP
@@ -68,6 +71,37 @@ def scheduled_by(make: Any) -> list[float]:
         optimiser.step()
         scheduler.step()
     return found
+
+
+@pytest.mark.parametrize(("steps", "share"), [(750, 0.03), (157, 0.03), (2181, 0.03), (2672, 0.05)])
+def test_a_warm_up_rounded_up_is_that_of_transformers(steps: int, share: float) -> None:
+    """The steps of the first stages of STIC and LLaVA, of STIC's second and of RLAIF-V; two of them differ from the nearest number."""
+    optimiser = torch.optim.AdamW([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    arguments = transformers.TrainingArguments(output_dir="unused", warmup_steps=share, use_cpu=True)
+    scheduler = transformers.get_cosine_schedule_with_warmup(optimiser, arguments.get_warmup_steps(steps), steps)
+    theirs = []
+    for _ in range(steps):
+        theirs.append(optimiser.param_groups[0]["lr"])
+        optimiser.step()
+        scheduler.step()
+    spec = Optimiser(lr=1.0, warmup=share, warmup_from=0.0, warmup_rounds="up")
+    np.testing.assert_allclose(rates(spec, steps), theirs, atol=1e-12)
+    assert STIC.paper().optimiser().warmup_rounds == LLaVA.paper().optimiser().warmup_rounds == "up"
+
+
+def test_pllavas_is_cut_off_below() -> None:
+    """`get_cosine_schedule_with_warmup` of PLLaVA at 6f49fd2: what is below a quarter is a quarter, in the warm-up too."""
+
+    def share(step: int) -> float:
+        if step < WARM:
+            return max(0.25, step / WARM)
+        return max(0.25, 0.5 * (1 + math.cos(math.pi * (step - WARM) / (STEPS - WARM))))
+
+    spec = over_small(PLLaVA.paper().optimiser())
+    np.testing.assert_allclose(np.array(rates(spec)) / spec.lr, [share(step) for step in range(STEPS)], atol=1e-12)
+    optimiser = torch.optim.AdamW([{"params": [torch.nn.Parameter(torch.zeros(1))], "scale": 0.5, "length": 1}], lr=1.0)
+    assert schedule(optimiser, spec, 0, STEPS) == pytest.approx(0.25 * spec.lr)
+    assert optimiser.param_groups[0]["lr"] == pytest.approx(0.125 * spec.lr)
 
 
 def test_mblips_and_lexlips_are_those_of_transformers() -> None:

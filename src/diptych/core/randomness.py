@@ -4,9 +4,21 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from numpy.random.bit_generator import ISeedSequence
+
+
+class _Key(ISeedSequence):
+    """Hands a digest to Philox as its key. `Philox(key=...)` does the same, but asks the system for entropy first, which it drops."""
+
+    def __init__(self, digest: bytes) -> None:
+        self.digest = digest
+
+    def generate_state(self, n_words: int, dtype: npt.DTypeLike = np.uint32) -> npt.NDArray[Any]:
+        return np.frombuffer(self.digest, "<u8")
 
 
 def keyed_rng(*key: int | str) -> np.random.Generator:
@@ -16,7 +28,7 @@ def keyed_rng(*key: int | str) -> np.random.Generator:
     True
     """
     digest = hashlib.blake2b("\x1f".join(map(str, key)).encode(), digest_size=16).digest()
-    return np.random.Generator(np.random.Philox(key=int.from_bytes(digest, "little")))
+    return np.random.Generator(np.random.Philox(_Key(digest)))
 
 
 def keyed_seed(*key: int | str) -> int:

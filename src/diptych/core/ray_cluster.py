@@ -21,7 +21,7 @@ def join_cluster(needed_for: str, *, cpus: int | None = None) -> Any:
         here: dict[str, Any] = {}
         if not os.environ.get("RAY_ADDRESS"):
             here = {"num_cpus": cpus or usable_cores(), "include_dashboard": False}
-        ray.init(log_to_driver=False, **here)
+        ray.init(log_to_driver=False, logging_level="ERROR", **here)
     return ray
 
 

@@ -81,6 +81,7 @@ class Pool:
         self._regions, self._relations = regions, relations
         self._relabelled = False  # the relations are not those that came with the data, so they are part of the fingerprint
         self._fingerprint = fingerprint
+        self._fingerprints: dict[str, str] = {}  # of rows, by their hash; shared by selections of the same columns
         self._uids: Sequence[str] | None = None
         self._groups: Sequence[str] | None = None
 
@@ -257,7 +258,7 @@ class Pool:
 
     def select(self, rows: Sequence[int] | npt.NDArray[Any]) -> Pool:
         """Pool of these rows, in this order. Only row numbers are copied."""
-        return self._but(metadata=self._metadata.chosen(rows, self.name), origin=self._origin)
+        return self._but(metadata=self._metadata.chosen(rows, self.name), origin=self._origin, fingerprints=self._fingerprints)
 
     @property
     def split_names(self) -> list[str]:
@@ -327,7 +328,9 @@ class Pool:
 
     def named(self, name: str, *, fingerprint: str = "") -> Pool:
         """The same rows under another name; `fingerprint` where it is known to be that of another form of the same data."""
-        return self._but(name=name, fingerprint=fingerprint or self._fingerprint, origin=self._origin)
+        return self._but(
+            name=name, fingerprint=fingerprint or self._fingerprint, fingerprints=self._fingerprints, origin=self._origin
+        )
 
     def in_language(self, language: str) -> Pool:
         """The same rows with only the texts of this language or of an unknown one; "" keeps all. Many languages cost time."""
@@ -378,7 +381,7 @@ class Pool:
         made = copy(self)
         made.name = self.name if name is None else name
         made.quarantine, made.notes = list(self.quarantine), list(self.notes)
-        for part, value in {"fingerprint": "", "origin": "", "uids": None, "groups": None, **changes}.items():
+        for part, value in {"fingerprint": "", "fingerprints": {}, "origin": "", "uids": None, "groups": None, **changes}.items():
             setattr(made, f"_{part}", value)
         return made
 
@@ -411,11 +414,15 @@ class Pool:
     def fingerprint(self) -> str:
         """Sixteen hex digits over every uid, its texts, group, image and media (sha256 where known, else size), in whatever order; and
         over the relations where a table gave them."""
-        if not self._fingerprint and self._origin:  # by the whole and the rows, which is all that differs
-            rows = hashlib.sha256(np.ascontiguousarray(self._metadata.row_array, np.int64).data).hexdigest()
-            self._fingerprint = config_hash(["rows of", self._origin, rows])
         if not self._fingerprint:
-            self._fingerprint = self.content_fingerprint(relations=self._relabelled)
+            rows = hashlib.sha256(np.ascontiguousarray(self._metadata.row_array, np.int64).data).hexdigest()
+            if rows not in self._fingerprints:  # of mapped columns by the whole and the rows, which is all that differs
+                self._fingerprints[rows] = (
+                    config_hash(["rows of", self._origin, rows])
+                    if self._origin
+                    else self.content_fingerprint(relations=self._relabelled)
+                )
+            self._fingerprint = self._fingerprints[rows]
         return self._fingerprint
 
     def content_fingerprint(self, *, relations: bool = False) -> str:

@@ -6,8 +6,11 @@
 
 A picture is found by its content, so that a subset, another curation or a copy of the data reads the same rows, and a picture that has
 changed is embedded again. Built data know the hash; other pictures are read for it, and not decoded. A part is there whole or not at
-all: the Parquet file is written last. A killed call loses at most one part. Pictures that cannot be decoded are no rows, and are tried
-again by each call.
+all: the Parquet file is written last. A killed call loses at most one part of each process. Pictures that cannot be decoded are no rows,
+and are tried again by each call.
+
+The cut into parts is fixed when a call begins, in `filling.json`, which lies in the folder until the call has ended: whoever writes a part,
+and in whatever order, before a kill or after it, embeds the same batches into the same files.
 
 Letters: N rows, D width.
 """
@@ -18,6 +21,7 @@ import hashlib
 import io
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,6 +42,7 @@ from diptych.data.columns import read_parquet, write_parquet
 from diptych.index.embed import image_blocks
 
 MARK, FORMAT, PART_ROWS = "embeddings.json", 1, 2_048
+BEGUN = "filling.json"
 PART = re.compile(r"part-(\d{5,})\.parquet")
 ROWS = pa.schema([("uid", pa.string()), ("content", pa.string())])
 Ints = npt.NDArray[np.int64]
@@ -57,6 +62,27 @@ class EmbeddedPool:
     vector_ND: Unit
     unreadable: dict[str, str]
     computed: int
+
+
+@dataclass(frozen=True, slots=True)
+class FillPlan:
+    """Pictures that a table lacks, cut into parts of PART_ROWS.
+
+    first     number of the first part
+    rows      rows of the data, in order of uid
+    contents  hash of each row's picture; "" where it cannot be read
+    left      numbers of the parts that are not there yet
+    """
+
+    first: int
+    rows: tuple[int, ...]
+    contents: tuple[str, ...]
+    left: tuple[int, ...]
+
+    def part(self, number: int) -> tuple[tuple[int, ...], tuple[str, ...]]:
+        """Rows and contents of a part."""
+        start = (number - self.first) * PART_ROWS
+        return self.rows[start : start + PART_ROWS], self.contents[start : start + PART_ROWS]
 
 
 def image_digest(image: ImageSource) -> str:
@@ -134,24 +160,58 @@ class EmbeddingTable:
 
         Raises RunError while another process fills it.
         """
-        contents = content_hashes(data) if contents is None else contents
-        self.folder.mkdir(parents=True, exist_ok=True)
         computed, unreadable = 0, dict[str, str]()
-        with exclusive(self.folder, ".filling", f"{self.folder} is being filled"):
-            self.reload()
-            stored = set(self._content.to_pylist()) if len(self) else set()
-            first: dict[str, int] = {}
-            for row in sorted(range(len(data)), key=data.uids.__getitem__):
-                if contents[row] not in stored and (contents[row] or data[row].image is not None):
-                    first.setdefault(contents[row] or f"unreadable {row}", row)
-            missing = list(first.values())
-            number = max(part_numbers(self.folder), default=-1) + 1
-            for start in with_bar(range(0, len(missing), PART_ROWS), -(-len(missing) // PART_ROWS), "embedding", least=2):
-                rows = missing[start : start + PART_ROWS]
-                computed += self._write_part(number, data, rows, [contents[row] for row in rows], unreadable)
-                number += 1
-            self.reload()
+        with self.filling():
+            plan = self.plan(data, contents)
+            for number in with_bar(plan.left, len(plan.left), "embedding", least=2):
+                count, wrong = self.write(data, number, *plan.part(number))
+                computed, unreadable = computed + count, unreadable | wrong
+            self.end()
         return computed, unreadable
+
+    def filling(self) -> AbstractContextManager[None]:
+        """Context in which no other process fills the table. Raises RunError while one does."""
+        return exclusive(self.folder, ".filling", f"{self.folder} is being filled")
+
+    def plan(self, data: Dataset, contents: Sequence[str] | None = None, *, begin: bool = True) -> FillPlan:
+        """The parts that are to be written for a pool: those of a call that was cut short, else new ones.
+
+        begin  False for a process that helps another, which has begun. Raises DataError where that one has other data
+        """
+        contents = content_hashes(data) if contents is None else contents
+        self.reload()
+        path = self.folder / BEGUN
+        if begun := _read_begun(path):
+            plan = self._plan(data, contents, begun["first"])
+            if begun["digest"] == _plan_digest(data, plan):
+                return plan
+        plan = self._plan(data, contents, max(part_numbers(self.folder), default=-1) + 1)
+        if plan.left and not begin:
+            raise DataError(
+                "is missing or of other data", file=path, expected=f"the same '{data.name}' and folder in every process"
+            )
+        if plan.left:
+            write_json(path, {"first": plan.first, "digest": _plan_digest(data, plan)})
+        return plan
+
+    def _plan(self, data: Dataset, contents: Sequence[str], number: int) -> FillPlan:
+        before = sum(stored < number for _, stored in self._starts)
+        end = self._starts[before][0] if before < len(self._starts) else len(self)
+        stored = set(self._content.slice(0, end).to_pylist())
+        first: dict[str, int] = {}
+        for row in sorted(range(len(data)), key=data.uids.__getitem__):
+            if contents[row] not in stored and (contents[row] or data[row].image is not None):
+                first.setdefault(contents[row] or f"unreadable {row}", row)
+        rows = tuple(first.values())
+        there = {stored for _, stored in self._starts}
+        left = tuple(n for n in range(number, number + -(-len(rows) // PART_ROWS)) if n not in there)
+        return FillPlan(number, rows, tuple(contents[row] for row in rows), left)
+
+    def end(self) -> None:
+        """After the last part of a plan: its file goes, and the table has its rows."""
+        if (self.folder / BEGUN).exists():
+            (self.folder / BEGUN).unlink()
+        self.reload()
 
     def read(self, data: Dataset) -> EmbeddedPool:
         """Embeddings of a pool, computed where the table lacks them."""
@@ -168,24 +228,25 @@ class EmbeddingTable:
         uids = tuple(data.uids[row] for row, position in zip(order, position_N.tolist(), strict=True) if position >= 0)
         return EmbeddedPool(uids, self.vectors(position_N[position_N >= 0]), wrong, computed)
 
-    def _write_part(
-        self, number: int, data: Dataset, rows: Sequence[int], contents: Sequence[str], unreadable: dict[str, str]
-    ) -> int:
+    def write(self, data: Dataset, number: int, rows: Sequence[int], contents: Sequence[str]) -> tuple[int, dict[str, str]]:
+        """Embed the pictures of some rows into the part of that number; returns how many there are, and reasons of the unreadable ones
+        by uid. A part without any has no file."""
         content_of = {data.uids[row]: content for row, content in zip(rows, contents, strict=True)}
         uids: list[str] = []
         vectors: list[Unit] = []
+        unreadable: dict[str, str] = {}
         for block in image_blocks(self.model, data.select(rows)):
             uids += [sample.uid for sample in block.samples]
             vectors += [block.vectors_ND] if block.samples else []
             unreadable |= {one.uid: one.reason for one in block.unreadable}
         if not uids:
-            return 0
+            return 0, unreadable
         vector_ND = np.ascontiguousarray(np.concatenate(vectors), np.float32)
         if not (self.folder / MARK).is_file():
             facts = {"name": self.model.name, "fingerprint": self.model.fingerprint}
             write_json(self.folder / MARK, {"format": FORMAT, "model": facts, "view": "image", "width": vector_ND.shape[1]})
         write_part(self.folder, number, pa.table([uids, [content_of[uid] for uid in uids]], schema=ROWS), vector_ND)
-        return len(uids)
+        return len(uids), unreadable
 
     def _mapped(self, number: int, rows: int) -> Unit:
         return mapped_vectors(self._path(number, "npy"), rows)
@@ -256,6 +317,7 @@ def take_down_embeddings(folder: Path, uids: Iterable[str], hashes: Iterable[str
     removed = 0
     for mark in sorted(folder.glob(f"*/{MARK}")):
         with exclusive(mark.parent, ".filling", f"{mark.parent} is being filled"):
+            (mark.parent / BEGUN).unlink(missing_ok=True)  # parts get new numbers
             removed += sum(_rewritten_parts(mark.parent, set(uids), set(hashes)))
     return removed
 
@@ -277,6 +339,22 @@ def _rewritten_parts(folder: Path, uids: set[str], hashes: set[str]) -> Iterator
         path.unlink()
         path.with_suffix(".npy").unlink(missing_ok=True)
         yield int(gone.sum())
+
+
+def _plan_digest(data: Dataset, plan: FillPlan) -> str:
+    digest = hashlib.sha256(f"{PART_ROWS}\n".encode())
+    for row, content in zip(plan.rows, plan.contents, strict=True):
+        digest.update(f"{data.uids[row]} {content}\n".encode())
+    return digest.hexdigest()
+
+
+def _read_begun(path: Path) -> dict[str, Any] | None:
+    """What `plan` wrote when a call began; None where there is nothing of the kind."""
+    try:
+        begun = read_object(path)
+    except ValueError:
+        return None
+    return begun if isinstance(begun.get("first"), int) and isinstance(begun.get("digest"), str) else None
 
 
 def _short(text: str) -> str:

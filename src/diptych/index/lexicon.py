@@ -20,6 +20,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import ClassVar
 
@@ -28,6 +29,7 @@ import numpy as np
 from diptych.core.disk.paths import read_file
 from diptych.core.errors import ConfigError, DataError, RunError
 from diptych.index.engine.store import SparseVector
+from diptych.index.spelling import without_accents
 
 FILE = "words.txt"
 SPACELESS = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff"  # kana and Han: no spaces between words, so that a sign is a word
@@ -87,6 +89,8 @@ class TermVocabulary:
 
     def __init__(self, folder: Path) -> None:
         self._file = folder / FILE
+        self._by_plain: dict[str, list[str]] = {}
+        self._read = 0  # terms that are in `_by_plain`
 
     @cached_property
     def _number_of(self) -> dict[str, int]:
@@ -119,6 +123,13 @@ class TermVocabulary:
     def terms(self) -> list[str]:
         """Terms in the order of their numbers."""
         return list(self._number_of)
+
+    def accent_variants(self, term: str) -> list[str]:
+        """Terms that are spelled as this one but for accents, on either side: "forêt" and "foret". The first call reads every term."""
+        for one in islice(self._number_of, self._read, None):
+            self._by_plain.setdefault(without_accents(one), []).append(one)
+        self._read = len(self)
+        return self._by_plain.get(without_accents(term), [])
 
     def learn(self, terms: Iterable[str]) -> None:
         """Give numbers to the terms that have none. They are on disk when this returns."""

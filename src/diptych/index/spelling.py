@@ -29,15 +29,20 @@ def nearest_word(word: str, terms: Iterable[str]) -> str | None:
     >>> nearest_word("strawbery", ["straw", "strawberry"]), nearest_word("cafe", ["café"]), nearest_word("zebra", ["apple"])
     ('strawberry', 'café', None)
     """
-    plain = _without_accents(word)
+    plain = without_accents(word)
     term_by_plain: dict[str, str] = {}
     for term in terms:
-        spelled = _without_accents(term)
+        spelled = without_accents(term)
         if spelled[:1] == plain[:1]:
             term_by_plain.setdefault(spelled, term)
     near = difflib.get_close_matches(plain, list(term_by_plain), n=1, cutoff=LIKENESS)
     return term_by_plain[near[0]] if near else None
 
 
-def _without_accents(word: str) -> str:
+def without_accents(word: str) -> str:
+    """A word with its base letters alone.
+
+    >>> without_accents("forêt"), without_accents("bücher")
+    ('foret', 'bucher')
+    """
     return "".join(letter for letter in unicodedata.normalize("NFD", word) if not unicodedata.combining(letter))

@@ -13,6 +13,7 @@ Every function is the identity, or a plain copy, outside `torch.distributed` and
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import torch
@@ -71,6 +72,18 @@ def all_gather(x: Tensor, process_group: Group = None) -> Tensor:
     gathered = x.new_empty((count, *x.shape))
     dist.all_gather(list(gathered.unbind(0)), x, group=process_group)
     return gathered
+
+
+def all_gather_json(value: Any, device: torch.device | str = "cpu", process_group: Group = None) -> list[Any]:
+    """A value of each process that JSON can hold, such as texts, in rank order. Tuples arrive as lists. Raises TypeError for others.
+
+    device  of the bytes on their way: one that the group's backend takes
+    """
+    own = json.dumps(value).encode()
+    sizes = all_gather(torch.tensor([len(own)], device=device), process_group).flatten().tolist()
+    padded = torch.zeros(max(sizes), dtype=torch.uint8, device=device)
+    padded[: len(own)] = torch.frombuffer(bytearray(own), dtype=torch.uint8).to(device)
+    return [json.loads(bytes(part[:size].tolist())) for part, size in zip(all_gather(padded, process_group), sizes, strict=True)]
 
 
 def check_equal_rows(process_group: Group, **tensors: Tensor) -> None:

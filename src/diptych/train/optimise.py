@@ -94,12 +94,15 @@ def learning_rate(spec: Optimiser, step: float, steps: int) -> float:
     """The rate of step `step` (from 0) of `steps`: linear warm-up from lr / warmup, then the schedule: cosine and
     linear (to the power `power`) go down to lr * final_lr, step to a tenth at once, or several times, decay by a factor after each period.
     One_cycle has its own (`one_cycle`). Of a `part` of a schedule these are the steps."""
+    if spec.floor == "cut":
+        return max(spec.lr * spec.final_lr, learning_rate(replace(spec, floor="share", final_lr=0.0), step, steps))
     if step < spec.late and spec.late_peak:
         return spec.lr
     begin, end = spec.part
     whole = steps / (end - begin)
     step, steps = max(0, step - spec.late) + round(begin * whole), round(whole)
-    warmup = round(spec.warmup) if spec.warmup >= 1 else round(spec.warmup * steps)
+    whole_steps = math.ceil if spec.warmup_rounds == "up" else round
+    warmup = round(spec.warmup) if spec.warmup >= 1 else whole_steps(spec.warmup * steps)
     rising = step < warmup and not (spec.rises == "first" and step * spec.periods / steps + 1e-9 >= 1)
     if spec.schedule == "one_cycle":
         return one_cycle(
@@ -163,7 +166,7 @@ def schedule(optimiser: torch.optim.Optimizer, spec: Optimiser, step: int, steps
             continue
         whole = round(steps * group["length"])
         own = rate if whole == steps else learning_rate(spec, step, whole)
-        group["lr"] = own * group["scale"] if spec.floor == "share" else rate_above_floor(spec, step, whole, group["scale"])
+        group["lr"] = rate_above_floor(spec, step, whole, group["scale"]) if spec.floor == "rate" else own * group["scale"]
     for group in optimiser.param_groups if spec.decay_drops else ():
         if group["weight_decay"]:
             group["weight_decay"] = weight_decay(spec, step, steps)

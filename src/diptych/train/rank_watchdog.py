@@ -95,7 +95,7 @@ class RankWatchdog:
         self._handled = True
         try:
             if isinstance(error, Exception) and is_collective_error(error):
-                if (lost := self._explain()) is not None:
+                if (lost := self.lost_ranks()) is not None:
                     raise lost from error
             elif isinstance(error, Exception):
                 self._publish("failed", f"{self._name(self.world.rank)}: {type(error).__name__}: {error}")
@@ -145,8 +145,10 @@ class RankWatchdog:
 
     # ---------------------------------------------------------------- the main thread, after a collective broke
 
-    def _explain(self) -> RankLost | None:
-        """Error that names the lost ranks, or None when all are there."""
+    def lost_ranks(self) -> RankLost | None:
+        """Error that names the lost ranks, or None when all are there; takes MISSED_BEATS heartbeats."""
+        if self._thread is None:
+            return None
         others = [rank for rank in range(self.world.size) if rank != self.world.rank]
         try:
             before = [self._store.get(str(rank)) for rank in others]

@@ -42,7 +42,7 @@ def open_data(source: Any, **columns: Any) -> Any:
 
 
 def _is_data_set(source: Any) -> bool:
-    return all(hasattr(source, name) for name in ("fingerprint", "uids", "groups", "select"))
+    return isinstance(source, Pool) or all(hasattr(source, name) for name in ("fingerprint", "uids", "groups", "select"))
 
 
 def _is_data(source: Any) -> bool:

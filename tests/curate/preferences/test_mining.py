@@ -127,6 +127,38 @@ def test_a_language_model_is_asked_for_facts_and_then_for_questions() -> None:
     assert len(cut.split(" ")) == 60
 
 
+WRITTEN = [
+    ("### Facts:\n- It is red.\n- It is big.", "- Is it red?\n- Is it big?"),
+    ("- It is red.\n- It is big.\n- It is a cup.", "- Is it red?\n- Is it big?"),
+    ("- It is red.\n- It is red.", "- Is it red?\n- Is it red?"),
+    ("- It is red.\n \n- It is big.", "- Is it red?\n- Is it?\n- Is it big?"),
+    ("- It is red.", "- Is it red?\n- Is it big?"),
+    ("", "- Is it red?"),
+    ("It is red.", "Is it red?"),
+]
+"""Lists of facts and of questions; `get_pair_data` of RLAIF-V at 83d917b makes pairs of the first, the fifth and the last alone."""
+
+
+class Recited(Listing):
+    """Writes the lists of `WRITTEN` in their order."""
+
+    at_once = len(WRITTEN)
+
+    def write(self, requests: Any) -> list[Reply]:
+        turned = "Declarative" in requests[0].prompt
+        return [Reply(lists[turned]) for lists in WRITTEN]
+
+
+def test_answers_whose_facts_have_no_question_each_take_no_part_as_released(parity: Any) -> None:
+    splitter = WrittenSplitter(Recited(), first_character=True, one_to_one=True)
+    counts = [len(found) for found in splitter([("What is it?", "A cup.")] * len(WRITTEN))]
+    against = "get_facts and get_pair_data of RLAIF-V at 83d917b"
+    pairs = [(np.array(counts), np.array([2, 0, 0, 0, 1, 0, 1]))]
+    parity("rlaif_v", "statements of answers that take part", against, pairs, tolerance=0)
+    plain = WrittenSplitter(Recited(), first_character=True)([("What is it?", "A cup.")] * len(WRITTEN))
+    assert [len(found) for found in plain] == [2, 2, 2, 2, 1, 0, 1]
+
+
 class Sure:
     """Gives each of yes, Yes, no, No the same four probabilities for every question."""
 

@@ -17,7 +17,7 @@ from diptych.core.randomness import keyed_rng
 from diptych.data.load.stream import batches
 from diptych.models.slots.iodine import Iodine
 from diptych.models.slots.masked_autoencoder import MaskedAutoencoder, hidden_patch_error
-from diptych.models.slots.object_network import ObjectNetwork, ObjectShape, SlateShape, SlotShape
+from diptych.models.slots.object_network import ObjectNetwork, ObjectShape, SlateShape, SlotShape, VectorShape
 from diptych.models.slots.pooling import slot_pooling, small_sines
 from diptych.models.slots.slate import Slate, cosine_temperature
 from diptych.models.slots.slot_attention import BroadcastDecoder, SlotAttention, SlotEncoder
@@ -278,6 +278,48 @@ def test_every_encoder_learns_and_comes_back(encoder: str, tmp_path: Path) -> No
     else:
         with pytest.raises(ConfigError, match="has no slots"):
             model.segment([data[0].image], ())
+
+
+PUSHED = [
+    ([(0.5, 0.58), (0.62, 0.58), (0.925, 0.5)],
+     "123300330131131122003332311301013011302103011103230212312013", [(0.2, 0.925), (0.62, 0.58), (0.925, 0.5), (0.2, 0.845)]),
+    ([(0.45, 0.9), (0.6, 0.9), (0.3, 0.3)], "0000000033300", [(0.45, 0.925), (0.6, 0.925), (0.3, 0.3), (0.65, 0.775)]),
+    ([(0.925, 0.7), (0.8, 0.75), (0.3, 0.3)], "333333300000000333", [(0.925, 0.7), (0.8, 0.75), (0.3, 0.3), (0.925, 0.55)]),
+]  # fmt: skip
+"""Where three squares stand, moves of the agent, and where squares and agent stand then, by `PushEnv` of OCR-RL at 01d0bd5."""
+
+
+def test_squares_are_pushed_as_in_the_release(parity: Any) -> None:
+    environments = pytest.importorskip("diptych.worlds.sprites.environments")
+    pairs = []
+    for begin, moves, end in PUSHED:
+        made = environments.SpriteEnvironment(environments.SpriteTask.published("push", observation="state"))
+        made.reset(seed=0)
+        made.sprites = [replace(sprite, x=x, y=y) for sprite, (x, y) in zip(made.sprites, begin, strict=True)]
+        for move in moves:
+            made.step(int(move))
+        places = [(sprite.x, sprite.y) for sprite in (*made.sprites, made.agent)]
+        pairs.append((np.array(places), np.array(end)))
+    parity("ocr_rl", "places of pushed squares and of the agent", "PushEnv of OCR-RL at 01d0bd5", pairs, tolerance=1e-9)
+
+
+def test_the_vae_is_that_of_the_release(parity: Any) -> None:
+    """Weights by formula in the order of the parameters, noise of one seed."""
+    model = by_formula(ObjectNetwork(ObjectShape("vae", 16, vector=VectorShape(vector_width=7, kl_weight=5.0))))
+    torch.manual_seed(5)
+    picture, kl = model(pictures()).term_BT.mean(0)
+    pairs = [(picture.detach() / 300.6845, torch.tensor(1.0)), (kl.detach() / 5, torch.tensor(1.8165))]
+    parity("ocr_rl", "VAE: error of the picture, over that released, and KL", RELEASED, pairs, tolerance=1e-4)
+
+
+def test_decay_of_the_masked_autoencoder_is_torchs_on_all_parameters() -> None:
+    recipe = ObjectCentricRL.mae()
+    model = nn.ModuleDict({"mae": nn.Linear(2, 2)})
+    optimiser = build_optimiser(model, recipe.optimiser())
+    assert [group["weight_decay"] for group in optimiser.param_groups] == [0.01] * len(optimiser.param_groups)
+    assert sum(len(group["params"]) for group in optimiser.param_groups) == 2
+    assert recipe.lr == pytest.approx(9.375e-5)
+    assert ObjectCentricRL.vae().vector.kl_weight == 5
 
 
 def test_rates_of_slate_are_those_published() -> None:

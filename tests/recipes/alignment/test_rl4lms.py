@@ -149,6 +149,26 @@ def test_the_ratio_begins_at_one_and_the_distance_at_nothing(algorithm: str, pre
     assert losses["policy"].item() == pytest.approx(0, abs=1e-4), "standardised advantages at a ratio of 1"
 
 
+@pytest.mark.parametrize("algorithm", ["nlpo", "ppo"])
+def test_a_run_in_bf16_acts_as_it_learns(
+    algorithm: str, prepared: RL4LMs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A rollout in float32 is off by 1e-3 here."""
+    moved: list[Tensor] = []
+    losses = RL4LMs.losses
+
+    def recorded(self: RL4LMs, features: Any, batch: Any) -> dict[str, Tensor]:
+        assert {one.dtype for one in (batch.old_log_N, batch.old_value_N, batch.advantage_N)} == {torch.float32}
+        moved.append(torch.stack([self._taken(features, batch) - batch.old_log_N, features.value_N - batch.old_value_N]))
+        return losses(self, features, batch)
+
+    monkeypatch.setattr(RL4LMs, "losses", recorded)
+    recipe = replace(prepared, algorithm=algorithm, steps=1)  # type: ignore[arg-type]
+    fit(recipe, DATA, tmp_path / "run", replace(OPTIONS, precision="bf16"))
+    torch.testing.assert_close(moved[0], torch.zeros_like(moved[0]), atol=1e-6, rtol=0)
+    assert moved[-1].abs().max() > 1e-6, "after an update the policy is another"
+
+
 def test_masks_follow_the_policy_and_stay_as_released(prepared: RL4LMs) -> None:
     for refreshed in (True, False):
         recipe = replace(prepared, masks=replace(prepared.masks, refresh=2, refreshed=refreshed))
@@ -207,15 +227,17 @@ def test_a_stopped_run_ends_in_the_same_bytes_and_tunes_the_policy(tmp_path: Pat
 
 
 def test_bad_rewards_cost_one_line(monkeypatch: pytest.MonkeyPatch, prepared: RL4LMs) -> None:
-    monkeypatch.setattr(module, "text_reward", lambda name: lambda prompts, answers, references: [float("nan")] * len(answers))
+    monkeypatch.setattr(
+        module, "text_reward", lambda name, **given: lambda prompts, answers, references: [float("nan")] * len(answers)
+    )
     with pytest.raises(
         RunError, match=r"^reward 'meteor' of (an empty answer|the answer '.*') to '.*' is nan \(expected a finite"
     ):
         rolled(prepared)
-    monkeypatch.setattr(module, "text_reward", lambda name: lambda prompts, answers, references: 1 / 0)
+    monkeypatch.setattr(module, "text_reward", lambda name, **given: lambda prompts, answers, references: 1 / 0)
     with pytest.raises(RunError, match=r"^reward 'meteor' raised ZeroDivisionError on 4 answers"):
         rolled(prepared)
-    monkeypatch.setattr(module, "text_reward", lambda name: lambda prompts, answers, references: [1.0])
+    monkeypatch.setattr(module, "text_reward", lambda name, **given: lambda prompts, answers, references: [1.0])
     with pytest.raises(RunError, match=r"gave \[1\] scores for 4 answers"):
         rolled(prepared)
 
@@ -243,4 +265,6 @@ def test_published_configurations() -> None:
     assert (imdb.masks.top_p, imdb.masks.min_keep, imdb.masks.refresh, imdb.ppo.kl, imdb.ppo.kl_target) == (0.9, 100, 5, 0.1, 0.1)
     assert (imdb.masks.min_tokens, imdb.max_tokens, imdb.prompt_length, imdb.batch_size) == (48, 48, 64, 30)
     assert (commongen.reward, commongen.ppo.kl_target, commongen.masks.refresh) == ("meteor+commongen_penalty", 2.0, 20)
+    assert [TASKS[name].min_tokens for name in ("commongen", "cnn_daily_mail", "totto")] == [9, 49, 9]  # T5's start counts
+    assert TASKS["daily_dialog"].reward == "0.75*classifier+0.25*meteor"
     assert set(TASKS) - {"imdb"} == set(RL4LMs.presets) - {"tiny", "paper"}

@@ -27,6 +27,7 @@ from diptych.recipes._shared.language.preference_rounds import PreferenceRound
 from diptych.recipes.alignment.rlaif_v import RLAIFV
 from diptych.recipes.bridges.llava import LLaVA
 from diptych.train.fit import fit, resume
+from diptych.train.optimise import freeze
 from diptych.train.options import TrainOptions
 from diptych.worlds.claimed_pairs import claimed_pairs
 
@@ -199,3 +200,15 @@ def test_the_published_configuration() -> None:
     assert [stage.name for stage in made.stages()] == ["round1", "round2", "round3", "round4"]
     adapted = RLAIFV.lora()
     assert (adapted.pair_lr, adapted.tuned.adapter_rank, adapted.tuned.adapter_alpha) == (1e-5, 64, 16.0)
+    assert adapted.adapted_projector
+
+
+@pytest.mark.parametrize("learns", [False, True])
+def test_the_projector_learns_beside_adapters_as_in_the_release(prepared: RLAIFV, learns: bool) -> None:
+    recipe = replace(prepared, tuned=AdapterConfig(adapter_rank=2), adapted_projector=learns).paired()
+    model = recipe.model()
+    freeze(model, recipe.optimiser())
+    names = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+    assert any(MARK in name for name in names)
+    assert any(name.startswith("connector.") for name in names) == learns
+    assert all(MARK in name or name.startswith("connector.") for name in names)

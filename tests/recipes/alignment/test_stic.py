@@ -113,6 +113,15 @@ def test_released_scoring_takes_the_likeliest_other_token(prepared: STIC) -> Non
         assert float(score_B[row]) == pytest.approx(total, rel=1e-4)
 
 
+def test_equal_descriptions_stay_a_pair_and_empty_ones_do_not(prepared: STIC) -> None:
+    made = SelfMadePairs(prepared.paired(), prepared.requests, prepared.sampling, 1)
+    row = {"question": "what is there ?", "chosen": "a red cross", "rejected": "a red cross"}
+    same = made.pair(DATA[0], row)
+    assert same is not None
+    assert preference_of(same).chosen == preference_of(same).rejected == "a red cross"
+    assert made.pair(DATA[0], row | {"rejected": " "}) is None
+
+
 def test_requests_are_the_published_ones() -> None:
     made = json.dumps([STEP_BY_STEP, list(NEUTRAL), list(IMAGINATIVE)]).encode()
     assert hashlib.sha256(made).hexdigest() == "18192dd25fe29c4a8591e984f64474da683e689ec73046327912b814232a4cbf"

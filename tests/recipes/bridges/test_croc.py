@@ -225,6 +225,8 @@ def test_the_published_sizes_and_bad_settings() -> None:
         "hungarian",
         "prefix",
     )
+    stages = [stage.recipe for stage in made.stages()]
+    assert [(recipe.rows_a_mean, recipe.text_length) for recipe in stages] == [(8, 2048), (4, 8192), (8, 4096)]
     with torch.device("meta"):
         assert sum(p.numel() for p in TokenPool(2048, 4096).parameters()) == 8_388_608
         head = ReconstructionHead(4096, 576)

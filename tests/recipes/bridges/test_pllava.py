@@ -20,6 +20,7 @@ from diptych.core.errors import ConfigError, DataError
 from diptych.core.sample import Sample
 from diptych.data.dataset import Pool
 from diptych.data.load.stream import batches
+from diptych.data.media.transforms import IMAGENET_MEAN, IMAGENET_STD
 from diptych.data.text.prompts.layout import lay_out
 from diptych.models.bridges.connectors import connector
 from diptych.models.bridges.language_model import LanguageModel
@@ -193,6 +194,7 @@ def test_published_folders_hold_projector_and_adapters(tmp_path: Path) -> None:
 
 def test_the_published_sizes() -> None:
     made = PLLaVA.paper()
+    assert (made.crop, made.flip, made.short_clips, made.text_length) == ((0.5, 1.0), True, "last", 511 + 2304)
     assert (made._slots(), made.adapter_alpha / made.adapter_rank) == (2304, 0.25)
     with torch.device("meta"):
         spec = made.connector_spec()
@@ -208,6 +210,8 @@ def test_short_clips_and_bad_pools() -> None:
     frames = read_frames(world[0], "clip", 3, None)
     order = [next(n for n in range(3) if np.array_equal(frame, frames[n])) for frame in shown]
     assert order == RELEASED["early"]
+    padded = read_frames(world[0], "clip", 5, None, short="last")
+    assert [next(n for n in range(3) if np.array_equal(frame, frames[n])) for frame in padded] == [0, 1, 2, 2, 2]
     made = replace(PLLaVA.tiny(), **SMALL).prepare(DATA)
     with pytest.raises(DataError, match="has 3 frames"):
         made.load(asked(world[0]), np.random.default_rng(0))
@@ -215,6 +219,18 @@ def test_short_clips_and_bad_pools() -> None:
         made.load(world[0], np.random.default_rng(0))
     with pytest.raises(ConfigError, match=r"pool is \[9, 2, 2\] of 4 frames"):
         replace(made, pool=(9, 2, 2))
+
+
+def test_clips_are_normalised_by_imagenet_in_training_alone() -> None:
+    made = replace(PLLaVA.tiny(), **SMALL).prepare(DATA)
+    shown = []
+    for released in (False, True):
+        (step,) = batches(DATA, replace(made, released_normalisation=released), seed=0, stop=1)
+        shown.append(step.batch.image_BCHW)
+    mean, std = (torch.tensor(numbers)[:, None, None] for numbers in (made.preprocess.mean, made.preprocess.std))
+    other, scale = (torch.tensor(numbers)[:, None, None] for numbers in (IMAGENET_MEAN, IMAGENET_STD))
+    torch.testing.assert_close(shown[1] * scale + other, shown[0] * std + mean)
+    assert not torch.allclose(shown[0], shown[1])
 
 
 def test_kurtosis_finds_a_dominant_token() -> None:

@@ -280,6 +280,52 @@ def test_pixels_and_their_decoder() -> None:
     assert not torch.allclose(decoder(state, kept), decoder(state, kept.flip(1)))
 
 
+def test_hidden_patches_are_guessed_as_released(parity: Any) -> None:
+    """Numbers that MIMHead and compute_mim of ARL's code (527fe06) gave for these weights, states and images."""
+    parts = {"norm_1": "ln_1", "norm_2": "ln_2", "out": "attn.out_proj", "mlp_in": "mlp.c_fc", "mlp_out": "mlp.c_proj"}
+    rest = {"embed": "decoder_embed", "pixels": "decoder_pred", "norm": "decoder_norm"}
+    decoder, state = PatchDecoder(24, 16, 2, 2, (3, 3), 48).eval(), {}
+    for name, tensor in decoder.state_dict().items():
+        stem, _, kind = name.rpartition(".")
+        place = f"decoder.resblocks.{stem.split('.')[2]}." if stem.startswith("blocks.") else ""
+        inner = stem.rpartition(".")[2]
+        theirs = f"{place}attn.in_proj_{kind}" if inner == "qkv" else f"{place}{(parts if place else rest).get(inner, '')}.{kind}"
+        theirs = "mask_token" if name == "mask_D" else theirs
+        start = 1.0 if "norm" in inner and kind == "weight" else 0.0
+        state[name] = start + wave(theirs, tuple(tensor.shape), 0.5)
+    decoder.load_state_dict(state)
+    kept, image = torch.tensor([[5, 0], [7, 3]]), wave("image", (2, 3, 12, 12), 1.0)
+    with torch.no_grad():
+        guess = decoder(wave("x", (2, 3, 24), 1.0), kept)
+    hidden = torch.ones(2, 9, dtype=torch.bool).scatter(1, kept, False)
+    recorded = [
+        [
+            [-4.408193588256836, -2.626194953918457, -0.24457821249961853],
+            [-4.665429592132568, -3.0497756004333496, -0.7341469526290894],
+            [-4.650355339050293, -3.028902292251587, -0.7124199867248535],
+        ],
+        [
+            [-4.717123031616211, -3.120164394378662, -0.8065543174743652],
+            [-4.684720993041992, -3.1017298698425293, -0.8064552545547485],
+            [-4.6585187911987305, -3.0648117065429688, -0.7675672769546509],
+        ],
+    ]
+    loss = masked_pixels(guess, image, hidden, patch=4)
+    pairs = [(guess[:, ::4, :3], torch.tensor(recorded)), (loss, torch.tensor(12.631128311157227))]
+    parity("arl", "pixels of hidden patches and their loss", "outputs of ARL's code (527fe06)", pairs, tolerance=1e-5)
+
+
+def test_hidden_words_and_the_optimiser_are_the_released_ones() -> None:
+    """Of rows whose padding counts, ten tokens of 64 are asked for at most, as round(64 * 0.15) says; a short text loses fewer."""
+    recipe = small(text_length=64)
+    for counts in (False, True):
+        learning = replace(recipe.learning, padding_counts=counts, hidden=0.5)
+        batch = next(batches(DATA, replace(recipe, learning=learning), seed=0, stop=1)).batch
+        asked, real = (batch.word_BM >= 0).sum(1), batch.text_mask_BL.sum(1)
+        assert counts == bool((asked > 0.5 * real).any()), "words of the text and padding share the rest of the row"
+    assert (ARL.paper().optimiser().adam, recipe.optimiser().adam) == ("transformers", "torch")
+
+
 def test_matching_and_losses_of_a_step() -> None:
     recipe = small()
     batch = next(batches(DATA, recipe, seed=0, stop=1)).batch

@@ -17,12 +17,14 @@ from diptych.data.text.prompts.layout import lay_out
 from diptych.data.text.question_answering.questions import questions_of
 from diptych.models.policy.dialogue_generator import question_pieces
 from diptych.models.policy.dialogue_policy import DialoguePolicy, sample_dialogues
+from diptych.objectives.policy.advantages import whitened
 from diptych.objectives.policy.divergence import kl_estimate
 from diptych.recipes._shared.language.multilingual_config import AdapterConfig
 from diptych.recipes.domains.dr_llava import DialoguePPO, DrLLaVA, TableRewardConfig
 from diptych.tasks._scoring.rewards.symbolic_table import TableReward, symbolic_table
 from diptych.tasks.domains.clinical_dialogue import ClinicalDialogue
 from diptych.train.fit import fit, resume
+from diptych.train.gradient_cache import to_float32
 from diptych.train.options import TrainOptions
 from diptych.worlds.tissue.dialogues import QUESTIONS, tissue_dialogues
 
@@ -93,6 +95,20 @@ def test_a_rollout_is_what_was_said(prepared: DrLLaVA) -> None:
     assert float(rollout.kl.detach()) == pytest.approx(0, abs=1e-6)
 
 
+def test_a_rollout_in_bf16_is_that_of_the_updates(prepared: DrLLaVA) -> None:
+    recipe = replace(prepared, batch_size=2)
+    torch.manual_seed(0)
+    model = recipe.model().eval()
+    (step,) = batches(DATA, recipe, seed=0, stop=1)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        rollout = recipe.rollout(model, recipe.companions(model), step.batch)
+        features = to_float32(recipe.features(model, rollout))
+    assert {one.dtype for one in (rollout.old_log_BM, rollout.old_value_BM, rollout.advantage_BM)} == {torch.float32}
+    torch.testing.assert_close(features.log_BM, rollout.old_log_BM, atol=1e-6, rtol=0)
+    torch.testing.assert_close(features.value_BM, rollout.old_value_BM, atol=1e-6, rtol=0)
+    assert (recipe.features(model, rollout).log_BM - rollout.old_log_BM).abs().max() > 1e-4, "float32 is another policy"
+
+
 def test_the_policy_scores_what_the_language_model_says(prepared: DrLLaVA) -> None:
     torch.manual_seed(0)
     model = prepared.model().eval()
@@ -130,7 +146,7 @@ def test_advantages_are_those_of_a_plain_loop(parity: Any) -> None:
             plain[row, column], following = running, float(value_BM[row, column])
             targets[row, column] = running + following
     counted = plain[counts_BM]
-    white = (plain - counted.mean()) / (counted.var(unbiased=False) + 1e-8).sqrt() * counts_BM
+    white = (plain - counted.mean()) / (counted.std(unbiased=False) + 1e-8) * counts_BM
     parity(
         "dr_llava",
         "advantages and returns of two conversations",
@@ -210,8 +226,23 @@ def test_what_does_not_fit_is_named(prepared: DrLLaVA) -> None:
         next(iter(batches(Pool.from_samples([short, DATA[1]]), replace(prepared, batch_size=2), seed=0, stop=1)))
 
 
+def test_whitening_is_that_of_the_release(parity: Any) -> None:
+    """Numbers of `whiten` in ppo_trainer.py at 230daa1: its epsilon is beside the deviation, which counts where that is small."""
+    reward_B2 = torch.tensor([[1.0, 1.0001, 1.0002], [1.0, 1.0003, 1.0]], dtype=torch.float64)
+    made = [whitened(reward_B2, shift_mean=shift, eps_on="deviation") for shift in (True, False)]
+    centred = [[-0.8659504102790668, 0.0, 0.8659504102790668], [-0.8659504102790668, 1.7319008205581337, -0.8659504102790668]]
+    kept = [[0.13414958972093316, 1.0001, 1.8660504102790667], [0.13414958972093316, 2.7320008205581336, 0.13414958972093316]]
+    compared = [(one, torch.tensor(numbers, dtype=torch.float64)) for one, numbers in zip(made, (centred, kept), strict=True)]
+    parity("dr_llava", "whitening of rewards that hardly differ", "whiten of Dr-LLaVA at 230daa1", compared, tolerance=1e-9)
+    recipe, counts_BM = small(ppo=DialoguePPO(kl=0.0)), torch.ones(2, 1, dtype=torch.bool)
+    zeros_BM = torch.zeros(2, 1, dtype=torch.float64)
+    advantage_BM, _ = recipe.advantages(torch.tensor([1.0, 1.0002], dtype=torch.float64), zeros_BM, zeros_BM, counts_BM)
+    assert advantage_BM.flatten().tolist() == pytest.approx([-1, 1], abs=1e-3)
+
+
 def test_the_published_configuration() -> None:
     made = DrLLaVA.paper()
+    assert [stage.recipe.optimiser().clip_norm for stage in made.stages()] == [0.3, 1.0]
     ppo = made.ppo
     assert (made.policy_batch_size, made.minibatch, made.passes, made.policy_lr, made.max_tokens) == (512, 256, 2, 3e-5, 100)
     assert (ppo.kl, ppo.kl_form, ppo.clip, ppo.value_clip, ppo.value_weight, ppo.gamma, ppo.lam) == (

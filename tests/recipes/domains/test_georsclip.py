@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import open_clip
 import pytest
 import torch
+import torch.nn.functional as F
 from few_words import FEW_WORDS
 from PIL import Image
 from torchvision.transforms import RandomRotation
@@ -22,10 +24,12 @@ from diptych.core.sample import Sample, Text
 from diptych.data.dataset import Pool
 from diptych.data.load.stream import batches
 from diptych.data.media.augment.rotated_views import mentions_direction, rotated
+from diptych.data.text.prompts.overhead_templates import overhead_templates
 from diptych.models.io.foreign.clip_layout import from_open_clip
 from diptych.models.pairs.dual_encoder import DualEncoder
 from diptych.models.towers.towers import image_tower, text_tower
 from diptych.recipes.domains.georsclip import GeoRSCLIP
+from diptych.tasks.pairs.zero_shot import ZeroShot, class_heads
 from diptych.train.fit import fit
 from diptych.train.options import TrainOptions
 from diptych.worlds.resolve import resolve
@@ -72,6 +76,32 @@ def test_pictures_turn_as_torchvision_turns_them(parity: Any) -> None:
     parity("georsclip", "a picture turned by any angle", "rotate of torchvision", pairs, tolerance=0.0)
     quarter = rotated(image_HWC, np.random.default_rng(0), (90.0, 90.0))
     np.testing.assert_array_equal(quarter, np.rot90(image_HWC))
+
+
+def test_classes_are_means_of_raw_vectors_as_released(parity: Any) -> None:
+    """zeroshot_classifier of inference_tool.py: the mean of vectors that are not normalised, then its norm; another than `mean` where their
+    lengths differ."""
+    recipe = small()
+    torch.manual_seed(0)
+    embedder = recipe.deploy(recipe.model().eval())
+    task, names = ZeroShot(templates="overhead", ensemble="raw_mean"), ["a_pier", "town"]
+    theirs = []
+    for name in ("a pier", "town"):
+        words = embedder.tokenizer.encode([sentence.replace("{}", name) for sentence in overhead_templates()], 12)
+        with torch.no_grad():
+            vector_TD = embedder.model.text_vectors(torch.from_numpy(words.ids_BL), torch.from_numpy(words.mask_BL))
+        theirs.append(F.normalize(vector_TD.mean(0), dim=-1))
+    heads = task.raw_heads(embedder, names)
+    parity(
+        "georsclip",
+        "classes of several sentences",
+        "zeroshot_classifier of RS5M (084cdd9)",
+        [(heads, torch.stack(theirs))],
+        tolerance=1e-6,
+    )
+    assert abs(heads - class_heads(task.embed_classes(embedder, names))).max() > 1e-5
+    with pytest.raises(ConfigError, match="unit vectors alone"):
+        task.raw_heads(SimpleNamespace(name="foreign"), names)
 
 
 def test_a_text_with_a_direction_keeps_its_picture() -> None:

@@ -31,6 +31,7 @@ from diptych.models.io.releases.medslip import released_streams
 from diptych.objectives.finding_losses import pair_loss, prototype_loss, stated, status_loss
 from diptych.recipes.domains.medslip import MeDSLIP, drawn_others
 from diptych.tasks.grounding.phrase_maps import PhraseMaps
+from diptych.train.optimise import learning_rate
 from diptych.worlds.resolve import resolve
 
 DATA = resolve("world:chests?n=24&size=48").split("train")
@@ -231,6 +232,15 @@ def test_the_matrix_of_padchest_by_a_plain_loop() -> None:
     np.testing.assert_array_equal(ours, expected)
 
 
+def test_the_learning_rate_falls_after_each_epoch() -> None:
+    """Rates at 10 steps an epoch, warm-up aside, of MeDSLIP's CosineLRScheduler: min + (lr - min) (1 + cos(pi epoch / 100)) / 2."""
+    spec = replace(MeDSLIP.paper().optimiser(), warmup=5.0)
+    expected = {9: 1e-4, 10: 9.997779521645793e-05, 505: 5.5e-05, 999: 1.002220478354206e-05}
+    assert {step: learning_rate(spec, step, 1000) for step in expected} == pytest.approx(expected, rel=1e-9)
+    assert spec.betas == (0.9, 0.999)
+    assert MeDSLIP.tiny().optimiser().falls == "step"
+
+
 def small(**changes: Any) -> MeDSLIP:
     shape: dict[str, Any] = {"image_tower": "dense_micro", "image_size": 48, "batch_size": 8, "steps": 4, "warmup": 1.0}
     return replace(MeDSLIP.tiny(), **{**shape, **changes}).prepare(DATA)
@@ -347,7 +357,7 @@ def test_the_published_model_has_every_released_tensor() -> None:
     assert sum(p.numel() for p in ours.parameters()) == sum(p.numel() for p in released.parameters())
 
 
-def test_a_released_file_opens_by_address(tmp_path: Path) -> None:
+def test_a_released_file_opens_by_address(tmp_path: Path, parity: Any) -> None:
     torch.manual_seed(0)
     words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "it", "is", "located", "at", "lung", "left", "right", "a", "spot", "."]
     (tmp_path / "vocab.txt").write_text("\n".join(words))
@@ -355,7 +365,8 @@ def test_a_released_file_opens_by_address(tmp_path: Path) -> None:
     config = transformers.BertConfig(
         vocab_size=len(words), hidden_size=768, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8
     )
-    transformers.BertModel(config).save_pretrained(tmp_path)
+    bert = transformers.BertModel(config).eval()
+    bert.save_pretrained(tmp_path)
     (tmp_path / "book.json").write_text(
         '{"findings": {"nodule": "a spot", "mass": "spot"}, "places": ["left lung", "right lung"]}'
     )
@@ -366,6 +377,22 @@ def test_a_released_file_opens_by_address(tmp_path: Path) -> None:
     assert reader.classes == ("nodule", "mass")
     image = DATA[0].image
     np.testing.assert_allclose(book_vectors(["a spot", "spot"], reader.book_encoder), reader.model.finding_book_KE, atol=1e-6)
+    rows = (
+        [2, 12, 13],
+        [2, 5, 6, 7, 8, 10, 9, 14],
+    )  # "a spot" and "It is located at left lung. " by the released tokenizer: no [SEP]
+    with torch.no_grad():
+        finding, site = (bert(torch.tensor([row])).last_hidden_state[0, 0] for row in rows)
+    pairs = [(reader.model.finding_book_KE[0], finding), (reader.model.place_book_AE[0], site)]
+    parity(
+        "medslip",
+        "vectors of a book",
+        "ids of MeDSLIP's tokenizer (7cfceb1) through transformers' BertModel",
+        pairs,
+        tolerance=1e-5,
+    )
+    with_mark = book_vectors(["a spot"], f"hf:{tmp_path}")
+    assert not np.allclose(with_mark[0], finding, atol=1e-3)
     assert reader.classify([image]).shape == reader.classify_texts([image], ["a spot", "spot"]).shape == (1, 2)
     torch.save({"model": {**tensors, "another.weight": torch.zeros(1)}}, file)
     with pytest.raises(ConfigError, match=r"'another\.weight' does not belong to MeDSLIP"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import zlib
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,15 +21,24 @@ from diptych.core.image import ArrayImage
 from diptych.data.load.stream import batches
 from diptych.data.media.augment.block_masks import block_mask, masked_images
 from diptych.models.io.releases.rad_dino import from_transformers_dinov2, tower_arguments
+from diptych.models.pairs.encoders.dino_head import DINOHead
 from diptych.models.pairs.image_embedder import ImageTowerEmbedder
 from diptych.models.towers.towers import image_tower
 from diptych.objectives.distillation.sinkhorn import sinkhorn_knopp
 from diptych.recipes.domains.rad_dino import RadDINO, TeacherConfig, ViewsConfig
 from diptych.train.fit import fit
+from diptych.train.optimise import learning_rate
 from diptych.train.options import TrainOptions
 from diptych.worlds.resolve import resolve
 
 DATA = resolve("world:chests?n=12&size=48").split("train")
+
+
+def wave(name: str, shape: tuple[int, ...], scale: float) -> torch.Tensor:
+    """Numbers that anybody can make again, which the authors' code was run on."""
+    count = int(np.prod(shape))
+    values = scale * np.sin(np.arange(1, count + 1) * 12.9898 + zlib.crc32(name.encode()) % 1000)
+    return torch.from_numpy(values.reshape(shape)).float()
 
 
 def small(**changes: Any) -> RadDINO:
@@ -182,7 +192,8 @@ def test_prototypes_stay_first_and_the_teacher_is_deployed(tmp_path: Path) -> No
     first, rest = recipe.stages()
     assert isinstance(first.recipe, RadDINO)
     assert any("prototype" in rule.pattern and rule.lr_scale == 0 for rule in first.recipe.optimiser().rules)
-    assert not any("prototype" in rule.pattern for rule in rest.recipe.optimiser().rules)
+    (prototypes,) = (rule for rule in rest.recipe.optimiser().rules if "prototype" in rule.pattern)
+    assert (prototypes.lr_scale, prototypes.decay) == (1.0, True)
     scales = {rule.pattern: rule.lr_scale for rule in small(layer_rate=0.5, patch_rate=0.2).optimiser().rules}
     assert scales[r"^image_tower\.blocks\.0\."] == 0.25
     assert scales[r"^image_tower\.patches\."] == 0.125 * 0.2
@@ -194,6 +205,38 @@ def test_prototypes_stay_first_and_the_teacher_is_deployed(tmp_path: Path) -> No
     assert model.embed_dense([DATA[0].image]).shape == (1, 6, 6, 64)
     with pytest.raises(ConfigError, match="images only"):
         model.embed_texts(["a nodule"])
+
+
+def test_the_head_has_norms_as_dinov2s(parity: Any) -> None:
+    """Numbers that DINOHead of DINOv2's code (b8931f7) gave for these weights and features, and the gradient of its prototypes' norms."""
+    head = DINOHead(6, 7, hidden=5, bottleneck=4, learned_norms=True)
+    names = {"prototype_KD": "last_layer.weight_v", "norm_K": "last_layer.weight_g"}
+    state = {name: wave(names.get(name, name), tuple(weight.shape), 0.8) for name, weight in head.state_dict().items()}
+    head.load_state_dict({**state, "norm_K": state["norm_K"] + 1.5})
+    answer = head(wave("features", (3, 6), 1.0))
+    answer.square().sum().backward()
+    recorded = [
+        [-0.12552058696746826, -0.48742032051086426, 0.31037771701812744, 0.41789481043815613],
+        [-0.1909998059272766, -0.45818081498146057, 0.40186405181884766, 0.36580896377563477],
+        [-0.057900190353393555, -0.4888043701648712, 0.20874255895614624, 0.4442363977432251],
+    ]
+    assert head.norm_K is not None
+    assert head.norm_K.grad is not None
+    pairs = [(answer[:, :4], torch.tensor(recorded))]
+    pairs += [(head.norm_K.grad[:3], torch.tensor([0.06808828562498093, 0.705754280090332, 0.2766391634941101]))]
+    parity("rad_dino", "answers of a head with learned norms", "DINOHead of DINOv2 (b8931f7)", pairs, tolerance=1e-5)
+
+
+def test_the_published_optimiser_is_dinov2s() -> None:
+    """Rates of build_schedulers (base 4e-3, from 0, to 1e-6) and betas, eps and decay of DINOv2's AdamW."""
+    spec = replace(RadDINO.paper().optimiser(), part=(0.0, 1.0))
+    cosine = 1e-6 + 0.5 * (4e-3 - 1e-6) * (1 + np.cos(np.pi * np.arange(180) / 180))
+    theirs = np.concatenate([np.linspace(0, 4e-3, 20), cosine])
+    np.testing.assert_allclose([learning_rate(spec, step, 200) for step in range(200)], theirs, atol=1e-15)
+    assert (spec.betas, spec.eps) == ((0.9, 0.999), 1e-8)
+    decays = {rule.pattern: rule.decay for rule in spec.rules}
+    assert decays[r"^image_tower\.(class_D|mask_D|position_PD)$"] is True
+    assert RadDINO.tiny().optimiser().betas == (0.9, 0.98)
 
 
 def config_of(**changes: Any) -> dict[str, Any]:
@@ -246,9 +289,8 @@ def test_the_published_size() -> None:
     with torch.device("meta"):
         model = RadDINO.paper().model()
     assert sum(p.numel() for p in model.image_tower.parameters()) == 86_580_480  # ViT-B/14 with 37 x 37 positions
-    assert (
-        sum(p.numel() for p in model.class_head.parameters()) == 768 * 2048 + 2048 + 2048 * 2049 + 2048 * 256 + 256 + 65_536 * 256
-    )
+    inner = 768 * 2048 + 2048 + 2048 * 2049 + 2048 * 256 + 256
+    assert sum(p.numel() for p in model.class_head.parameters()) == inner + 65_536 * 256 + 65_536  # prototypes and their norms
     assert RadDINO.paper().preprocess.size == 518
 
 

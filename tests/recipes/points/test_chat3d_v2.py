@@ -20,10 +20,12 @@ from diptych.data.points.room_language import room_descriptions
 from diptych.data.points.room_things import read_things
 from diptych.data.text.object_identifiers import IdentifierAssignment, identifier, identifier_numbers
 from diptych.data.text.prompts.layout import ImageSlots, TextPiece, lay_out
+from diptych.models.bridges.language_model import LanguageModel
 from diptych.models.points.object_tokens import ObjectTokens, ObjectTokenSettings
 from diptych.recipes.points.chat3d_v2 import Chat3Dv2
 from diptych.tasks.evaluate import evaluate
 from diptych.tasks.rooms.room_grounding import RoomGrounding
+from diptych.train.optimise import rule_of
 from diptych.worlds.rooms.world import rooms
 
 RELEASED = json.loads((Path(__file__).parent / "fixtures" / "chat3d_released.json").read_text())
@@ -223,6 +225,39 @@ def test_deployed_models_are_the_same_again(tmp_path: Path) -> None:
     assert model.chat(DATA[1], asked) == again.chat(DATA[1], asked)
     assert again.tokenizer.inner.token_to_id("<OBJ009>") == model.tokenizer.inner.token_to_id("<OBJ009>") is not None
     assert len(model.describe_room(DATA[1]).texts) == len(DATA[1].extras["objects"])
+
+
+def test_rates_are_those_of_the_release() -> None:
+    """`scripts/config.py` and `utils/optimizer.py` of branch v2.0 and of Chat-Scene: the relation layer alone has a rate of its own."""
+    made = replace(Chat3Dv2.paper(), object_share=0.0)
+    spec = made.optimiser()
+    assert (spec.lr, spec.eps, spec.final_lr, spec.floor, spec.clip_norm) == (5e-3, 1e-8, 0.01, "cut", 0)
+    assert spec.warmup == pytest.approx(0.2 / 3)
+    scales = {name: rule_of(name, spec.rules) for name in ("tokens.relate.query.weight", "tokens.centre.weight")}
+    assert scales["tokens.relate.query.weight"].lr_scale * spec.lr == pytest.approx(1e-5)  # type: ignore[union-attr]
+    assert scales["tokens.centre.weight"] is None
+    first = replace(made, stage="objects").optimiser()
+    assert [rule_of(name, first.rules).lr_scale for name in scales] == [0, 0]  # type: ignore[union-attr]
+    scene = Chat3Dv2.chat_scene()
+    assert (scene.clip_norm, scene.beams, scene.repetition_penalty, scene.max_tokens) == (0.01, 5, 3.0, 64)
+    row = scene.prompt.pieces(IdentifierAssignment((0,), (0,)), "Where?", "here", tokens=1)
+    text = "".join(piece.text if isinstance(piece, TextPiece) else "@" for piece in row)
+    assert text.endswith("an indoor scene. Object information: [<OBJ000>@]. USER: Where? ASSISTANT: here")
+
+
+def test_answers_are_searched_for_as_is_asked(tmp_path: Path, monkeypatch: Any) -> None:
+    asked: list[dict[str, Any]] = []
+
+    def write(self: Any, embed_BLD: Any, layout: Any, vocabulary: Any, **options: Any) -> list[str]:
+        asked.append(options)
+        return ["a chair"] * len(layout)
+
+    monkeypatch.setattr(LanguageModel, "write", write)
+    model = replace(RECIPE, beams=3, repetition_penalty=2.5).deploy(RECIPE.model().eval())
+    assert model.chat(DATA[1], ["Describe <OBJ001>."]) == ["a chair"]
+    model.save(tmp_path / "model")
+    load(tmp_path / "model").chat(DATA[1], ["Describe <OBJ001>."])
+    assert asked == [{"max_tokens": 24, "num_beams": 3, "repetition_penalty": 2.5}] * 2
 
 
 def test_paper_and_what_is_refused() -> None:

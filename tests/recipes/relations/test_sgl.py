@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import transformers
 from torch.nn import functional as F
 
 import diptych as dp
@@ -27,7 +28,7 @@ from diptych.objectives.symbolic_goals import box_losses, goal_cross_entropy, gr
 from diptych.pipelines.instructions import Instruction, Instructions
 from diptych.recipes.relations.sgl import SGL
 from diptych.tasks.reasoning.goals import SymbolicGoals, goal_accuracy
-from diptych.train.optimise import freeze
+from diptych.train.optimise import freeze, learning_rate
 from diptych.train.options import TrainOptions
 from diptych.train.stages import plan
 from diptych.worlds.kitchens.world import kitchens
@@ -163,6 +164,14 @@ def test_published_sizes() -> None:
     assert model.goals.text is not None
     assert sum(p.numel() for p in model.goals.image.parameters()) == 21_284_672  # torchvision's resnet34 without its classifier
     assert (SGL.paper().optimiser().betas, SGL.paper().lr, SGL.paper().batch_size) == ((0.9, 0.98), 5e-5, 4)
+    spec = SGL.paper().optimiser()
+    parameter = torch.nn.Parameter(torch.zeros(1))
+    theirs = torch.optim.SGD([parameter], lr=5e-5)
+    schedule = transformers.get_cosine_schedule_with_warmup(theirs, num_warmup_steps=5, num_training_steps=100)
+    for step in range(100):
+        assert learning_rate(spec, step, 100) == pytest.approx(theirs.param_groups[0]["lr"], abs=1e-12)
+        theirs.step()
+        schedule.step()
     steps = [round(200_000 * stage.share) for stage in SGL.paper().stages()]
     assert steps[1:] == [22_500, 128_880]
 

@@ -42,6 +42,16 @@ def test_memory_blocks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     np.testing.assert_allclose(whole[1], parts[1])
 
 
+def test_draws_that_are_kept_belong_to_their_count_seed_and_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = [(count, draws, seed) for count in (5, 6) for draws in (40, 30) for seed in (0, 1)]
+    kept = [np.concatenate(list(intervals.group_weights(*each, each[0]))) for each in (*settings, *settings)][len(settings) :]
+    with pytest.raises(ValueError, match="read-only"):
+        next(intervals.group_weights(*settings[0], 5))[0] += 1
+    monkeypatch.setattr(intervals, "REMEMBERED", 0)
+    for each, weight_RC in zip(settings, kept, strict=True):
+        np.testing.assert_array_equal(weight_RC, np.concatenate(list(intervals.group_weights(*each, each[0]))))
+
+
 def test_agrees_with_scipy_for_single_items() -> None:
     from scipy.stats import bootstrap
 

@@ -27,8 +27,9 @@ from diptych.tasks._scoring.chest_metrics import auroc, best_threshold, dice, f1
 from diptych.tasks._scoring.records import facts_of, read_records, with_facts, write_records
 from diptych.tasks.domains.benchx import BenchX, drawn_rows, paired_difference, read_runs
 from diptych.tasks.domains.frozen_segmentation import FrozenSegmentation, UPerHead, class_pixels, pooled_dice
+from diptych.tasks.domains.frozen_segmentation import learning_rate_share as segmentation_rate
 from diptych.tasks.domains.head_images import HeadImages
-from diptych.tasks.domains.head_runs import EncoderWithHead, FineTuning, HeadSwitches, fine_tuned_scores
+from diptych.tasks.domains.head_runs import EncoderWithHead, FineTuning, HeadSwitches, fine_tuned_scores, learning_rate_share
 from diptych.tasks.domains.report_retrieval import ReportRetrieval
 from diptych.worlds.chests.world import chests
 
@@ -214,6 +215,13 @@ def test_switches_do_what_they_say(model: Any) -> None:
     assert len(BenchX().runs(trainable=True)) == 2 * len(BenchX().runs(trainable=False))
 
 
+def test_the_learning_rate_is_the_released_one() -> None:
+    """Shares that WarmupCosineScheduler of BenchX's code (b874fa6) gave for 50 steps of warm-up and t_total 3000."""
+    recorded = {0: 0.0, 1: 0.02, 49: 0.98, 50: 1.0, 1525: 0.5, 3000: 0.0, 4475: 0.5}
+    assert {step: pytest.approx(learning_rate_share(step, 3000, 50)) for step in recorded} == recorded
+    assert FineTuning(cosine_steps=3000).cosine_steps == 3000 != BenchX().cosine_steps
+
+
 def test_asked_by_name_it_takes_validation_from_the_data(model: Any) -> None:
     """As the command line does: settings are chosen on the split val, which is not scored."""
     short: dict[str, Any] = {"shares": (1.0,), "norms": (True,), "small_heads": (False,), "encoder_rates": (0.0,)}
@@ -309,6 +317,13 @@ def test_segmentation_on_a_frozen_encoder(parity: Any) -> None:
     assert not target[:, :6].any()
     dropped = [part.classifier[0].p for part in (UPerHead(4, 2, 8).head, UPerHead(4, 2, 8).auxiliary)]
     assert dropped == [0.1, 0.1]
+    head = UPerHead(4, 2, 64).head
+    assert head.classifier[1].weight.std().item() == pytest.approx(0.01, rel=0.3)
+    assert not head.classifier[1].bias.any()
+    assert head.fpn_bottleneck.conv.weight.std().item() == pytest.approx((2 / (64 * 9)) ** 0.5, rel=0.05)
+    shares = [segmentation_rate(step, 20_000, 1500) for step in (0, 1499, 1500, 19_999)]
+    assert shares == pytest.approx([1e-6, 1, 1, 0])  # LinearLR and PolyLR of mmengine by BenchX's configuration
+    assert segmentation_rate(750, 20_000, 1500) == pytest.approx(0.500334, abs=1e-6)
     bare = Pool.from_samples([replace(sample, regions=()) for sample in data["train"]], name="bare")
     for changed, match in (
         ({"train": bare}, "has no regions"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from typing import Any
 
 import numpy as np
@@ -161,6 +162,8 @@ def test_label_comes_from_a_column_or_from_the_label_text(kit: Any) -> None:
 def test_templates() -> None:
     assert len(templates("seven")) == 7
     assert len(templates("eighty")) == 80
+    released = hashlib.sha256("\n".join(templates("overhead")).encode()).hexdigest()  # of RSAID.py, om-ai-lab/RS5M 084cdd9
+    assert released == "5d81961f1eed8ff0ee90778d056e695ba6fd396da877a4d7d8eb9d991a2916ff"
     assert templates(("art of {}", "{}")) == ("art of {}", "{}")
     assert templates("a drawing of {}") == ("a drawing of {}",)
     with pytest.raises(UnknownName, match="did you mean 'seven'"):

@@ -58,7 +58,7 @@ def test_overlap_rewards_are_those_of_the_libraries(parity: Any) -> None:
         "rougeL:best": [max(rouge.score(one, answer)["rougeL"].fmeasure for one in own) for answer, own in rows],
         "chrf": [sacrebleu.sentence_chrf(answer, own).score / 100 for answer, own in rows],
         "ter": [1 - sacrebleu.sentence_ter(answer, own).score / 100 for answer, own in rows],
-        "sacrebleu": [sacrebleu.sentence_bleu(answer, own).score / 100 for answer, own in rows],
+        "sacrebleu": [sacrebleu.corpus_bleu([answer], [[one] for one in own]).score / 100 for answer, own in rows],
     }
     for name, scores in theirs.items():
         library = "rouge-score" if name.startswith("rouge") else "sacrebleu"
@@ -74,7 +74,8 @@ def test_rewards_of_rules() -> None:
     assert increasing_numbers("1 2 3 2 x", 20) == pytest.approx(0.3)
     assert increasing_numbers("1 2 3 4 5 6 7 8 9 10 11 12", 20) == pytest.approx(1.0)
     assert increasing_numbers("a 3 b 4 4 5", 4) == pytest.approx(2 / 6)
-    assert increasing_numbers("none nan", 20) == 0.0
+    assert increasing_numbers("none nan 3", 20) == pytest.approx(0.1)
+    assert increasing_numbers("no number", 20) == 0.0
     prompt = "generate a sentence with: dog run park."
     assert commongen_penalty(prompt, "A dog run park.") == -1.0
     assert commongen_penalty(prompt, "I generate dogs") == -1.0
@@ -87,6 +88,48 @@ def test_rewards_of_rules() -> None:
         text_reward("meteor")(["", ""], ["a", "b"], [["a"], []])
     with pytest.raises(ConfigError, match="expected a number"):
         text_reward("length:many")
+
+
+PY_ROUGE = [
+    ("a small red circle runs", "a red circle", 0.7903129226148963),
+    ("He doesn't like the running dogs.", "The dogs run; he does not like them!", 0.33248709862740594),
+    ("one " * 120, "one " * 110, 1.0),
+    ("generously relational cats", "generous relation cat", 1.0),
+    ("cannot do it", "can not do it", 0.628184042286484),
+    ("a-b co-operate 3.5", "a b cooperate 3 5", 0.7673570889966181),
+    ("two words", "none here", 0.0),
+]
+"""Answer, reference, and F of ROUGE-L by py-rouge 1.1 with the settings of RL4LMs' task narrative_qa."""
+NMT_BLEU = [
+    ("the cat sat on the mat", ["the cat sat on a mat", "a cat sat on the big red mat today"], 0.7598356856515925),
+    ("a b c d e", ["a b c d e f g", "a b c d e f"], 0.8187307530779819),
+    ("A dog.", ["A dog."], 0.0),
+    ("the cat sat down here", ["The cat sat down here", "x"], 0.668740304976422),
+]
+"""Answer, references, and BLEU of `compute_bleu` of TensorFlow's nmt, which the metric "bleu" of datasets 2.5.1 is, on `split()` words."""
+
+
+def test_rouge_and_bleu_are_those_that_the_release_is_rewarded_by(parity: Any) -> None:
+    pytest.importorskip("rouge_score")
+    found = [text_reward("rouge_l_max")([""], [answer], [[reference]])[0] for answer, reference, _ in PY_ROUGE]
+    pairs = [(np.array(found), np.array([score for *_, score in PY_ROUGE]))]
+    parity("rl4lms", "reward rouge_l_max of seven texts", "py-rouge 1.1, weight_factor 1.2", pairs, tolerance=1e-12)
+    found = [text_reward("bleu")([""], [answer], [references])[0] for answer, references, _ in NMT_BLEU]
+    pairs = [(np.array(found), np.array([score for *_, score in NMT_BLEU]))]
+    parity("rl4lms", "reward bleu of four texts", "compute_bleu of TensorFlow's nmt", pairs, tolerance=1e-12)
+
+
+def test_rewards_are_weighted_and_a_classifier_is_one_of_them() -> None:
+    def likes(prompts: Any, answers: Any, references: Any) -> list[float]:
+        return [float("good" in answer) for answer in answers]
+
+    reward = text_reward("0.75*classifier+0.25*length:2", classifier=likes)
+    assert reward(["", ""], ["good day", "bad"], [[], []]) == [1.0, 0.125]
+    assert text_reward("-0.5*length:1")([""], ["a b"], [[]]) == [-1.0]
+    with pytest.raises(UnknownName, match="unknown reward 'classifier'"):
+        text_reward("classifier")
+    with pytest.raises(ConfigError, match="expected a number"):
+        text_reward("half*length:1")
 
 
 def test_naturalness_is_what_its_names_say() -> None:

@@ -11,15 +11,22 @@ from diptych.claims.sweep import around
 from diptych.claims.verdict import Margins
 from diptych.recipes.domains.arl import ARL
 
-PICTURES, STEPS, BATCH = 2000, 400, 32
+PICTURES, STEPS, BATCH = 800, 120, 32
 
 
 def claims() -> tuple[Claim, ...]:
     whole = ARL.tiny()
-    learning = replace(whole.learning, weight_patches=0.0)
-    small: dict[str, Any] = {"image_tower": "vit_micro", "image_size": 48, "width": 64, "text_length": 24, "pieces": 256}
-    method = replace(whole, **small, learning=learning, batch_size=BATCH, steps=STEPS)
-    graph = method.entity_graph
+    learning = replace(whole.learning, weight_patches=0.0, hidden=0.3)
+    graph = replace(whole.entity_graph, entity_width=32)
+    towers: dict[str, Any] = {
+        "image_tower": "vit_micro",
+        "image_size": 48,
+        "text_tower": "bert_micro",
+        "text_length": 12,
+        "pieces": 256,
+    }
+    small: dict[str, Any] = {**towers, "width": 64, "fusion_layers": 1, "batch_size": BATCH, "steps": STEPS, "warmup": 10.0}
+    method = replace(whole, **small, learning=learning, entity_graph=graph)
     plain = replace(method, entity_graph=replace(graph, aligns=False, reasons=False))
     shuffled = replace(method, entity_graph=replace(graph, shuffled_graph=True))
     return (
@@ -30,17 +37,18 @@ def claims() -> tuple[Claim, ...]:
             "fusion without knowledge",
             source="2209.07118, which injects UMLS; here findings and zones of rendered chests",
             refuted="a difference whose interval lies below zero",
-            baseline=Arm("without knowledge", MaskedFindings(plain, PICTURES), around(1e-3)),
-            method=Arm("align and reason", MaskedFindings(method, PICTURES), around(1e-3)),
+            baseline=Arm("without knowledge", MaskedFindings(plain, PICTURES), around(3e-3)),
+            method=Arm("align and reason", MaskedFindings(method, PICTURES), around(3e-3)),
             controls=(
                 Arm("untrained", MaskedFindings(method, PICTURES, learns=False)),
-                Arm("another picture", MaskedFindings(method, PICTURES, blind=True)),
                 Arm("shuffled graph", MaskedFindings(shuffled, PICTURES)),
             ),
             metric="guessed",
             margins=Margins(matters=0.03, equivalence=0.03),
             equal_budget=("steps", "samples"),
             data=f"{PICTURES:,} rendered chests of 48 pixels with at most one lesion; {TESTED} findings of others are asked for",
+            reported=("another_picture",),
+            seeds=3,
             tuning_seeds=(0,),
         ),
     )

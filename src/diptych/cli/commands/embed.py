@@ -1,4 +1,4 @@
-"""``diptych embed MODEL DATA OUT``: image embeddings that curation and indexes read."""
+"""``diptych embed MODEL DATA OUT``: image embeddings that curation and indexes read, by one process or by several."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from tyro.conf import Positional, arg
 
@@ -18,30 +18,38 @@ class EmbedArgs:
     model: Annotated[Positional[str], arg(metavar="MODEL", help="any model that embeds images")]
     data: Annotated[Positional[str], arg(metavar="DATA", help="any readable data")]
     out: Annotated[Positional[Path], arg(metavar="OUT", help="folder of embeddings; may hold those of other models and data")]
+    engine: Annotated[Literal["local", "ray"], arg(help="what embeds: processes of this machine, or a Ray cluster")] = "local"
+    workers: Annotated[int, arg(help="actors of Ray; 0: as many as the cluster has GPUs, else cores")] = 0
     device: DEVICE = "auto"
     json: Annotated[bool, arg(help="one JSON object on stdout")] = False
 
 
 def main(argv: Sequence[str]) -> int:
-    args = parse(EmbedArgs, argv, "embed", "Image embeddings, computed once, for curation and search.")
-    from diptych.curate.engine.embedding import open_embedder
-    from diptych.curate.engine.sources import open_pool
-    from diptych.index.embedding_table import EmbeddingTable
+    args = parse(
+        EmbedArgs,
+        argv,
+        "embed",
+        "Image embeddings, computed once, for curation and search. Several processes share it under torchrun.",
+    )
+    from diptych.curate.engine.embedding_workers import embed_images
 
-    model, data = open_embedder(args.model), open_pool(args.data)
-    table = EmbeddingTable(args.out, model)
     start = time.perf_counter()
-    computed, unreadable = table.fill(data)
-    seconds = time.perf_counter() - start
-    lines = [f"{computed:,} pictures of {len(data):,} samples embedded in {seconds:.1f} s; {len(table):,} are in {table.folder}"]
+    report = embed_images(args.model, args.data, args.out, engine=args.engine, workers=args.workers, device=args.device)
+    if report is None:  # the first of several processes says it
+        return 0
+    seconds, unreadable = time.perf_counter() - start, report.unreadable
+    lines = [
+        f"{report.computed:,} pictures of {report.samples:,} samples embedded in {seconds:.1f} s; "
+        f"{report.rows:,} are in {report.folder}"
+    ]
     lines += [f"! {uid} cannot be read: {reason}" for uid, reason in list(unreadable.items())[:5]]
     lines += [f"! and {len(unreadable) - 5:,} more" for _ in range(len(unreadable) > 5)]
     facts = {
-        "samples": len(data),
-        "computed": computed,
-        "rows": len(table),
+        "samples": report.samples,
+        "computed": report.computed,
+        "rows": report.rows,
         "unreadable": len(unreadable),
         "seconds": seconds,
-        "out": str(table.folder),
+        "out": str(report.folder),
     }
     return finish(facts, lines, args.json)

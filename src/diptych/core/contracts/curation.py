@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
@@ -29,8 +29,8 @@ class CurationStepResult:
     notes    lines about this run, to be printed and not kept
     """
 
-    kept: tuple[str, ...]
-    dropped: tuple[Drop, ...] = ()
+    kept: Sequence[str]
+    dropped: Sequence[Drop] = ()
     columns: dict[str, Any] = field(default_factory=dict)
     seconds: float = 0.0
     files: Mapping[str, bytes | Path] = field(default_factory=dict)

@@ -7,6 +7,7 @@ defines a step, and what follows the last one. `Recipe.engine` names it.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
 
@@ -48,6 +49,9 @@ class Trainer(Run, Protocol):
 
     def features_of(self, model: nn.Module, batch: Batch) -> Any:
         """The recipe's features of a batch by any module of its kind, without gradient, in chunks of `micro_batch`."""
+
+    def autocast(self) -> AbstractContextManager[object]:
+        """Region in which a module runs in the run's precision, as in `features_of` and `backward`."""
 
     def on_device(self, batch: Batch) -> Batch:
         """The batch on the run's device, in its precision."""

@@ -11,9 +11,8 @@ import hashlib
 from functools import cache
 from pathlib import Path
 
-from diptych.core.sources.syntax import strip_syntax
+from diptych.core.sources.syntax import PACKAGE, statements, strip_syntax
 
-PACKAGE = "diptych"
 SOURCES = Path(__file__).resolve().parents[3]
 """The folder that holds the package."""
 
@@ -58,15 +57,21 @@ def _read_module(sources: Path, module: str) -> tuple[str, tuple[str, ...]]:
 
 @cache
 def _parse_module(sources: Path, path: Path, changed: int) -> tuple[str, tuple[str, ...]]:
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    imported: list[str] = []
-    for node in ast.walk(tree):
+    stripped, imported = _parse(path.read_text(encoding="utf-8"))
+    return stripped, tuple(name for name in imported if name.split(".")[0] == PACKAGE and module_file(sources, name) is not None)
+
+
+@cache
+def _parse(text: str) -> tuple[str, tuple[str, ...]]:
+    """Syntax of a source text, and what it may import. A copy of the package is parsed no second time."""
+    tree = ast.parse(text)
+    for node in statements(tree):
         if isinstance(node, ast.If) and ast.unparse(node.test).endswith("TYPE_CHECKING"):
             node.body = [ast.Pass()]
-    for node in ast.walk(tree):
+    imported: list[str] = []
+    for node in statements(tree):
         if isinstance(node, ast.Import):
             imported += [name.name for name in node.names]
         elif isinstance(node, ast.ImportFrom) and node.module:
             imported += [node.module, *(f"{node.module}.{name.name}" for name in node.names)]
-    ours = tuple(name for name in imported if name.split(".")[0] == PACKAGE and module_file(sources, name) is not None)
-    return strip_syntax(tree), ours
+    return strip_syntax(tree), tuple(imported)

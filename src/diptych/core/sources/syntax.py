@@ -4,37 +4,48 @@ from __future__ import annotations
 
 import ast
 import re
+from collections.abc import Iterator
+from typing import Any
 
+PACKAGE = "diptych"
 ENTRY = re.compile(r"diptych(\.\w+)+(:\w+)?")
 FILE = re.compile(r"[a-z_]+(/\w+)+\.py")
 """A file of the package from its root, as the table of systems names it: `index/kinds/late.py`."""
 
 
-class _Strip(ast.NodeTransformer):
-    """Imports keep what they bind and lose where it lives; entry strings and files keep the last name."""
-
-    def visit_Import(self, node: ast.Import) -> ast.AST:
-        return ast.Import([ast.alias("", name.asname) if name.name.startswith("diptych") else name for name in node.names])
-
-    def visit_ImportFrom(self, node: ast.ImportFrom) -> ast.AST:
-        if not (node.module or "").startswith("diptych"):
-            return node
-        return ast.ImportFrom("diptych", sorted(node.names, key=lambda name: name.name), 0)
-
-    def visit_Constant(self, node: ast.Constant) -> ast.AST:
-        if isinstance(node.value, str) and ENTRY.fullmatch(node.value):
-            return ast.Constant(re.split(r"[.:]", node.value)[-1])
-        if isinstance(node.value, str) and FILE.fullmatch(node.value):
-            return ast.Constant(node.value.rpartition("/")[2])
-        return node
+def statements(tree: ast.Module) -> Iterator[ast.stmt]:
+    """Statements of a tree, nested ones too, each before those inside it. Expressions, most of a tree's nodes, are not entered."""
+    waiting: list[Any] = list(reversed(tree.body))
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, ast.stmt):
+            yield node
+        for part in ("cases", "finalbody", "orelse", "handlers", "body"):
+            waiting += reversed(getattr(node, part, ()))
 
 
 def without_docstrings(tree: ast.Module) -> ast.Module:
     """The tree, with docstrings and other bare strings removed in place."""
-    for node in ast.walk(tree):
+    for node in (tree, *statements(tree)):
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
             node.body = [item for item in node.body if not _is_docstring(item)] or [ast.Pass()]
     return tree
+
+
+def _without_places(tree: ast.Module) -> None:
+    """Imports keep what they bind and lose where it lives; entry strings and files keep the last name. In place."""
+    for node in statements(tree):
+        if isinstance(node, ast.Import):
+            node.names = [ast.alias("", name.asname) if name.name.startswith(PACKAGE) else name for name in node.names]
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith(PACKAGE):
+            node.module, node.level = PACKAGE, 0
+            node.names.sort(key=lambda name: name.name)
+    for part in ast.walk(tree):
+        if isinstance(part, ast.Constant) and isinstance(part.value, str):
+            if ENTRY.fullmatch(part.value):
+                part.value = re.split(r"[.:]", part.value)[-1]
+            elif FILE.fullmatch(part.value):
+                part.value = part.value.rpartition("/")[2]
 
 
 def _is_docstring(node: ast.stmt) -> bool:
@@ -47,15 +58,14 @@ def strip_syntax(tree: ast.Module) -> str:
     >>> strip_syntax(ast.parse("x = 1  # one")) == strip_syntax(ast.parse("'''Ones.'''\\nx   =   1"))
     True
     """
-    kept = _Strip().visit(without_docstrings(tree))
-    assert isinstance(kept, ast.Module)
-    body = [node for node in kept.body if not isinstance(node, ast.Pass)]
+    _without_places(without_docstrings(tree))
+    body = [node for node in tree.body if not isinstance(node, ast.Pass)]
     imports = [node for node in body if isinstance(node, ast.Import | ast.ImportFrom)]
     rest = [node for node in body if not isinstance(node, ast.Import | ast.ImportFrom)]
     if not rest:
         return ""
-    lines = sorted({ast.unparse(ast.fix_missing_locations(node)) for node in _split_imports(imports)})
-    return "\n".join([*lines, *(ast.unparse(ast.fix_missing_locations(node)) for node in rest)])
+    lines = sorted({ast.unparse(node) for node in _split_imports(imports)})
+    return "\n".join([*lines, *(ast.unparse(node) for node in rest)])
 
 
 def _split_imports(imports: list[ast.Import | ast.ImportFrom]) -> list[ast.Import | ast.ImportFrom]:

@@ -14,18 +14,23 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, overload
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from diptych.core.contracts import CurationStepResult, Dataset, Drop
+from diptych.core.contracts import CurationStepResult, Dataset
 from diptych.core.errors import ConfigError
 from diptych.curate.duplicates.minhash import MinHashBands, Words, normal_text
 from diptych.curate.duplicates.text_candidates import GreedyTexts, bucket_sizes, greedy_texts
 from diptych.curate.engine.parts import PartStore
 from diptych.curate.engine.run import mapped
+from diptych.curate.engine.verdicts import ColumnByUid, DropTable, StringColumn, uid_column
 from diptych.curate.text.texts import texts_of
+from diptych.data.ragged import one_chunk
 
 TRIED = 2_000
 
@@ -94,20 +99,22 @@ class TextDuplicates:
         def keyed(part: pa.Table) -> pa.Table:
             return mapped(part.select(["row", "string"]), ["string"], bands, "keys").select(["keys"])
 
-        keys = parts.mapped(texts, "keys", keyed)["keys"].combine_chunks().values.to_numpy().reshape(-1, self.bands)
-        uids = texts["uid"].to_pylist()
-        strings = [normal_text(text) for text in texts["string"].to_pylist()]
-        original: dict[str, str] = {}
-        dropped = []
-        done = self._greedy(keys, strings)
-        for row, (kept, alike) in done.original.items():
-            original[uids[row]] = uids[kept]
-            dropped.append(Drop(uids[row], self.slug, f"near {uids[kept]}: its text shares {alike:.3f} of its shingles"))
-        columns = {"text_duplicate_of": original} if original else {}
-        stays = tuple(sorted(set(data.uids) - original.keys()))
-        return CurationStepResult(stays, tuple(dropped), columns, time.perf_counter() - start, notes=self._notes(done))
+        keys = one_chunk(parts.mapped(texts, "keys", keyed)["keys"]).values.to_numpy().reshape(-1, self.bands)
+        done = self._greedy(keys, NormalTexts(one_chunk(texts["string"])))
+        uid = one_chunk(texts["uid"].cast(pa.string()))
+        uids = uid.take(pa.array(list(done.original), pa.int64()))
+        originals = uid.take(pa.array([kept for kept, _ in done.original.values()], pa.int64()))
+        alike = [f": its text shares {similarity:.3f} of its shingles" for _, similarity in done.original.values()]
+        drops = DropTable.of_step(
+            self.slug, uids, pc.binary_join_element_wise("near ", originals, pa.array(alike, pa.string()), "")
+        )
+        columns = {"text_duplicate_of": ColumnByUid(pa.table({"uid": uids, "text_duplicate_of": originals}))} if len(uids) else {}
+        everyone = uid_column(data)
+        stays = everyone.filter(pc.invert(pc.is_in(everyone, value_set=uids)))
+        kept = StringColumn(stays.take(pc.sort_indices(stays)))
+        return CurationStepResult(kept, drops, columns, time.perf_counter() - start, notes=self._notes(done))
 
-    def _greedy(self, key_NB: Words, strings: list[str]) -> GreedyTexts:
+    def _greedy(self, key_NB: Words, strings: Sequence[str]) -> GreedyTexts:
         return greedy_texts(key_NB, strings, similarity=self.similarity, width=self.width, cap=self.cap)
 
     def _notes(self, done: GreedyTexts) -> tuple[str, ...]:
@@ -122,6 +129,28 @@ class TextDuplicates:
     def _first(self, data: Dataset) -> pa.Table:
         """First text of each row."""
         texts = texts_of(data, language=self.language)
-        uids = texts["uid"].to_pylist()
-        first = [row for row, uid in enumerate(uids) if not row or uid != uids[row - 1]]
-        return texts.take(pa.array(first, pa.int64()))
+        uids = one_chunk(texts["uid"])
+        first = np.ones(len(uids), bool)
+        first[1:] = pc.not_equal(uids[1:], uids[:-1]).to_numpy(zero_copy_only=False)
+        return texts.filter(pa.array(first))
+
+
+class NormalTexts(Sequence[str]):
+    """Normalised texts of an Arrow column, made when asked for."""
+
+    def __init__(self, column: pa.Array) -> None:
+        self.column = column
+
+    def __len__(self) -> int:
+        return len(self.column)
+
+    @overload
+    def __getitem__(self, row: int) -> str: ...
+
+    @overload
+    def __getitem__(self, row: slice) -> Sequence[str]: ...
+
+    def __getitem__(self, row: int | slice) -> str | Sequence[str]:
+        if isinstance(row, slice):
+            return [normal_text(text) for text in self.column[row].to_pylist()]
+        return normal_text(self.column[row].as_py())

@@ -13,6 +13,7 @@ Letters: N texts, B bands, K shingles.
 from __future__ import annotations
 
 import math
+from array import array
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -56,36 +57,64 @@ class _SplitRow:
 class _RareShingleLists:
     """Kept rows by their rare shingles, one family of lists for each group of rows that band keys join."""
 
-    def __init__(self, similarity: float, cap: int) -> None:
+    def __init__(self, key_NB: Words, similarity: float, cap: int) -> None:
         self.similarity, self.cap, self.full = similarity, cap, 0
-        self._lists: dict[tuple[int, int], list[tuple[int, int]]] = {}
-        self._size: dict[int, int] = {}
-        self._keys: dict[int, frozenset[int]] = {}
+        self._key_NB = key_NB
+        self._size_N = np.zeros(len(key_NB), np.int32)
+        self._lists: dict[int, dict[int, array[int]]] = {}  # group -> shingle -> rows and positions, one after the other
 
     def candidates(self, row: _SplitRow) -> set[int]:
         """Kept rows that share a band key and a rare shingle, and that can be similar enough by the position of the first such one."""
         seen: set[int] = set()
         out: set[int] = set()
         least = self.similarity / (1 + self.similarity)  # of both sizes, so many shingles must be shared
+        lists = self._lists.get(row.group, {})
         for position, shingle in enumerate(row.prefix):
-            for other, index in self._lists.get((row.group, shingle), ()):
+            members = lists.get(shingle, ())
+            for other, index in zip(members[::2], members[1::2], strict=True):
                 if other in seen:
                     continue
                 seen.add(other)
-                size = self._size[other]
+                size = int(self._size_N[other])
                 if min(row.size - position, size - index) < least * (row.size + size) - 1e-9:
                     continue
-                if not self._keys[other].isdisjoint(row.keys):
+                if not row.keys.isdisjoint(self._key_NB[other].tolist()):
                     out.add(other)
         return out
 
     def add(self, number: int, row: _SplitRow) -> None:
-        self._size[number], self._keys[number] = row.size, row.keys
+        self._size_N[number] = row.size
+        lists = self._lists.setdefault(row.group, {})
         for position, shingle in enumerate(row.prefix):
-            members = self._lists.setdefault((row.group, shingle), [])
-            if not self.cap or len(members) < self.cap:
-                members.append((number, position))
-                self.full += len(members) == self.cap
+            members = lists.setdefault(shingle, array("q"))
+            if not self.cap or len(members) < 2 * self.cap:
+                members.extend((number, position))
+                self.full += len(members) == 2 * self.cap
+
+
+class _SmallBuckets:
+    """Rows that share a band key with 2 to SPLIT rows, in arrays sorted by key and row: some 16 bytes for each such key of a row."""
+
+    def __init__(self, key_NB: Words, size_NB: npt.NDArray[np.int32]) -> None:
+        row_M, band_M = np.nonzero((size_NB > 1) & (size_NB <= SPLIT))
+        key_M = key_NB[row_M, band_M]
+        order_M = np.lexsort((row_M, key_M))
+        self._row_M, key_M = row_M[order_M].astype(np.int32), key_M[order_M]
+        first_M = np.ones(len(key_M), bool)
+        first_M[1:] = key_M[1:] != key_M[:-1]
+        begin_M = np.maximum.accumulate(np.where(first_M, np.arange(len(key_M)), 0))
+        by_row_M = np.argsort(self._row_M, kind="stable")  # row_M before it was sorted by key
+        self._span_M2 = np.stack([begin_M[by_row_M], by_row_M], 1)
+        self._start_N1 = np.concatenate([[0], np.cumsum(np.bincount(row_M, minlength=len(key_NB)))])
+        self._kept_N = np.ones(len(key_NB), bool)
+
+    def kept_before(self, row: int) -> set[int]:
+        """Kept rows before this one that share a key with it."""
+        spans = self._span_M2[self._start_N1[row] : self._start_N1[row + 1]].tolist()
+        return {other for begin, end in spans for other in self._row_M[begin:end].tolist() if self._kept_N[other]}
+
+    def drop(self, row: int) -> None:
+        self._kept_N[row] = False
 
 
 def greedy_texts(key_NB: Words, texts: Sequence[str], *, similarity: float, width: int, cap: int) -> GreedyTexts:
@@ -98,29 +127,26 @@ def greedy_texts(key_NB: Words, texts: Sequence[str], *, similarity: float, widt
     cap         kept rows that a list of one rare shingle holds at most; 0: no limit
     """
     size_NB = bucket_sizes(key_NB)
-    met = np.flatnonzero((size_NB > 1).any(axis=1)).tolist()
+    met = np.flatnonzero((size_NB > 1).any(axis=1))
+    small = _SmallBuckets(key_NB, size_NB)
     split_rows = _split_rows(key_NB, size_NB, texts, similarity, width)
     out = GreedyTexts()
-    by_key: dict[int, list[int]] = {}
-    by_shingle = _RareShingleLists(similarity, cap)
+    by_shingle = _RareShingleLists(key_NB, similarity, cap)
 
     @lru_cache(maxsize=CACHED)
     def shingles_of(row: int) -> set[str]:
         return shingles(texts[row], width)
 
-    for row in with_bar(met, len(met), "comparing texts", least=50_000):
-        sizes = size_NB[row].tolist()
-        own = [key for key, size in zip(key_NB[row].tolist(), sizes, strict=True) if 1 < size <= SPLIT]
-        split = next(split_rows) if max(sizes) > SPLIT else None
-        candidates = {other for key in own for other in by_key.get(key, ())}
+    for row in map(int, with_bar(met, len(met), "comparing texts", least=50_000)):
+        split = next(split_rows) if size_NB[row].max() > SPLIT else None
+        candidates = small.kept_before(row)
         if split is not None:
             candidates |= by_shingle.candidates(split)
         best = _most_similar(shingles_of(row), candidates, shingles_of, similarity, out)
         if best is not None:
             out.original[row] = best
+            small.drop(row)
             continue
-        for key in own:
-            by_key.setdefault(key, []).append(row)
         if split is not None:
             by_shingle.add(row, split)
     out.full_lists = by_shingle.full
@@ -146,16 +172,16 @@ def _most_similar(
     return best
 
 
-def bucket_sizes(key_NB: Words) -> npt.NDArray[np.int64]:
-    """Rows with the same key in the same band, int64 [N, B]."""
-    size_NB = np.ones(key_NB.shape, np.int64)
+def bucket_sizes(key_NB: Words) -> npt.NDArray[np.int32]:
+    """Rows with the same key in the same band, int32 [N, B]."""
+    size_NB = np.ones(key_NB.shape, np.int32)
     for band in range(key_NB.shape[1]):
         _, inverse_N, count = np.unique(key_NB[:, band], return_inverse=True, return_counts=True)
         size_NB[:, band] = count[inverse_N]
     return size_NB
 
 
-def _groups(key_NB: Words, size_NB: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+def _groups(key_NB: Words, size_NB: npt.NDArray[np.int32]) -> npt.NDArray[np.int64]:
     """Group of each row, int64 [N]: rows that a chain of keys of more than SPLIT rows joins have the same one."""
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
@@ -170,7 +196,7 @@ def _groups(key_NB: Words, size_NB: npt.NDArray[np.int64]) -> npt.NDArray[np.int
 
 
 def _split_rows(
-    key_NB: Words, size_NB: npt.NDArray[np.int64], texts: Sequence[str], similarity: float, width: int
+    key_NB: Words, size_NB: npt.NDArray[np.int32], texts: Sequence[str], similarity: float, width: int
 ) -> Iterator[_SplitRow]:
     """Rows with a key of more than SPLIT rows, in order, with their rarest shingles."""
     rows = np.flatnonzero((size_NB > SPLIT).any(axis=1))

@@ -23,7 +23,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, Protocol, Self, TypeVar, cast
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from diptych.core.config import to_plain
 from diptych.core.contracts import CurationStepResult, Dataset, Drop, Operator
@@ -32,6 +34,7 @@ from diptych.core.disk.lock import DISK_FULL, exclusive
 from diptych.core.errors import RunError
 from diptych.curate.engine.parts import PartStore
 from diptych.curate.engine.tables import as_table, joined
+from diptych.curate.engine.verdicts import DROPS, ColumnByUid, DropTable, StringColumn, uid_column, verdict_result, verdict_table
 from diptych.data.columns import MadeBy, read_table, table_names, write_table
 from diptych.data.curated import curation_id, is_curated, with_made_column
 from diptych.data.dataset import Pool
@@ -43,8 +46,6 @@ from diptych.data.shards.mark import sweep_partial
 FORMAT = 1
 COSTS = "costs.json"
 ALARMING = 0.95  # share of dropped rows above which a report has a warning
-VERDICT = pa.schema([("uid", pa.string()), ("kept", pa.bool_()), ("reason", pa.string())])
-REMOVED = pa.schema([("uid", pa.string()), ("step", pa.string()), ("reason", pa.string())])
 
 
 class Selectable(Dataset, Protocol):
@@ -74,13 +75,14 @@ class CurationResult(Generic[Data]):
     """Kept rows, dropped rows with reasons, cost of each step, and the columns that steps made by name and uid."""
 
     kept: Data
-    removed: tuple[Drop, ...]
+    removed: Sequence[Drop]
     steps: tuple[StepReport, ...]
     columns: dict[str, Any]
 
     def lines(self) -> list[str]:
         """The removal table: for each step rows before and after and its cost, then how many left for which kind of reason."""
         lines = []
+        drops = DropTable.of(self.removed).table
         for step in self.steps:
             each = f", {step.before / step.seconds:,.0f} rows per second" if step.seconds > 0 else ""
             resumed = ", taken from an earlier run" if step.resumed else ""
@@ -88,7 +90,7 @@ class CurationResult(Generic[Data]):
             if step.after < step.before * (1 - ALARMING):
                 lines.append(f"! {step.slug} dropped {1 - step.after / step.before:.1%} of the rows: look at the reasons below")
             lines += [f"  {note}" for note in step.notes]
-            reasons = Counter(kind_of(drop.reason) for drop in self.removed if drop.step == step.slug)
+            reasons = Counter(map(kind_of, StringColumn(drops.filter(pc.equal(drops["step"], step.slug))["reason"])))
             lines += [f"  {count:>9,}  {count / max(1, step.before):6.1%}  {reason}" for reason, count in reasons.most_common()]
         return lines
 
@@ -133,7 +135,7 @@ def _curate_alone(
 ) -> CurationResult[Data]:
     """The body of `curate`, run under its lock."""
     current = data
-    removed: list[Drop] = []
+    removed: list[pa.Table] = []
     steps: list[StepReport] = []
     columns: dict[str, Any] = {}
     for number, operator in enumerate(operators):
@@ -146,20 +148,22 @@ def _curate_alone(
         parts = PartStore(out / "parts" / table, made_by.config_hash) if out else PartStore()
         parts = dataclasses.replace(parts, embeddings=embeddings)
         result = done or (operator.run(before, parts) if hasattr(operator, "run") else operator(before))
-        _check(before, result, operator.slug)
+        verdict = verdict_table(result)
+        order = pc.sort_indices(uids := uid_column(before))
+        if not verdict["uid"].combine_chunks().equals(uids.take(order)):
+            _refuse(before, result, operator.slug)
         if out and not done:
-            _write_step(out, table, result, made_by)
+            _write_step(out, table, result, verdict, made_by)
             parts.clear()
             # As a resumed run reads them: Parquet names parts of nested types anew, which shows in the bytes of what is written next.
             result = dataclasses.replace(result, columns=_stored_columns(out, table))
         for name, values in result.columns.items():
             columns[name] = joined(name, columns.get(name), values)
-        staying = set(result.kept)
-        current = before.select([row for row, uid in enumerate(before.uids) if uid in staying])
+        current = before.select(np.sort(order.to_numpy()[verdict["kept"].to_numpy()]))
         if isinstance(current, Pool) and number + 1 < len(operators):
             for name, values in result.columns.items():
                 current = cast(Data, with_made_column(cast(Pool, current), name, as_table(name, values)))
-        removed += result.dropped
+        removed.append(DropTable.of(result.dropped).table)
         steps.append(
             StepReport(
                 operator.slug,
@@ -171,7 +175,7 @@ def _curate_alone(
                 notes=result.notes,
             )
         )
-    curation = CurationResult(current, tuple(removed), tuple(steps), columns)
+    curation = CurationResult(current, DropTable(pa.concat_tables([DROPS.empty_table(), *removed])), tuple(steps), columns)
     if out:
         _write(out, data, curation, source)
     return curation
@@ -210,18 +214,18 @@ def _content(path: Path) -> str:
     return digest.hexdigest() if path.exists() else ""
 
 
-def _check(data: Dataset, result: CurationStepResult, slug: str) -> None:
+def _refuse(data: Dataset, result: CurationStepResult, slug: str) -> None:
+    """Raise RunError for a step whose verdicts are not one for every uid."""
     judged = [*result.kept, *(drop.uid for drop in result.dropped)]
     uids = set(data.uids)
     if invented := set(judged) - uids:
         raise RunError(f"step '{slug}' invented uid '{min(invented)}'")
     if forgotten := uids - set(judged):
         raise RunError(f"step '{slug}' says nothing about uid '{min(forgotten)}'")
-    if len(judged) != len(uids):
-        raise RunError(f"step '{slug}' judged a uid twice ({len(judged)} verdicts for {len(uids)} rows)")
+    raise RunError(f"step '{slug}' judged a uid twice ({len(judged)} verdicts for {len(uids)} rows)")
 
 
-def _write_step(out: Path, table: str, result: CurationStepResult, made_by: MadeBy) -> None:
+def _write_step(out: Path, table: str, result: CurationStepResult, verdict: pa.Table, made_by: MadeBy) -> None:
     """Writes a step, columns first: the verdict marks the step as finished."""
     for name, content in result.files.items():
         if isinstance(content, Path):
@@ -231,9 +235,6 @@ def _write_step(out: Path, table: str, result: CurationStepResult, made_by: Made
             write_atomic(out / name, content)
     for name, values in result.columns.items():
         write_table(out, f"{table}-{name}", as_table(name, values), made_by)
-    rows = [(uid, True, "") for uid in result.kept] + [(drop.uid, False, drop.reason) for drop in result.dropped]
-    rows.sort()
-    verdict = pa.table([pa.array(c, f.type) for c, f in zip(_transposed(rows, 3), VERDICT, strict=True)], schema=VERDICT)
     as_tables = sorted(name for name, values in result.columns.items() if isinstance(values, pa.Table))
     config = {"of": made_by.config_hash, "columns": sorted(result.columns), "as_tables": as_tables}
     write_json(out / COSTS, {**_costs(out), table: result.seconds})
@@ -248,10 +249,8 @@ def _earlier_verdict(out: Path, table: str, made_by: MadeBy) -> CurationStepResu
     config = stored.made_by.get("config") or {}
     if config.get("of") != made_by.config_hash:
         return None
-    rows = stored.table.to_pylist()
-    kept = tuple(row["uid"] for row in rows if row["kept"])
-    dropped = tuple(Drop(row["uid"], made_by.step, row["reason"]) for row in rows if not row["kept"])
-    return CurationStepResult(kept, dropped, _stored_columns(out, table), float(_costs(out).get(table, 0.0)))
+    seconds = float(_costs(out).get(table, 0.0))
+    return verdict_result(stored.table.replace_schema_metadata(None), made_by.step, _stored_columns(out, table), seconds)
 
 
 def _stored_columns(out: Path, table: str) -> dict[str, Any]:
@@ -260,8 +259,12 @@ def _stored_columns(out: Path, table: str) -> dict[str, Any]:
     made: dict[str, Any] = {}
     for column in config["columns"]:
         pairs = read_table(out, f"{table}-{column}").table.replace_schema_metadata(None)
-        whole = column in config["as_tables"]
-        made[column] = pairs if whole else dict(zip(pairs["uid"].to_pylist(), pairs[column].to_pylist(), strict=True))
+        if column in config["as_tables"]:
+            made[column] = pairs
+        elif pa.types.is_nested(pairs.schema.field(column).type):  # whose parts Parquet names anew: Arrow names them again
+            made[column] = dict(zip(pairs["uid"].to_pylist(), pairs[column].to_pylist(), strict=True))
+        else:
+            made[column] = ColumnByUid(pairs)
     return made
 
 
@@ -272,8 +275,8 @@ def _costs(out: Path) -> dict[str, float]:
 
 
 def _write(out: Path, data: Dataset, curation: CurationResult[Any], source: str) -> None:
-    rows = sorted((drop.uid, drop.step, drop.reason) for drop in curation.removed)
-    removed = pa.table([pa.array(c, f.type) for c, f in zip(_transposed(rows, 3), REMOVED, strict=True)], schema=REMOVED)
+    drops = DropTable.of(curation.removed).table
+    removed = drops.take(pc.sort_indices(drops["uid"])).combine_chunks()
     apart = ("notes", "seconds", "resumed")  # equal work gives equal bytes
     steps = [{name: value for name, value in to_plain(step).items() if name not in apart} for step in curation.steps]
     config = [{"step": step["slug"], "options": step["config"]} for step in steps]
@@ -300,7 +303,3 @@ def _write(out: Path, data: Dataset, curation: CurationResult[Any], source: str)
 def _earlier(source: str) -> dict[str, str]:
     """Identity of the curation that the input is, if it is one."""
     return {"curation": curation_id(Path(source))} if source and is_curated(Path(source)) else {}
-
-
-def _transposed(rows: Sequence[tuple[Any, ...]], width: int) -> list[list[Any]]:
-    return [[row[column] for row in rows] for column in range(width)]

@@ -10,12 +10,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from diptych.curate.engine.verdicts import ColumnByUid
 from diptych.data.columns import column_of
 
 
 def as_table(name: str, values: Mapping[str, Any] | pa.Table) -> pa.Table:
     """Columns "uid" and `name`, in order of uid."""
-    if isinstance(values, pa.Table):
+    if isinstance(values, pa.Table | ColumnByUid):
+        values = values.table if isinstance(values, ColumnByUid) else values
         return values.select(["uid", name]).take(pc.sort_indices(values["uid"])).combine_chunks()
     uids = sorted(values)
     ordered = [values[uid] for uid in uids]
@@ -29,11 +31,12 @@ def joined(
     """Values of two steps under one name; of one uid the later one counts."""
     if old is None:
         return new
-    if not isinstance(old, pa.Table) and not isinstance(new, pa.Table):
-        return {**old, **new}
     before, after = as_table(name, old), as_table(name, new)
+    if not isinstance(old, pa.Table) and not isinstance(new, pa.Table) and before.schema != after.schema:
+        return {**old, **new}
     missing = pc.invert(pc.is_in(before["uid"], value_set=after["uid"].combine_chunks()))
-    return as_table(name, pa.concat_tables([before.filter(missing), after.cast(before.schema)]))
+    both = as_table(name, pa.concat_tables([before.filter(missing), after.cast(before.schema)]))
+    return both if isinstance(old, pa.Table) or isinstance(new, pa.Table) else ColumnByUid(both)
 
 
 def parquet_bytes(table: pa.Table) -> bytes:

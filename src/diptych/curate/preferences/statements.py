@@ -69,12 +69,14 @@ class WrittenSplitter:
     backend          what writes
     prompt_words     words of a request for facts at most, its own included; 0 for no limit. Released: 300, so that long answers are cut
     first_character  each fact loses its first character, whatever it is, as released; else a dash, a star or a number before it goes
+    one_to_one       an answer states nothing unless each of its facts has a question of its own that no other fact has, as released
     seed             of the requests
     """
 
     backend: TextBackend
     prompt_words: int = 0
     first_character: bool = False
+    one_to_one: bool = False
     seed: int = 0
 
     def __call__(self, pairs: Sequence[tuple[str, str]]) -> list[list[AnswerStatement]]:
@@ -82,14 +84,13 @@ class WrittenSplitter:
         facts = [listed_lines(text, first_character=self.first_character) for text in divided]
         turned = self._ask([TURN + "".join(f"\n- {fact}\n" for fact in some) for some in facts], "questions")
         questions = [listed_lines(text, first_character=self.first_character) for text in turned]
-        return [
-            [
-                AnswerStatement(fact, question.rstrip(" ?"))
-                for fact, question in zip(some, asked, strict=False)
-                if fact and question
-            ]
-            for some, asked in zip(facts, questions, strict=True)
-        ]
+        return [self._statements(some, asked) for some, asked in zip(facts, questions, strict=True)]
+
+    def _statements(self, facts: Sequence[str], questions: Sequence[str]) -> list[AnswerStatement]:
+        pairs = list(zip(facts, questions, strict=False))
+        if self.one_to_one and len({question for _, question in pairs}) != sum(map(bool, facts)):
+            return []
+        return [AnswerStatement(fact, question.rstrip(" ?")) for fact, question in pairs if fact and question]
 
     def fact_prompt(self, question: str, answer: str) -> str:
         """The request for the facts of an answer."""
@@ -118,7 +119,7 @@ def listed_lines(text: str, *, first_character: bool = False) -> list[str]:
     >>> listed_lines("The cup is red.", first_character=True)
     ['he cup is red.']
     """
-    lines = [line for line in text.strip().split("\n") if line.strip() and "###" not in line]
+    lines = [line for line in text.strip().split("\n") if line and "###" not in line]
     if first_character:
         return [line[1:].strip() for line in lines]
     return [entry for line in lines if (entry := re.sub(r"^\s*(?:[-*•]|\d+[.)])\s*", "", line).strip())]

@@ -24,6 +24,18 @@ GROUND = "Which objects does this mean: {}? Answer with their identifiers."
 DESCRIBE = "Describe {}."
 NAME = "What is {}?"
 NONE = "none"
+V2_SYSTEM = (
+    "A chat between a curious human and an artificial intelligence assistant. The assistant gives helpful, detailed, and polite "
+    "answers to the human's questions. The conversation centers around a 3D indoor scene that encompasses numerous 3D objects. "
+    'Here is a list of object information: [{}]. Objects are separated by "," and each object is identified by an ID in the format '
+    '"objxx". '
+)
+"""Published with Chat-3D v2.0, which separates things by semicolons all the same."""
+SCENE_SYSTEM = (
+    "A chat between a curious user and an artificial intelligence assistant. The assistant gives helpful, detailed, and polite answers to "
+    "the user's questions. The conversation centers around an indoor scene. Object information: [{}]."
+)
+"""Published with Chat-3D v2.1 and Chat-Scene."""
 
 
 @dataclass(frozen=True)

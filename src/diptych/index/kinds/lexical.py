@@ -160,13 +160,13 @@ class Lexicon:
         raise ConfigError(f"words are read in texts and pictures, not in {part.noun}")
 
     def terms_of(self, word: str) -> list[str]:
-        """Terms that a query word stands for, in the texts and the searched fields: the word, or its singular or plural where only that
-        is known."""
-        prefixes = ["", *(f"{name}:" for name in self._columns("search_fields"))]
-        for form in (word, *number_forms(word)):
-            terms = [prefix + form for prefix in prefixes if prefix + form in self.vocabulary]
-            if terms:
-                return terms
+        """Terms that a query word stands for, in the texts and the searched fields: the word, else its singular or plural, else those
+        that differ by accents."""
+        forms, prefixes = (word, *number_forms(word)), ["", *(f"{name}:" for name in self._columns("search_fields"))]
+        for variants in (lambda term: [term] if term in self.vocabulary else [], self.vocabulary.accent_variants):
+            for form in forms:
+                if terms := [term for prefix in prefixes for term in variants(prefix + form)]:
+                    return terms
         return []
 
     def suggestion(self, text: str) -> str:

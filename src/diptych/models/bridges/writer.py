@@ -276,22 +276,22 @@ class BridgeGenerator(StreamingGenerator):
         row has one."""
         if not any(images for images, _ in rows):
             return None, [0] * len(rows)
-        device = next(self.bridge.parameters()).device
+        weight = next(self.bridge.parameters())  # pictures move to its device and precision
         if self.frames:
             clips_of = [images for images, _ in rows if images]
             chosen = [[images[index] for index in frame_places(len(images), self.frames).tolist()] for images in clips_of]
             clips = [self.preprocess([decode(image, exact=True) for image in images]) for images in chosen]
-            return self.bridge.picture(torch.stack(clips).to(device)), [int(bool(images)) for images, _ in rows]
+            return self.bridge.picture(torch.stack(clips).to(weight)), [int(bool(images)) for images, _ in rows]
         shown = [[decode(image, exact=True) for image in images] for images, _ in rows]
         if self.tiles:
             shown = [[tile.pixels_HWC for image in images for tile in self.tiles(image)] for images in shown]
         count_B = [len(images) for images in shown]
-        image_NCHW = self.preprocess([image for images in shown for image in images]).to(device)
+        image_NCHW = self.preprocess([image for images in shown for image in images]).to(weight)
         if self.reads is None:
             return self.bridge.picture(image_NCHW), count_B
         tokenizer, length = self.reads
         encoded = tokenizer.encode([words for images, words in rows for _ in images], length, keep="last")
-        given = (torch.from_numpy(array).to(device) for array in (encoded.ids_BL, encoded.mask_BL))
+        given = (torch.from_numpy(array).to(weight.device) for array in (encoded.ids_BL, encoded.mask_BL))
         return self.bridge.picture(image_NCHW, *given), count_B
 
     def _laid(

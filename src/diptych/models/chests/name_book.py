@@ -17,21 +17,24 @@ from diptych.models.io.foreign.tokenizer import from_transformers
 from diptych.models.towers.name_vectors import RANDOM, name_vectors
 from diptych.models.towers.packaged.hf_text import TransformersText
 
-EXPECTED = "hf:FOLDER of a BERT, minilm-l6, or random:64"
+EXPECTED = "hf:FOLDER or hf-bare:FOLDER of a BERT, minilm-l6, or random:64"
 
 
 def book_vectors(texts: Sequence[str], source: str, *, length: int = 128) -> Tensor:
     """float32 [N, E] of texts. Raises ConfigError for a source that is none of these:
 
     hf:FOLDER   the state of [CLS] in the last layer of a transformers folder, as it is
+    hf-bare:FOLDER  the same of texts without [SEP] at their end, as MeDSLIP's tokenizer leaves them
     minilm-l6   or another packaged sentence encoder: unit-norm vectors
     random:E    the mean of a random vector a word: no text is understood, but names share words
     """
     kind, _, rest = source.partition(":")
-    if kind == "hf" and rest:
+    if kind in ("hf", "hf-bare") and rest:
         folder = Path(rest).expanduser()
         tower = TransformersText.from_folder(folder, pooling="cls", length=length).eval()
-        encoded = from_transformers(folder).encode(list(texts), length)
+        words = from_transformers(folder)
+        words.bare = kind == "hf-bare"
+        encoded = words.encode(list(texts), length)
         with torch.inference_mode():
             vector_NE: Tensor = tower(torch.from_numpy(encoded.ids_BL), torch.from_numpy(encoded.mask_BL)).pooled_BD
         return vector_NE.clone()

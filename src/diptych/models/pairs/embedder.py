@@ -16,6 +16,7 @@ from typing import Any, ClassVar, Protocol, Self, TypeVar, cast
 import numpy as np
 import numpy.typing as npt
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from diptych.core.contracts import Unit
@@ -166,6 +167,14 @@ class PairEmbedder(Embedding):
         model = copy.copy(self.model)
         model.token = token
         return type(self)(model, self.preprocess, self.tokenizer, self.text_length, f"{self.name}/{token}", bf16=self.bf16)
+
+    def embed_prompts(self, prompts: Sequence[str]) -> npt.NDArray[np.float32]:
+        """[D], unit-norm: the mean of the vectors of several wordings as they are, normalised then and not before."""
+        encoded = self.tokenizer.encode(list(prompts), self.text_length)
+        with self._ready() as device:
+            text_BL, mask_BL = self._fitted(torch.from_numpy(encoded.ids_BL), torch.from_numpy(encoded.mask_BL))
+            vector_D = self.model.text_vectors(text_BL.to(device), mask_BL.to(device)).mean(0)
+        return F.normalize(vector_D, dim=0).float().cpu().numpy()
 
     @one_or_many
     def embed_dense(self, images: Sequence[ImageSource], *, batch_size: int = 64) -> npt.NDArray[np.float32]:

@@ -36,12 +36,7 @@ class PhraseEmbedder(PairEmbedder):
         return super().embed_texts([text.rstrip("!?.") for text in texts], batch_size=batch_size)
 
     def embed_prompts(self, prompts: Sequence[str]) -> npt.NDArray[np.float32]:
-        """[D], unit-norm: the mean of the vectors of several wordings as they are, normalised then and not before."""
-        encoded = self.tokenizer.encode([text.rstrip("!?.") for text in prompts], self.text_length)
-        with self._ready() as device:
-            text_BL, mask_BL = self._fitted(torch.from_numpy(encoded.ids_BL), torch.from_numpy(encoded.mask_BL))
-            vector_D = self.model.text_vectors(text_BL.to(device), mask_BL.to(device)).mean(0)
-        return F.normalize(vector_D, dim=0).float().cpu().numpy()
+        return super().embed_prompts([text.rstrip("!?.") for text in prompts])
 
     def embed_earlier(self, image: ImageSource, earlier: ImageSource) -> npt.NDArray[np.float32]:
         """[D], unit-norm: an image beside an earlier one of the same patient, by a tower that compares them (BioViL-T)."""

@@ -47,9 +47,12 @@ class RoomChatModel:
         *,
         medium: str = "cloud",
         max_tokens: int = 64,
+        beams: int = 1,
+        repetition_penalty: float = 1.0,
         card: Mapping[str, Any] | None = None,
     ) -> None:
-        """`max_tokens` of an answer."""
+        """`max_tokens` of an answer, and how it is searched for."""
+        self.beams, self.repetition_penalty = beams, repetition_penalty
         self.model, self.prompt, self.reading, self.tokenizer = model, prompt, reading, tokenizer
         self.text_length, self.name, self.medium, self.max_tokens = text_length, name, medium, max_tokens
         self.card, self.unknown = dict(card or {}), 0
@@ -117,7 +120,8 @@ class RoomChatModel:
                 count = len(some)
                 sequence_BM = torch.tensor(assignment.sequence, device=weight.device).expand(count, -1)
                 embed_BLD = self.model.embed(token_1MCD.expand(count, -1, -1, -1), sequence_BM, open_1M.expand(count, -1), layout)
-                answers += self.model.language.write(embed_BLD, layout, self.vocabulary, max_tokens=self.max_tokens)
+                search: dict[str, Any] = {"num_beams": self.beams, "repetition_penalty": self.repetition_penalty}
+                answers += self.model.language.write(embed_BLD, layout, self.vocabulary, max_tokens=self.max_tokens, **search)
         return answers
 
     def save(self, folder: Path) -> None:
@@ -135,6 +139,8 @@ class RoomChatModel:
             "text_length": self.text_length,
             "medium": self.medium,
             "max_tokens": self.max_tokens,
+            "beams": self.beams,
+            "repetition_penalty": self.repetition_penalty,
             "card": self.card,
         }
         readme = described_card(
@@ -167,5 +173,7 @@ class RoomChatModel:
             config["name"],
             medium=config["medium"],
             max_tokens=config["max_tokens"],
+            beams=config.get("beams", 1),
+            repetition_penalty=config.get("repetition_penalty", 1.0),
             card=config.get("card"),
         )

@@ -6,8 +6,8 @@ image  vit_micro, vit_tiny, vit_b32, vit_b16, vit_l14 (CLIP's), vit_bigg14 (open
        efficientnet_b7, efficientnet_l2 (ALIGN's, without head convolution), eva_g14 (BLIP-2's: EVA without its last block, the class
        token among its tokens), timm:NAME (any model of timm)
 text   text_micro, text_tiny, text_clip, text_clip_l (CLIP's for B and L), text_clip_bigg, text_slip (SLIP's), text_siglip (SigLIP's for B),
-       text_tips (TIPS'), bert_tiny, bert_b6 (lower half), bert_b, bert_l (fresh weights, pooled at the first token unless pooling
-       says "mean" or "pooler"), hf:FOLDER (any encoder of transformers, with its weights)
+       text_tips (TIPS'), bert_micro, bert_tiny, bert_b6 (lower half), bert_b, bert_l (fresh weights, pooled at the first token unless
+       pooling says "mean" or "pooler"), hf:FOLDER (any encoder of transformers, with its weights)
 
 vit, dense and transformer are these with every size given; headed_image and headed_text put a hidden layer behind another, peak_image and
 peak_text the maximum over projected tokens, adapted_image and adapted_text adapters in its blocks; hidden_layer is an inner layer of
@@ -320,6 +320,7 @@ TEXT: dict[str, Preset] = {
         {"length": 64, "width": 768, "layers": 12, "heads": 12, "act": "relu", "causal": False, "pooling": "mean"}
         | {"positions": "sine", "scaled": True, "start": "xavier", "dropout": 0.1},
     ),
+    "bert_micro": (_bert, {"length": 64, "width": 64, "layers": 1, "heads": 2}),
     "bert_tiny": (_bert, {"length": 64, "width": 128, "layers": 2, "heads": 2}),
     "bert_b6": (_bert, {"length": 64, "width": 768, "layers": 6, "heads": 12}),
     "bert_b": (_bert, {"length": 64, "width": 768, "layers": 12, "heads": 12}),

@@ -6,6 +6,7 @@ Letters: T steps of a rollout, B answers, L tokens, S answers to one prompt. `..
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -89,18 +90,21 @@ def whitened(
     shift_mean: bool = True,
     unbiased: bool = False,
     eps: float = 1e-8,
+    eps_on: Literal["variance", "deviation"] = "variance",
     process_group: Group = None,
 ) -> Tensor:
     """(x - mean) / sqrt(var + eps) over the entries of all processes where `counts` is True (all without).
 
     shift_mean  False: the mean is put back, so that only the scale changes, as for rewards
     unbiased    N - 1 in the variance
+    eps_on      "deviation": (x - mean) / (sqrt(var) + eps)
     """
     rows = _of_all(x, process_group)
     if counts is not None:
         rows = rows[_of_all(counts, process_group)]
     mean = rows.mean()
-    white = (x - mean) * torch.rsqrt(rows.var(unbiased=unbiased) + eps)
+    variance = rows.var(unbiased=unbiased)
+    white = (x - mean) * (torch.rsqrt(variance + eps) if eps_on == "variance" else 1 / (variance.sqrt() + eps))
     white = white if shift_mean else white + mean
     return white if counts is None else torch.where(counts, white, x)
 

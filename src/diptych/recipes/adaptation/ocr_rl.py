@@ -142,7 +142,9 @@ class ObjectCentricRL(Recipe[ObjectNetwork, PictureBatch, ObjectTerms]):
             return replace(plain, schedule="half_life", half_life=self.rates.half_life, rules=rules)
         if self.encoder == "slot_attention":
             return replace(plain, schedule="half_life", half_life=self.rates.half_life)
-        return replace(plain, clip_by="norm", betas=(0.9, 0.95) if self.encoder == "mae" else (0.9, 0.999))
+        if self.encoder == "mae":
+            return replace(plain, clip_by="norm", betas=(0.9, 0.95), rules=(Rule("", decay=True),))
+        return replace(plain, clip_by="norm")
 
     def deploy(self, model: ObjectNetwork) -> ObjectEncoder:
         kept = ObjectNetwork(model.shape).to(next(model.parameters()).device)
@@ -187,10 +189,11 @@ class ObjectCentricRL(Recipe[ObjectNetwork, PictureBatch, ObjectTerms]):
 
     @classmethod
     def vae(cls) -> Self:
-        """The VAE as released: a vector of 256."""
-        return cls(encoder="vae", lr=1e-4, warmup=0.0, clip_norm=0.0)
+        """The VAE that the published agents read: a vector of 256, whose KL weighs 5."""
+        return cls(encoder="vae", vector=VectorShape(kl_weight=5.0), lr=1e-4, warmup=0.0, clip_norm=0.0)
 
     @classmethod
     def mae(cls) -> Self:
-        """The masked autoencoder as released: ViT-B with patches of 8."""
-        return cls(encoder="mae", lr=1e-3, warmup=0.0, weight_decay=0.05, clip_norm=0.0)
+        """The masked autoencoder as released: ViT-B with patches of 8, a rate of 1e-3 for 256 pictures, and torch's weight decay on every
+        parameter: that of its configuration, 0.05, is never handed on."""
+        return cls(encoder="mae", lr=1e-3 * 24 / 256, warmup=0.0, weight_decay=0.01, clip_norm=0.0)

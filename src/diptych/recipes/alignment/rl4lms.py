@@ -42,6 +42,7 @@ from diptych.tasks._scoring.rewards.reward import Reward, checked_rewards
 from diptych.tasks._scoring.rewards.text_rewards import text_reward
 from diptych.train.engines.companions import frozen_copy
 from diptych.train.engines.rollouts import RowNoise
+from diptych.train.gradient_cache import to_float32
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,8 +129,8 @@ class RL4LMs(PromptedTextRecipe[LanguagePolicy, Any, ActionLogits]):
     few tokens answers them again.
 
     algorithm      "nlpo", or "ppo" without a mask model
-    reward         of an answer, by name: meteor, rougeL, bleu, cider, chrf, ter, increasing_numbers:20, dates, length:20, joined by "+";
-                  "classifier" for a learned one
+    reward         of an answer, by name: meteor, rougeL, bleu, cider, chrf, ter, increasing_numbers:20, dates, length:20, joined by "+",
+                  "0.5*NAME" for a share of one; "classifier" for a learned one
     classifier     "FOLDER" of a sequence classifier of transformers, with its label behind a colon: the probability of that label is the
                   reward of prompt and answer
     supervised     share of the steps that learn references first; 0 for none
@@ -225,14 +226,14 @@ class RL4LMs(PromptedTextRecipe[LanguagePolicy, Any, ActionLogits]):
             narrowed=(lambda logit_BV: top_k_mask(logit_BV, self.masks.sampled_top_k)) if self.masks.sampled_top_k else None,
         )
         mask_BLV = answers.mask_BLV if self.algorithm == "nlpo" or self.masks.rules_in_ratio else None
-        logit_BLV = answer_logits(model.policy, *given, answers.ids_BL)
+        logit_BLV = to_float32(answer_logits(model.policy, *given, answers.ids_BL))
         log_BL = self._log_of(logit_BLV, mask_BLV, answers.ids_BL)
         log_ratio_BL = self._log_of(logit_BLV, None, answers.ids_BL) - self._log_of(
-            answer_logits(companions["reference"], *given, answers.ids_BL), None, answers.ids_BL
+            to_float32(answer_logits(companions["reference"], *given, answers.ids_BL)), None, answers.ids_BL
         )
         reward_B = self._rewards(batch, [words.decode(row[: int(chosen.sum())]).strip() for row, chosen in
                                          zip(answers.ids_BL.tolist(), answers.chosen_BL, strict=True)])  # fmt: skip
-        value_BL = model.values(*given, answers.ids_BL)
+        value_BL = to_float32(model.values(*given, answers.ids_BL))
         return AnswerEpisodes(
             *given,
             answers.ids_BL,
@@ -257,7 +258,8 @@ class RL4LMs(PromptedTextRecipe[LanguagePolicy, Any, ActionLogits]):
         return lambda logit_BV: top_k_mask(logit_BV, masks.top_k, always=always)
 
     def _rewards(self, batch: PromptBatch, answers: Sequence[str]) -> np.ndarray[Any, np.dtype[np.float64]]:
-        reward: Reward = classifier_reward(self.classifier) if self.reward == "classifier" else text_reward(self.reward)
+        classifier: Reward | None = classifier_reward(self.classifier) if "classifier" in self.reward else None
+        reward = text_reward(self.reward, classifier=classifier)
         return checked_rewards(self.reward, reward, batch.prompts, answers, batch.references)
 
     # ------------------------------------------------------------ loss
@@ -372,7 +374,8 @@ class RL4LMs(PromptedTextRecipe[LanguagePolicy, Any, ActionLogits]):
 
     @classmethod
     def daily_dialog(cls) -> Self:
-        """The next turn of a dialogue, rewarded by a classifier."""
+        """The next turn of a dialogue, rewarded by a classifier and METEOR, three to one. In the release the classifier's likeliest intent
+        counts where it is that of the row; here its probability of one label."""
         return cls.grue("daily_dialog")
 
     @classmethod

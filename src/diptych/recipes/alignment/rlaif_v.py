@@ -95,7 +95,7 @@ class RLAIFV(PreferencePairRecipe):
 
     @classmethod
     def lora(cls) -> Self:
-        """As `paper`, with adapters of rank 64 on every linear map of the language model, and a rate of 1e-5."""
+        """As `paper`, with adapters of rank 64 on every linear map of the language model, the projector beside them, and a rate of 1e-5."""
         return cls(
             image_tower="vit_l14",
             image_size=336,
@@ -103,6 +103,7 @@ class RLAIFV(PreferencePairRecipe):
             steps=4 * ROUND_STEPS,
             pair_lr=1e-5,
             tuned=AdapterConfig(adapter_rank=64, adapter_alpha=16.0, adapter_dropout=0.05),
+            adapted_projector=True,
         )
 
     presets = ("tiny", "paper", "lora")

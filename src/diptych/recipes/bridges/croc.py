@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import numpy as np
 import torch
@@ -60,6 +60,7 @@ class Croc(VisualInstructionRecipe):
     comprehension_warmup  share of its steps in which the rate rises
     comprehension_rows_a_mean  rows over which its loss is averaged
     comprehension_length  tokens of a row at most
+    dialogue_length  tokens of a dialogue at most
     """
 
     slug = "croc"
@@ -79,8 +80,11 @@ class Croc(VisualInstructionRecipe):
     comprehension_warmup: float = 0.03
     comprehension_rows_a_mean: int = 4
     comprehension_length: int = 8192
+    dialogue_length: int = 4096
 
     projector_share: float = 0.1
+    rows_a_mean: int = 8
+    instruct_rows_a_mean: int = 8
 
     comprehends: bool = field(default=False, metadata={"prepared": True})
 
@@ -179,7 +183,8 @@ class Croc(VisualInstructionRecipe):
         middle = Stage("comprehension", between, self.comprehension_share, keep=self.has_detail, carry=_carry)
         outer = super().stages()
         first, last = outer[:-1], outer[-1]
-        rest = replace(last, share=1 - self.projector_share - self.comprehension_share, carry=_carry)
+        dialogues = replace(cast(Croc, last.recipe), text_length=self.dialogue_length)
+        rest = replace(last, recipe=dialogues, share=1 - self.projector_share - self.comprehension_share, carry=_carry)
         stages = [*first, middle, rest]
         return tuple(stage for stage in stages if stage.share > 1e-9)
 
@@ -198,12 +203,13 @@ class Croc(VisualInstructionRecipe):
             comprehension_lr=1e-3,
             comprehension_rows_a_mean=0,
             comprehension_length=128,
+            dialogue_length=128,
         )
 
     @classmethod
     def paper(cls) -> Self:
         """CLIP-L/14 at 336 pixels before Vicuna-7B 1.5: 2,181 steps of 256 captions, 11,719 of 128 long ones, 5,198 of 128 dialogues; a
-        process has 32, 4 and 16 rows of a step."""
+        mean is of 8, 4 and 8 rows."""
         steps = 2181 + 11_719 + 5198
         return cls(
             image_tower="vit_l14",

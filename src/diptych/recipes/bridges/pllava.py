@@ -13,6 +13,7 @@ from torch import Tensor
 from diptych.core.contracts import Draw, Draws, Optimiser
 from diptych.core.errors import ConfigError, DataError
 from diptych.core.sample import Sample
+from diptych.data.media.transforms import IMAGENET_MEAN, IMAGENET_STD
 from diptych.data.text.prompts.dialogue_rows import cut_pieces
 from diptych.data.text.prompts.layout import ImageSlots, Piece, TokenPiece, lay_out
 from diptych.data.text.question_answering.questions import questions_of
@@ -52,9 +53,10 @@ class PLLaVA(VisualInstructionRecipe):
     user, assistant  role marks of training
     question_ends  an end mark stands behind each question, too
     medium         the name of the clip among a sample's media
-    short_clips    clips with fewer frames: "refuse" them, "repeat" some, or the "early" ones
+    short_clips    clips with fewer frames: "refuse" them, "repeat" some, the "early" ones, or the "last"
     mixed_images   a batch of images is repeated and cut into clips as a whole, so that a clip holds several images: as released
-    final_lr       share of the rate at the end
+    final_lr       share of the rate that it does not fall below, not even in the warm-up
+    released_normalisation  clips are normalised by ImageNet's mean and deviation in training and by CLIP's in use, as released
     """
 
     slug = "pllava"
@@ -76,13 +78,14 @@ class PLLaVA(VisualInstructionRecipe):
     short_clips: Short = "refuse"
     mixed_images: bool = False
     final_lr: float = 0.25
+    released_normalisation: bool = False
 
     template: str = "USER: {image}\n{prompt} ASSISTANT:"
     space: str = ""
     projector_share: float = 0.0
     text_rows: bool = False
     resize: Any = "crop"
-    text_length: int = 512 + 2304
+    text_length: int = 511 + 2304
     batch_size: int = 128
     rows_a_mean: int = 8
     steps: int = 6250
@@ -140,8 +143,10 @@ class PLLaVA(VisualInstructionRecipe):
         return [*first, *kept], longer
 
     def laid(self, draws: Draws, rows: Sequence[Sequence[Piece]]) -> BridgeBatch:
-        clips, rngs = [draw.media["clip"] for draw in draws], [draw.rng for draw in draws]
-        image_BTCHW = clip_views(clips, rngs, self.preprocess, self.crop, self.flip)
+        clips, rngs, preprocess = [draw.media["clip"] for draw in draws], [draw.rng for draw in draws], self.preprocess
+        if self.released_normalisation:
+            preprocess = replace(preprocess, mean=IMAGENET_MEAN, std=IMAGENET_STD)
+        image_BTCHW = clip_views(clips, rngs, preprocess, self.crop, self.flip)
         laid = lay_out(rows, self.words(), length=self.text_length, names=[draw.sample.uid for draw in draws])
         return BridgeBatch(image_BTCHW, laid.id_BL, laid.slot_BL, laid.mask_BL, laid.answer_BL, laid.truncated, laid.places)
 
@@ -167,7 +172,7 @@ class PLLaVA(VisualInstructionRecipe):
         return {**super().metrics(features, batch), "norm_kurtosis": features.kurtosis.mean().detach()}
 
     def optimiser(self) -> Optimiser:
-        return replace(super().optimiser(), final_lr=self.final_lr)
+        return replace(super().optimiser(), final_lr=self.final_lr, floor="cut")
 
     def stages(self) -> tuple[()]:
         return ()
@@ -210,6 +215,7 @@ class PLLaVA(VisualInstructionRecipe):
 
     @classmethod
     def paper(cls) -> Self:
-        """16 frames at 336 pixels, 16 x 12 x 12 tokens, adapters of rank 128 with alpha 32, from LLaVA 1.6 or 1.5 (`weights_from`): 6,250
-        steps of 128. Answers of the published evaluations are written with alpha 4 or 20 (`used_alpha`)."""
-        return cls(image_tower="vit_l14", image_size=336, decoding="whole")
+        """16 frames at 336 pixels, random crops of half a frame or more and mirror images, 16 x 12 x 12 tokens, adapters of rank 128 with
+        alpha 32, from LLaVA 1.6 or 1.5 (`weights_from`): 6,250 steps of 128. Answers of the published evaluations are written with alpha 4
+        or 20 (`used_alpha`)."""
+        return cls(image_tower="vit_l14", image_size=336, decoding="whole", crop=(0.5, 1.0), flip=True, short_clips="last")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
@@ -101,6 +102,7 @@ class LearningConfig:
     weight_words, weight_patches, weight_match, weight_align  of hidden words, hidden patches, matching and alignment; patches at 0 leave
                     their decoder out (published: 1, 1, 0.1, 1; variants have 0.5 and 0.1 for the last)
     hidden          share of tokens that are hidden; all tokens of an entity's mention are one unit
+    padding_counts  the share is of a text's whole row, and padding is drawn with its words, as the released collator has it
     hidden_patches  share of patches that are hidden
     patch_layer     layers of fusion before the decoder of patches
     decoder_width, decoder_layers, decoder_heads  of that decoder
@@ -111,6 +113,7 @@ class LearningConfig:
     weight_match: float = 0.1
     weight_align: float = 1.0
     hidden: float = 0.15
+    padding_counts: bool = False
     hidden_patches: float = 0.75
     patch_layer: int = 3
     decoder_width: int = 384
@@ -131,7 +134,7 @@ class ARL(PairRecipe[KnowledgeFusion, LinkedBatch, FusionFeatures]):
     patches; and matching, where half of the texts are shown with another image of the batch.
 
     We depart in these points: wrong images come from the batch, the release draws them from all data; 15 % of a text's own tokens
-    are asked for, the release counts its padding too; and the text tower of `paper` is BERT-base where the release has RoBERTa-base. The
+    are asked for (`padding_counts True` is the release); and the text tower of `paper` is BERT-base where the release has RoBERTa-base. The
     release starts from METER's weights and UMLS, which cannot be passed on: `graph_file` takes a graph of yours.
 
     entity_graph   the graph and its use (`GraphConfig`), whose fields are options like these
@@ -141,6 +144,7 @@ class ARL(PairRecipe[KnowledgeFusion, LinkedBatch, FusionFeatures]):
     image_layers   blocks of the image tower (published: 11, the last of CLIP's is left out); 0 keeps its own number
     fast           factor of the learning rate of everything but both towers
     betas, eps     of AdamW
+    adam           AdamW as "torch" has it, or as the "transformers" of the release does (`CorrectedAdamW`)
     """
 
     slug = "arl"
@@ -155,6 +159,7 @@ class ARL(PairRecipe[KnowledgeFusion, LinkedBatch, FusionFeatures]):
     fast: float = 5.0
     betas: tuple[float, float] = (0.9, 0.98)
     eps: float = 1e-8
+    adam: Literal["torch", "transformers"] = "torch"
 
     image_tower: str = "vit_b16"
     act: Literal["gelu", "quick_gelu", "gelu_tanh"] | None = None
@@ -240,7 +245,8 @@ class ARL(PairRecipe[KnowledgeFusion, LinkedBatch, FusionFeatures]):
     def optimiser(self) -> Optimiser:
         """Linear to 0 behind the warm-up; all but the towers learn `fast` times as quickly."""
         rules = (Rule(r"^(?!image_tower\.|text_tower\.|kind_2D)", lr_scale=self.fast),)
-        return replace(super().optimiser(), betas=self.betas, eps=self.eps, schedule="linear", warmup_from=0.0, rules=rules)
+        chosen = replace(super().optimiser(), betas=self.betas, eps=self.eps, adam=self.adam)
+        return replace(chosen, schedule="linear", warmup_from=0.0, rules=rules)
 
     # ------------------------------------------------------------ a step
 
@@ -258,6 +264,7 @@ class ARL(PairRecipe[KnowledgeFusion, LinkedBatch, FusionFeatures]):
             vocab_size=words.vocab_size,
             share=self.learning.hidden,
             starts_BL=linked.starts(torch.from_numpy(word_starts(words, linked.text_BL.numpy()))),
+            padding_counts=self.learning.padding_counts,
         )
         asked_BL = torch.zeros_like(linked.mask_BL).scatter(1, masked.place_BM, masked.word_BM >= 0)
         asked_BL |= masked.hidden_BL
@@ -284,7 +291,7 @@ class ARL(PairRecipe[KnowledgeFusion, LinkedBatch, FusionFeatures]):
             truncated=linked.truncated,
         )
 
-    @property
+    @cached_property
     def patches(self) -> int:
         """Patches of an image."""
         with torch.device("meta"):
@@ -371,4 +378,4 @@ class ARL(PairRecipe[KnowledgeFusion, LinkedBatch, FusionFeatures]):
     @classmethod
     def paper(cls) -> Self:
         """ViT-B/16 without its last block over 288 pixels and BERT-base, six layers of fusion, 100,000 steps of 256 pairs."""
-        return cls(decoding="whole")
+        return cls(decoding="whole", adam="transformers")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, Self, cast
 
 import torch
 from torch import Tensor, nn
@@ -29,6 +29,7 @@ from diptych.recipes._shared.language.preference_pairs import carry_beneath_adap
 from diptych.tasks._scoring.rewards.symbolic_table import TableReward, symbolic_table
 from diptych.train.engines.companions import frozen_copy
 from diptych.train.engines.rollouts import RowNoise
+from diptych.train.gradient_cache import to_float32
 
 UNWHITENED = 10.0
 """Rewards are multiplied by it where they are not whitened, as released."""
@@ -136,6 +137,7 @@ class DrLLaVA(DialogueTuning):
 
     reward       table and weights (`TableRewardConfig`)
     ppo          of conversations (`DialoguePPO`). Fields of both are options like these
+    tuning_clip_norm  largest gradient norm of the dialogues that are learned before; `clip_norm` is that of captions and of the policy
     policy_share share of the steps that the policy learns in; the rest are LLaVA's own stages on the same data, captions first
     policy_batch_size, policy_lr, policy_warmup  of these steps; a batch are images
     passes       times that updates see each rollout
@@ -149,6 +151,7 @@ class DrLLaVA(DialogueTuning):
 
     reward: TableRewardConfig = field(default_factory=TableRewardConfig)
     ppo: DialoguePPO = field(default_factory=DialoguePPO)
+    tuning_clip_norm: float = 0.3
     policy_share: float = 0.5
     policy_batch_size: int = 512
     policy_lr: float = 3e-5
@@ -229,7 +232,7 @@ class DrLLaVA(DialogueTuning):
             max_tokens=self.max_tokens,
         )
         layout = _widened(lay_out(made.rows, words), words.pad_id).to(image_BCHW.device)
-        policy, reference = model(image_BCHW, layout), companions["reference"](image_BCHW, layout)
+        policy, reference = to_float32([one(image_BCHW, layout) for one in (model, companions["reference"])])
         counts_BM = layout.answer_BL[:, 1:]
         table = symbolic_table(self.reward.table)
         judge = TableReward(table, self.reward.correct, self.reward.consistent, self.reward.brief)
@@ -270,9 +273,10 @@ class DrLLaVA(DialogueTuning):
             return relative_B[:, None] * counts_BM, torch.zeros_like(value_BM)
         last_BM = counts_BM & (counts_BM.long().cumsum(1) == counts_BM.sum(1, keepdim=True))
         token_BM = -ppo.kl * kl_BM + reward_B[:, None] * last_BM
-        token_BM = whitened(token_BM, counts_BM, shift_mean=False) if ppo.whiten_rewards else UNWHITENED * token_BM
+        scaled_BM = whitened(token_BM, counts_BM, shift_mean=False, eps_on="deviation")
+        token_BM = scaled_BM if ppo.whiten_rewards else UNWHITENED * token_BM
         made = answer_gae(token_BM, value_BM, counts_BM, gamma=ppo.gamma, lam=ppo.lam)
-        return whitened(made.advantage, counts_BM), made.returns
+        return whitened(made.advantage, counts_BM, eps_on="deviation"), made.returns
 
     # ------------------------------------------------------------ loss
 
@@ -307,9 +311,12 @@ class DrLLaVA(DialogueTuning):
         if self.instruct:
             return ()
         tuning = DialogueTuning(**self.settings())
-        before = [
-            replace(stage, share=stage.share * (1 - self.policy_share), carry=carry_beneath_adapters) for stage in tuning.stages()
-        ]
+        before = []
+        for stage in tuning.stages():
+            recipe = cast(DialogueTuning, stage.recipe)
+            recipe = replace(recipe, clip_norm=self.tuning_clip_norm) if recipe.instruct else recipe
+            share = stage.share * (1 - self.policy_share)
+            before.append(replace(stage, recipe=recipe, share=share, carry=carry_beneath_adapters))
         acting = replace(self, instruct=True, batch_size=self.policy_batch_size, lr=self.policy_lr, warmup=self.policy_warmup)
         return (*(stage for stage in before if stage.share > 0), Stage("policy", acting, self.policy_share, carry=carry_policy))
 

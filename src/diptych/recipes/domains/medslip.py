@@ -103,8 +103,8 @@ class MeDSLIP(Recipe[FindingStreams, FindingBatch, StreamFeatures]):
     decoder       layers behind the image tower (`StreamConfig`), whose fields are options like these
     terms         weights of the losses (`StreamLosses`), the same
     book          a JSON file {"findings": {name: explanation}, "places": [name, ...]}; "" takes the names in the data's own pairs
-    book_encoder  what makes vectors of these texts: hf:FOLDER of a BERT, whose [CLS] is read (published: Bio_ClinicalBERT), minilm-l6,
-                  or random:64, a random vector a word
+    book_encoder  what makes vectors of these texts: hf:FOLDER of a BERT, whose [CLS] is read, hf-bare:FOLDER without [SEP] behind a
+                  text (published: Bio_ClinicalBERT, so), minilm-l6, or random:64, a random vector a word
     place_text    sentence about a place
     text_length   tokens of a text of the book
     image_tower   the network that reads images; of a residual network of timm the first `stage` stages
@@ -116,6 +116,7 @@ class MeDSLIP(Recipe[FindingStreams, FindingBatch, StreamFeatures]):
                   looked at ("ignore", as released)
     augment       "rand" changes images by two operations of RandAugment at level 7 of 10, each half of the time, as published; "none"
     mean, std     of the pixels
+    falls         the learning rate falls after each of `epochs` ("period"), as released, or at each "step"
     """
 
     slug = "medslip"
@@ -140,6 +141,7 @@ class MeDSLIP(Recipe[FindingStreams, FindingBatch, StreamFeatures]):
     epochs: float = 100.0
     lr: float = 1e-4
     warmup: float = 500.0
+    falls: Literal["step", "period"] = "period"
     weight_decay: float = 0.02
     findings: tuple[str, ...] = field(default=(), metadata={"prepared": True})
     explanations: tuple[str, ...] = field(default=(), metadata={"prepared": True})
@@ -218,7 +220,7 @@ class MeDSLIP(Recipe[FindingStreams, FindingBatch, StreamFeatures]):
     def optimiser(self) -> Optimiser:
         """Cosine over the whole run from lr to a tenth of it, warm-up from a tenth."""
         shape: dict[str, Any] = {"betas": (0.9, 0.999), "eps": 1e-8, "final_lr": 0.1, "warmup_from": 0.1, "over": "run"}
-        return replace(super().optimiser(), **shape)
+        return replace(super().optimiser(), **shape, falls=self.falls, periods=self.epochs)
 
     # ------------------------------------------------------------ a step
 
@@ -307,12 +309,13 @@ class MeDSLIP(Recipe[FindingStreams, FindingBatch, StreamFeatures]):
             steps=300,
             lr=8e-4,
             warmup=20.0,
+            falls="step",
         )
 
     @classmethod
     def paper(cls) -> Self:
         """Three stages of ResNet-50 over 224 pixels, two decoders of four layers, 100 epochs of 64 images. The text encoder's folder is
-        given by --book-encoder."""
+        given by --book-encoder hf-bare:FOLDER."""
         return cls()
 
 

@@ -80,6 +80,7 @@ class TeacherConfig:
     prototypes    of either head
     head_hidden   width of the heads' inner layers
     head_width    of the last layer before the prototypes
+    learned_norms  of prototypes, as in DINOv2's code; otherwise they stay 1, as DINO has it
     shared_head   patches are compared by the head of class tokens
     student_tau   temperature of the student
     teacher_tau   of the teacher, at the start and after `tau_warmup`
@@ -95,6 +96,7 @@ class TeacherConfig:
     prototypes: int = 65_536
     head_hidden: int = 2048
     head_width: int = 256
+    learned_norms: bool = True
     shared_head: bool = True
     student_tau: float = 0.1
     teacher_tau: tuple[float, float] = (0.04, 0.07)
@@ -142,6 +144,8 @@ class RadDINO(Recipe[ImageDistiller, ViewBatch, DistilledViews]):
     patch_rate   factor of the learning rate of the patch convolution
     still        share of the run in which prototypes stay as they are
     drop_path    share of images that skip a branch in training
+    final_lr     share of the learning rate at the end of its cosine
+    betas, eps   of AdamW
     views        views of an image (`ViewsConfig`)
     teacher      heads, teacher and weights (`TeacherConfig`). Fields of both are options like these
     stretched    images are stretched from their least to their greatest value, then grey, as released
@@ -170,6 +174,9 @@ class RadDINO(Recipe[ImageDistiller, ViewBatch, DistilledViews]):
     warmup: float = 0.1
     weight_decay: float = 0.04
     clip_norm: float = 3.0
+    final_lr: float = 2.5e-4
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = 1e-8
     part: tuple[float, float] = field(default=(0.0, 1.0), metadata={"prepared": True})
 
     def __post_init__(self) -> None:
@@ -209,6 +216,7 @@ class RadDINO(Recipe[ImageDistiller, ViewBatch, DistilledViews]):
             prototypes=teacher.prototypes,
             hidden=teacher.head_hidden,
             bottleneck=teacher.head_width,
+            learned_norms=teacher.learned_norms,
             shared_head=teacher.shared_head,
             teacher_tau=teacher.teacher_tau[0] if teacher.tau_warmup else teacher.teacher_tau[1],
         )
@@ -224,16 +232,19 @@ class RadDINO(Recipe[ImageDistiller, ViewBatch, DistilledViews]):
         return [Stage("prototypes_still", first, self.still), Stage("all", rest, 1 - self.still, keep_optimiser=True)]
 
     def optimiser(self) -> Optimiser:
-        """Earlier blocks learn more slowly; the patch convolution by its own factor beside."""
+        """Earlier blocks learn more slowly; the patch convolution by its own factor beside. Class token, mask and norms decay, as in
+        DINOv2's code."""
         with torch.device("meta"):
             layers = len(self.tower().blocks)
         rate, tower = self.layer_rate, r"^image_tower\."
         rules = [Rule(rf"{tower}patches\.", lr_scale=rate ** (layers + 1) * self.patch_rate)]
-        rules += [Rule(rf"{tower}(class_D|mask_D|position_PD)$", lr_scale=rate ** (layers + 1))]
+        rules += [Rule(rf"{tower}(class_D|mask_D|position_PD)$", lr_scale=rate ** (layers + 1), decay=True)]
         rules += [Rule(rf"{tower}blocks\.{block}\.", lr_scale=rate ** (layers - block)) for block in range(layers)]
-        if self.still and self.part == (0.0, self.still):
-            rules.append(Rule(r"_head\.prototype_KD$", lr_scale=0.0))
-        return replace(super().optimiser(), rules=tuple(rules), part=self.part)
+        still = self.still and self.part == (0.0, self.still)
+        rules.append(Rule(r"_head\.(prototype_KD|norm_K)$", lr_scale=0.0 if still else 1.0, decay=True))
+        shape: dict[str, Any] = {"betas": self.betas, "eps": self.eps, "final_lr": self.final_lr}
+        shape |= {"warmup_from": 0.0, "warmup_peak": "last", "rules": tuple(rules), "part": self.part}
+        return replace(super().optimiser(), **shape)
 
     # ------------------------------------------------------------ a step
 
@@ -374,13 +385,16 @@ class RadDINO(Recipe[ImageDistiller, ViewBatch, DistilledViews]):
             image_tower="dense_tiny",
             image_size=64,
             views=ViewsConfig(locals=2, local_size=32, whole_scale=(0.5, 1.0), local_scale=(0.1, 0.4), blur=(0.5, 0.1, 0.2)),
-            teacher=TeacherConfig(prototypes=256, head_hidden=128, head_width=32, momentum=0.99),
+            teacher=TeacherConfig(prototypes=256, head_hidden=128, head_width=32, momentum=0.99, learned_norms=False),
             batch_size=64,
             steps=300,
             lr=8e-4,
             layer_rate=1.0,
             patch_rate=1.0,
             drop_path=0.0,
+            final_lr=0.0,
+            betas=(0.9, 0.98),
+            eps=1e-6,
         )
 
     @classmethod

@@ -70,6 +70,7 @@ class SGL(Recipe[GoalTraining, GoalBatch, GoalFeatures]):
     pretrain     phases that come first: "both", "scene graphs", "sentences" or "none"
     graph_share, sentence_share   of the run's steps, for these phases
     graph_lr, sentence_lr     learning rates of these phases
+    warmup_from  share of the learning rate at the first step; None is one over the steps of the warm-up
     read_padding sentences are padded to their full length and padding is read, as released
     phase        of a stage's own recipe: what it learns
     predicates, objects   classes of the goal; the published ones where they hold all names of the data
@@ -105,6 +106,7 @@ class SGL(Recipe[GoalTraining, GoalBatch, GoalFeatures]):
     steps: int = 200_000
     lr: float = 5e-5
     warmup: float = 0.05
+    warmup_from: float | None = 0.0
     weight_decay: float = 0.0
 
     predicates: tuple[str, ...] = field(default=(BLANK, "clean", "contain", "cook", "cut"), metadata={"prepared": True})
@@ -286,7 +288,7 @@ class SGL(Recipe[GoalTraining, GoalBatch, GoalFeatures]):
             "goals": (),
         }[self.phase]
         rules = tuple(Rule(pattern, lr_scale=0.0) for pattern in frozen)
-        return replace(super().optimiser(), betas=(0.9, 0.98), eps=1e-9, rules=rules)
+        return replace(super().optimiser(), betas=(0.9, 0.98), eps=1e-9, warmup_from=self.warmup_from, rules=rules)
 
     def deploy(self, model: GoalTraining) -> GoalPredictorModel:
         return GoalPredictorModel(
@@ -313,6 +315,7 @@ class SGL(Recipe[GoalTraining, GoalBatch, GoalFeatures]):
             lr=2e-3,
             graph_lr=2e-3,
             sentence_lr=1e-3,
+            warmup_from=None,
         )
 
     @classmethod

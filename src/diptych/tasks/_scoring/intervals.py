@@ -11,6 +11,7 @@ Letters: N items, M numbers an item, R draws, C groups, K classes.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ from diptych.core.randomness import keyed_rng
 
 DRAWS = 2000
 CELLS = 8_000_000  # weights held at once
+REMEMBERED = 1_000_000  # weights of a block that is kept for the next metric: eight megabytes
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -93,12 +95,19 @@ def group_weights(count: int, draws: int, seed: int, width: int) -> Iterator[Flo
     block = max(1, CELLS // max(width, 1))
     for start in range(0, draws, block):
         rows = range(start, min(start + block, draws))
-        weight_RC = np.zeros((len(rows), count))
-        if count > 1:
-            for index, draw in enumerate(rows):
-                chosen = keyed_rng("interval", seed, draw).integers(count, size=count)
-                weight_RC[index] = np.bincount(chosen, minlength=count)
-        yield weight_RC
+        yield (_drawn if len(rows) * count <= REMEMBERED else _drawn.__wrapped__)(count, rows, seed)
+
+
+@lru_cache(maxsize=8)
+def _drawn(count: int, rows: range, seed: int) -> Floats:
+    """Weights of these draws, read-only since all metrics of a task share them."""
+    weight_RC = np.zeros((len(rows), count))
+    if count > 1:
+        for index, draw in enumerate(rows):
+            chosen = keyed_rng("interval", seed, draw).integers(count, size=count)
+            weight_RC[index] = np.bincount(chosen, minlength=count)
+    weight_RC.setflags(write=False)
+    return weight_RC
 
 
 def _first_above(reached_RN: Floats, edge_R: Floats) -> Ints:

@@ -1,4 +1,4 @@
-"""One protocol for encoders of chest X-rays.  Protocol `benchx`, version 2 (BenchX, 2410.21969).
+"""One protocol for encoders of chest X-rays.  Protocol `benchx`, version 3 (BenchX, 2410.21969).
 
 An encoder is fine-tuned with a linear head for several labels, once for each share of the training patients, each setting of three switches
 (LayerNorm before the head, a head that starts near zero, a lower learning rate of the encoder) and each seed. For each share the setting
@@ -21,7 +21,7 @@ is drawn with a recorded seed, so that every label of training stays in it as fa
 
 Training images are cropped at random as the paper says. What BenchX's code does otherwise: thresholds are fitted on the very rows that are
 scored (`compat="released"`), and images are cropped by area, mirrored, and normalised by one mean for all encoders (`augment="released"`).
-Version 1 preprocessed training images once (`augment="none"`).
+Version 1 preprocessed training images once (`augment="none"`). The warm-up of version 2 began above 0.
 
 Letters: N items, K labels, R draws.
 """
@@ -68,7 +68,7 @@ class BenchX:
     shares        of the training patients
     norms, small_heads, encoder_rates  settings that are tried; 0 keeps the encoder as it is, the only one for an encoder without a tower
     seeds         of the runs
-    lr, head_batch, epochs, patience  of fine-tuning (`FineTuning`)
+    lr, head_batch, epochs, patience, cosine_steps  of fine-tuning (`FineTuning`); released configurations have 3,000 `cosine_steps`
     augment       random views of training images: "crop", "released" or "none" (`head_images.Augmentation`)
     group_by      extras whose values are groups of the results; "age" is one of bands
     least_group   test images that a group has at least
@@ -78,7 +78,7 @@ class BenchX:
 
     slug: ClassVar[str] = "benchx"
     name: ClassVar[str] = "benchx"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     needs: ClassVar[type] = Embedder
     main: ClassVar[str] = "auroc"
 
@@ -98,6 +98,7 @@ class BenchX:
     head_batch: int = 64
     epochs: int = 200
     patience: int = 10
+    cosine_steps: int = 0
     augment: Augmentation = "crop"
     group_by: tuple[str, ...] = ("sex", "age", "view", "site")
     least_group: int = 20
@@ -142,7 +143,13 @@ class BenchX:
             for part, rows in samples.items()
         }
         columns = {part: group_values(rows, self.group_by) for part, rows in samples.items()}
-        settings = FineTuning(lr=self.lr, batch_size=self.head_batch, epochs=self.epochs, patience=self.patience)
+        settings = FineTuning(
+            lr=self.lr,
+            batch_size=self.head_batch,
+            epochs=self.epochs,
+            patience=self.patience,
+            cosine_steps=self.cosine_steps,
+        )
         rows: dict[str, list[Any]] = {name: [] for name in ("run", "part", "uid", "group", "truth", "score")}
         rows |= {f"by_{name}": [] for name in self.group_by}
         runs = self.runs(pictures["train"].tower is not None)

@@ -1,9 +1,10 @@
-"""Segmentation on a frozen encoder.  Protocol `frozen_segmentation`, version 1 (BenchX, 2410.21969).
+"""Segmentation on a frozen encoder.  Protocol `frozen_segmentation`, version 2 (BenchX, 2410.21969).
 
 A UPerNet head (512 channels, pools 1, 2, 3, 6) with an auxiliary head (weight 0.4) learns the class of each pixel from dense features
 that stay as they are: 20,000 steps of AdamW at 1e-3 over 8 images, weight decay .05, dropout .1 of whole channels before either head's
-classifier, a linear warm-up of 1,500 steps, then linear to 0. The head that is best on validation images, read ten times on the way, is
-scored once on the test images. A patient in two splits is refused.
+classifier, a linear warm-up of 1,500 steps, then linear to 0; weights start as mmsegmentation's do. The head that is best on validation
+images, read ten times on the way, is scored once on the test images. A patient in two splits is refused. In version 1 weights started as
+PyTorch's, and the rate was a step ahead.
 
     mdice   Dice of each class over the pixels of all test images, a mean over classes, background too; the main number, mmseg's mDice
     dice    Dice of everything that is not background, of each image, a mean over images; 1 where image and prediction have none
@@ -64,6 +65,11 @@ class UPerHead(nn.Module):
         self.head: Any = UperNetHead(config, [width] * 4)
         self.auxiliary: Any = UperNetFCNHead(config, [width] * 4)
         for part in (self.head, self.auxiliary):  # transformers' heads are without the dropout that they are trained with
+            for layer in part.modules():
+                if isinstance(layer, nn.Conv2d):
+                    nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
+            nn.init.normal_(part.classifier.weight, std=0.01)
+            nn.init.zeros_(part.classifier.bias)
             part.classifier = nn.Sequential(nn.Dropout2d(DROPOUT), part.classifier)
 
     def forward(self, map_BDHW: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
@@ -92,7 +98,7 @@ class FrozenSegmentation:
     """
 
     name: ClassVar[str] = "frozen_segmentation"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     needs: ClassVar[type] = DenseEmbedder
     main: ClassVar[str] = "mdice"
 
@@ -203,10 +209,8 @@ class FrozenSegmentation:
             head.train()
             for step in with_bar(range(1, self.steps + 1), self.steps, "steps of the head"):
                 rows = torch.randint(len(map_NDHW), (self.head_batch,))
-                warm = min(1.0, step / self.warmup) if self.warmup else 1.0
-                rest = (self.steps - step) / max(1, self.steps - self.warmup)
                 for group in optimiser.param_groups:
-                    group["lr"] = self.lr * (warm if step <= self.warmup else rest)
+                    group["lr"] = self.lr * learning_rate_share(step - 1, self.steps, self.warmup)
                 logits = head(map_NDHW[rows].to(device), (self.side, self.side))
                 truth_BHW = torch.from_numpy(target[rows.numpy()]).to(device)
                 loss = F.cross_entropy(logits[0], truth_BHW) + AUXILIARY * F.cross_entropy(logits[1], truth_BHW)
@@ -231,6 +235,14 @@ class FrozenSegmentation:
                 blocks.append(head(part.to(device), (self.side, self.side))[0].argmax(1).cpu())
         predicted: Pixels = torch.cat(blocks).numpy()
         return predicted
+
+
+def learning_rate_share(step: int, total: int, warmup: int) -> float:
+    """Share of the learning rate at a step from 0: from 1e-6 evenly to 1 at the last step of the warm-up, then from 1 evenly to 0 at the
+    last of all, as mmengine's LinearLR and PolyLR have it."""
+    if step < warmup:
+        return 1e-6 + (1 - 1e-6) * step / max(1, warmup - 1)
+    return 1 - (step - warmup) / max(1, total - warmup - 1)
 
 
 def class_pixels(guess_HW: Pixels, truth_HW: Pixels, classes: int) -> npt.NDArray[np.int64]:

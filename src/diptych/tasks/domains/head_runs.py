@@ -48,8 +48,10 @@ class HeadSwitches:
 
 @dataclass(frozen=True, slots=True)
 class FineTuning:
-    """Optimisation of one run: SGD with momentum .9, gradients clipped at norm 1, warm-up and cosine; validation AUROC is read from epoch
-    `first` on every `every` epochs, and training ends where it has not risen `patience` times.
+    """Optimisation of one run: SGD with momentum .9, gradients clipped at norm 1, warm-up from 0 and cosine; validation AUROC is read from
+    epoch `first` on every `every` epochs, and training ends where it has not risen `patience` times.
+
+    cosine_steps  steps at which the cosine is down, behind which it rises again; 0 takes those of the run
     """
 
     lr: float = 1e-2
@@ -59,6 +61,7 @@ class FineTuning:
     first: int = 10
     every: int = 5
     patience: int = 10
+    cosine_steps: int = 0
 
 
 class EncoderWithHead(nn.Module):
@@ -115,9 +118,9 @@ def fine_tuned_scores(
                 tower.eval()
             for number in range(steps_an_epoch):
                 part = [rows[at] for at in order[number * settings.batch_size : (number + 1) * settings.batch_size]]
-                step, total = epoch * steps_an_epoch + number, settings.epochs * steps_an_epoch
+                step, total = epoch * steps_an_epoch + number, settings.cosine_steps or settings.epochs * steps_an_epoch
                 for group in optimiser.param_groups:
-                    group["lr"] = settings.lr * group["scale"] * _share(step, total, settings.warmup)
+                    group["lr"] = settings.lr * group["scale"] * learning_rate_share(step, total, settings.warmup)
                 target_BK = torch.from_numpy(truth_NK[part]).float().to(device)
                 logit_BK = network(train.training_batch(part, view_rng).to(device))
                 loss = F.binary_cross_entropy_with_logits(logit_BK, target_BK)
@@ -151,8 +154,8 @@ def scores_of(network: EncoderWithHead, pictures: HeadImages, batch_size: int) -
     return scores
 
 
-def _share(step: int, total: int, warmup: int) -> float:
-    """Share of the learning rate: up within the warm-up, then down a half cosine."""
+def learning_rate_share(step: int, total: int, warmup: int) -> float:
+    """Share of the learning rate: from 0 up within the warm-up, then down a half cosine."""
     if step < warmup:
-        return (step + 1) / warmup
+        return step / warmup
     return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, total - warmup)))

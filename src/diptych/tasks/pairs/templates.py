@@ -9,8 +9,9 @@ from collections.abc import Sequence
 
 from diptych.core.errors import ConfigError, UnknownName
 from diptych.data.text.prompts.cloud_templates import cloud_templates
+from diptych.data.text.prompts.overhead_templates import overhead_templates
 
-NAMES = ("plain", "one", "symbols", "filip", "seven", "eighty", "clouds")
+NAMES = ("plain", "one", "symbols", "filip", "seven", "eighty", "clouds", "overhead")
 """plain    the bare name: data whose texts are names or tags
 one      the sentence for photographs of the first CLIP experiments
 symbols  drawings, icons and emoji
@@ -18,6 +19,7 @@ filip    for photographs, plain and with FILIP's suffix (2111.07783), for `ensem
 seven    the published selection of seven for photographs, read from open_clip
 eighty   the published eighty for photographs, read from open_clip
 clouds   ULIP's 64 for point clouds and their pictures
+overhead  GeoRSCLIP's 105 for pictures from above
 """
 
 _OWN = {
@@ -50,6 +52,8 @@ def templates(which: str | Sequence[str]) -> tuple[str, ...]:
             return composed(prefixes=("a photo of a",), suffixes=("", "I like it."))
         if which == "clouds":
             return cloud_templates()
+        if which == "overhead":
+            return overhead_templates()
         if which in NAMES:
             return _published_templates(which)
         if "{}" not in which:

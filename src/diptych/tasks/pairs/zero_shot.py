@@ -1,8 +1,9 @@
 """Zero-shot classification: an image belongs to the class whose sentences are nearest.  Protocol `zero_shot`, version 1.
 
 Every class name goes into every template; each sentence's embedding is normalised, the sentences of a class are averaged, and the
-average is normalised again. Averaging scores instead, or taking the best sentence, are other protocols with other numbers, so the
-rule has a name in the result. So have the template set and the list of classes (as a hash).
+average is normalised again. Averaging vectors that are not normalised, as GeoRSCLIP and BioViL do, averaging scores, or taking the best
+sentence are other protocols with other numbers, so the rule has a name in the result. So have the template set and the list of classes
+(as a hash).
 
 Ties share their places (a model that answers the same to everything gets 1/K; a plain argmax would give it the frequency of the
 first class). acc@5 is left out, not zero, when there are fewer than five classes. Underscores in names become spaces. Class names
@@ -16,7 +17,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -40,7 +41,7 @@ from diptych.tasks.pairs.classification import (
 )
 from diptych.tasks.pairs.templates import fill, templates
 
-Ensemble = Literal["mean", "mean_scores", "max"]
+Ensemble = Literal["mean", "raw_mean", "mean_scores", "max"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,8 +50,9 @@ class ZeroShot:
 
     label      the column that holds the class; "label" falls back to the text of origin "label"
     classes    their order and extent; empty takes the distinct labels of the data, sorted
-    templates  a set's name (plain | one | symbols | seven | eighty), one sentence, or several, each with one `{}`
-    ensemble   "mean" of normalised embeddings, normalised again; "mean_scores"; "max". Scores of pairs have no "mean"
+    templates  a set's name (plain | one | symbols | seven | eighty | overhead), one sentence, or several, each with one `{}`
+    ensemble   "mean" of normalised embeddings, normalised again; "raw_mean" of embeddings as they are, normalised then; "mean_scores";
+               "max". Scores of pairs have neither mean of embeddings
     compare    by "vectors", or by the scores that the model gives pairs ("pairs": late interaction, models that read both at once);
                "auto" is "pairs" for models that have such scores
     """
@@ -74,8 +76,8 @@ class ZeroShot:
     def __post_init__(self) -> None:
         rk.check_ties(self.ties)
         templates(self.templates)
-        if self.ensemble not in ("mean", "mean_scores", "max"):
-            raise ConfigError(f"ensemble is {self.ensemble!r} (expected mean | mean_scores | max)")
+        if self.ensemble not in get_args(Ensemble):
+            raise ConfigError(f"ensemble is {self.ensemble!r} (expected {' | '.join(get_args(Ensemble))})")
         if self.compare not in ("auto", "vectors", "pairs"):
             raise ConfigError(f"compare is {self.compare!r} (expected auto | vectors | pairs)")
         if len(set(self.classes)) < len(self.classes):
@@ -94,7 +96,8 @@ class ZeroShot:
         if compare == "pairs":
             ranks = rk.rank(self.pair_scores(model, images_of(samples), names), rk.given_scores, label_N, np.arange(len(names)))
         else:
-            score = scorer(self.embed_classes(model, names), self.ensemble)
+            raw = self.ensemble == "raw_mean"
+            score = rk.cosine(self.raw_heads(model, names)) if raw else scorer(self.embed_classes(model, names), self.ensemble)
             ranks = rk.rank(shown.vectors_ND, score, label_N, np.arange(len(names)), width=len(names) * len(sentences))
         spelled = [spell(name) for name in names]
         return with_facts(
@@ -122,10 +125,19 @@ class ZeroShot:
         flat = embed_texts(model, filled, [f"class {name}" for name in names for _ in sentences])
         return flat.reshape(len(names), len(sentences), -1)
 
+    def raw_heads(self, model: Any, names: Sequence[str]) -> npt.NDArray[np.float64]:
+        """[K, D], unit rows: the normalised mean of each class's embeddings as they are. Raises ConfigError for a model without such."""
+        embed = getattr(model, "embed_prompts", None)
+        if embed is None:
+            raise ConfigError(f"'{model.name}' gives unit vectors alone (expected a dual encoder of ours, or ensemble mean)")
+        sentences = templates(self.templates)
+        heads = [embed([fill(sentence, spell(name)) for sentence in sentences]) for name in names]
+        return np.stack(heads).astype(np.float64)
+
     def pair_scores(self, model: Any, images: Sequence[ImageSource], names: Sequence[str]) -> npt.NDArray[np.float32]:
         """[N, K] of a model that scores pairs: over the templates of each class, the mean of the scores or the best."""
         sentences = templates(self.templates)
-        if self.ensemble == "mean" and len(sentences) > 1:
+        if self.ensemble in ("mean", "raw_mean") and len(sentences) > 1:
             raise ConfigError("scores of pairs have no mean embedding (expected ensemble mean_scores | max, or one template)")
         filled = [fill(sentence, spell(name)) for name in names for sentence in sentences]
         score_NKT = pair_scores(model, images, filled, query="image").reshape(len(images), len(names), -1)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -14,7 +13,7 @@ from torch import Tensor
 from diptych.core.contracts import Batch
 from diptych.core.errors import ConfigError, RunError
 from diptych.core.rows import row_fields
-from diptych.objectives.gather import all_gather, check_equal_rows, world
+from diptych.objectives.gather import all_gather, all_gather_json, check_equal_rows, world
 
 
 def shared_seed(device: torch.device | str = "cpu") -> int:
@@ -113,20 +112,12 @@ def gathered_rollout(rollout: Any) -> Any:
 
 def _gathered_texts(name: str, rows: Any, device: torch.device) -> tuple[Any, ...]:
     try:
-        own = json.dumps(list(rows)).encode()
+        parts = all_gather_json(list(rows), device)
     except TypeError:
         raise ConfigError(
             f"rows of a rollout's '{name}' are neither tensors nor texts (expected none, where several processes share a rollout)"
         ) from None
-    sizes = all_gather(torch.tensor([len(own)], device=device)).flatten().tolist()
-    padded = torch.zeros(max(sizes), dtype=torch.uint8, device=device)
-    padded[: len(own)] = torch.frombuffer(bytearray(own), dtype=torch.uint8).to(device)
-    parts = all_gather(padded)
-    return tuple(
-        tuple(row) if isinstance(row, list) else row
-        for part, size in zip(parts, sizes, strict=True)
-        for row in json.loads(bytes(part[:size].tolist()))
-    )
+    return tuple(tuple(row) if isinstance(row, list) else row for part in parts for row in part)
 
 
 def _device_of(rollout: Any) -> torch.device:

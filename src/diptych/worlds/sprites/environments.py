@@ -116,17 +116,18 @@ class SpriteEnvironment(gymnasium.Env):  # type: ignore[misc]
         return next((n for n, one in enumerate(self.sprites) if _apart(one, self.agent) < AGENT.scale), None)
 
     def _push(self, move: tuple[float, float]) -> None:
-        """The agent moves with the objects before it, as far as the slowest of them can go."""
+        """The agent moves with the objects before it, as far as the slowest can go. One at the edge, or before another, stops it."""
         wanted = _moved(self.agent, move, self.task.step)
         way = [self.task.step]
         for number, sprite in enumerate(self.sprites):
             if not _overlap(sprite, wanted):
                 continue
-            pushed = _walled(_moved(sprite, move, self.task.step))
+            pushed = _moved(sprite, move, self.task.step)
             others = [one for n, one in enumerate(self.sprites) if n != number]
-            if any(_overlap(pushed, one) for one in others):
+            if _at_edge(sprite, move) or any(_overlap(pushed, one) for one in others):
                 way.append(0.0)
                 break
+            pushed = _walled(pushed)
             way.append(abs(pushed.x - sprite.x) + abs(pushed.y - sprite.y))
             self.sprites[number] = pushed
         self.agent = _walled(_moved(self.agent, move, min(way)))
@@ -156,6 +157,10 @@ def _moved(sprite: Sprite, move: tuple[float, float], length: float) -> Sprite:
 def _walled(sprite: Sprite) -> Sprite:
     half = sprite.scale / 2
     return replace(sprite, x=float(np.clip(sprite.x, half, 1 - half)), y=float(np.clip(sprite.y, half, 1 - half)))
+
+
+def _at_edge(sprite: Sprite, move: tuple[float, float]) -> bool:
+    return (sprite.x if move[0] else sprite.y) in (sprite.scale / 2, 1 - sprite.scale / 2)
 
 
 def _apart(one: Sprite, other: Sprite) -> float:

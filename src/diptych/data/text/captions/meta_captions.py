@@ -1,6 +1,6 @@
 """Captions of pictures from above from what is known beside them: class, country, month, UTM zone, and where in the picture it lies.
 
-After the meta captions of RS5M (Zhang et al., 2024, 2306.11300), whose templates were not released: these are ours.
+After the meta captions of RS5M (Zhang et al., 2024, 2306.11300), by sentences of our own: the released ones are many more.
 """
 
 from __future__ import annotations

@@ -54,7 +54,7 @@ def open_released(spec: str) -> FindingReader:
         raise DataError("names no folder with a book.json", file=spec, expected=SOURCE)
     findings, sites = read_book(folder / "book.json")
     texts = [*findings.values(), *(PLACE_TEXT.format(site) for site in sites)]
-    encoder = f"hf:{folder}"
+    encoder = f"hf-bare:{folder}"
     vector_NE = book_vectors(texts, encoder, length=LENGTH)
     model = released_streams(read_tensors(file), vector_NE[: len(findings)], vector_NE[len(findings) :])
     preprocess = Preprocess(SIZE, *IMAGENET, "squash", "bilinear")

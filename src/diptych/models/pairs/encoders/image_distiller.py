@@ -49,13 +49,22 @@ class ImageDistiller(nn.Module):
     teacher_tau: Tensor
 
     def __init__(
-        self, image_tower: DenseViT, *, prototypes: int, hidden: int, bottleneck: int, shared_head: bool, teacher_tau: float
+        self,
+        image_tower: DenseViT,
+        *,
+        prototypes: int,
+        hidden: int,
+        bottleneck: int,
+        shared_head: bool,
+        teacher_tau: float,
+        learned_norms: bool = False,
     ) -> None:
         super().__init__()
         self.image_tower, self.width = image_tower, image_tower.width
-        self.class_head = DINOHead(image_tower.width, prototypes, hidden=hidden, bottleneck=bottleneck)
+        sizes = (image_tower.width, prototypes)
+        self.class_head = DINOHead(*sizes, hidden=hidden, bottleneck=bottleneck, learned_norms=learned_norms)
         if not shared_head:
-            self.patch_head = DINOHead(image_tower.width, prototypes, hidden=hidden, bottleneck=bottleneck)
+            self.patch_head = DINOHead(*sizes, hidden=hidden, bottleneck=bottleneck, learned_norms=learned_norms)
         self.shared_head = shared_head
         for name in ("class_centre_K", "patch_centre_K"):
             self.register_buffer(name, torch.zeros(prototypes))

@@ -15,9 +15,9 @@ from diptych.core.sample import Sample
 from diptych.data.media.clip import Clip
 from diptych.data.media.transforms import Preprocess, flipped, random_crop
 
-Short = Literal["refuse", "repeat", "early"]
-"""A clip of fewer frames is refused, gives some of them several times, or its early ones more often than the late, as PLLaVA's code has
-it: each frame so many times that there are enough, of which the first are taken."""
+Short = Literal["refuse", "repeat", "early", "last"]
+"""A clip of fewer frames is refused, gives some of them several times, its early ones more often than the late (each so many times that
+there are enough, of which the first are taken, as PLLaVA's projector has it), or its last one again and again, as PLLaVA reads videos."""
 
 
 def read_frames(
@@ -38,6 +38,9 @@ def read_frames(
     if short == "early" and count < frames:
         frame_THWC: Pixels = clip.decode(item, min_side=min_side)
         return frame_THWC.repeat(frames // count + 1, 0)[:frames]
+    if short == "last" and count < frames:
+        every_THWC: Pixels = clip.decode(item, min_side=min_side)
+        return every_THWC[np.minimum(np.arange(frames), count - 1)]
     if short == "refuse" and count < frames:
         raise DataError(
             f"sample '{sample.uid}' has {count} frames",

@@ -81,6 +81,7 @@ class LabelOptions:
     most_statements  of an answer; 0: all
     prompt_words  words of a request to the splitter at most, released: 300; 0: all
     first_character  facts lose their first character, as released
+    one_to_one   answers whose facts have not each a question of their own take no part, as released
     """
 
     labeler: str = ""
@@ -89,6 +90,7 @@ class LabelOptions:
     most_statements: int = 0
     prompt_words: int = 0
     first_character: bool = False
+    one_to_one: bool = False
 
     def __post_init__(self) -> None:
         if "{question}" not in self.label_prompt:

@@ -58,6 +58,7 @@ class PreferencePairRecipe(VisualInstructionRecipe):
     loss           of a pair: form, beta, the weight of the chosen answer's likelihood, where the reference comes from (`PreferenceLoss`)
     tuned          low-rank adapters that are all that learns of the language model from pairs (`AdapterConfig`, its fields are options);
                    rank 0: all of it learns, and the projector
+    adapted_projector  the projector learns beside adapters, too
     start_share    share of the steps for LLaVA's own stages before the first pairs; 0 where a trained model is the start (`weights_from`)
     described      share of the rows of the dialogue stage that are the request and a text of the image, in index of its questions
     request        what asks for a description; "": the questions of a sample are the instructions, and nothing is described
@@ -70,6 +71,7 @@ class PreferencePairRecipe(VisualInstructionRecipe):
 
     loss: PreferenceLoss = field(default_factory=PreferenceLoss)
     tuned: AdapterConfig = field(default_factory=lambda: AdapterConfig(adapter_rank=0))
+    adapted_projector: bool = False
     start_share: float = 0.0
     described: float = 0.5
     request: str = ""
@@ -132,7 +134,9 @@ class PreferencePairRecipe(VisualInstructionRecipe):
 
     @property
     def trained(self) -> tuple[str, ...]:
-        return () if self.adapts else ("connector", "language") if self.pairs else super().trained
+        if self.adapts:
+            return ("connector",) if self.adapted_projector else ()
+        return ("connector", "language") if self.pairs else super().trained
 
     def model(self) -> Bridge:
         bridge = super().model()
@@ -220,7 +224,7 @@ class PreferencePairRecipe(VisualInstructionRecipe):
         chosen = super().optimiser()
         if not self.pairs:
             return chosen
-        rules = (Rule("^connector", lr_scale=0.0),) if self.adapts else ()
+        rules = (Rule("^connector", lr_scale=0.0),) if self.adapts and not self.adapted_projector else ()
         return replace(chosen, rules=(*rules, *chosen.rules))
 
     # ------------------------------------------------------------ stages

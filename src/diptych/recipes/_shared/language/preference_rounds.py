@@ -154,7 +154,7 @@ class PreferenceRound:
         if options.splitter == "rules":
             return RuleSplitter(options.most_statements)
         backend = open_backend(options.splitter, BackendOptions("", SPLITTING, lambda: ()))
-        return WrittenSplitter(backend, options.prompt_words, options.first_character)
+        return WrittenSplitter(backend, options.prompt_words, options.first_character, options.one_to_one)
 
     def judge(
         self, model: Any, labeler: YesNoLabeler, splitter: StatementSplitter, some: Sequence[ImageInstruction]

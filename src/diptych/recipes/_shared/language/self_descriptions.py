@@ -115,9 +115,9 @@ class SelfMadePairs:
         )
 
     def pair(self, sample: Sample, row: dict[str, Any]) -> Sample | None:
-        """The pair of an image; None where both descriptions are one, or one is empty."""
+        """The pair of an image; None where a description is empty. Equal ones stay: the regulariser still learns from them."""
         chosen, rejected = row["chosen"].strip(), row["rejected"].strip()
-        if not chosen or not rejected or chosen == rejected:
+        if not chosen or not rejected:
             return None
         stored = PreferencePair(row["question"], chosen, rejected).to_json()
         return replace(sample, uid=f"{sample.uid}-described", group=sample.group or sample.uid, extras={PREFERENCE_FIELD: stored})

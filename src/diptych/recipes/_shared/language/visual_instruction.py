@@ -227,7 +227,7 @@ class VisualInstructionRecipe(BridgeRecipe):
         return written
 
     def optimiser(self) -> Optimiser:
-        return replace(super().optimiser(), betas=(0.9, 0.999), eps=1e-8, warmup_from=0.0)
+        return replace(super().optimiser(), betas=(0.9, 0.999), eps=1e-8, warmup_from=0.0, warmup_rounds="up")
 
     def stages(self) -> Sequence[Stage]:
         if self.instruct:

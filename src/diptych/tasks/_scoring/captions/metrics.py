@@ -100,7 +100,7 @@ def rouge_l(caption: Sequence[str], references: Sequence[Sequence[str]], *, beta
 
     A caption without words has 0.
     """
-    common = [_longest_common(caption, reference) for reference in references]
+    common = [longest_common(caption, reference) for reference in references]
     precision = max(common) / len(caption) if caption else 0.0
     recall = max(shared / len(reference) if reference else 0.0 for shared, reference in zip(common, references, strict=True))
     if not precision or not recall:
@@ -108,7 +108,8 @@ def rouge_l(caption: Sequence[str], references: Sequence[Sequence[str]], *, beta
     return (1 + beta**2) * precision * recall / (recall + beta**2 * precision)
 
 
-def _longest_common(a: Sequence[str], b: Sequence[str]) -> int:
+def longest_common(a: Sequence[str], b: Sequence[str]) -> int:
+    """Length of the longest common subsequence."""
     row = [0] * (len(b) + 1)
     for word in a:
         before = 0

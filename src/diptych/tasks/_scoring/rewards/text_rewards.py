@@ -6,13 +6,16 @@ and brings no tokeniser of its own.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any
 
+import numpy as np
+
 from diptych.core.errors import ConfigError, MissingExtra, UnknownName
-from diptych.tasks._scoring.captions.metrics import bleu_counts, cider_d, rouge_l, words_of
+from diptych.tasks._scoring.captions.metrics import bleu_counts, cider_d, longest_common, words_of
 from diptych.tasks._scoring.rewards.meteor import meteor
 from diptych.tasks._scoring.rewards.naturalness import repetition
 from diptych.tasks._scoring.rewards.reward import Reward
@@ -23,13 +26,15 @@ COMMONGEN_PREFIX = "generate a sentence with: "
 DATE = re.compile(r"\d{4}-\d{2}-\d{2}")
 
 
-def text_reward(name: str) -> Reward:
-    """A reward by name, several joined by "+" added up: "meteor+commongen_penalty". "-NAME" is its negative.
+def text_reward(name: str, *, classifier: Reward | None = None) -> Reward:
+    """A reward by name, several joined by "+" added up: "meteor+commongen_penalty". "-NAME" is its negative, "0.5*NAME" a share of it.
+
+    classifier  what "classifier" stands for
 
     >>> text_reward("increasing_numbers:20")([""], ["1 2 3 2 x"], [[]])
     [0.3]
     """
-    parts = [_one(part.strip()) for part in name.split("+")]
+    parts = [_one(part.strip(), classifier) for part in name.split("+")]
 
     def added(prompts: Texts, answers: Texts, references: References) -> list[float]:
         columns = [part(prompts, answers, references) for part in parts]
@@ -38,15 +43,20 @@ def text_reward(name: str) -> Reward:
     return added
 
 
-def _one(name: str) -> Reward:
+def _one(name: str, classifier: Reward | None) -> Reward:
     sign = -1.0 if name.startswith("-") else 1.0
-    key, _, argument = name.removeprefix("-").partition(":")
-    if key not in REWARDS:
+    share, _, named = name.removeprefix("-").rpartition("*")
+    weight = sign * _number(named, share, 1.0)
+    key, _, argument = named.partition(":")
+    if key == "classifier" and classifier is not None:
+        reward = classifier
+    elif key in REWARDS:
+        reward = REWARDS[key](argument)
+    else:
         raise UnknownName("reward", key, REWARDS)
-    reward = REWARDS[key](argument)
-    if sign > 0:
+    if weight == 1:
         return reward
-    return lambda prompts, answers, references: [-float(score) for score in reward(prompts, answers, references)]
+    return lambda prompts, answers, references: [weight * float(score) for score in reward(prompts, answers, references)]
 
 
 # ---------------------------------------------------------------- overlap with references
@@ -59,6 +69,18 @@ def _rouge_scorer() -> Any:
     except ImportError:
         raise MissingExtra("rouge-score", "rl", needed_for="ROUGE as a reward") from None
     return RougeScorer(["rouge1", "rouge2", "rougeL"], use_stemmer=True)
+
+
+@lru_cache(maxsize=1)
+def _stemmed_words() -> Callable[[str], list[str]]:
+    """Letters and digits in lower case of the first 100 words of a text, those of more than three characters stemmed."""
+    try:
+        from nltk.stem.porter import PorterStemmer
+        from rouge_score.tokenize import tokenize
+    except ImportError:
+        raise MissingExtra("rouge-score", "rl", needed_for="ROUGE as a reward") from None
+    stemmer = PorterStemmer(PorterStemmer.ORIGINAL_ALGORITHM)
+    return lambda text: list(tokenize(" ".join(text.split()[:100]), stemmer))
 
 
 def _rouge(kinds: Sequence[str], argument: str) -> Reward:
@@ -77,27 +99,30 @@ def _rouge(kinds: Sequence[str], argument: str) -> Reward:
 
 
 def _rouge_l_max(argument: str) -> Reward:
-    """ROUGE-L's F, recall 1.2 times as heavy, of stems, at most 100 words an answer: the best over the references (NarrativeQA)."""
-    from diptych.tasks._scoring.captions.stemming import stem
+    """ROUGE-L of NarrativeQA: the best over the references of F from precision and recall to the power 1 / 1.2, on Porter's stems of the
+    first 100 words. The release looks up irregular stems in WordNet before; here there is none."""
+    words = _stemmed_words()
 
-    def words(text: str) -> list[str]:
-        return [stem(word) for word in words_of(" ".join(text.split()[:100]))]
+    def score(answer: Sequence[str], reference: Sequence[str]) -> float:
+        common = longest_common(answer, reference)
+        precision, recall = ((common / len(text)) ** (1 / 1.2) if text else 0.0 for text in (answer, reference))
+        return 2 * precision * recall / (precision + recall) if common else 0.0
 
     def reward(prompts: Texts, answers: Texts, references: References) -> list[float]:
         some = _referred("rouge_l_max", references)
-        return [max(rouge_l(words(answer), [words(one)]) for one in own) for answer, own in zip(answers, some, strict=True)]
+        return [max(score(words(answer), words(one)) for one in own) for answer, own in zip(answers, some, strict=True)]
 
     return reward
 
 
 def _sacrebleu(kind: str, argument: str) -> Reward:
-    """BLEU, chrF or 1 - TER of sacrebleu by sentence, over 100."""
+    """BLEU, chrF or 1 - TER of sacrebleu by sentence, over 100. As released, an answer of less than four tokens has a BLEU of 0."""
     try:
         import sacrebleu
     except ImportError:
         raise MissingExtra("sacrebleu", "rl", needed_for=f"{kind} as a reward") from None
     scorer: Any = {
-        "sacrebleu": lambda: sacrebleu.BLEU(effective_order=True, tokenize=argument or None),
+        "sacrebleu": lambda: sacrebleu.BLEU(tokenize=argument or None),
         "chrf": sacrebleu.CHRF,
         "ter": sacrebleu.TER,
     }[kind]()
@@ -105,7 +130,7 @@ def _sacrebleu(kind: str, argument: str) -> Reward:
     def reward(prompts: Texts, answers: Texts, references: References) -> list[float]:
         some = _referred(kind, references)
         scores = [
-            scorer.sentence_score(answer, list(own)).score / 100 if answer.strip() else float(kind == "ter")
+            scorer.corpus_score([answer], [[one] for one in own]).score / 100 if answer.strip() else float(kind == "ter")
             for answer, own in zip(answers, some, strict=True)
         ]
         return [1 - score for score in scores] if kind == "ter" else scores
@@ -114,12 +139,19 @@ def _sacrebleu(kind: str, argument: str) -> Reward:
 
 
 def _bleu(argument: str) -> Reward:
+    """BLEU of the text between spaces, without smoothing, against the length of the shortest reference."""
+
+    def score(answer: Sequence[str], references: Sequence[Sequence[str]]) -> float:
+        counts = bleu_counts([answer], [references])
+        correct_4, possible_4 = counts.correct_N4[0], counts.possible_N4[0]
+        if not correct_4.all():
+            return 0.0
+        shortest = min(map(len, references))
+        return float(np.exp(np.log(correct_4 / possible_4).mean() + min(0.0, 1 - shortest / len(answer))))
+
     def reward(prompts: Texts, answers: Texts, references: References) -> list[float]:
         some = _referred("bleu", references)
-        return [
-            bleu_counts([words_of(answer)], [[words_of(one) for one in own]]).score() if words_of(answer) else 0.0
-            for answer, own in zip(answers, some, strict=True)
-        ]
+        return [score(answer.split(), [one.split() for one in own]) for answer, own in zip(answers, some, strict=True)]
 
     return reward
 
@@ -157,7 +189,7 @@ def increasing_numbers(text: str, least: int = 20) -> float:
     numbers = [float(word) for word in words if _is_number(word)]
     run = 0
     for number in numbers:
-        if run and number <= numbers[run - 1]:
+        if run and not number > numbers[run - 1]:  # a nan is no increase
             break
         run += 1
     return run / max(len(words), least / 2) if run else 0.0
@@ -165,9 +197,10 @@ def increasing_numbers(text: str, least: int = 20) -> float:
 
 def _is_number(word: str) -> bool:
     try:
-        return float(word) == float(word)
+        float(word)
     except ValueError:
         return False
+    return True
 
 
 def commongen_penalty(prompt: str, answer: str, prefix: str = COMMONGEN_PREFIX) -> float:
@@ -187,7 +220,7 @@ def _argument(name: str, argument: str, allowed: Sequence[str]) -> str:
 
 
 def _number(name: str, argument: str, default: float) -> float:
-    if argument and not _is_number(argument):
+    if argument and not (_is_number(argument) and math.isfinite(float(argument))):
         raise ConfigError(f"reward '{name}:{argument}' (expected a number behind the colon)")
     return float(argument or default)
 
