@@ -25,10 +25,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from recipe_worlds import world_of
+from recipe_worlds import tiny
 
 from diptych.core.errors import ConfigError
-from diptych.core.registry import RECIPES
 from diptych.core.run_folder import RunFolder
 from diptych.data.load.stream import batches
 from diptych.train.log import Log
@@ -37,21 +36,11 @@ from diptych.train.parallel import join_world
 from diptych.train.precision import deterministic
 from diptych.train.stages import plan
 from diptych.train.state import Training
-from diptych.worlds.resolve import resolve
 
-WORLDS = {"plip_person": "pedestrians?n=32&test=16"}
 WAITS = ("sync", "h2d")
 Each = Callable[[int], None]
 FUSED = "adamw", "sgd"
 """Optimisers of which torch has a kernel that updates all parameters at once."""
-
-
-def tiny(slug: str) -> tuple[Any, Any]:
-    """A prepared recipe and its training rows."""
-    data = resolve(f"world:{WORLDS.get(slug) or world_of(slug) + '?n=24'}").split("train")
-    recipe: Any = RECIPES.load(slug).tiny()
-    small = {f.name: 1 for f in dataclasses.fields(recipe) if f.name.startswith("small_") and f.name.endswith("steps")}
-    return dataclasses.replace(recipe, batch_size=8, **small).prepare(data), data
 
 
 def steps_of(recipe: Any, data: Any, folder: Path, device: str, precision: Any, steps: int, each: Each) -> list[float]:

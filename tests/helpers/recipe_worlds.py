@@ -1,11 +1,16 @@
-"""The rendered world that a recipe can learn from."""
+"""The rendered world that a recipe can learn from, and the recipe prepared on it."""
 
 from __future__ import annotations
 
+import dataclasses
+from typing import Any
+
 from diptych.core.registry import RECIPES
+from diptych.worlds.resolve import resolve
 
 ROOMS = ("chat3d_v2", "sg3d_vlp", "text4point")
 """Recipes of clouds that want the frames of a room."""
+WORLDS = {"plip_person": "pedestrians?n=32&test=16"}
 
 
 def world_of(slug: str) -> str:
@@ -32,3 +37,11 @@ def world_of(slug: str) -> str:
         if need in needs:
             return world
     return "scenes"
+
+
+def tiny(slug: str) -> tuple[Any, Any]:
+    """A prepared recipe of the smallest size, and its training rows."""
+    data = resolve(f"world:{WORLDS.get(slug) or world_of(slug) + '?n=24'}").split("train")
+    recipe: Any = RECIPES.load(slug).tiny()
+    small = {f.name: 1 for f in dataclasses.fields(recipe) if f.name.startswith("small_") and f.name.endswith("steps")}
+    return dataclasses.replace(recipe, batch_size=8, **small).prepare(data), data

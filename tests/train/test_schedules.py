@@ -24,6 +24,7 @@ from diptych.recipes.bridges.llava import LLaVA
 from diptych.recipes.bridges.mblip import MBLIP
 from diptych.recipes.bridges.minigpt4 import MiniGPT4
 from diptych.recipes.bridges.pllava import PLLaVA
+from diptych.recipes.bridges.simvlg import SimVLG
 from diptych.recipes.contrastive.concept_texts import ConceptTexts
 from diptych.recipes.contrastive.laclip import LaCLIP
 from diptych.recipes.contrastive.lexlip import LexLIP
@@ -32,6 +33,7 @@ from diptych.recipes.domains.unipt import UniPT
 from diptych.recipes.grounding.desco import DesCo
 from diptych.recipes.grounding.fiber import FIBER
 from diptych.recipes.grounding.ptp_vilt import PTPViLT
+from diptych.recipes.grounding.ref_vlm import RefVLM
 from diptych.train.optimise import build_optimiser, learning_rate, schedule, weight_decay
 
 STEPS, WARM = 200, 50
@@ -87,6 +89,31 @@ def test_a_warm_up_rounded_up_is_that_of_transformers(steps: int, share: float) 
     spec = Optimiser(lr=1.0, warmup=share, warmup_from=0.0, warmup_rounds="up")
     np.testing.assert_allclose(rates(spec, steps), theirs, atol=1e-12)
     assert STIC.paper().optimiser().warmup_rounds == LLaVA.paper().optimiser().warmup_rounds == "up"
+
+
+@pytest.mark.parametrize("preset", ["paper", "video"])
+def test_simvlgs_falls_by_inner_epochs(preset: str) -> None:
+    """`LinearWarmupCosineLRScheduler` of EVLGen at 2e8c44d, of 250,000 steps in fifties, of 50,000 in fifties."""
+    recipe = SimVLG.preset(preset)
+    steps, warm = (250_000, 5000) if preset == "paper" else (50_000, 1000)
+    top, least, first = (1e-4, 1e-5, 1e-6) if preset == "paper" else (1e-5, 1e-6, 1e-8)
+    spec, inner = recipe.optimiser(), steps // 50
+    for step in (0, 1, warm - 1, warm, inner - 1, inner, inner + 7, 2 * inner - 1, 2 * inner, 25 * inner, steps - 1):
+        epoch, at = divmod(step, inner)
+        falling = (top - least) * 0.5 * (1 + math.cos(math.pi * epoch / 50)) + least
+        expected = falling if epoch else min(top, first + (top - first) * at / warm)
+        assert learning_rate(spec, step, steps) == pytest.approx(expected, rel=1e-9)
+
+
+def test_ref_vlms_are_those_of_mmengine() -> None:
+    """`LinearLR` from 1e-5 over int(.03 steps) steps, the last of which has the whole rate, then `CosineAnnealingLR`, at cdfecce."""
+    steps = 957
+    warm = int(0.03 * steps)
+    assert warm == 28
+    theirs = [1e-5 + (1 - 1e-5) * step / (warm - 1) for step in range(warm)]
+    theirs += [0.5 * (1 + math.cos(math.pi * step / (steps - warm))) for step in range(steps - warm)]
+    spec = RefVLM.paper().optimiser()
+    np.testing.assert_allclose(np.array(rates(spec, steps)) / spec.lr, theirs, atol=1e-12)
 
 
 def test_pllavas_is_cut_off_below() -> None:

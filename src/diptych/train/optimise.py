@@ -101,8 +101,7 @@ def learning_rate(spec: Optimiser, step: float, steps: int) -> float:
     begin, end = spec.part
     whole = steps / (end - begin)
     step, steps = max(0, step - spec.late) + round(begin * whole), round(whole)
-    whole_steps = math.ceil if spec.warmup_rounds == "up" else round
-    warmup = round(spec.warmup) if spec.warmup >= 1 else whole_steps(spec.warmup * steps)
+    warmup = _warmup_steps(spec, steps)
     rising = step < warmup and not (spec.rises == "first" and step * spec.periods / steps + 1e-9 >= 1)
     if spec.schedule == "one_cycle":
         return one_cycle(
@@ -126,6 +125,13 @@ def learning_rate(spec: Optimiser, step: float, steps: int) -> float:
     progress = min(1.0, (step - passed) / max(1, steps - passed))
     share = 0.5 * (1 + math.cos(math.pi * progress)) if spec.schedule == "cosine" else (1 - progress) ** spec.power
     return spec.lr * risen * (spec.final_lr + (1 - spec.final_lr) * share)
+
+
+def _warmup_steps(spec: Optimiser, steps: int) -> int:
+    if spec.warmup >= 1:
+        return round(spec.warmup)
+    share = spec.warmup * steps
+    return {"nearest": round(share), "up": math.ceil(share), "down": math.floor(share)}[spec.warmup_rounds]
 
 
 def _warmup_share(spec: Optimiser, step: float, warmup: int, steps: int) -> float:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -92,7 +93,7 @@ def test_a_rare_token_or_pair_is_named() -> None:
 def test_words_and_tokens() -> None:
     assert words_of("IMG_0421.jpg, Größe: 3×4") == ["img_0421", "jpg", "grösse", "3", "4"]
     assert list(tokens_of("one")) == ["one"]
-    counts = TextCounts.of([["b a"], ["a b"]], vocabulary=3)
+    counts = TextCounts.of(pa.table({"image": [0, 1], "string": ["b a", "a b"]}), vocabulary=3)
     assert counts.common == {"a", "b", "a b"}, "equally frequent: the alphabetically first stay"
 
 

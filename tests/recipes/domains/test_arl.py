@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import zlib
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from diptych.core.contracts import Rule
 from diptych.core.errors import ConfigError, DataError
 from diptych.data.load.stream import batches
 from diptych.data.text.reports.entity_graph import EntityGraph, graph_of_pairs, read_graph
@@ -365,6 +367,14 @@ def test_the_published_sizes() -> None:
     recipe = replace(recipe, entity_graph=replace(recipe.entity_graph, transe_epochs=0))
     with torch.device("meta"):
         model = recipe.model()
+    decays = {
+        name: next((rule for rule in recipe.optimiser().rules if re.search(rule.pattern, name)), Rule(""))
+        for name, _ in model.named_parameters()
+    }
+    vectors = {name for name, weight in model.named_parameters() if weight.ndim < 2 and decays[name].decay}
+    # of ARL's parameters without "bias", "LayerNorm", "norm.", "norm1." or "norm2." in their names those of one dimension
+    assert len(vectors) == 2 * 11 + 2 + 1 + 1 + 1 + 2 * 4
+    assert {decays[name].lr_scale for name in vectors if not name.startswith("image_tower")} == {5.0}
     width, words = 768, recipe.words().vocab_size
     block = 12 * width * width + 13 * width
     vision = 3 * 256 * width + width + (18 * 18 + 1) * width + 4 * width + 11 * block

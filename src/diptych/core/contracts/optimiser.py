@@ -36,7 +36,8 @@ class Optimiser:
           implementation has it that published runs name (`PlainLamb`)
     over  what "cosine" and "linear" fall along: the "rest" behind the warm-up; the whole "run", whose beginning the warm-up takes, as in
           LAVIS and timm; "both", the whole run with the warm-up as a factor of it, as in OpenMMLab
-    warmup_rounds  a warm-up that is a share of the run has the "nearest" whole number of steps, or is rounded "up" as in transformers
+    warmup_rounds  a warm-up that is a share of the run has the "nearest" whole number of steps, or is rounded "up" as in transformers, or
+          "down" as in OpenMMLab
     floor what cosine, linear and decay do not fall below: lr * final_lr as a "share", which each rule's lr_scale multiplies, or as one
           "rate" for all parameters, as in OpenMMLab and timm: it then lifts those of a small lr_scale. "cut": they fall to 0, and what is
           below lr * final_lr is lifted to it, in the warm-up too
@@ -51,7 +52,7 @@ class Optimiser:
     weight_decay: float = 0.2
     schedule: Literal["cosine", "linear", "constant", "step", "decay", "one_cycle", "half_life"] = "cosine"
     warmup: float = 0.0  # steps when >= 1, else a share of the run
-    warmup_rounds: Literal["nearest", "up"] = "nearest"
+    warmup_rounds: Literal["nearest", "up", "down"] = "nearest"
     warmup_from: float | None = None  # share of lr at step 0, from which warm-up is linear; None: the first step has lr / warmup
     warmup_peak: Literal["after", "last"] = "after"  # with warmup_from: lr is reached behind the warm-up, or with its last step
     # warm-up: evenly, with each period to its share, by the step's logarithm, or evenly and over with the "first" period however long

@@ -1,8 +1,8 @@
 """Drop exact duplicates: images with the file or the pixels of one that is kept.
 
 Keeps, of equal images, the one whose uid comes first. Cost: a million files need one read each (pixels: one decode each) and
-32 bytes of memory a row. Never touches rows without an image. Texts of a dropped row that the kept one lacks (home, house) are added to
-it as ``text_variants``; the column ``duplicate_of`` says which row a dropped one is a copy of.
+some 100 bytes of memory a row. Never touches rows without an image. Texts of a dropped row that the kept one lacks (home, house) are
+added to it as ``text_variants``; the column ``duplicate_of`` says which row a dropped one is a copy of.
 """
 
 from __future__ import annotations
@@ -15,13 +15,16 @@ from typing import Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from diptych.core.contracts import CurationStepResult, Dataset, Drop
-from diptych.core.errors import DecodeError
+from diptych.core.contracts import CurationStepResult, Dataset
 from diptych.core.image import ArrayImage, ImageSource
-from diptych.core.terminal.progress import with_bar
 from diptych.curate.engine.costs import estimate_cost
+from diptych.curate.engine.images import DIGEST, first_equal, image_facts
+from diptych.curate.engine.parts import PartStore
+from diptych.curate.engine.verdicts import ColumnByUid, DropTable, StringColumn
 from diptych.data.media.decode import decode
+from diptych.data.ragged import one_chunk
 from diptych.data.text.captions.variants import VARIANT, VARIANTS
 
 
@@ -39,35 +42,31 @@ class ExactDuplicates:
         return estimate_cost(data, self._digest, unit="decode" if self.pixels else "read")
 
     def __call__(self, data: Dataset) -> CurationStepResult:
+        return self.run(data, PartStore())
+
+    def run(self, data: Dataset, parts: PartStore) -> CurationStepResult:
+        """Result of the step, resuming from the hashes that an earlier run has read."""
         start = time.perf_counter()
-        kept: list[str] = []
-        dropped: list[Drop] = []
-        original: dict[str, str] = {}
-        first: dict[bytes, str] = {}
-        order = sorted(range(len(data)), key=data.uids.__getitem__)
-        for row in with_bar(order, len(order), "looking at pictures", least=100):
-            uid, image = data.uids[row], data[row].image
-            if image is None:
-                kept.append(uid)
-                continue
-            try:
-                digest = self._digest(image)
-            except (DecodeError, OSError) as error:
-                dropped.append(Drop(uid, self.slug, f"unreadable: {error}"))
-                continue
-            if digest in first:
-                original[uid] = first[digest]
-                dropped.append(Drop(uid, self.slug, f"same {'pixels' if self.pixels else 'bytes'} as {first[digest]}"))
-            else:
-                first[digest] = uid
-                kept.append(uid)
-        columns: dict[str, Any] = {"duplicate_of": original} if original else {}
+        facts = image_facts(data, parts, lambda image: (self._digest(image),), pa.schema([("digest", DIGEST)]), "hashes")
+        uids, first_N = one_chunk(facts["uid"]), first_equal(facts["digest"])
+        copy_N = (first_N >= 0) & (first_N != np.arange(len(first_N)))
+        broken_N = facts["fault"].is_valid().to_numpy()
+        originals = uids.take(pa.array(first_N, mask=~copy_N))
+        reasons = pc.coalesce(
+            pc.binary_join_element_wise(f"same {'pixels' if self.pixels else 'bytes'} as ", originals, ""),
+            pc.binary_join_element_wise("unreadable: ", one_chunk(facts["fault"]), ""),
+        )
+        gone = pa.array(copy_N | broken_N)
+        drops = DropTable.of_step(self.slug, uids.filter(gone), reasons.filter(gone))
+        kept = StringColumn(uids.filter(pc.invert(gone)))
+        copies = pa.table({"uid": uids, "duplicate_of": originals}).filter(pa.array(copy_N))
+        columns: dict[str, Any] = {"duplicate_of": ColumnByUid(copies)} if copies.num_rows else {}
         notes: tuple[str, ...] = ()
-        if original and self.merge_texts and (merged := merged_texts(data, original)).num_rows:
+        if copies.num_rows and self.merge_texts and (merged := merged_texts(data, columns["duplicate_of"])).num_rows:
             columns[VARIANTS] = merged
             texts = sum(map(len, merged[VARIANTS].to_pylist()))
             notes = (f"{texts:,} texts of dropped rows went to the rows that stay (--merge-texts False leaves them out)",)
-        return CurationStepResult(tuple(kept), tuple(dropped), columns, time.perf_counter() - start, notes=notes)
+        return CurationStepResult(kept, drops, columns, time.perf_counter() - start, notes=notes)
 
     def _digest(self, image: ImageSource) -> bytes:
         if self.pixels:

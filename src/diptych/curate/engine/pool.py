@@ -34,7 +34,16 @@ from diptych.core.disk.lock import DISK_FULL, exclusive
 from diptych.core.errors import RunError
 from diptych.curate.engine.parts import PartStore
 from diptych.curate.engine.tables import as_table, joined
-from diptych.curate.engine.verdicts import DROPS, ColumnByUid, DropTable, StringColumn, uid_column, verdict_result, verdict_table
+from diptych.curate.engine.verdicts import (
+    DROPS,
+    ColumnByUid,
+    DropTable,
+    StringColumn,
+    selected,
+    uid_column,
+    verdict_result,
+    verdict_table,
+)
 from diptych.data.columns import MadeBy, read_table, table_names, write_table
 from diptych.data.curated import curation_id, is_curated, with_made_column
 from diptych.data.dataset import Pool
@@ -159,7 +168,7 @@ def _curate_alone(
             result = dataclasses.replace(result, columns=_stored_columns(out, table))
         for name, values in result.columns.items():
             columns[name] = joined(name, columns.get(name), values)
-        current = before.select(np.sort(order.to_numpy()[verdict["kept"].to_numpy()]))
+        current = selected(before, np.sort(order.to_numpy()[verdict["kept"].to_numpy()]))
         if isinstance(current, Pool) and number + 1 < len(operators):
             for name, values in result.columns.items():
                 current = cast(Data, with_made_column(cast(Pool, current), name, as_table(name, values)))

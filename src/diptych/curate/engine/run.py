@@ -91,6 +91,18 @@ def mapped_where(table: pa.Table, reads: Sequence[str], worker: Worker, name: st
     return ordered.append_column(name, worker(*(_plain(ordered[column]) for column in reads)))
 
 
+def count_distinct(table: pa.Table, by: str, of: str) -> pa.Table:
+    """Number of different values of the column `of` for each value of the column `by`: columns `by` and "count", in no order.
+
+    On a Ray cluster Daft counts; on this machine Arrow does, and Daft is not needed.
+    """
+    if _CHOSEN != ["ray"]:
+        counts = table.group_by(by).aggregate([(of, "count_distinct")])
+        return counts.rename_columns([name if name == by else "count" for name in counts.column_names])
+    frame = _running().from_arrow(table.select([by, of])).into_partitions(1 + table.num_rows // BATCH_ROWS)
+    return frame.distinct().groupby(by).agg(frame[of].count().alias("count")).to_arrow()
+
+
 def _remote(daft: Any, worker: Worker) -> Any:
     kind = daft.DataType.from_arrow_type(worker.kind)
 

@@ -6,6 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any, overload
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -123,9 +125,19 @@ class ColumnByUid(Mapping[str, Any]):
         return rows
 
 
+def column_by_uid(name: str, uids: Sequence[str], values: npt.NDArray[Any]) -> ColumnByUid:
+    """Column of one value for each of some uids."""
+    return ColumnByUid(pa.table({"uid": pa.array(uids, pa.string()), name: pa.array(values)}))
+
+
 def uid_column(data: Dataset) -> pa.Array:
     """Uids of a data set in the order of its rows."""
     return data.arrow("uid").cast(pa.string()) if isinstance(data, Pool) else pa.array(data.uids, pa.string())
+
+
+def selected(data: Any, rows: npt.NDArray[np.int64]) -> Any:
+    """Rows of a data set. Pools take arrays; others want a list of Python's integers."""
+    return data.select(rows if isinstance(data, Pool) else rows.tolist())
 
 
 def verdict_table(result: CurationStepResult) -> pa.Table:

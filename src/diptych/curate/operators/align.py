@@ -23,14 +23,21 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
 
-from diptych.core.contracts import CurationStepResult, Dataset, Drop
+from diptych.core.contracts import CurationStepResult, Dataset
 from diptych.core.errors import ConfigError, DataError, DecodeError
 from diptych.core.image import ArrayImage, ImageSource, content_untold
 from diptych.core.sample import Sample
 from diptych.curate.duplicates.hamming import HammingIndex
 from diptych.curate.duplicates.near import ImageHash, hash_image
 from diptych.curate.engine.costs import estimate_cost
+from diptych.curate.engine.images import DIGEST, first_equal, image_facts
+from diptych.curate.engine.parts import PartStore
+from diptych.curate.engine.run import count_distinct
+from diptych.curate.engine.verdicts import BLOCK, DROPS, DropTable, StringColumn
 from diptych.curate.operators.alt_text import TextCounts
 from diptych.data.media.decode import probe
 from diptych.worlds.address import held_out, open_data
@@ -39,6 +46,7 @@ NEAR_BITS, NEAR_COLOUR = 6, 8.0
 """What `near_duplicates` calls near: of 64 bits, and of 255 in colour."""
 
 Size = tuple[int, int]
+SIZES = pa.schema([("digest", DIGEST), ("width", pa.int32()), ("height", pa.int32())])
 
 
 @dataclass(frozen=True)
@@ -87,48 +95,70 @@ class AlignFilters:
         return estimate_cost(data, _digest_and_size, unit="read and hash")
 
     def __call__(self, data: Dataset) -> CurationStepResult:
+        return self.run(data, PartStore())
+
+    def run(self, data: Dataset, parts: PartStore) -> CurationStepResult:
+        """Result of the step, resuming from the hashes and sizes that an earlier run has read."""
         start = time.perf_counter()
-        rows = sorted(range(len(data)), key=data.uids.__getitem__)
-        faults: dict[int, str] = {}
-        sizes: dict[int, Size] = {}
-        rows_of_image: dict[bytes, list[int]] = {}
-        for row in rows:
-            image = data[row].image
-            digest = b"without image " + data.uids[row].encode()
-            if image is not None:
-                try:
-                    digest, sizes[row] = _digest_and_size(image)
-                except (DecodeError, OSError) as error:
-                    faults[row] = f"unreadable: {error}"
-            rows_of_image.setdefault(digest, []).append(row)
-
-        def texts_of(image_rows: Sequence[int]) -> list[str]:
-            return [text for row in image_rows for text in self._texts(data[row])]
-
-        counts = TextCounts.of((texts_of(image_rows) for image_rows in rows_of_image.values()), self.vocabulary)
-        for image_rows in rows_of_image.values():
-            carried = len(set(texts_of(image_rows))) if self.texts_of_image else 0
-            if carried > self.texts_of_image:
-                fault = f"texts_of_image: {carried:,} texts (expected at most {self.texts_of_image:,})"
-                faults |= {row: fault for row in image_rows if row not in faults}
+        facts = image_facts(data, parts, _digest_and_size, SIZES, "sizes")
+        image_N = first_equal(facts["digest"])
+        image_N = np.where(image_N < 0, np.arange(len(image_N)), image_N)  # a row without a picture is like no other
+        texts_of_images = self._texts_of_images(data, facts["row"], image_N)
+        counts = TextCounts.of(texts_of_images, self.vocabulary)
+        crowded = self._crowded(texts_of_images)
+        del texts_of_images
         near = self._near_evaluation()
-        kept: list[str] = []
-        dropped: list[Drop] = []
+        kept: list[pa.Array] = []
+        drops: list[pa.Table] = []
         kept_texts: dict[str, list[str]] = {}
-        for row in rows:
-            sample = data[row]
-            texts = self._texts(sample)
-            passed, first_fault = self._passing_texts(texts, counts)
-            size_fault = self._size_fault(sizes[row]) if row in sizes else ""
-            fault = size_fault or faults.get(row, "") or self._unsafe(sample) or near(sample.image) or first_fault
-            if fault:
-                dropped.append(Drop(sample.uid, self.slug, fault))
-                continue
-            kept.append(sample.uid)
-            if len(passed) < len(texts):
-                kept_texts[sample.uid] = passed
+        for begin in range(0, len(image_N), BLOCK):
+            block = facts.slice(begin, BLOCK).to_pylist()
+            faults: list[str] = []
+            for number, fact in enumerate(block, begin):
+                sample = data[fact["row"]]
+                texts = self._texts(sample)
+                passed, first_fault = self._passing_texts(texts, counts)
+                fault = self._size_fault((fact["width"], fact["height"])) if fact["digest"] is not None else ""
+                fault = fault or (f"unreadable: {fact['fault']}" if fact["fault"] is not None else "")
+                fault = (
+                    fault or crowded.get(int(image_N[number]), "") or self._unsafe(sample) or near(sample.image) or first_fault
+                )
+                faults.append(fault)
+                if not fault and len(passed) < len(texts):
+                    kept_texts[sample.uid] = passed
+            uids, fault_column = facts["uid"].slice(begin, BLOCK).combine_chunks(), pa.array(faults, pa.string())
+            gone = pc.not_equal(fault_column, "")
+            kept.append(uids.filter(pc.invert(gone)))
+            drops.append(DropTable.of_step(self.slug, uids.filter(gone), fault_column.filter(gone)).table)
+        dropped = DropTable(pa.concat_tables([DROPS.empty_table(), *drops]))
         columns = {"kept_texts": kept_texts} if kept_texts else {}
-        return CurationStepResult(tuple(kept), tuple(dropped), columns, time.perf_counter() - start)
+        stays = StringColumn(pa.chunked_array(kept, pa.string()))
+        return CurationStepResult(stays, dropped, columns, time.perf_counter() - start)
+
+    def _texts_of_images(self, data: Dataset, row_N: pa.ChunkedArray, image_N: npt.NDArray[np.int64]) -> pa.Table:
+        """Table of "image" and "string"."""
+        blocks = []
+        for begin in range(0, len(image_N), BLOCK):
+            lists = [self._texts(data[row]) for row in row_N.slice(begin, BLOCK).to_pylist()]
+            images = np.repeat(image_N[begin : begin + BLOCK], [len(texts) for texts in lists])
+            strings = pa.array([text for texts in lists for text in texts], pa.large_string())
+            blocks.append(pa.table({"image": images, "string": strings}))
+        return (
+            pa.concat_tables(blocks)
+            if blocks
+            else pa.table({"image": np.zeros(0, np.int64), "string": pa.array([], pa.string())})
+        )
+
+    def _crowded(self, texts: pa.Table) -> dict[int, str]:
+        """Fault of each image that carries too many texts, in whatever rows."""
+        if not self.texts_of_image:
+            return {}
+        counts = count_distinct(texts, "image", "string")
+        many = counts.filter(pc.greater(counts["count"], self.texts_of_image))
+        return {
+            image: f"texts_of_image: {count:,} texts (expected at most {self.texts_of_image:,})"
+            for image, count in zip(many["image"].to_pylist(), many["count"].to_pylist(), strict=True)
+        }
 
     def _texts(self, sample: Sample) -> list[str]:
         texts = sample.positives(self.language)
@@ -193,13 +223,13 @@ def _apart(one: ImageHash, other: ImageHash) -> float:
     return float(np.abs(one.colour_HWC.astype(np.int16) - other.colour_HWC).mean())
 
 
-def _digest_and_size(image: ImageSource) -> tuple[bytes, Size]:
-    """SHA-256 of an image's bytes or pixels, and its (width, height) from the header."""
+def _digest_and_size(image: ImageSource) -> tuple[bytes, int, int]:
+    """SHA-256 of an image's bytes or pixels, and its width and height from the header."""
     if isinstance(image, ArrayImage):
         pixels = image.pixels_HWC
         shape = repr(pixels.shape).encode()
-        return hashlib.sha256(shape + np.ascontiguousarray(pixels).tobytes()).digest(), (pixels.shape[1], pixels.shape[0])
+        return hashlib.sha256(shape + np.ascontiguousarray(pixels).tobytes()).digest(), pixels.shape[1], pixels.shape[0]
     data = image.read()
     with content_untold(image):
         info = probe(data, name=image.name)
-    return hashlib.sha256(data).digest(), (info.width, info.height)
+    return hashlib.sha256(data).digest(), info.width, info.height

@@ -5,16 +5,23 @@ any of them ("1920x1080", "click to enlarge"); a text with a token that is rare 
 two words, or of very many, is seldom a description.
 
 Words are runs of letters and digits, lower-cased; languages without spaces count a clause as a word, so turn `min_words` off there.
-The counts are exact. Memory: the distinct texts, and the distinct words and word pairs while `vocabulary` is on.
+The counts are exact. Memory: the texts while they are counted, and then those that stand beside several images; the distinct words
+and word pairs where there are more than `vocabulary`.
 """
 
 from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from diptych.curate.engine.run import count_distinct
+from diptych.curate.engine.verdicts import BLOCK
 
 WORD = re.compile(r"\w+(?:['\u2019-]\w+)*")
 
@@ -47,38 +54,33 @@ def same_text(text: str) -> str:
 class TextCounts:
     """Frequencies of texts and tokens in the raw data.
 
-    images  by text (`same_text`): how many different images it stands beside
+    images  by text (`same_text`) that stands beside more than one image: how many different ones
     common  the tokens that are frequent enough; None when all are
     """
 
-    images: Counter[str]
+    images: Mapping[str, int]
     common: frozenset[str] | None
 
     @classmethod
-    def of(cls, texts_of_images: Iterable[Iterable[str]], vocabulary: int = 0) -> TextCounts:
-        """`texts_of_images` gives the texts of one image after the other, each image once; `vocabulary` 0 keeps every token.
+    def of(cls, texts: pa.Table, vocabulary: int = 0) -> TextCounts:
+        """Counts of a table of "image" (equal for equal images) and "string".
 
         Of tokens that are equally frequent at the edge the alphabetically first stay, so that the order of rows does not matter.
         """
-        images: Counter[str] = Counter()
-        tokens: Counter[str] = Counter()
-        for texts in texts_of_images:
-            strings = list(texts)
-            images.update({same_text(text) for text in strings})
-            if vocabulary:
-                for text in strings:
-                    tokens.update(tokens_of(text))
-        if not vocabulary or len(tokens) <= vocabulary:
-            return cls(images, None)
-        ordered = sorted(tokens, key=lambda token: (-tokens[token], token))
-        return cls(images, frozenset(ordered[:vocabulary]))
+        blocks = [texts.slice(start, BLOCK) for start in range(0, texts.num_rows, BLOCK)]
+        same = [pa.array(map(same_text, block["string"].to_pylist()), pa.large_string()) for block in blocks]
+        pairs = pa.table({"image": texts["image"], "text": pa.chunked_array(same, pa.large_string())})
+        counts = count_distinct(pairs, "text", "image")
+        several = counts.filter(pc.greater(counts["count"], 1))
+        images = dict(zip(several["text"].to_pylist(), several["count"].to_pylist(), strict=True))
+        return cls(images, _common_tokens(blocks, vocabulary) if vocabulary else None)
 
     def fault(self, text: str, *, shared_by: int, min_words: int, max_words: int) -> str:
         """Reason to drop a text: the name of the rule, a colon and the value; "" when it stays. A limit of 0 is off."""
         count = len(words_of(text))
         if count < min_words or 0 < max_words < count:
             return f"length: {count} words (expected {min_words}..{max_words or 'any number'})"
-        beside = self.images[same_text(text)]
+        beside = self.images.get(same_text(text), 1)
         if 0 < shared_by < beside:
             return f"shared_text: {text!r} stands beside {beside:,} images (expected at most {shared_by})"
         if self.common is not None:
@@ -86,3 +88,15 @@ class TextCounts:
             if rare:
                 return f"rare_token: {rare!r} is not among the {len(self.common):,} most frequent words and pairs"
         return ""
+
+
+def _common_tokens(blocks: Sequence[pa.Table], vocabulary: int) -> frozenset[str] | None:
+    """The most frequent tokens; None where there are not more than `vocabulary`, and none are counted where that is plain at once."""
+    words = sum(len(words_of(text)) for block in blocks for text in block["string"].to_pylist())
+    if 2 * words <= vocabulary:  # tokens of which no two are alike
+        return None
+    tokens = Counter(token for block in blocks for text in block["string"].to_pylist() for token in tokens_of(text))
+    if len(tokens) <= vocabulary:
+        return None
+    ordered = sorted(tokens, key=lambda token: (-tokens[token], token))
+    return frozenset(ordered[:vocabulary])

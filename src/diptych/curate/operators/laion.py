@@ -22,26 +22,31 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 from urllib.parse import urlsplit
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from diptych.core.contracts import CurationStepResult, Dataset, Drop
+from diptych.core.contracts import CurationStepResult, Dataset
 from diptych.core.errors import ConfigError, DecodeError
 from diptych.core.image import ArrayImage, ImageSource
 from diptych.curate.duplicates.clusters import greedy_duplicates
 from diptych.curate.engine.costs import estimate_cost
 from diptych.curate.engine.embedding import ImageEmbeddings, embed_pool, open_embedder
+from diptych.curate.engine.images import DIGEST, first_equal, image_facts, repeated
 from diptych.curate.engine.parts import PartStore
 from diptych.curate.engine.run import mapped
+from diptych.curate.engine.verdicts import BLOCK, ColumnByUid, DropTable, StringColumn, column_by_uid, selected, uid_column
 from diptych.curate.operators.filter_heads import open_head
 from diptych.curate.text.language import LanguageIdentifier
 from diptych.curate.text.texts import texts_of
+from diptych.data.ragged import one_chunk
 from diptych.index.embed import embed_texts
 
 
@@ -99,126 +104,198 @@ class LAION:
     def run(self, data: Dataset, parts: PartStore) -> CurationStepResult:
         """Result of the step, resuming from languages and embeddings that an earlier run finished."""
         start = time.perf_counter()
-        rows = {uid: row for row, uid in enumerate(data.uids)}
-        seen = _FilterState({}, {"language": {}, "language_confidence": {}, "duplicate_of": {}})
-        texts = self._texts(data, parts, seen)
-        for uid in sorted(rows):
-            if fault := self._cheap(data, rows[uid], texts.get(uid, []), seen):
-                seen.faults[uid] = fault
-        left = data.select([rows[uid] for uid in sorted(rows) if uid not in seen.faults])
-        embeddings = self._by_embedding(left, texts, parts, seen) if self.model else None
-        if self.watermark:
-            self._by_watermark(left, seen)
-        if self.near and embeddings is not None:  # last: what leaves is near to something that stays in the end
-            there = [row for row, uid in enumerate(embeddings.uids) if uid not in seen.faults]
-            for row, (other, alike) in greedy_duplicates(embeddings.vector_ND, there, self.near).items():
-                seen.columns["duplicate_of"][embeddings.uids[row]] = embeddings.uids[other]
-                seen.faults[embeddings.uids[row]] = f"near {embeddings.uids[other]}: cosine {alike:.3f}"
-        kept = tuple(uid for uid in sorted(rows) if uid not in seen.faults)
-        dropped = tuple(Drop(uid, self.slug, seen.faults[uid]) for uid in sorted(seen.faults))
-        columns = {name: values for name, values in seen.columns.items() if values}
-        return CurationStepResult(kept, dropped, columns, time.perf_counter() - start)
+        texts = self._texts(data, parts)
+        state = _FilterState(one_chunk(texts.uids))
+        self._cheap(data, texts, parts, state)
+        if self.model or self.watermark:
+            rows = pc.sort_indices(uid_column(data)).to_numpy()
+            left = selected(data, rows[[row not in state.faults for row in range(len(rows))]])
+            embeddings = self._by_embedding(left, texts, parts, state) if self.model else None
+            if self.watermark:
+                self._by_watermark(left, state)
+            if self.near and embeddings is not None:  # last: what leaves is near to something that stays in the end
+                self._by_nearness(embeddings, state)
+        state.columns |= {name: ColumnByUid(table) for name, table in texts.tags().items()}
+        gone = np.array(sorted(state.faults), np.int64)
+        reasons = pa.array([state.faults[row] for row in gone.tolist()], pa.string())
+        drops = DropTable.of_step(self.slug, state.uids.take(pa.array(gone)), reasons)
+        kept = StringColumn(state.uids.take(pa.array(np.delete(np.arange(len(state.uids)), gone))))
+        columns = {name: values for name, values in state.columns.items() if len(values)}
+        return CurationStepResult(kept, drops, columns, time.perf_counter() - start)
 
-    def _texts(self, data: Dataset, parts: PartStore, seen: _FilterState) -> dict[str, list[tuple[str, str]]]:
-        """(text, language) of each row's texts that are long enough; the tag of the first goes into the columns."""
+    def _texts(self, data: Dataset, parts: PartStore) -> _TaggedTexts:
+        """Texts of the pool with their languages."""
         table = texts_of(data)
         tagger = LanguageIdentifier(self.language_floor)
 
         def work(part: pa.Table) -> pa.Table:
             return mapped(part.select(["row", "string"]), ["string"], tagger, "tag").select(["tag"])
 
-        tags = parts.mapped(table, "language", work)["tag"].to_pylist()
-        texts: dict[str, list[tuple[str, str]]] = {}
-        for uid, string, tag in zip(table["uid"].to_pylist(), table["string"].to_pylist(), tags, strict=True):
-            seen.columns["language"].setdefault(uid, tag["language"])
-            seen.columns["language_confidence"].setdefault(uid, float(tag["confidence"]))
-            if len(string) >= self.min_text:
-                texts.setdefault(uid, []).append((string, tag["language"]))
-        return texts
+        tags = one_chunk(parts.mapped(table, "language", work)["tag"])
+        uids = uid_column(data)
+        uids = uids.take(pc.sort_indices(uids))
+        owner_T = pc.index_in(table["uid"].cast(pa.string()), value_set=uids).to_numpy()
+        start_N1 = np.searchsorted(owner_T, np.arange(len(uids) + 1))
+        return _TaggedTexts(uids, start_N1, one_chunk(table["string"]), tags, self.min_text)
 
-    def _cheap(self, data: Dataset, row: int, texts: list[tuple[str, str]], seen: _FilterState) -> str:
-        """Fault of a row by the rules that need no model, rows coming in order of uid; "" when it stays."""
-        sample = data[row]
-        if not texts:
-            return f"short_text: none of at least {self.min_text} characters"
-        url = sample.extras.get("url")
-        key = _address(url) if isinstance(url, str) and url else ""
-        if self.same_url and key in seen.urls:
-            return self._twice(sample.uid, seen.urls[key], "same_url", seen)
-        digest = b""
-        if sample.image is not None:
-            try:
-                digest, size = _digest(sample.image)
-            except (DecodeError, OSError) as error:
-                return f"unreadable: {error}"
-            if size < self.min_bytes:
-                return f"small_file: {size:,} bytes (expected at least {self.min_bytes:,})"
-            if self.same_bytes and digest in seen.files:
-                return self._twice(sample.uid, seen.files[digest], "same_bytes", seen)
-        language = texts[0][1]
-        if self.languages and language not in self.languages:
-            return f"language: {language or 'undetermined'} (expected {', '.join(name or 'undetermined' for name in self.languages)})"
-        if key:
-            seen.urls.setdefault(key, sample.uid)
-        if digest:
-            seen.files.setdefault(digest, sample.uid)
-        return ""
+    def _cheap(self, data: Dataset, texts: _TaggedTexts, parts: PartStore, state: _FilterState) -> None:
+        """Faults by the rules that need no model, rows coming in order of uid."""
+        first_N = texts.first_long()
+        rows = pc.sort_indices(uid_column(data)).to_numpy()
+        judged = np.flatnonzero(first_N >= 0)
+        pool = selected(data, rows[judged])
+        urls = pa.chunked_array(
+            [_addresses(pool, range(start, min(start + BLOCK, len(pool)))) for start in range(0, len(pool), BLOCK)],
+            pa.large_string(),
+        )
+        facts = image_facts(pool, parts, _digest, pa.schema([("digest", DIGEST), ("size", pa.int64())]), "hashes")
+        languages = texts.tag.field("language").take(pa.array(first_N[judged]))
+        url_M = first_equal(urls) if self.same_url else np.full(len(pool), -1)
+        file_M = first_equal(facts["digest"]) if self.same_bytes else np.full(len(pool), -1)
+        fault, size = facts["fault"], facts["size"].fill_null(self.min_bytes).to_numpy()
+        foreign_M = np.zeros(len(pool), bool)
+        if self.languages:
+            foreign_M = ~pc.is_in(languages, value_set=pa.array(self.languages, pa.string())).to_numpy(zero_copy_only=False)
+        unclear_M = fault.is_valid().to_numpy() | (size < self.min_bytes) | foreign_M | repeated(url_M) | repeated(file_M)
+        url_of: dict[int, int] = {}
+        file_of: dict[int, int] = {}
+        for row in np.flatnonzero(first_N < 0).tolist():
+            state.faults[row] = f"short_text: none of at least {self.min_text} characters"
+        for at in np.flatnonzero(unclear_M).tolist():  # all others stay, and no other row is like them
+            row, url, file = int(judged[at]), int(url_M[at]), int(file_M[at])
+            if url in url_of:
+                state.twice(row, url_of[url], "same_url")
+            elif fault[at].is_valid:
+                state.faults[row] = f"unreadable: {fault[at].as_py()}"
+            elif size[at] < self.min_bytes:
+                state.faults[row] = f"small_file: {size[at]:,} bytes (expected at least {self.min_bytes:,})"
+            elif file in file_of:
+                state.twice(row, file_of[file], "same_bytes")
+            elif foreign_M[at]:
+                expected = ", ".join(name or "undetermined" for name in self.languages)
+                state.faults[row] = f"language: {languages[at].as_py() or 'undetermined'} (expected {expected})"
+            else:
+                if url >= 0:
+                    url_of[url] = row
+                if file >= 0:
+                    file_of[file] = row
 
-    def _twice(self, uid: str, first: str, rule: str, seen: _FilterState) -> str:
-        seen.columns["duplicate_of"][uid] = first
-        return f"{rule}: as {first}"
-
-    def _by_embedding(
-        self, left: Dataset, texts: Mapping[str, list[tuple[str, str]]], parts: PartStore, seen: _FilterState
-    ) -> ImageEmbeddings:
+    def _by_embedding(self, left: Dataset, texts: _TaggedTexts, parts: PartStore, state: _FilterState) -> ImageEmbeddings:
         model = open_embedder(self.model)
         embeddings = embed_pool(left, model, parts)
-        seen.faults |= {uid: f"unreadable: {reason}" for uid, reason in embeddings.unreadable.items()}
-        pairs = [(row, text, language) for row, uid in enumerate(embeddings.uids) for text, language in texts[uid]]
-        text_MD = embed_texts(model, [text for _, text, _ in pairs], [embeddings.uids[row] for row, _, _ in pairs])
-        similarity = seen.columns.setdefault("similarity", {})
-        best: dict[int, tuple[float, str]] = {}
-        for (row, _, language), vector in zip(pairs, text_MD, strict=True):
-            agree = float(embeddings.vector_ND[row] @ vector)
-            if row not in best or agree > best[row][0]:
-                best[row] = agree, language
-        for row, (agree, language) in best.items():
-            similarity[embeddings.uids[row]] = agree
+        rows = state.rows(embeddings.uids)
+        state.faults |= {
+            row: f"unreadable: {reason}"
+            for row, reason in zip(state.rows(embeddings.unreadable), embeddings.unreadable.values(), strict=True)
+        }
+        pairs = [(at, text, language) for at, row in enumerate(rows) for text, language in texts.of(row)]
+        text_MD = embed_texts(model, [text for _, text, _ in pairs], [embeddings.uids[at] for at, _, _ in pairs])
+        agree_I, language_I = np.full(len(rows), -np.inf), [""] * len(rows)
+        for (at, _, language), vector in zip(pairs, text_MD, strict=True):
+            if (agree := float(embeddings.vector_ND[at] @ vector)) > agree_I[at]:
+                agree_I[at], language_I[at] = agree, language
+        state.columns["similarity"] = column_by_uid("similarity", embeddings.uids, agree_I)
+        for row, agree, language in zip(rows, agree_I.tolist(), language_I, strict=True):
             least = self.similarity if language == "en" else self.similarity_other
             if agree < least:
-                seen.faults[embeddings.uids[row]] = f"similarity: {agree:.3f} (expected at least {least:g})"
+                state.faults[row] = f"similarity: {agree:.3f} (expected at least {least:g})"
         if self.unsafe:
-            chance_N = open_head(Path(self.unsafe)).probability(embeddings.vector_ND, model.fingerprint)
-            seen.columns["punsafe"] = {uid: float(p) for uid, p in zip(embeddings.uids, chance_N, strict=True)}
-            for uid, p in seen.columns["punsafe"].items():
+            chance_I = open_head(Path(self.unsafe)).probability(embeddings.vector_ND, model.fingerprint).astype(np.float64)
+            state.columns["punsafe"] = column_by_uid("punsafe", embeddings.uids, chance_I)
+            for row, p in zip(rows, chance_I.tolist(), strict=True):
                 if p > self.unsafe_above:
-                    seen.faults.setdefault(uid, f"unsafe: {p:.2f} (expected at most {self.unsafe_above:g})")
+                    state.faults.setdefault(row, f"unsafe: {p:.2f} (expected at most {self.unsafe_above:g})")
         return embeddings
 
-    def _by_watermark(self, left: Dataset, seen: _FilterState) -> None:
+    def _by_nearness(self, embeddings: ImageEmbeddings, state: _FilterState) -> None:
+        rows = state.rows(embeddings.uids)
+        there = [at for at, row in enumerate(rows) if row not in state.faults]
+        for at, (other, alike) in greedy_duplicates(embeddings.vector_ND, there, self.near).items():
+            state.duplicate_of[embeddings.uids[at]] = embeddings.uids[other]
+            state.faults[rows[at]] = f"near {embeddings.uids[other]}: cosine {alike:.3f}"
+
+    def _by_watermark(self, left: Dataset, state: _FilterState) -> None:
         head = open_head(Path(self.watermark))
-        chances = seen.columns.setdefault("pwatermark", {})
-        for row, uid in enumerate(left.uids):
-            image = left[row].image
-            if uid in seen.faults or image is None:
+        chances: dict[str, float] = {}
+        for at, row in enumerate(state.rows(left.uids)):
+            image = left[at].image
+            if row in state.faults or image is None:
                 continue
             try:
-                chances[uid] = p = float(head.probability([image])[0])
+                chances[left.uids[at]] = p = float(head.probability([image])[0])
             except (DecodeError, OSError) as error:
-                seen.faults[uid] = f"unreadable: {error}"
+                state.faults[row] = f"unreadable: {error}"
                 continue
             if p > self.watermark_above:
-                seen.faults[uid] = f"watermark: {p:.2f} (expected at most {self.watermark_above:g})"
+                state.faults[row] = f"watermark: {p:.2f} (expected at most {self.watermark_above:g})"
+        state.columns["pwatermark"] = chances
+
+
+@dataclass(frozen=True)
+class _TaggedTexts:
+    """Texts of rows in order of uid: those of row i are start_N1[i] to start_N1[i + 1].
+
+    tag       language and confidence of each text
+    min_text  characters from which a text counts
+    """
+
+    uids: pa.Array
+    start_N1: npt.NDArray[np.int64]
+    string: pa.Array
+    tag: pa.Array
+    min_text: int
+
+    def of(self, row: int) -> list[tuple[str, str]]:
+        """Texts of a row that are long enough, with their languages."""
+        begin, end = self.start_N1[row : row + 2].tolist()
+        both = zip(self.string[begin:end].to_pylist(), self.tag.field("language")[begin:end].to_pylist(), strict=True)
+        return [(text, language) for text, language in both if len(text) >= self.min_text]
+
+    def first_long(self) -> npt.NDArray[np.int64]:
+        """The first text of each row that is long enough, [N]; -1 for a row without."""
+        long = np.flatnonzero(pc.utf8_length(self.string).to_numpy() >= self.min_text)
+        next_N1 = np.searchsorted(long, self.start_N1)
+        first_N = np.full(len(self.uids), -1, np.int64)
+        some = next_N1[1:] > next_N1[:-1]
+        first_N[some] = long[next_N1[:-1][some]]
+        return first_N
+
+    def tags(self) -> dict[str, pa.Table]:
+        """Columns "language" and "language_confidence": those of the first text of each row that has one."""
+        some = np.flatnonzero(np.diff(self.start_N1))
+        tags = self.tag.take(pa.array(self.start_N1[some]))
+        confidence = tags.field("confidence").cast(pa.float64())
+        columns = {"language": tags.field("language"), "language_confidence": confidence}
+        return {name: pa.table({"uid": self.uids.take(pa.array(some)), name: values}) for name, values in columns.items()}
 
 
 @dataclass
 class _FilterState:
-    """State of the filters: faults by uid, columns by name and uid, and the first row of every address and file."""
+    """State of the filters: uids in order, faults by row in that order, and columns by name."""
 
-    faults: dict[str, str]
-    columns: dict[str, dict[str, Any]]
-    urls: dict[str, str] = field(default_factory=dict)
-    files: dict[bytes, str] = field(default_factory=dict)
+    uids: pa.Array
+    faults: dict[int, str] = field(default_factory=dict)
+    columns: dict[str, Mapping[str, Any]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.duplicate_of: dict[str, str] = {}
+        self.columns["duplicate_of"] = self.duplicate_of
+
+    def twice(self, row: int, first: int, rule: str) -> None:
+        """Note that a row is like an earlier one."""
+        self.duplicate_of[self.uids[row].as_py()] = self.uids[first].as_py()
+        self.faults[row] = f"{rule}: as {self.uids[first].as_py()}"
+
+    def rows(self, uids: Iterable[str]) -> list[int]:
+        """Rows of some uids."""
+        rows: list[int] = pc.index_in(pa.array(uids, pa.string()), value_set=self.uids).to_pylist()
+        return rows
+
+
+def _addresses(data: Dataset, rows: range) -> pa.Array:
+    """Normalised address of each of some rows; null without one."""
+    urls = [data[row].extras.get("url") for row in rows]
+    return pa.array([_address(url) or None if isinstance(url, str) else None for url in urls], pa.large_string())
 
 
 def _digest(image: ImageSource) -> tuple[bytes, int]:

@@ -80,7 +80,7 @@ class TokenPool(nn.Module):
         """Evenness of the use of rows: a perplexity of M where all were used alike, of 1 where one row was all."""
         chosen_BK = index_BK >= 0
         count_BM = torch.zeros(len(index_BK), len(self.row_MD), device=index_BK.device)
-        count_BM.scatter_add_(1, index_BK.clamp_min(0), chosen_BK.float())
+        count_BM.scatter_add_(1, index_BK.clamp_min(0), chosen_BK.to(count_BM))
         share_M = count_BM.sum(0) / count_BM.sum().clamp_min(1)
         entropy = -(share_M * share_M.clamp_min(1e-12).log()).sum()
         return PoolUsage(entropy.exp().reshape(1), count_BM.max().reshape(1))

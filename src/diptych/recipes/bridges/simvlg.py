@@ -39,7 +39,8 @@ class SimVLG(BridgeRecipe):
     then averaged; `frames` above 1 trains that, too, usually from a run on images (`--start-from`).
 
     The release has a contrastive loss beside, with weight 0; it is left out. Its image encoder of clips is not put into evaluation mode,
-    which changes nothing, since it has no dropout.
+    which changes nothing, since it has no dropout. It draws half of a clip's frames from its first half and half from its second, here one
+    is drawn of each of as many stretches.
 
     merged       tokens that are merged in each layer
     bert_weights "hf:FOLDER" of BERT, whose positions and layers the connector starts from; "": fresh ones
@@ -51,6 +52,7 @@ class SimVLG(BridgeRecipe):
     frames       of a clip; 1: images
     medium       the name of the clip among a sample's media
     final_lr     share of the rate at the end
+    periods      parts of the run, LAVIS's inner epochs: the warm-up ends with the first, and the rate falls after each; 0: with each step
     short_clips  clips with fewer frames: "refuse" them, or "repeat" some
     """
 
@@ -74,6 +76,7 @@ class SimVLG(BridgeRecipe):
     warmup_lr: float = 1e-6
     final_lr: float = 0.1
     over: Literal["rest", "run"] = "run"
+    periods: float = 50.0
 
     image_tower: str = "eva_g14"
     template: str = ""
@@ -156,7 +159,8 @@ class SimVLG(BridgeRecipe):
 
     def optimiser(self) -> Optimiser:
         chosen = replace(super().optimiser(), betas=(0.9, 0.999), eps=1e-8, final_lr=self.final_lr)
-        return replace(chosen, warmup_from=self.warmup_lr / self.lr, over=self.over)
+        chosen = replace(chosen, warmup_from=self.warmup_lr / self.lr, over=self.over)
+        return replace(chosen, periods=self.periods, falls="period", rises="first") if self.periods else chosen
 
     def stored(self, name: str) -> bool:
         """Connector and temporal merging are in checkpoints, frozen parts are loaded again."""
@@ -197,6 +201,7 @@ class SimVLG(BridgeRecipe):
             warmup_lr=0.0,
             final_lr=0.0,
             over="rest",
+            periods=0.0,
             clip_norm=1.0,
         )
 
@@ -210,7 +215,7 @@ class SimVLG(BridgeRecipe):
     @classmethod
     def video(cls) -> Self:
         """As `paper`, four frames of a clip: 50,000 steps of 4 at a rate of 1e-5, from a run on images."""
-        return replace(cls.paper(), frames=4, steps=50_000, batch_size=4, lr=1e-5, warmup=1000.0, warmup_lr=1e-6)
+        return replace(cls.paper(), frames=4, steps=50_000, batch_size=4, lr=1e-5, warmup=1000.0, warmup_lr=1e-8)
 
 
 @torch.no_grad()

@@ -145,6 +145,8 @@ class ARL(PairRecipe[KnowledgeFusion, LinkedBatch, FusionFeatures]):
     fast           factor of the learning rate of everything but both towers
     betas, eps     of AdamW
     adam           AdamW as "torch" has it, or as the "transformers" of the release does (`CorrectedAdamW`)
+    decay          weight decay is on "matrices" alone, or, as released, also on the norms and the class token of the image tower, the norm
+                   of the entities, and norms and mask vector of the decoder ("named")
     """
 
     slug = "arl"
@@ -160,6 +162,7 @@ class ARL(PairRecipe[KnowledgeFusion, LinkedBatch, FusionFeatures]):
     betas: tuple[float, float] = (0.9, 0.98)
     eps: float = 1e-8
     adam: Literal["torch", "transformers"] = "torch"
+    decay: Literal["matrices", "named"] = "matrices"
 
     image_tower: str = "vit_b16"
     act: Literal["gelu", "quick_gelu", "gelu_tanh"] | None = None
@@ -244,9 +247,13 @@ class ARL(PairRecipe[KnowledgeFusion, LinkedBatch, FusionFeatures]):
 
     def optimiser(self) -> Optimiser:
         """Linear to 0 behind the warm-up; all but the towers learn `fast` times as quickly."""
-        rules = (Rule(r"^(?!image_tower\.|text_tower\.|kind_2D)", lr_scale=self.fast),)
+        rules = [Rule(r"^(?!image_tower\.|text_tower\.|kind_2D)", lr_scale=self.fast)]
+        if self.decay == "named":
+            decoder = r"^(entities\.norm\.weight|decoder\.mask_D|decoder\.blocks\..*norm_\d\.weight)$"
+            image = r"^image_tower\.(.*norm_\w+\.weight|class_token_D)$"
+            rules = [Rule(decoder, lr_scale=self.fast, decay=True), Rule(image, decay=True), *rules]
         chosen = replace(super().optimiser(), betas=self.betas, eps=self.eps, adam=self.adam)
-        return replace(chosen, schedule="linear", warmup_from=0.0, rules=rules)
+        return replace(chosen, schedule="linear", warmup_from=0.0, rules=tuple(rules))
 
     # ------------------------------------------------------------ a step
 
@@ -378,4 +385,4 @@ class ARL(PairRecipe[KnowledgeFusion, LinkedBatch, FusionFeatures]):
     @classmethod
     def paper(cls) -> Self:
         """ViT-B/16 without its last block over 288 pixels and BERT-base, six layers of fusion, 100,000 steps of 256 pairs."""
-        return cls(decoding="whole", adam="transformers")
+        return cls(decoding="whole", adam="transformers", decay="named")

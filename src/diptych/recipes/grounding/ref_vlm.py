@@ -340,7 +340,7 @@ class RefVLM(VisualInstructionRecipe):
         return losses
 
     def optimiser(self) -> Optimiser:
-        chosen = super().optimiser()
+        chosen = replace(super().optimiser(), warmup_from=1e-5, warmup_peak="last", warmup_rounds="down")
         if self.decoder_rate == 1:
             return chosen
         fresh = Rule(r"^(boxes|masks|regions|backbone)\.", lr_scale=self.decoder_rate)
