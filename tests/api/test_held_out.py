@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from PIL import Image
 
 import diptych as dp
 from diptych import api
+from diptych.claims import job
 from diptych.cli import main
 from diptych.core.errors import ConfigError
 from diptych.core.run_folder import RunFolder
@@ -86,7 +88,20 @@ def test_a_run_from_before_trained_on_every_row(table: Path, tmp_path: Path) -> 
     assert list(held_out(api.read(table))) == ["pairs"]
 
 
-def test_compare_holds_out_too_also_in_its_own_processes(table: Path, tmp_path: Path) -> None:
+class CellProcess:
+    """The program of a cell, run here instead of in a process of its own, which would import everything anew."""
+
+    def __init__(self, words: list[str], **_: Any) -> None:
+        assert words[1:3] == ["-m", "diptych.claims.job"]
+        self.code = job.main(Path(words[3]))
+
+    def wait(self, timeout: float | None = None) -> int:
+        return self.code
+
+
+def test_compare_holds_out_too_also_in_its_own_processes(table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(job, "subprocess", SimpleNamespace(Popen=CellProcess))
+    monkeypatch.setattr(job, "_stop_without", lambda parent: None)
     lines: list[str] = []
     made = dp.compare(
         ["clip", "clip:lr=1e-3"], str(table), seeds=1, budget="steps:1", out=tmp_path, say=lines.append, batch_size=8, width=16

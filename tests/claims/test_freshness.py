@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import os
 import re
@@ -23,6 +24,7 @@ from diptych.claims.trace import differences, trace
 from diptych.claims.training import SAMPLED
 from diptych.claims.tree import Tree
 from diptych.core.sources.closure import SOURCES, closure, closure_hash
+from diptych.core.sources.syntax import statements
 from diptych.tasks.pairs.zero_shot import ZeroShot
 from diptych.train import optimise
 
@@ -99,6 +101,45 @@ def test_comments_docstrings_formatting_and_moves_leave_the_closure_as_it_is(cop
     assert '"index/late.py"' in (copy / "diptych/core/systems.py").read_text(encoding="utf-8")
     assert "diptych.worlds.tiny_pairs" in closure(CLAIM, sources=copy)
     assert closure_hash(CLAIM, sources=copy) == before
+
+
+NESTED = """
+try:
+    import a
+except ImportError as error:
+    import b
+else:
+    import c
+finally:
+    import d
+match x:
+    case 1:
+        import e
+    case _:
+        pass
+async def f():
+    async with g() as h:
+        import i
+    for j in k:
+        import l
+    else:
+        import m
+    while n:
+        return lambda: o
+if p:
+    class Q:
+        import r
+elif s:
+    import t
+"""
+
+
+def test_statements_are_those_of_a_whole_walk() -> None:
+    tree = ast.parse(NESTED)
+    walked = [node for node in ast.walk(tree) if isinstance(node, ast.stmt)]
+    stated = list(statements(tree))
+    assert len(stated) == len(walked)
+    assert {*map(id, stated)} == {*map(id, walked)}
 
 
 CHANGES = {

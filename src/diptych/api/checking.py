@@ -80,7 +80,7 @@ def _leak_lines(whole: Any) -> list[str]:
 
 
 def validators(made: Recipe, whole: Any, options: TrainOptions) -> Sequence[tuple[str, Callable[[Any], Mapping[str, float]]]]:
-    """Evaluations inside the run: the recipe's own task on the split "val" where there is one, when `eval_every` asks for it."""
+    """Evaluations inside the run: the recipe's own task on the split "val" if there is one, when `eval_every` asks for it."""
     from diptych.train.best import SCORE, tracks_best
 
     requested = options.eval_every or tracks_best(options)

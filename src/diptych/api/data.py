@@ -44,7 +44,7 @@ def read(
     source   "emoji" (in the package), "world:NAME?options" (rendered), a folder, a CSV, TSV, JSONL or Parquet file, WebDataset tars,
              COCO or Karpathy JSON, a folder that `diptych data build` made, a Hugging Face `datasets` object, or a data set;
              a list of these is read as one data set, whose uids must differ
-    split    only the rows of that split; where there is none of that name, the column (or "folder") that says the split of each row:
+    split    only the rows of that split; if there is none of that name, the column (or "folder") that says the split of each row:
              then every row, with splits
     columns  which columns hold what, {"image": "path", "text": "caption"}; or as arguments of their own:
     image, text, media, uid, group, licence, origin, language

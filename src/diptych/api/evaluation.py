@@ -161,7 +161,7 @@ def confusions(results: str | Path, data: Any, path: str | Path, *, title: str =
     """Write an HTML page of what a model confuses, with pictures: of every result of a probe of captions among `results`, a folder that
     `evaluate(..., out=...)` wrote, whose rows are those of a split of `data`.
 
-    Raises ConfigError where there is none.
+    Raises ConfigError if there is none.
     """
     from diptych.report.confusions import confused_page
     from diptych.report.evaluation import stored_results

@@ -19,7 +19,7 @@ Compared = Literal["mean", "sum"]
 
 @dataclass(frozen=True, slots=True)
 class AnswerChoice:
-    """The likeliest of given answers to a question, with the likelihood of each.
+    """The most likely of given answers to a question, with the likelihood of each.
 
     text    the answer with the least cost
     shares  of each answer: softmax of minus its cost, which adds up to 1 over those that were given and says nothing of others

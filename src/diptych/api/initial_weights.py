@@ -25,7 +25,7 @@ def with_initial_weights(made: Recipe, init: str | Path, options: TrainOptions, 
         return made, None
     foreign = is_published(str(init))
     if not foreign and not (Path(options.init).parent / "config.json").is_file():
-        return made, None  # tensors alone
+        return made, None  # tensors only
     model = open_address(str(init) if foreign else Path(options.init).parent, download=options.download)
     if not foreign and not isinstance(model, Embedding | ViltModel):
         return made, None  # a recipe of another kind of model: tensors of equal name and shape

@@ -38,7 +38,7 @@ def leaderboard(
     page     an HTML file to write
     shown    questions on which models part, at most
     Of tasks whose metric is a mean over rows (retrieval, whose rows are queries, classification, questions) pairs are tested and rows on
-    which models part are shown; of others (average precision) there is the order alone. Raises DataError where the models were not asked
+    which models part are shown; of others (average precision) there is the order alone. Raises DataError if the models were not asked
     the same questions by the same protocol.
     """
     named = dict(records) if isinstance(records, Mapping) else None

@@ -39,9 +39,9 @@ def load(
               "openai:http://HOST:PORT/v1#MODEL?OPTIONS" (`models.endpoint.address`); that and hf: folders of LLaVA, BLIP-2 and
               the like open as `Generator`, those of Grounding DINO and OWL-ViT as `Grounder`
     download  allows fetching what is not on this machine; nothing is fetched without it
-    engine    "torch", or "onnx": ONNX Runtime on an export, which is made anew where `name` is none (extra `[onnx]`)
-    device    "auto" (CUDA where it is, else the processor; DIPTYCH_DEVICE says otherwise), "cpu", "cuda", "cuda:N" or "mps". A model on an
-              accelerator takes larger batches, and halves them where its memory does not hold one
+    engine    "torch", or "onnx": ONNX Runtime on an export, which is rebuilt where `name` is none (extra `[onnx]`)
+    device    "auto" (CUDA where it is, else the processor; DIPTYCH_DEVICE says otherwise), "cpu", "cuda", "cuda:N" or "mps". A
+              model on an accelerator takes larger batches, and halves them where its memory does not hold one
     precision  of embedders: "auto" is bf16 where a CUDA device multiplies it in hardware, else float32; "fp32", "bf16"
     Raises ConfigError for a device that is not there.
     """
@@ -106,7 +106,8 @@ def detect(
 
     model      a model that detects, or where to load one from
     image      a path, encoded bytes, a PIL image, uint8 [H, W, 3] pixels, a `Sample` or an `ImageSource`
-    objects    names of things to look for, a list or "person, dog"; empty takes those the model was trained with. The same for `relations`
+    objects    names of things to look for, a list or "person, dog"; empty takes those the model was trained with. The same for
+               `relations`
     min_score  relations (and regions without one) below this score are left out
     top        relations, at most, the most confident first; regions where no relation is looked for
     merge      boxes of one name with this IoU or more are one thing, that with the best score; 1 keeps all

@@ -26,7 +26,7 @@ def named_after(
     data        pictures with boxes and labels; of splits, "train" alone. A picture that cannot be read costs its own crops
     encoder     what crops are compared by: "efficientnet-lite0" (extra "weights"), "thumbnails" (pixels, no model), or the address of any
                 model that embeds images
-    image_size  pixels a side that the encoder sees of a crop; 0: 64, and 16 for thumbnails
+    image_size  pixels per side that the encoder sees of a crop; 0: 64, and 16 for thumbnails
     called      what the detector calls everything; "" is the one name that it was trained with
     """
     from diptych.models.detection.named_after import LabelledCrops, NearestCropDetector, crop_encoder

@@ -97,7 +97,7 @@ def open_index(folder: str | Path, *, model: Any = "", url: str = "", device: st
 
 
 def _recorded_pictures(addresses: Sequence[str], folder: str | Path) -> Pictures | None:
-    """Pictures of the data that the index was built from or that were added, opened on first use; None where they have no address."""
+    """Pictures of the data that the index was built from or that were added, opened on first use; None if they have no address."""
     local = [address for address in addresses if address and "://" not in address]
     if not local:
         return None

@@ -38,7 +38,7 @@ class SweepRange:
         return trial.suggest_float(self.name, self.low, self.high, log=self.log)
 
     def value_of(self, parameter: Any) -> Any:
-        """Value of the field behind a stored parameter of a trial."""
+        """Value of the field after a stored parameter of a trial."""
         return self.choices[self.labels.index(parameter)] if self.choices else parameter
 
     @property

@@ -386,7 +386,7 @@ def _sampler(optuna: Any, sampler: Sampler, seed: int, drawn: int) -> Any:
 def _next_trial(
     optuna: Any, study: Any, out: Path, trials: int, sampler: Sampler, seed: int, ranges: Sequence[SweepRange]
 ) -> Any:
-    """A trial whose process is gone, else a new one; None where there are as many as asked for."""
+    """A trial whose process is gone, else a new one; None if there are as many as asked for."""
     running, waiting = optuna.trial.TrialState.RUNNING, optuna.trial.TrialState.WAITING
     drawn = study.get_trials(deepcopy=False)
     for one in drawn:

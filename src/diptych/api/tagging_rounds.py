@@ -46,7 +46,7 @@ class SelfTrainingRound:
     stays      share of the relations of the round before that are there again; 0 in the first round
     drift      total variation between its predicates and those that were annotated, 0 to 1
     moved      likewise from the round before
-    precision, recall   against the relations that the data had; None where they had none
+    precision, recall   against the relations that the data had; None if they had none
     """
 
     number: int

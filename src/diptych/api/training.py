@@ -61,7 +61,8 @@ def train(
     overwrite  replace a run that lies in `out`; it stays until the new one has made its first step
     evaluation  False: `diptych train --resume` leaves out the evaluation and the report of this run, too
     say      gets the lines of the data report before the first step, and what starts from the weights
-    asked    fields that were chosen by hand; None: those among the changes, and those in which a recipe object is like none of its presets
+    asked    fields that were chosen by hand; None: those among the changes, and those in which a recipe object is like none of
+             its presets
     """
     from diptych.models.io.device import device_default
     from diptych.train.best import tracks_best
@@ -136,7 +137,7 @@ def _column_option(value: Any) -> Any:
 
 
 def _held_out_line(given: Any, whole: Any) -> str:
-    """Log line about the held-out rows that were split off, or about data that have none; "" where the data have their own."""
+    """Log line about the held-out rows that were split off, or about data that have none; "" if the data have their own."""
     if whole is not given:
         counts = {name: whole.column("split").count(name) for name in whole.split_names if name != "train"}
         parts = " and ".join(f"{count:,} as '{name}'" for name, count in counts.items())
@@ -185,11 +186,12 @@ def resume(
     """Go on with a run that was stopped or killed. A finished one is returned as it is.
 
     data   only where the run was started on an object and not on an address
-    steps  of a finished run: train on to so many in all; what it was scored before goes
+    steps  of a finished run: train on to this many in all; what it was scored before goes
     recipe  where the recipe is now, if the run does not know: FILE.py or FILE.py:CLASS, or its class
     changed_code  go on though the files that define the recipe have changed since the run began; the log notes it
     say    gets a line about what is otherwise than when the run began: fields of config.yaml, code of this package, libraries
-    changes  options that a run may go on with (`train.fit.RESUMABLE`): {"workers": 4, "micro_batch": 64, "device": "cuda", "shard": "fsdp"}
+    changes  options that a run may go on with (`train.fit.RESUMABLE`): {"workers": 4, "micro_batch": 64, "device": "cuda",
+             "shard": "fsdp"}
     """
     from diptych.train.fit import resume as resume_run
     from diptych.train.options import TrainOptions
@@ -244,7 +246,7 @@ def tell_edits(folder: RunFolder, say: Say) -> None:
 
 
 def code_notes(folder: RunFolder, made: Recipe, *, allowed: bool) -> list[str]:
-    """Lines on what is otherwise than when a run began. Raises RunError where the files that define its recipe have changed, unless that is
+    """Lines on what is otherwise than when a run began. Raises RunError if the files that define its recipe have changed, unless that is
     allowed."""
     from diptych.train.fit import RESUMABLE
     from diptych.train.provenance import changed_modules, changed_packages, changed_recipe_files, edited_fields

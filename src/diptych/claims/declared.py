@@ -9,6 +9,7 @@ import inspect
 import json
 import textwrap
 from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +61,7 @@ def _belongs_to_the_body(kind: type) -> bool:
     return kind.__module__.startswith("diptych.") and not kind.__module__.startswith("diptych.claims.")
 
 
+@cache
 def _code(value: type | Callable[..., Any]) -> str:
     return strip_syntax(ast.parse(textwrap.dedent(inspect.getsource(value))))
 

@@ -21,7 +21,7 @@ class DiptychError(Exception):
 
 
 class DataError(DiptychError):
-    """Something in the user's data is wrong. Names the file and, where there is one, the row and the field.
+    """Something in the user's data is wrong. Names the file and, if there is one, the row and the field.
 
     >>> print(DataError("caption is empty", file="pairs.csv", row=3, field="caption", expected="some text"))
     pairs.csv, row 3, field 'caption': caption is empty (expected some text)
@@ -77,7 +77,7 @@ class ConfigError(DiptychError):
 
 
 class PromptTooLong(ConfigError):
-    """A prompt that leaves no room for so many tokens. `room` is how many there is room for; 0 or less: none."""
+    """A prompt that leaves no room for this many tokens. `room` is how many there is room for; 0 or less: none."""
 
     def __init__(self, text: str = "", room: int = 0) -> None:
         self.room = room

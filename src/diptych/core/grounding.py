@@ -12,7 +12,7 @@ from diptych.core.errors import DataError, ShapeError
 from diptych.core.scene_graph import Region, SceneGraph
 
 Span = tuple[int, int]
-"""First character and the one behind the last."""
+"""First character and the one after the last."""
 
 
 @dataclass(frozen=True, slots=True)

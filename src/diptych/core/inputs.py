@@ -84,7 +84,7 @@ def images_of(given: Any) -> tuple[Sequence[ImageSource], bool]:
 
 
 def images_or_none_of(given: Any) -> tuple[Sequence[ImageSource | None], bool]:
-    """Several images, each of which may be None, and whether it was one that was given: images of prompts, some of text alone."""
+    """Several images, each of which may be None, and whether it was one that was given: images of prompts, some of text only."""
     if given is None:
         return [None], True
     if isinstance(given, list | tuple) and any(one is None for one in given):

@@ -103,7 +103,7 @@ def _quota(groups: Path) -> float:
 
 
 def processor_name() -> str:
-    """Model name of the processor from the kernel; the architecture where there is none."""
+    """Model name of the processor from the kernel; the architecture if there is none."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text(encoding="utf-8", errors="replace").splitlines() if info.exists() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]

@@ -115,7 +115,7 @@ class Dialogue:
 
 PromptLike = str | Sequence[Part] | Dialogue
 """What `Generator.generate` takes for each item: words about its picture, a prompt, or a dialogue that awaits an answer. Where no picture
-goes with it (None), a string is text alone."""
+goes with it (None), a string is text only."""
 
 
 def as_prompt(asked: str | Sequence[Part]) -> Prompt:
@@ -165,7 +165,7 @@ def single_image_requests(
 ) -> list[tuple[ImageSource, str]]:
     """Image and text of each request, for a model that reads one image and words with each.
 
-    Raises `ConfigError` where there are not as many prompts as images, `DataError` for a request without image or with more than one.
+    Raises `ConfigError` if there are not as many prompts as images, `DataError` for a request without image or with more than one.
     """
     require_one_per_image("prompts", prompts, images)
     texts = [text_of_single_image_prompt(prompt, model=model) for prompt in prompts]
@@ -173,7 +173,7 @@ def single_image_requests(
 
 
 def text_of_text_only_prompt(asked: PromptLike, *, model: str) -> str:
-    """Text of a prompt that no picture goes with. Raises `DataError` where it refers to one, or is a dialogue of several turns."""
+    """Text of a prompt that no picture goes with. Raises `DataError` if it refers to one, or is a dialogue of several turns."""
     if isinstance(asked, str):
         return asked
     if any(isinstance(part, ImagePart | RegionPart) for turn in as_dialogue(asked).turns for part in turn.parts):
@@ -186,7 +186,7 @@ def text_of_text_only_prompt(asked: PromptLike, *, model: str) -> str:
 def text_of_single_image_prompt(asked: PromptLike, *, model: str) -> str:
     """Text of a prompt for a model that reads one picture and then text, and nothing else.
 
-    Raises `DataError` where the prompt holds anything that such a model would have to leave out.
+    Raises `DataError` if the prompt holds anything that such a model would have to leave out.
     """
     dialogue = as_dialogue(asked)
     if len(dialogue.turns) > 1:
@@ -237,7 +237,7 @@ def dialogue_to_json(dialogue: Dialogue) -> list[dict[str, Any]]:
 
 
 def prompt_from_json(value: Any) -> Prompt:
-    """A prompt from plain JSON values, or text alone from a string. Raises `DataError` that names the part."""
+    """A prompt from plain JSON values, or text only from a string. Raises `DataError` that names the part."""
     if isinstance(value, str):
         return (TextPart(value),)
     if not isinstance(value, Sequence):

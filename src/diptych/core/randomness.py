@@ -38,7 +38,7 @@ def keyed_seed(*key: int | str) -> int:
 
 
 def keyed_uniforms(keys: Iterable[str], *purpose: int | str) -> npt.NDArray[np.float64]:
-    """One number in [0, 1) for each key, that depends on (purpose, key) alone: a draw a row, whatever the order of rows. [N]
+    """One number in [0, 1) for each key, that depends on (purpose, key) alone: a draw a row, regardless of the order of rows. [N]
 
     >>> bool(keyed_uniforms(["b", "a"], 0)[1] == keyed_uniforms(["a"], 0)[0])
     True

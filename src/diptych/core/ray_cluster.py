@@ -11,8 +11,8 @@ from diptych.core.machine import usable_cores
 
 
 def join_cluster(needed_for: str, *, cpus: int | None = None) -> Any:
-    """Ray, connected to the cluster that RAY_ADDRESS names, else to one that is started here with `cpus` cores; None: all that this process
-    may use. Raises MissingExtra where Ray is not installed."""
+    """Ray, connected to the cluster that RAY_ADDRESS names, else to one that is started here with `cpus` cores; None: all that
+    this process may use. Raises MissingExtra if Ray is not installed."""
     try:
         import ray
     except ImportError:

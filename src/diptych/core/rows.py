@@ -2,7 +2,7 @@
 
     @dataclass(frozen=True)
     class Pairs:
-        image_ND: Embeddings[Tensor]        # a vector a row, of the space in which things are compared
+        image_ND: Embeddings[Tensor]        # a vector per row, of the space in which things are compared
         label_N: Rows[Tensor] | None        # an entry a row
         class_KD: Tensor                    # shared by all rows
 

@@ -136,7 +136,7 @@ class RunFolder:
 
     @property
     def config(self) -> dict[str, Any]:
-        """The sections "recipe" and "run". Raises RunError where the files are damaged."""
+        """The sections "recipe" and "run". Raises RunError if the files are damaged."""
         try:
             config = load_config(self.path)
         except ValueError as error:

@@ -40,13 +40,13 @@ class RawDetections:
 class TripletRule:
     """Rule from the raw detections of an image to its triplets. Boxes are not merged, clipped or left out for their size.
 
-    subjects  scored: each subject has its likeliest name, whose probability is in the score (scene graphs);
+    subjects  scored: each subject has its most likely name, whose probability is in the score (scene graphs);
               given: each subject is called `subject`, whatever it looks like, and the score leaves it out (HICO-DET, V-COCO);
-              cut: the same, after every pair is dropped whose likeliest subject is something else (zero-shot evaluation)
+              cut: the same, after every pair is dropped whose most likely subject is something else (zero-shot evaluation)
     subject   that name
     possible  the (relation, object) that can be; all others are left out before the cut. None: whatever is asked for can be
     missing   the object name that stands for "it is not in the picture": such a relation points at its own subject
-    top       so many triplets of an image are kept, the best-scored; 0 keeps all
+    top       this many triplets of an image are kept, the best-scored; 0 keeps all
     """
 
     subjects: Subjects = "scored"

@@ -120,7 +120,7 @@ def read_parquet(path: Path, columns: list[str] | None = None) -> pa.Table:
 
 
 def column_of(values: list[Any]) -> pa.Array | None:
-    """Python values as an Arrow column that gives the same values back, or None where Arrow would change them.
+    """Python values as an Arrow column that gives the same values back, or None if Arrow would change them.
 
     Strings, booleans, integers, floats and lists of one of these; None is a gap. Mixed kinds are not forced into one.
     """

@@ -1,7 +1,7 @@
 """A curated data set: what `diptych curate` left of its source. No image is copied; it is the source without the rows that left.
 
 The folder names its source, and holds who was removed and the columns that steps made (`data.columns`). Opened again, the columns
-that name a text ("balanced_text", "repaired_text") stand instead of the texts of the source, those of `text_variants` behind them, and
+that name a text ("balanced_text", "repaired_text") stand instead of the texts of the source, those of `text_variants` after them, and
 those of `tagged_relations` instead of its relations; lists and numbers become extras.
 """
 

@@ -69,7 +69,7 @@ class Pool:
         fingerprint: str = "",
         lazy: bool = False,
     ) -> None:
-        """`columns` has at least "uid"; all have one value a row, as has `objects` (values that Arrow cannot hold). `fingerprint` is
+        """`columns` has at least "uid"; all have one value per row, as has `objects` (values that Arrow cannot hold). `fingerprint` is
         taken as given where it is known. `lazy`: of memory-mapped columns, of which no list is made; a selection of rows is known by the
         fingerprint of the whole and by its rows."""
         self.name = name
@@ -296,7 +296,7 @@ class Pool:
     # ------------------------------------------------------------ additions
 
     def with_columns(self, columns: Mapping[str, Sequence[Any]]) -> Pool:
-        """Columns with one value a row of this pool, added or replaced (also "group", "split", "licence", "source")."""
+        """Columns with one value per row of this pool, added or replaced (also "group", "split", "licence", "source")."""
         return self._joined(self._metadata.with_columns(columns), columns)
 
     def with_table(self, table: pa.Table, *, replace: bool = False) -> Pool:
@@ -357,7 +357,7 @@ class Pool:
         return self._but(images=images, fingerprint=self._fingerprint)
 
     def rows_outside(self, folder: str) -> list[int] | None:
-        """Rows whose path of the image may lead out of a folder, without asking the disk; None where every row must be looked at."""
+        """Rows whose path of the image may lead out of a folder, without asking the disk; None if every row must be looked at."""
         if self._media is not None or not isinstance(self._images, LooseFiles):
             return None
         may_lead_out = self._images.may_lead_out(folder)
@@ -377,7 +377,7 @@ class Pool:
         return self._but(media=MediaRows(media, self._metadata.place()))
 
     def _but(self, *, name: str | None = None, **changes: Any) -> Pool:
-        """Copy of the pool with some parts replaced. Cached properties of the old ones are computed anew."""
+        """Copy of the pool with some parts replaced. Cached properties of the old ones are recomputed."""
         made = copy(self)
         made.name = self.name if name is None else name
         made.quarantine, made.notes = list(self.quarantine), list(self.notes)

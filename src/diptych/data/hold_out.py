@@ -45,9 +45,10 @@ def hold_out(pool: Pool, families: Mapping[str, Sequence[str]], *, concepts: flo
 
     families  values that are held out, by column
     concepts  share of the groups that is held out as well; 0 holds none out. Groups that show the same image stay together
-    With one column the other splits are "unseen_COLUMN", "unseen_concept" and "unseen_both" (of a held-out family and a held-out concept);
-    with several columns "unseen_A", "unseen_B", "unseen_A_B", each with "_concept" at its end for held-out concepts. The result depends
-    on the set of samples and the seed, not on the order of rows. Raises ConfigError where a value is in no row, or nothing would train.
+    With one column the other splits are "unseen_COLUMN", "unseen_concept" and "unseen_both" (of a held-out family and a held-out
+    concept); with several columns "unseen_A", "unseen_B", "unseen_A_B", each with "_concept" at its end for held-out concepts.
+    The result depends on the set of samples and the seed, not on the order of rows. Raises ConfigError if a value is in no row,
+    or nothing would train.
     """
     if not families:
         raise ConfigError("no family is held out (expected COLUMN=VALUE, such as vendor=phosphor)")

@@ -85,7 +85,7 @@ class DataReport:
 
     @property
     def decisions(self) -> list[tuple[str, str]]:
-        """Warnings about the data, each with its remedy: a command or an option where there is one."""
+        """Warnings about the data, each with its remedy: a command or an option if there is one."""
         decisions = []
         if self.without_text == self.samples:
             if not self.graphs:
@@ -202,7 +202,7 @@ def inspect(
     tokenizer   counts texts that are longer than `text_length` tokens
     read_language  tells the languages of texts ("" undetermined); asked about up to 2,000 texts whose language is not stated
     folder      of a curation whose tables say who wrote what
-    look_at     so many images, chosen by `seed`, are decoded in full; a built pool has been decoded once already
+    look_at     this many images, chosen by `seed`, are decoded in full; a built pool has been decoded once already
     """
     batch_size = batch_size or getattr(recipe, "batch_size", 0) or 256
     text_length = text_length or getattr(recipe, "text_length", 0) or 0
@@ -260,7 +260,7 @@ def _tokenizer(value: Any) -> Encoder | None:
 
 
 def _first_texts(pool: Pool, table: Any) -> list[str]:
-    """The first positive text of each row, case and outer space aside; "" where there is none."""
+    """The first positive text of each row, case and outer space aside; "" if there is none."""
     first: dict[str, str] = {}
     columns = (table[name].to_pylist() for name in ("uid", "string", "origin"))
     for uid, string, origin in zip(*columns, strict=True):
@@ -297,7 +297,7 @@ def _pairs(report: DataReport, pool: Pool, groups: Sequence[str], first: Sequenc
 
 
 def _images(report: DataReport, pool: Pool, look_at: int, seed: int) -> None:
-    """Sizes, formats and hashes from the manifest where there is one; a sample of images and media is decoded in any case."""
+    """Sizes, formats and hashes from the manifest if there is one; a sample of images and media is decoded in any case."""
     from diptych.data.shards.write import check_sample
 
     media = [pool.media(row) for row in range(len(pool))] if pool.has_media else []

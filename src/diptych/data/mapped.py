@@ -1,7 +1,7 @@
 """Columns of a built data set as memory-mapped Arrow files: opening reads nothing, and all processes of a machine share the pages.
 
     DIR/columns/rows.arrow       a row a sample: identity, splits, extras, where its image lies, where its texts begin
-    DIR/columns/texts.arrow      a row a text; `regions.arrow` and `relations.arrow` likewise, where there are any
+    DIR/columns/texts.arrow      a row per text; `regions.arrow` and `relations.arrow` likewise, if there are any
     DIR/columns/columns.json     what they were made from; written last, so that it says that the others are whole
 
 `diptych data map DIR` writes them, and `diptych data build` does for data of a million rows or more. They are used for as long as the
@@ -40,8 +40,8 @@ FILE, OFFSET, SIZE, TEXT_START = "_image_file", "_image_offset", "_image_size", 
 
 
 def tables_key(folder: Path) -> str:
-    """Hash of the names, sizes and last bytes of a folder's tables, and of the names and sizes of its shards: cheap, and another one after
-    any change by `revise`, `takedown` or `append`."""
+    """Hash of the names, sizes and last bytes of a folder's tables, and of the names and sizes of its shards: cheap, and another
+    one after any change by `revise`, `takedown` or `append`."""
     digest = hashlib.sha256()
     for path in sorted(folder.rglob("*")):
         first = path.relative_to(folder).parts[0]
@@ -62,8 +62,8 @@ def is_mapped(folder: Path) -> bool:
 
 
 def write_mapped(pool: Pool, folder: Path) -> Path:
-    """Writes the columns of a pool that `open_built` gave beside its tables, in one step. Raises DataError for a pool with media, or whose
-    images are in files of their own."""
+    """Writes the columns of a pool that `open_built` gave beside its tables, in one step. Raises DataError for a pool with media,
+    or whose images are in files of their own."""
     images = pool.image_table
     if pool.has_media or not isinstance(images, Slices):
         raise DataError(
@@ -149,7 +149,7 @@ def open_mapped(folder: Path) -> Pool:
 
 
 class StartsOfRows:
-    """The first record of each row, and behind the last row the number of records: what `Ragged.start_N1` is, without a copy."""
+    """The first record of each row, and after the last row the number of records: what `Ragged.start_N1` is, without a copy."""
 
     def __init__(self, start_N: npt.NDArray[np.int64], records: int) -> None:
         self.start_N, self.records = start_N, records

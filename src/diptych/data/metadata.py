@@ -153,7 +153,7 @@ class Metadata:
         return [name for name in self.names if name not in HIDDEN]
 
     def column(self, name: str) -> list[Any]:
-        """Values in the order of rows; None, or "" in identity columns and splits, where there is a gap."""
+        """Values in the order of rows; None, or "" in identity columns and splits, if there is a gap."""
         if name in self.objects:
             return [self.objects[name][base] for base in self.rows]
         values: list[Any] = self.arrow(name).to_pylist()
@@ -202,7 +202,7 @@ class Metadata:
         return Metadata(columns, {name: self.column(name) for name in self.objects}, self.json, np.arange(len(self)))
 
     def with_columns(self, columns: Mapping[str, Sequence[Any]]) -> Metadata:
-        """Columns with one value a row, added or replaced."""
+        """Columns with one value per row, added or replaced."""
         arrays, objects = {}, {}
         for name, values in columns.items():
             if len(values) != len(self):

@@ -43,7 +43,7 @@ class Ragged:
 
     @classmethod
     def of_lists(cls, table: pa.Table, names: Mapping[str, str], uids: Sequence[str]) -> Ragged:
-        """From a table with one row a row and a list a column: its columns `names.values()`, as `names`. A null is an empty list.
+        """From a table with one row per row and a list a column: its columns `names.values()`, as `names`. A null is an empty list.
 
         Raises DataError, with row and uid, when the lists of a row differ in length from those of the first column.
         """

@@ -417,11 +417,11 @@ class Index(ABC):
         return export_parquet(items, self._facts.columns, spaces, self.vocabulary_terms(), out)
 
     def vocabulary_terms(self) -> list[str]:
-        """Terms of the sparse dimensions, by position; empty where there are none."""
+        """Terms of the sparse dimensions, by position; empty if there are none."""
         return []
 
     def suggestion(self, text: str) -> str:
-        """A text with known words in the place of unknown ones that are spelled alike; "" where there are none."""
+        """A text with known words in the place of unknown ones that are spelled alike; "" if there are none."""
         return ""
 
     # ------------------------------------------------------------ inside: what kinds use

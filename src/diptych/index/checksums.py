@@ -131,11 +131,11 @@ class Checksums:
         return self._word_bytes
 
     def read(self) -> RecordedSums:
-        """Everything recorded. Raises RunError for a file that is none of these, or damaged."""
+        """Everything recorded. Raises RunError for any other file, or damaged."""
         return _replay(self._stored(), self.path)
 
     def _stored(self) -> npt.NDArray[Any]:
-        """Records of the file in their order; none where there is no file."""
+        """Records of the file in their order; none if there is no file."""
         try:
             data = read_file(self.path)
         except FileNotFoundError:
@@ -227,7 +227,7 @@ def _sum_of(data: bytes) -> int:
 
 
 def words_problem(vocabulary: Path, sums: RecordedSums) -> str:
-    """Reason why the vocabulary is not the one that was recorded, or "". What was added behind it by a killed `add` is none."""
+    """Reason why the vocabulary is not the one that was recorded, or "". What was added after it by a killed `add` is none."""
     if not sums.words:
         return ""
     size, recorded = sums.words[-1]

@@ -1,4 +1,5 @@
-"""Items of one index: its engine and its metadata, which is always written first. Completed calls of `put` and `remove` survive a kill."""
+"""Items of one index: its engine and its metadata, which is always written first. Completed calls of `put` and `remove` survive a
+kill."""
 
 from __future__ import annotations
 
@@ -153,7 +154,7 @@ class Collection:
     # ------------------------------------------------------------ inside
 
     def _create(self, first: Vectors) -> None:
-        """Create the engine, once the dimensions are known. The metadata comes last: a folder without it is started anew."""
+        """Create the engine, once the dimensions are known. The metadata comes last: a folder without it is restarted."""
         self._checksums.start()
         self.facts.dims = {name: int(v.shape[-1]) for name, v in first.items() if not isinstance(v, SparseVector)}
         self._store = create_store(self.folder, self.facts, self._spaces())

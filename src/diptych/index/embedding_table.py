@@ -86,7 +86,7 @@ class FillPlan:
 
 
 def image_digest(image: ImageSource) -> str:
-    """Hex sha256 of a picture's encoded bytes, or of shape and pixels where it has none; "" for one that cannot be read."""
+    """Hex sha256 of a picture's encoded bytes, or of shape and pixels if it has none; "" for one that cannot be read."""
     if isinstance(image, ArrayImage):
         pixels = np.ascontiguousarray(image.pixels_HWC)
         return hashlib.sha256(repr(pixels.shape).encode() + pixels.tobytes()).hexdigest()

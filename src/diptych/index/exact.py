@@ -72,7 +72,7 @@ def nearest(
     """Rows [Q, K] of the k largest inner products of each query, best first, and those products. Of equal ones the lower row comes
     first, also at the end of the K.
 
-    shortlist  0: all products in float32. Otherwise the products are taken in bfloat16 first, so many of the best are kept, and
+    shortlist  0: all products in float32. Otherwise the products are taken in bfloat16 first, this many of the best are kept, and
                those are ranked again in float32: faster where the processor has bfloat16 units, and exact for all practical
                purposes when the shortlist is several times k.
     """

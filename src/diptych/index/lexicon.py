@@ -144,7 +144,7 @@ class TermVocabulary:
                 os.fsync(file.fileno())
         except OSError:
             with suppress(OSError):
-                os.truncate(self._file, before)  # so that no half of a term stands before the next ones
+                os.truncate(self._file, before)  # so that no half of a term precedes the next ones
             raise
         for term in new:
             self._number_of[term] = len(self._number_of)

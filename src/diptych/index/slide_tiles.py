@@ -46,7 +46,7 @@ def embedded_slides(
     """Every slide of the data, or why it could not be used; samples without a slide are passed over.
 
     folder     keeps one file per slide; a slide whose file is there is not computed again. Files of other settings are refused, unless
-               `overwrite` makes them anew
+               `overwrite` rebuilds them
     """
     settings = {**tiling.plain(), "model": getattr(model, "fingerprint", "") or getattr(model, "name", type(model).__name__)}
     for row in range(len(data)):

@@ -1,1 +1,2 @@
-"""Modules and what runs them: towers, dual encoders, heads over frozen encoders, embedders, other libraries' models, export."""
+"""Model architectures and their inference wrappers: towers, dual encoders, heads over frozen encoders, embedders, other
+libraries' models, export."""

@@ -1,4 +1,4 @@
-"""Copies of device tensors in main memory, with as few waits of the host as there can be."""
+"""Copies of device tensors to host memory with few synchronisations."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class HostCopy:
 def on_host(tensors: Sequence[Tensor]) -> list[Tensor]:
     """Copies in main memory, for which the host waits once; tensors that are there already come back as they are."""
     last = max((index for index, tensor in enumerate(tensors) if tensor.device.type != "cpu"), default=-1)
-    # a stream keeps its order: the last copy, for which the host waits, ends behind the others
+    # a stream keeps its order: the last copy, for which the host waits, ends after the others
     return [
         tensor.detach().to("cpu", non_blocking=index < last and tensor.device.type == "cuda")
         for index, tensor in enumerate(tensors)

@@ -79,7 +79,7 @@ Shape = Outline | Arrow | Label
 class PictureOverlay:
     """Shapes over a picture that fills the drawing, in the order in which they cover each other.
 
-    fixed   colours are those of the light page, whatever the page: for drawings that lie on a photograph
+    fixed   colours are those of the light page, regardless of the page: for drawings that lie on a photograph
     """
 
     width: float

@@ -33,7 +33,7 @@ def heat_picture(
     strong, with their labels.
 
     heat_HW  at the picture's own size
-    Raises ShapeError where map and picture differ in size.
+    Raises ShapeError if map and picture differ in size.
     """
     if heat_HW.shape != pixels_HWC.shape[:2]:
         raise ShapeError(f"the map is {list(heat_HW.shape)} and the picture {list(pixels_HWC.shape[:2])} (expected one size)")

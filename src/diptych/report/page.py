@@ -100,9 +100,9 @@ def figure(picture: str, caption: str = "", *, right: bool = False) -> str:
     return f'<figure{mark}><img src="{escape(picture)}" alt="{escape(caption)}">{escape(caption)}</figure>'
 
 
-def sheet(figures: Iterable[str]) -> str:
-    """Grid of figures, as many beside each other as the page is wide."""
-    return '<div class="sheet">' + "".join(figures) + "</div>"
+def sheet(figures: Iterable[str], *, large: bool = False) -> str:
+    """Grid of figures, as many beside each other as the page is wide; large ones are 480 pixels wide at most, others 120."""
+    return f'<div class="sheet{" large" if large else ""}">' + "".join(figures) + "</div>"
 
 
 def query_row(query: str, note: str, figures: Iterable[str]) -> str:

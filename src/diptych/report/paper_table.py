@@ -35,7 +35,7 @@ class PaperTable:
 def comparison_table(plain: Mapping[str, Any], *, every: bool = False, points: bool = False) -> PaperTable:
     """Arms by measures of a comparison, as `comparison.json` holds it.
 
-    A cell has the mean over seeds and its standard deviation (n - 1); the column behind it the difference to the first arm with its 95 %
+    A cell has the mean over seeds and its standard deviation (n - 1); the column after it the difference to the first arm with its 95 %
     interval, marked with * where Holm-corrected p is below .05 and there is a verdict. Chance and raw-input controls are rows below.
 
     every   all metrics, not the main one of each task and split alone

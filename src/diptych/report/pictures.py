@@ -26,7 +26,7 @@ def thumbnail(item: MediaItem, *, side: int = 96) -> str:
 
 
 def data_uri(pixels_HWC: npt.NDArray[np.uint8], *, side: int = 96) -> str:
-    """Data URI of uint8 RGB [H, W, 3] as a WebP of at most `side` pixels a side."""
+    """Data URI of uint8 RGB [H, W, 3] as a WebP of at most `side` pixels per side."""
     image = Image.fromarray(pixels_HWC)
     image.thumbnail((side, side), Image.Resampling.LANCZOS)
     return "data:image/webp;base64," + base64.b64encode(encode_webp(np.asarray(image), quality=82)).decode()

@@ -25,7 +25,7 @@ def token_source_picture(
 
     owner_THW  token of each patch, -1 for none, which stays dark on the right
     box        part of each picture under the grid, as shares of its sides
-    Raises ShapeError where pictures and frames differ in number.
+    Raises ShapeError if pictures and frames differ in number.
     """
     if owner_THW.ndim != 3 or len(pictures) != len(owner_THW):
         raise ShapeError(f"{len(pictures)} pictures for owners {list(owner_THW.shape)} (expected [pictures, rows, columns])")

@@ -19,7 +19,7 @@ FONT = 13
 
 
 def word_bars(pixels_HWC: Pixels, words: Sequence[str], weights: Sequence[float], *, side: int = SIDE) -> Pixels:
-    """uint8 RGB: the picture left, a line a word right, in the order given; the longest bar is the largest weight."""
+    """uint8 RGB: the picture left, a line per word right, in the order given; the longest bar is the largest weight."""
     if len(words) != len(weights):
         raise ShapeError(f"{len(words)} words and {len(weights)} weights (expected equally many)")
     colours = {name: ImageColor.getrgb(value) for name, value in palette().items()}

@@ -111,7 +111,7 @@ def _tools(app: ASGIApp, service: Service, files: Path | None) -> list[Callable[
         choices: Annotated[list[str] | None, Field(description="answers to choose from by likelihood")] = None,
         max_tokens: Tokens = 64,
     ) -> dict[str, Any]:
-        """Answer a question about a picture, in free words or by the likeliest of given choices."""
+        """Answer a question about a picture, in free words or by the most likely of given choices."""
         return await route("/ask", {"question": question, "choices": choices or [], "max_tokens": max_tokens}, image)
 
     offered: list[Any] = [search] if any(side.index for side in service.sides.values()) else []

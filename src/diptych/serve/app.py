@@ -4,11 +4,11 @@ GET  /              search page
 GET  /healthz       is it up;  /readyz: does it take requests now;  /metrics: counters;  /info: models, columns, limits
 POST /v1/embeddings texts or images to vectors, in the shape that OpenAI clients read;  GET /v1/models, /v1/models/ID
 POST /v1/chat/completions words about pictures, in the shape that OpenAI clients read, at once or streamed
-POST /caption, /ask a caption; an answer, in free words or the likeliest of given ones
+POST /caption, /ask a caption; an answer, in free words or the most likely of given ones
 GET  /search?q=     by text
 POST /search        by text, image, both (image + weight * text), good and bad examples
 POST /classify      names for pictures, from a list of your own
-POST /detect        things and the relations between them, where there is a detector
+POST /detect        things and the relations between them, if there is a detector
 POST /explain       which part of a picture each word goes with
 POST /words         words that describe a picture, and the regions they come from
 GET  /items/UID     texts, provenance, columns;  /image/UID: its picture, small

@@ -101,7 +101,7 @@ class Batcher:
         return self._waiting
 
     def close(self, seconds: float | None = None) -> None:
-        """Finish what is in the queue, then stop. Waits so many seconds for it: the thread does not keep the process alive."""
+        """Finish what is in the queue, then stop. Waits this many seconds for it: the thread does not keep the process alive."""
         with self._changed:
             self._stopped = True
             self._changed.notify()

@@ -103,7 +103,7 @@ class CaptionRequest(ImageOrUid):
 
 
 class AskRequest(ImageOrUid):
-    """A question about a picture; with `choices` the likeliest of them is taken, and nothing is written."""
+    """A question about a picture; with `choices` the most likely of them is taken, and nothing is written."""
 
     image: str | None = Picture
     uid: str | None = Field(default=None, description="an item that is there, instead of an image")

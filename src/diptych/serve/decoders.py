@@ -50,7 +50,7 @@ class DecoderPool:
         return np.frombuffer(content, np.uint8).reshape(fields["shape"])
 
     async def thumbnail(self, data: bytes, name: str, side: int) -> bytes:
-        """WebP of at most `side` pixels a side. Raises as `pixels`."""
+        """WebP of at most `side` pixels per side. Raises as `pixels`."""
         _, content = await self._request(data, name, side, lambda width, height: None)
         return bytes(content)
 

@@ -11,7 +11,7 @@ import numpy as np
 from diptych.core.contracts import Dataset
 
 MOST = 50
-"""A column of at most so many different values is offered as a list."""
+"""A column of at most this many different values is offered as a list."""
 
 
 def facets(pool: Dataset | None, uids: Collection[str]) -> dict[str, dict[str, Any]]:

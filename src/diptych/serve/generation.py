@@ -25,7 +25,7 @@ class GenerationRequest:
 
     image     the first picture; `prompt` may bring others
     pictures  how many there are, for the queue
-    max_tokens  of the answer; `fits`: as many of them as there is room for behind the prompt
+    max_tokens  of the answer; `fits`: as many of them as there is room for after the prompt
     """
 
     image: ImageSource

@@ -28,7 +28,7 @@ def evenly_spaced(uids: Sequence[str], count: int = SHOWN) -> list[str]:
 
 
 def count_missing(data: ServedData, uids: Collection[str]) -> int:
-    """Number of index items that are not in the data. Raises ConfigError where that is all of them: the index is of other data."""
+    """Number of index items that are not in the data. Raises ConfigError if that is all of them: the index is of other data."""
     if not data or not uids:
         return 0
     there = sum(uid in uids for uid in data.uids())

@@ -162,7 +162,7 @@ class Service:
         return self.sides[name]
 
     def writer(self, name: str | None) -> ServedModel:
-        """The model that writes, or that of this name. Raises Refused: 404 where there is none, 422 for one that does not write."""
+        """The model that writes, or that of this name. Raises Refused: 404 if there is none, 422 for one that does not write."""
         if not self.writers:
             raise RequestError(404, "no model of this service writes: start it with one (diptych serve ... --writer MODEL)")
         if not name:
@@ -249,7 +249,7 @@ class Service:
             raise RequestError(404, "the image of that item cannot be read") from None
 
     async def thumbnail(self, uid: str, side: int, medium: str = "") -> bytes:
-        """The picture of an item, or of another medium that it has, as WebP of at most `side` pixels a side. Raises Refused (404)."""
+        """The picture of an item, or of another medium that it has, as WebP of at most `side` pixels per side. Raises Refused (404)."""
         read_sample = await self.reader_of(uid)  # first: what was removed is not shown, however small
         key = f"{medium}\n{uid}" if medium else uid
         cached = self.thumbnails.get(key, side)

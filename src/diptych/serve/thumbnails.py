@@ -46,7 +46,8 @@ class ThumbnailCache:
 
 
 def medium_webp(item: MediaItem, side: int, *, up: Up = "z") -> bytes:
-    """Thumbnail of a medium, a clip, a cloud or a volume, as WebP of at most `side` pixels a side. up: the axis of a cloud that points up.
+    """Thumbnail of a medium, a clip, a cloud or a volume, as WebP of at most `side` pixels per side. up: the axis of a cloud that
+    points up.
 
     Raises DecodeError, MissingExtra.
     """

@@ -1,4 +1,4 @@
-"""K-means over features: the same seed, the same clusters, whatever the number of threads.  Letters: N items, D width."""
+"""K-means over features: the same seed, the same clusters, regardless of the number of threads.  Letters: N items, D width."""
 
 from __future__ import annotations
 

@@ -128,8 +128,8 @@ def resume(
     data     the data of the run: refused when its fingerprint is another
     kind     the class of the recipe; None looks the run's slug up among the recipes
     changes  options that do not change what is learned (`RESUMABLE`), for a run that goes on elsewhere; the others are those of the run
-    steps    of a finished run: train on to so many in all. The learning rate goes on from where it would stand in a run of that length, so
-             a schedule that had come down goes up again
+    steps    of a finished run: train on to this many in all. The learning rate goes on from where it would stand in a run of that
+             length, so a schedule that had come down goes up again
     notes    lines for the log, such as what changed since the run began
     The number of processes may differ; then only dropout draws other numbers.
     """
@@ -178,7 +178,7 @@ def resume(
 
 
 def _earlier_fingerprint(folder: RunFolder, data: Dataset) -> str:
-    """Of memory-mapped data, what a run that began before they were mapped knows them by; "" where there is no such run."""
+    """Of memory-mapped data, what a run that began before they were mapped knows them by; "" if there is no such run."""
     if "order" in folder.state or not getattr(data, "is_mapped", False):
         return ""
     fingerprint: str = data.content_fingerprint()  # type: ignore[attr-defined]
@@ -186,7 +186,7 @@ def _earlier_fingerprint(folder: RunFolder, data: Dataset) -> str:
 
 
 def _longer(folder: RunFolder, recipe: Recipe, data: Dataset, options: TrainOptions, steps: int) -> TrainOptions:
-    """The options of a finished run for so many steps in all."""
+    """The options of a finished run for this many steps in all."""
     before, options = plan(recipe, data, options), replace(options, steps=steps)
     after, done = plan(recipe, data, options), before[-1].stop
     if len(after) > 1:
@@ -273,7 +273,7 @@ def _note_end(folder: RunFolder, status: str, error: str | None = None, **more: 
 
 
 def _loop(run: Training, evaluators: Sequence[Evaluator], stop: SignalWatch, begin: Checkpoint | None, trace: StepTrace) -> bool:
-    """The one loop, whatever the engine. A kill between any two lines costs the steps since the last checkpoint and nothing else."""
+    """The one loop, regardless of the engine. A kill between any two lines costs the steps since the last checkpoint and nothing else."""
     options, hooks, every = run.options, run.hooks, evaluation_interval(run.options, run.steps)
     first = begin.state["stage"] if begin else 0
     for phase in run.phases[first:]:

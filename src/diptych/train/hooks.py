@@ -19,7 +19,7 @@ class WeightAverage(Hook):
     decay   share of the old average that stays at a step
     early   whether it is at most (1 + t) / (10 + t) at the t-th step, so that random initial weights are forgotten quickly
     Checkpoints hold the raw weights and the average; evaluations during the run see the raw weights, `model/` has the average.
-    Buffers (batch norm) are not averaged. After a change of stage or of the model the average starts anew for new tensors.
+    Buffers (batch norm) are not averaged. After a change of stage or of the model the average starts again for new tensors.
     """
 
     name = "weight_average"

@@ -65,7 +65,7 @@ def wants_uint8_images(requested: Uint8Images, device: torch.device) -> bool:
 
 @contextmanager
 def deterministic(wanted: bool = True) -> Iterator[None]:
-    """Deterministic kernels where PyTorch has them, a warning where it has none; the setting before comes back. wanted: False for kernels
+    """Deterministic kernels where PyTorch has them, a warning if it has none; the setting before comes back. wanted: False for kernels
     as they come, such as torchvision's `roi_align` on CUDA, which otherwise gives way to compiled Python."""
     before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
     memory: Any = torch.utils.deterministic

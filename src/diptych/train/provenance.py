@@ -31,7 +31,8 @@ CONFIG = "config.yaml"
 
 
 def record_provenance(folder: RunFolder, recipe: Recipe) -> None:
-    """Write what belongs to a new run: `source/`, `requirements.txt`, and the command line, class and files of the recipe in `run.json`."""
+    """Write what belongs to a new run: `source/`, `requirements.txt`, and the command line, class and files of the recipe in
+    `run.json`."""
     kind = type(recipe)
     files = source_files(recipe)
     folder.source.mkdir(exist_ok=True)
@@ -122,7 +123,8 @@ def installed_packages() -> list[str]:
 
 @lru_cache(maxsize=1)
 def _installed_packages(folders: tuple[tuple[str, int], ...]) -> tuple[str, ...]:
-    """Kept until one of `folders` (path, time of its last change) changes: reading hundreds of metadata files takes a third of a second."""
+    """Kept until one of `folders` (path, time of its last change) changes: reading hundreds of metadata files takes a third of a
+    second."""
     headers = [each.metadata for each in metadata.distributions()]
     versions = {(each["Name"] or "").lower(): each["Version"] for each in headers}
     return tuple(f"{name}=={version}" for name, version in sorted(versions.items()) if name)
@@ -154,7 +156,7 @@ def _module_hashes() -> dict[str, str]:
 
 
 def _hash_of(path: Path) -> str:
-    """Twelve hex digits of a file; "" where it is gone."""
+    """Twelve hex digits of a file; "" if it is gone."""
     return hashlib.sha256(path.read_bytes()).hexdigest()[:12] if path.is_file() else ""
 
 

@@ -26,7 +26,7 @@ from diptych.train.state import Training
 SMOOTHING = 0.9
 """Share of the running mean of losses that stays at a step."""
 DIVERGED = 4.0
-"""The test ends where the smoothed loss is above so many times its smallest value."""
+"""The test ends where the smoothed loss is above this many times its smallest value."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -380,7 +380,7 @@ class Training:
         self.restart_clock()
 
     def saved(self) -> None:
-        """Waits for a checkpoint that is still being written. Raises RunError where it could not be."""
+        """Waits for a checkpoint that is still being written. Raises RunError if it could not be."""
         saving, self._saving = self._saving, None
         if saving is not None:
             saving.wait()

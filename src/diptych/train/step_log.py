@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class StepLog:
-    """Writes a line to the journal of a run every so many steps.
+    """Writes a line to the journal of a run every this many steps.
 
     failures  JSON of the samples that this process could not read since they were last written
     """

@@ -1,7 +1,7 @@
 """The small rendered pairs with captions in three languages that order their words differently. `world:pair_languages`.
 
-The languages are those of `world:languages`: English; "qaa", which puts the colour behind the shape; and "qab", which says first that there
-are two and names the second thing first.
+The languages are those of `world:languages`: English; "qaa", which puts the colour after the shape; and "qab", which says first
+that there are two and names the second thing first.
 
 >>> [text.language for text in pair_languages(1, seed=0)[0].texts]
 ['en', 'qaa', 'qab']

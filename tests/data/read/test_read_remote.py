@@ -55,6 +55,9 @@ class Storage:
         if fault == "error":
             start("503 Slow Down", [("Content-Type", "text/plain"), ("Content-Length", "0")])
             return [b""]
+        if fault == "denied":
+            start("403 Forbidden", [("Content-Type", "text/plain"), ("Content-Length", "0")])
+            return [b""]
         if fault == "slow":
             time.sleep(0.4)
         if fault != "cut":
@@ -146,6 +149,10 @@ def test_a_storage_that_stays_away_ends_in_one_line(storage: Storage, built: Pat
     with pytest.raises(RunError, match=r"^s3://bucket/pairs/shards/.*\.tar could not be fetched in 6 tries \(.*\)") as caught:
         images(remote)
     assert len(str(caught.value).splitlines()) == 1
+    storage.spoil = lambda number: "denied"
+    with pytest.raises(DataError, match=r"^s3://bucket/pairs/shards/.*\.tar: may not be read \(expected credentials") as denied:
+        images(remote)
+    assert len(str(denied.value).splitlines()) == 1
     storage.spoil = lambda number: ""
     assert images(remote) == images(read(built)), "once it answers, the same pool goes on"
 

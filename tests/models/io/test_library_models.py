@@ -163,21 +163,27 @@ def test_every_image_text_model_of_the_installed_version_is_accounted_for() -> N
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("model_type", sorted(kind for kind, answer in image_text_models().items() if answer == "generator"))
-def test_a_generator_of_the_registry_is_known_by_its_configuration(model_type: str, tmp_path: Path) -> None:
-    """Its default configuration, saved, is taken for a generator by the folder alone."""
+def test_generators_of_the_registry_are_known_by_their_configurations(tmp_path: Path) -> None:
+    """Their default configurations, saved, are taken for generators by the folder alone."""
     from transformers.models.auto import modeling_auto
 
     from diptych.models.io.foreign.generators import WRITES, is_generator
 
-    names = modeling_auto.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES.get(model_type, ())
-    name = next(name for name in ([names] if isinstance(names, str) else names) if name.endswith(WRITES))
-    try:
-        config = hf.CONFIG_MAPPING[model_type](architectures=[name])
-    except (ImportError, TypeError, ValueError) as error:
-        pytest.skip(f"its configuration has no default: {type(error).__name__}")
-    (tmp_path / "config.json").write_text(json.dumps({**config.to_dict(), "architectures": [name]}, default=str))
-    assert is_generator(tmp_path)
+    model_types = sorted(kind for kind, answer in image_text_models().items() if answer == "generator")
+    unknown, without_default = [], []
+    for model_type in model_types:
+        names = modeling_auto.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES.get(model_type, ())
+        name = next(name for name in ([names] if isinstance(names, str) else names) if name.endswith(WRITES))
+        try:
+            config = hf.CONFIG_MAPPING[model_type](architectures=[name])
+        except (ImportError, TypeError, ValueError):
+            without_default.append(model_type)
+            continue
+        (tmp_path / "config.json").write_text(json.dumps({**config.to_dict(), "architectures": [name]}, default=str))
+        if not is_generator(tmp_path):
+            unknown.append(model_type)
+    assert unknown == []
+    assert len(without_default) < len(model_types) / 4
 
 
 @pytest.mark.slow

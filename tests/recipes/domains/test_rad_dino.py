@@ -193,7 +193,7 @@ def test_prototypes_stay_first_and_the_teacher_is_deployed(tmp_path: Path) -> No
     assert isinstance(first.recipe, RadDINO)
     assert any("prototype" in rule.pattern and rule.lr_scale == 0 for rule in first.recipe.optimiser().rules)
     (prototypes,) = (rule for rule in rest.recipe.optimiser().rules if "prototype" in rule.pattern)
-    assert (prototypes.lr_scale, prototypes.decay) == (1.0, True)
+    assert (prototypes.lr_scale, prototypes.decay) == (1.0, None)
     scales = {rule.pattern: rule.lr_scale for rule in small(layer_rate=0.5, patch_rate=0.2).optimiser().rules}
     assert scales[r"^image_tower\.blocks\.0\."] == 0.25
     assert scales[r"^image_tower\.patches\."] == 0.125 * 0.2
@@ -236,7 +236,9 @@ def test_the_published_optimiser_is_dinov2s() -> None:
     assert (spec.betas, spec.eps) == ((0.9, 0.999), 1e-8)
     decays = {rule.pattern: rule.decay for rule in spec.rules}
     assert decays[r"^image_tower\.(class_D|mask_D|position_PD)$"] is True
-    assert RadDINO.tiny().optimiser().betas == (0.9, 0.98)
+    assert decays[r"_head\.(prototype_KD|norm_K)$"] is True
+    plain = RadDINO.tiny().optimiser()
+    assert (plain.betas, plain.final_lr, plain.warmup_from) == ((0.9, 0.98), 0.0, None)
 
 
 def config_of(**changes: Any) -> dict[str, Any]:

@@ -19,8 +19,9 @@ from diptych.core.image import ArrayImage
 from diptych.core.sample import Sample, Text
 from diptych.data.dataset import Pool
 from diptych.data.text.reports.findings import FINDINGS, findings
+from diptych.data.text.reports.report_words import report_words
 from diptych.tasks._scoring.records import read_records, write_records
-from diptych.tasks.domains.report_generation import ReportGeneration, report_words
+from diptych.tasks.domains.report_generation import ReportGeneration
 
 CLEANED = {
     "The heart is normal in size. The lungs are clear.": "the heart is normal in size . the lungs are clear .",

@@ -192,7 +192,8 @@ def test_lists_of_neighbours_are_judged_as_in_the_released_notebook(kit: Any, pa
         LinearProbe(lists=(10,))
 
 
-def test_map_divides_by_the_relevant_items_as_ranx_does() -> None:
+def test_map_divides_by_the_relevant_items_as_ranx_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pytest.importorskip("numba").config, "DISABLE_JIT", True)  # compiling takes longer than thirty queries
     ranx = pytest.importorskip("ranx")
     rng = np.random.default_rng(0)
     right_NK, more_N = rng.random((30, 12)) < 0.3, rng.integers(1, 9, 30)

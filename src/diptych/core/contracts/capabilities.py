@@ -54,7 +54,7 @@ class Embedder(Protocol):
 
 @runtime_checkable
 class Classifier(Protocol):
-    """Scores of the classes that it was trained on: float32 [N, K], a column for each of `classes`, higher is likelier."""
+    """Scores of the classes that it was trained on: float32 [N, K], a column for each of `classes`, higher is more likely."""
 
     @property
     def classes(self) -> Sequence[str]: ...
@@ -200,7 +200,7 @@ class Detector(Protocol):
 
 @runtime_checkable
 class Grounder(Protocol):
-    """Boxes for the phrases of a text, one query an image: a list of `PhraseBoxes` for each, in the order of its phrases.
+    """Boxes for the phrases of a text, one query per image: a list of `PhraseBoxes` for each, in the order of its phrases.
 
     A phrase is read within its text. Every phrase gets up to `top` boxes, however low their score; their scores can be compared within
     an image, and over images as far as the model's can.
@@ -241,7 +241,7 @@ class Segmenter(Protocol):
 class Generator(Protocol):
     """Text from images and prompts, one each: words about the picture, a list of parts, or a dialogue that awaits an answer
     (`core.prompt`). `images` are the first pictures that parts mean by their place; further ones a part brings itself. None goes with a
-    prompt of text alone. A model that cannot read a part, or no text without a picture, raises `DataError` and leaves nothing out in
+    prompt of text only. A model that cannot read a part, or no text without a picture, raises `DataError` and leaves nothing out in
     silence."""
 
     def generate(
@@ -267,11 +267,11 @@ class GenerationOutput:
 
 @runtime_checkable
 class Streamer(Protocol):
-    """Streaming text generation about one image, or from text alone (None). The pieces together are the text that `Generator.generate`
+    """Streaming text generation about one image, or from text only (None). The pieces together are the text that `Generator.generate`
     returns.
 
     `on_text` is called with each piece as soon as it is final, in the thread of the caller; where it returns False generation stops.
-    `temperature` 0 is greedy decoding; above, tokens are sampled under `seed`, from the likeliest that add up to `top_p` (nucleus).
+    `temperature` 0 is greedy decoding; above, tokens are sampled under `seed`, from the most likely that add up to `top_p` (nucleus).
     """
 
     def stream(
@@ -292,8 +292,8 @@ class Ranker(Protocol):
     """Log-likelihood of candidate answers to a prompt about an image, by the loss that training minimises.
 
     `candidates` holds a list for every image. For each an array [C, 2]: negative log-likelihood in nats, summed over the tokens of the
-    candidate and the end mark behind it, and how many tokens those are. Whether sums or means are compared is up to the caller. An image
-    is None beside a prompt of text alone, as of `Generator`.
+    candidate and the end mark after it, and how many tokens those are. Whether sums or means are compared is up to the caller. An image
+    is None beside a prompt of text only, as of `Generator`.
     """
 
     def answer_nll(
@@ -303,7 +303,7 @@ class Ranker(Protocol):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LayerStates:
-    """Hidden states of a language model for one row, float32: visual_EKD of the K tokens of its picture, text_ETD of all T tokens behind
+    """Hidden states of a language model for one row, float32: visual_EKD of the K tokens of its picture, text_ETD of all T tokens after
     them, in E layers.
     """
 
@@ -315,7 +315,7 @@ class LayerStates:
 class LayerReader(Protocol):
     """Hidden states of a language model that reads a picture and then a text.
 
-    `depth` is the number of layers; `layers` selects some of them, from 1, and the last one is taken behind the final norm. Rows come
+    `depth` is the number of layers; `layers` selects some of them, from 1, and the last one is taken after the final norm. Rows come
     in order, one an image, so that not all have to be held at once. `template` is the text before the row's own, with "{image}" where the
     picture goes; "" takes the model's own.
     """

@@ -128,9 +128,9 @@ class PreferenceRecipe(Protocol[M, B]):
 class PolicyRecipe(Protocol[M, B]):
     """Recipe of the engine "policy": rollouts of the present model, each used by several updates.
 
-    passes      updates see each rollout so many times
+    passes      updates see each rollout this many times
     minibatch   rows an update, over all processes; 0 is the whole rollout
-    shuffled    minibatches are drawn anew at each pass; else they are consecutive rows
+    shuffled    minibatches are redrawn at each pass; else they are consecutive rows
     """
 
     @property

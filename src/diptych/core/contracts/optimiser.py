@@ -12,9 +12,9 @@ class Rule:
 
     lr_scale multiplies the learning rate; 0 freezes (no gradient is computed). With `counted` it does not: gradients are computed and
     count in the norm that is clipped, and a `floor` that is one "rate" for all still moves them. decay None keeps the default.
-    With `length` above 1 their schedule is that of a run so many times as long, of which these steps are the beginning: a rate that falls
-    is not at its end when the others are. `constant` keeps their rate at lr * lr_scale, without warm-up or schedule. The first rule that
-    matches wins.
+    With `length` above 1 their schedule is that of a run this many times as long, of which these steps are the beginning: a rate
+    that falls is not at its end when the others are. `constant` keeps their rate at lr * lr_scale, without warm-up or schedule.
+    The first rule that matches wins.
     """
 
     pattern: str
@@ -34,7 +34,7 @@ class Optimiser:
     adam  "adamw" as "torch" has it, or as "transformers" 4.24 had it (`CorrectedAdamW`), which some published code calls
     lamb  "lamb" as "written", its running means corrected for their start, tensors without decay not rescaled, or "plain" as an early
           implementation has it that published runs name (`PlainLamb`)
-    over  what "cosine" and "linear" fall along: the "rest" behind the warm-up; the whole "run", whose beginning the warm-up takes, as in
+    over  what "cosine" and "linear" fall along: the "rest" after the warm-up; the whole "run", whose beginning the warm-up takes, as in
           LAVIS and timm; "both", the whole run with the warm-up as a factor of it, as in OpenMMLab
     warmup_rounds  a warm-up that is a share of the run has the "nearest" whole number of steps, or is rounded "up" as in transformers, or
           "down" as in OpenMMLab
@@ -54,14 +54,14 @@ class Optimiser:
     warmup: float = 0.0  # steps when >= 1, else a share of the run
     warmup_rounds: Literal["nearest", "up", "down"] = "nearest"
     warmup_from: float | None = None  # share of lr at step 0, from which warm-up is linear; None: the first step has lr / warmup
-    warmup_peak: Literal["after", "last"] = "after"  # with warmup_from: lr is reached behind the warm-up, or with its last step
+    warmup_peak: Literal["after", "last"] = "after"  # with warmup_from: lr is reached after the warm-up, or with its last step
     # warm-up: evenly, with each period to its share, by the step's logarithm, or evenly and over with the "first" period however long
     rises: Literal["step", "period", "log", "first"] = "step"
     final_lr: float = 0.0  # share of lr at the end
     floor: Literal["share", "rate", "cut"] = "share"
     over: Literal["rest", "run", "both"] = "rest"
     late: float = (
-        0  # each step has the rate of so many before it, as where a schedule moves after the update; or of a part of one
+        0  # each step has the rate of this many before it, as where a schedule moves after the update; or of a part of one
     )
     late_peak: bool = False  # the first ones, which have none before them, have lr itself, and not the rate of step 0
     part: tuple[float, float] = (0.0, 1.0)  # which part of the whole schedule, warm-up included, these steps go through

@@ -28,7 +28,7 @@ class Reply:
 class Respondent(Protocol):
     """A `Generator` that reports failures per question: a refused question costs that question and not the run.
 
-    Raises `RunError` where the model cannot be reached at all.
+    Raises `RunError` if the model cannot be reached at all.
     """
 
     def replies(

@@ -37,7 +37,7 @@ class ReportColumns:
     right   1 or True where the answer is right
     truth   the right answer as text
     answer  the model's answer as text
-    uid     of the sample whose picture is shown; "" where there is none
+    uid     of the sample whose picture is shown; "" if there is none
     """
 
     item: str
@@ -66,7 +66,7 @@ class ReadableRow:
     uid       of the sample
     case      names the row among those of other models
     question  as it was put
-    truth     the right answer, "" where it is kept secret
+    truth     the right answer, "" if it is kept secret
     answer    the parsed answer; the raw reply, where it cannot be parsed
     """
 

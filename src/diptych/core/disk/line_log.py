@@ -1,4 +1,4 @@
-"""Append-only log of JSON lines, one row a line, each on disk before the next: a killed run resumes with the missing rows."""
+"""Append-only log of JSON lines, one row per line, each on disk before the next: a killed run resumes with the missing rows."""
 
 from __future__ import annotations
 

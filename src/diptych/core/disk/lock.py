@@ -34,8 +34,8 @@ class Lock:
 
     @classmethod
     def take(cls, path: Path) -> Lock | None:
-        """The lock on a file that is made where it is missing, or None where another one holds it. A file system that knows no locks
-        gives one that locks nothing. Raises OSError where the file cannot be written."""
+        """The lock on a file that is made where it is missing, or None if another one holds it. A file system that knows no locks
+        gives one that locks nothing. Raises OSError if the file cannot be written."""
         while True:
             handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
             lock = cls._locked(handle)

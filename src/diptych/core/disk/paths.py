@@ -105,7 +105,7 @@ def is_folder(path: Path) -> bool:
 
 
 def folder_identity(path: Path) -> tuple[int, int] | None:
-    """Device and number of a folder, which a folder that takes its place does not have; None where there is none."""
+    """Device and number of a folder, which a folder that takes its place does not have; None if there is none."""
     try:
         facts = os.stat(path)
     except OSError:
@@ -189,7 +189,7 @@ def _encodable(name: str) -> bool:
 
 
 def unwritable_reason(path: Path) -> str:
-    """Reason why no folder can be made at this path, by making one in the nearest folder above it that exists; "" where one can."""
+    """Reason why no folder can be made at this path, by making one in the nearest folder above it that exists; "" if one can."""
     above = next((parent for parent in path.absolute().parents if parent.exists()), path.absolute())
     try:
         os.rmdir(tempfile.mkdtemp(prefix=".diptych-", dir=above))
@@ -199,7 +199,7 @@ def unwritable_reason(path: Path) -> str:
 
 
 def near_sibling(path: Path) -> str:
-    """Hint "; did you mean 'PATH'?" for a path that is not there, by the names beside it; "" where none is like it."""
+    """Hint "; did you mean 'PATH'?" for a path that is not there, by the names beside it; "" if none is like it."""
     try:
         names = [entry.name for entry in path.parent.iterdir()]
     except OSError:

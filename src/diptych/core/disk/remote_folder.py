@@ -126,7 +126,7 @@ def fetch_ahead(paths: Iterable[Path]) -> None:
                 _ahead.discard(os.fspath(path))
         except (OSError, DiptychError):
             return
-        finally:  # those behind a failure may be asked for again
+        finally:  # those after a failure may be asked for again
             _ahead.difference_update(map(os.fspath, waiting))
 
     threading.Thread(target=work, daemon=True, name="fetch ahead").start()

@@ -33,9 +33,9 @@ class SceneBoxes:
     """Boxes of a room with scores; `chosen` says which of them are the answer, where there may be none or several.
 
     box_N6   centres and extents in metres
-    score_N  higher is likelier
+    score_N  higher is more likely
     chosen_N bool
-    labels   class of each, "" where it has none; texts: a caption of each. Empty where these were not asked for
+    labels   class of each, "" if it has none; texts: a caption of each. Empty where these were not asked for
     """
 
     box_N6: Floats

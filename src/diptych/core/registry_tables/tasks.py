@@ -29,6 +29,10 @@ TASK_ENTRIES = {
         "diptych.tasks.domains.report_generation:ReportGeneration",
         "reports of chest X-rays, by words and by findings",
     ),
+    "report_head": (
+        "diptych.tasks.domains.report_head:ReportHead",
+        "reports of chest X-rays by a decoder that is trained on an encoder",
+    ),
     "report_retrieval": (
         "diptych.tasks.domains.report_retrieval:ReportRetrieval",
         "the report of an image, and those of its class",

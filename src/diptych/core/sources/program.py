@@ -60,7 +60,7 @@ def is_of_package(kind: type) -> bool:
 
 
 def definition_file(kind: type) -> Path | None:
-    """File that defines a class: of this package, or of the user's own; None for classes of libraries, and where there is no file."""
+    """File that defines a class: of this package, or of the user's own; None for classes of libraries, and if there is no file."""
     if is_of_package(kind):
         return module_file(SOURCES, kind.__module__)
     file = getattr(sys.modules.get(kind.__module__), "__file__", None)

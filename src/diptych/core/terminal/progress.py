@@ -11,9 +11,9 @@ if TYPE_CHECKING:
 
 ANY = TypeVar("ANY")
 _DRAWN: list[str] = []
-"""What the bar that is drawn now says, where there is one."""
+"""What the bar that is drawn now says, if there is one."""
 _LINES: list[Progress] = []
-"""The bar that `shown` draws now, where there is one: it has room for a line more."""
+"""The bar that `shown` draws now, if there is one: it has room for a line more."""
 
 
 @contextmanager

@@ -29,7 +29,7 @@ def exit_code(number: int) -> int:
 
 
 def raise_interrupt(number: int) -> None:
-    """Raises what a first signal means where there is nothing to finish: KeyboardInterrupt or Terminated."""
+    """Raises what a first signal means if there is nothing to finish: KeyboardInterrupt or Terminated."""
     raise Terminated if number == signal.SIGTERM else KeyboardInterrupt
 
 

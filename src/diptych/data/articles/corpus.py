@@ -15,7 +15,7 @@ from diptych.core.errors import DataError
 def corpus_texts(source: str | Path) -> Iterator[str]:
     """Texts of a source, one at a time.
 
-    source  .txt or .txt.gz (a text a line), .xml or .xml.gz of MEDLINE (titles and abstracts), or any data that `read` knows
+    source  .txt or .txt.gz (a text per line), .xml or .xml.gz of MEDLINE (titles and abstracts), or any data that `read` knows
     Raises DataError for a file that is not there, is cut short, or is not what its name says.
     """
     path = Path(source).expanduser()

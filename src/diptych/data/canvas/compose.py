@@ -1,8 +1,8 @@
 """One picture made of pictures and words: text under or over a picture, pictures below each other, and what was tried on them.
 
-Sizes are those of In-Image Learning (Wang et al., 2024, 2402.17971) and its published code: the canvas is as wide as the picture (1.8 times
-as wide where that is below 250 pixels; the picture keeps its size), text of 20 pixels begins 20 pixels from the left, and a line is as
-high as the box around the whole text. Nothing is resampled but by `resized`.
+Sizes are those of In-Image Learning (Wang et al., 2024, 2402.17971) and its published code: the canvas is as wide as the picture
+(1.8 times as wide where that is below 250 pixels; the picture keeps its size), text of 20 pixels begins 20 pixels from the left,
+and a line is as high as the box around the whole text. Nothing is resampled but by `resized`.
 
 Letters: H W pixels, C channels.
 """
@@ -156,5 +156,5 @@ def turned(picture_HWC: Pixels, degrees: float = 45.0) -> Pixels:
 
 
 def upper_part(picture_HWC: Pixels, parts: int = 3) -> Pixels:
-    """The first of so many parts of a picture from the top."""
+    """The first of this many parts of a picture from the top."""
     return picture_HWC[: int(picture_HWC.shape[0] / parts)]

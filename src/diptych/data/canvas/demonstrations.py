@@ -36,7 +36,7 @@ Box = tuple[float, float, float, float]
 class Demonstration:
     """One solved example.
 
-    image      its picture; None where only the canvas is there
+    image      its picture; None if only the canvas is there
     cues       boxes on the picture, xyxy in pixels, that are framed in red on the canvas
     rationale  the chain of thought in words
     caption    the picture in words, for models that see none

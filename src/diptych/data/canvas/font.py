@@ -35,7 +35,7 @@ def open_font(path: str, size: int, *, bold: bool = False) -> ImageFont.FreeType
 
 
 def refuse_missing(font: ImageFont.FreeTypeFont, text: str) -> None:
-    """Raises ConfigError where the font has no glyph for a letter of the text, which would be drawn as an empty box."""
+    """Raises ConfigError if the font has no glyph for a letter of the text, which would be drawn as an empty box."""
     absent = bytes(font.getmask(ABSENT))
     missing = [letter for letter in sorted(set(text)) if not letter.isspace() and bytes(font.getmask(letter)) == absent]
     if missing:

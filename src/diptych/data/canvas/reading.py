@@ -31,7 +31,7 @@ def read_lines(canvas_HWC: Pixels, lettering: Lettering, *, alphabet: str = ALPH
     """The lines of text on a canvas from the top, each with the y of its first row of ink.
 
     alphabet  letters that may stand there
-    area      the canvas was resized to so many times its area: it is taken back to its size first
+    area      the canvas was resized to this many times its area: it is taken back to its size first
     """
     if area != 1.0:
         size = round(canvas_HWC.shape[1] / area**0.5), round(canvas_HWC.shape[0] / area**0.5)

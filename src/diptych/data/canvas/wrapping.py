@@ -1,4 +1,4 @@
-"""Text in lines of at most so many pixels.
+"""Text in lines of at most this many pixels.
 
 `measured_lines` measures what it draws. `released_lines` is the rule of the code published with In-Image Learning (2402.17971): it
 splits at every mark, estimates a line from the mean width of capitals, other letters and Chinese characters, and so may break inside
@@ -22,7 +22,7 @@ _UNITS = re.compile("[\u3040-\u30ff\u3400-\u9fff\uff00-\uffef]| +|[^ \u3040-\u30
 def measured_lines(text: str, font: Font, limit: int) -> list[str]:
     """Lines no wider than `limit` pixels: broken at spaces and between characters of Chinese and Japanese, a longer word inside.
 
-    Empty lines of the text stay; spaces at the end of a line go. Raises ConfigError where not one letter fits.
+    Empty lines of the text stay; spaces at the end of a line go. Raises ConfigError if not one letter fits.
     """
     return [line for paragraph in text.split("\n") for line in _paragraph(paragraph, font, limit)]
 
@@ -50,7 +50,7 @@ def _paragraph(text: str, font: Font, limit: int) -> Iterator[str]:
 def released_lines(text: str, font: Font, limit: int) -> list[str]:
     """Lines as the published code breaks them, spaces and all.
 
-    Chinese is cut into words by the package jieba, as there. Raises ConfigError where the text has Chinese and jieba is not installed.
+    Chinese is cut into words by the package jieba, as there. Raises ConfigError if the text has Chinese and jieba is not installed.
     """
     upper, lower, chinese = (font.getbbox(sample)[2] / 4 for sample in ("ABCD", "abcd", "你好，啊"))
 
@@ -62,7 +62,7 @@ def released_lines(text: str, font: Font, limit: int) -> list[str]:
     lines: list[str] = []
     line = ""
     for word in _jieba_words(text):
-        if "\n" in word:  # alone, or behind a carriage return, which stays
+        if "\n" in word:  # alone, or after a carriage return, which stays
             *before, last = word.split("\n")
             for part in before:
                 if not fits(line + part):  # a word that is too long before a line break leaves an empty line

@@ -121,7 +121,7 @@ def read(
 def write(data: Iterable[Sample], folder: Path | str, *, format: str, images: bool = True) -> AnnotationFiles:
     """Write samples with their regions and relations to a new or empty folder, in a form that others read.
 
-    Images are copied byte for byte to where the format has them; `images=False` writes the annotations alone. A label that the
+    Images are copied byte for byte to where the format has them; `images=False` writes the annotations only. A label that the
     format has no id for is an error. What else a format cannot say is lost; its module names it.
     """
     out = Path(folder)

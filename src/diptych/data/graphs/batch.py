@@ -51,14 +51,14 @@ class GraphBatch(TensorBatch):
     size_B2           int64: height and width of each picture
     box_BK4           cxcywh in [0, 1]
     label_BK          int64: 0..C-2 by `lists.objects`; the background on padding
-    region_mask_BK    True where there is a region
+    region_mask_BK    True if there is a region
     pair_BG2          int64: subject and object as positions in K
     relation_BGR      float32, 0 or 1: by `lists.relations`
     confidence_BG     float32: of the most certain relation of the pair; 0 without one
-    pair_mask_BG      True where there is a pair
+    pair_mask_BG      True if there is a pair
     lists             the names that this batch is about
     given_box_BK4     boxes and labels as a model of given regions sees them; None: as they are
-    masks             bool [K, H, W] of each picture: the pixels of its regions, neither of them padded; None where nobody asked for them
+    masks             bool [K, H, W] of each picture: the pixels of its regions, neither of them padded; None if nobody asked for them
     text_TL           `lists.texts` (objects, "no objects", relations) as the label encoder takes them, and their mask; None: not made
     """
 
@@ -131,12 +131,12 @@ def graph_batch(
     labels           a closed set of names, or a sampler that makes the lists of each step
     outside          a name that is not in the closed set is an error of the data ("refuse"), or costs its region or relation
                      ("drop"). With a sampler, names that are not asked for are no targets
-    max_pairs        of more pairs than this in an image, so many are drawn; 0 keeps all
-    fill_pairs       ordered pairs of regions without a relation are drawn until an image has so many pairs (R-Tagger: 100)
+    max_pairs        of more pairs than this in an image, this many are drawn; 0 keeps all
+    fill_pairs       ordered pairs of regions without a relation are drawn until an image has this many pairs (R-Tagger: 100)
     min_confidence   relations below it are left out, their names too (pseudo-labels; published 0.2)
     noise            what is done to regions before a model is given them; drawn after everything else
     texts            label texts to what the model's label encoder takes; None leaves that to somebody else
-    multiple         height and width are padded up to a multiple of so many pixels
+    multiple         height and width are padded up to a multiple of this many pixels
     masks            the pixels of each region, too; a region without a mask is an error of the data
 
     Raises DataError, with the uid of the sample, for a picture without pixels, a box outside its picture, a name outside a
@@ -300,7 +300,7 @@ def pad_and_stack(rows: Sequence[npt.NDArray[Any]], fill: float) -> Tensor:
 
 
 def _rows(value_BK: Tensor, place_BG: Tensor) -> Tensor:
-    """[B, K, ...] at places [B, G] -> [B, G, ...]; zeros where there is nothing to take from."""
+    """[B, K, ...] at places [B, G] -> [B, G, ...]; zeros if there is nothing to take from."""
     if not value_BK.shape[1]:
         return value_BK.new_zeros((*place_BG.shape, *value_BK.shape[2:]))
     return value_BK[torch.arange(len(value_BK), device=value_BK.device)[:, None], place_BG]

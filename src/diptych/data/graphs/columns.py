@@ -72,7 +72,7 @@ class GraphColumns:
 
     @classmethod
     def of_lists(cls, table: pa.Table, prefix: str = "") -> Self:
-        """From a table with one row an image and a list a column, as `lists` makes them; score and confidence are 1 where they are not
+        """From a table with one row per image and a list a column, as `lists` makes them; score and confidence are 1 where they are not
         there. Raises DataError with row and uid for lists of unequal length, and for a relation to a region that is not there."""
         uids = table.column("uid").to_pylist()
         sides = []
@@ -145,7 +145,7 @@ class GraphColumns:
 
 
 def extras_of(data: Dataset, name: str) -> list[Any]:
-    """An extra of every sample, None where it has none. A pool is read by column; of any other data set every sample is made."""
+    """An extra of every sample, None if it has none. A pool is read by column; of any other data set every sample is made."""
     if isinstance(data, Pool):
         return data.column(name) if name in data.column_names else [None] * len(data)
     return [data[row].extras.get(name) for row in range(len(data))]

@@ -48,7 +48,7 @@ class PhraseAnnotation:
 class ImageAnnotation:
     """One image of an annotation file.
 
-    names       what its file may be called, the likeliest first
+    names       what its file may be called, the most likely first
     size        (width, height); None: read from the image's header
     relative    boxes are shares of width and height, not pixels
     per_region  columns with one value a box; they follow the boxes when some are left out

@@ -131,7 +131,7 @@ def grounded_batch(
     std: Triple = IMAGENET_STD,
 ) -> GroundedBatch:
     """The batch of these pictures. A box none of whose entities stands in the text is no target; height and width are padded up to a
-    multiple of so many pixels.
+    multiple of this many pixels.
 
     Raises DataError for a tokenizer that pads on the left, where texts could not be cut to the longest.
     """

@@ -17,7 +17,7 @@ from diptych.data.media.picture import ENDINGS
 
 @dataclass(frozen=True, slots=True)
 class ExportedImage:
-    """An image where the annotations name it. `name` has its suffix and, where there are any, its folders."""
+    """An image where the annotations name it. `name` has its suffix and, if there are any, its folders."""
 
     name: str
     width: int
@@ -50,7 +50,7 @@ class ImageExporter:
 
 
 def by_split(samples: Iterable[Sample]) -> dict[str, list[Sample]]:
-    """Samples by their split, in order of first appearance; "" where there is none."""
+    """Samples by their split, in order of first appearance; "" if there is none."""
     samples_by_split: dict[str, list[Sample]] = {}
     for sample in samples:
         samples_by_split.setdefault(str(sample.extras.get("split") or ""), []).append(sample)
@@ -92,7 +92,7 @@ def sides(box: Sequence[float]) -> list[int | float]:
 
 
 def per_region_column(sample: Sample, name: str, default: Any) -> list[Any]:
-    """A column with one value a region: the sample's own where its length fits, else `default` for each."""
+    """A column with one value per region: the sample's own where its length fits, else `default` for each."""
     own = sample.extras.get(name)
     fits = isinstance(own, Sequence) and not isinstance(own, str) and len(own) == len(sample.regions)
     return list(own) if fits else [default] * len(sample.regions)  # type: ignore[arg-type]

@@ -6,7 +6,7 @@ of a batch share the lists, so each image's names are the others' negatives (lab
 1. The names of the batch, in order of first appearance.
 2. Further names of the corpus, without repetition, until there are 333 object and 167 relation names (of 500); a batch that has
    more is neither extended nor cut.
-3. "no objects", the background, behind the object names. Relations have no background.
+3. "no objects", the background, after the object names. Relations have no background.
 
 A closed set (80 objects, 117 verbs) is a `LabelLists` of its own and needs no sampler. All randomness comes from the generator that is
 passed in: `Draws.rng`, keyed by (seed, step).
@@ -153,7 +153,7 @@ class CorpusNames:
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any], *, file: object = None) -> Self:
-        """From the published form, whatever its order."""
+        """From the published form, regardless of its order."""
         for key in ("object_freq", "relationship_freq"):
             if not isinstance(value.get(key), Mapping):
                 raise DataError(f"has no counts under {key!r}", file=file, field=key, expected="name -> count")

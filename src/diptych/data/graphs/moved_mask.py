@@ -1,8 +1,8 @@
 """Region masks under resizing, mirroring and cropping: the source row and column of each pixel.
 
 Nothing is drawn until somebody asks for `pixels`, so that data with masks cost those nothing who train on boxes. Pixels are taken, never
-mixed: the n-th of `new` pixels is the one at n * old / new, rounded down, as OpenCV's nearest neighbour has it. A mask is mirrored after it
-is resized, whatever the order in which its picture was (MMDetection's order).
+mixed: the n-th of `new` pixels is the one at n * old / new, rounded down, as OpenCV's nearest neighbour has it. A mask is
+mirrored after it is resized, regardless of the order in which its picture was (MMDetection's order).
 
 Letters: H W pixels of the picture as it is.
 """
@@ -52,7 +52,7 @@ class MovedMask:
         return replace(self, row_H=self.row_H[top : top + height], column_W=self.column_W[first : first + width])
 
     def pixels(self) -> Mask:
-        """bool [H, W]. Raises DataError where the mask is none, or one of another picture."""
+        """bool [H, W]. Raises DataError if the mask is none, or one of another picture."""
         mask_HW: Mask = pixels_of(self.mask, *self.size)[np.ix_(self.row_H, self.column_W)]
         return mask_HW[:, ::-1] if self.turned else mask_HW
 

@@ -70,7 +70,7 @@ class RandomHorizontalFlip:
 
 @dataclass(frozen=True, kw_only=True)
 class SquareResize:
-    """Every picture at size x size, whatever its shape was, mirrored in a share of cases. The plain way, for small models."""
+    """Every picture at size x size, regardless of its shape was, mirrored in a share of cases. The plain way, for small models."""
 
     size: int = 64
     mirror: RandomHorizontalFlip = RandomHorizontalFlip(share=0.0)
@@ -245,8 +245,8 @@ def fitting(picture: Picture, short: int, longest: int | None = None) -> tuple[i
     """(height, width) with the short side at `short` pixels, or, where the long side would pass `longest`, at what that leaves of it.
 
     As the released code of DETR, RLIP, GLIP and PE-Net has it: the short side is rounded and the long one is what follows from it, cut
-    to whole pixels, so that it may miss `longest` by a pixel or two. An image whose short side is already right stays as it is. Shapes that
-    would pass the limit by more than a fiftieth (a strip of a few pixels) are held to it.
+    to whole pixels, so that it may miss `longest` by a pixel or two. An image whose short side is already right stays as it is.
+    Shapes that would pass the limit by more than a fiftieth (a strip of a few pixels) are held to it.
 
     >>> fitting((np.zeros((480, 640, 3), np.uint8), SceneGraph()), 800, 1333)
     (800, 1066)
@@ -287,7 +287,7 @@ def _renamed(region: Region) -> Region:
 
 
 def _masks(picture: Picture, move: Callable[[MovedMask], MovedMask]) -> list[MovedMask | None]:
-    """The moved mask of each region; None where there is none."""
+    """The moved mask of each region; None if there is none."""
     height, width = picture[0].shape[:2]
     masks = [region.mask for region in picture[1].regions]
     return [None if mask is None else move(MovedMask.of(mask, height, width)) for mask in masks]

@@ -39,7 +39,7 @@ class RowEvent:
 def row_history(folder: Path, uid: str) -> list[RowEvent]:
     """Events of a row, the oldest first, over all folders from the first source to this one that are on this machine.
 
-    Raises DataError where none of them knows the uid.
+    Raises DataError if none of them knows the uid.
     """
     if not folder.exists():
         raise DataError("does not exist", file=folder, expected="a folder of data links, data download, data build or curate")

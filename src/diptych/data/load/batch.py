@@ -81,7 +81,7 @@ class PairBatch(TensorBatch):
     text_mask_BL  True on tokens, the start and end marks included, False on padding
     group_B       int64; equal numbers: same concept, so neither is the other's negative
     truncated     how many of the texts were longer than L and were cut
-    strings       the texts themselves, for models with another tokenizer; None where a row has several
+    strings       the texts themselves, for models with another tokenizer; None if a row has several
     """
 
     image_BCHW: Rows[Tensor]
@@ -122,8 +122,8 @@ def pair_batch(
     """A text and a random square crop of every draw. The draw's own generator decides: first its text, then crop, flip and `augment`.
 
     `choose` takes a draw's text in a language; without it each of the texts is equally likely.
-    `crop_scale` (1, 1) leaves the whole image to `preprocess`. `flip` mirrors half of the images; `sides` says what becomes of those whose
-    text says left or right.
+    `crop_scale` (1, 1) leaves the whole image to `preprocess`. `flip` mirrors half of the images; `sides` says what becomes of
+    those whose text says left or right.
     """
     texts: list[str] = []
     images = []

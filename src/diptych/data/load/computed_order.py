@@ -20,7 +20,7 @@ Words = npt.NDArray[np.uint64]
 COMPUTED_FROM = 1_000_000
 """Rows from which an epoch's order is computed. Below, and in runs that began before, it is `order`: a stored permutation."""
 VERSION = 2
-"""Of orders, which a new run records and goes on in. 1: `order` whatever the size; 2: computed from `COMPUTED_FROM` rows on."""
+"""Of orders, which a new run records and goes on in. 1: `order` regardless of the size; 2: computed from `COMPUTED_FROM` rows on."""
 ROUNDS = 6
 
 
@@ -65,5 +65,5 @@ computed_order = ComputedOrder()
 
 
 def default_order(rows: int, version: int = VERSION) -> Order:
-    """Order of so many rows where a recipe has none of its own; `version`: that of a run that goes on."""
+    """Order of this many rows where a recipe has none of its own; `version`: that of a run that goes on."""
     return computed_order if rows >= COMPUTED_FROM and version >= 2 else order

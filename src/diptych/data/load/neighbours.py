@@ -17,7 +17,7 @@ Ints = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class NeighbourOrder:
-    """An order of pairs: a row as a permutation has it, then one of its neighbours at random; any row where it has none.
+    """An order of pairs: a row as a permutation has it, then one of its neighbours at random; any row if it has none.
 
     n positions are n / 2 pairs, so two epochs visit every row once as the first of a pair. Pairs run on over the seam of two epochs.
 

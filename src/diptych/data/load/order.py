@@ -68,8 +68,8 @@ def _weighted_order(weights: tuple[float, ...], seed: int, epoch: int) -> Ints:
 
 @dataclass(frozen=True)
 class WholeBatchOrder:
-    """Passes of whole batches of `size` rows: what does not fill the last batch of a pass is left out of it, other rows in each pass, as by
-    torch's `drop_last`. An epoch is n rows like any other, and may hold the end of one pass and the start of the next."""
+    """Passes of whole batches of `size` rows: what does not fill the last batch of a pass is left out of it, other rows in each
+    pass, as by torch's `drop_last`. An epoch is n rows like any other, and may hold the end of one pass and the start of the next."""
 
     size: int
 
@@ -83,8 +83,8 @@ class WholeBatchOrder:
 
 class SourceBlockOrder:
     """An order in blocks of `members` rows of one source: where processes draw a source each for a whole batch of theirs, as in LAVIS and
-    MiniGPT-4. A block's source is drawn by its weight, its rows each anew from all of the source, so that an epoch is n rows of which some
-    come several times.
+    MiniGPT-4. A block's source is drawn by its weight, its rows each again from all of the source, so that an epoch is n rows of
+    which some come several times.
 
     sources  of every row
     weights  of the sources that are drawn; rows of others never come
@@ -118,7 +118,7 @@ class SourceBlockOrder:
 
 
 class BlockOrder(Protocol):
-    """Order whose rows come in blocks of so many `members`, numbered over all epochs of `count` rows."""
+    """Order whose rows come in blocks of this many `members`, numbered over all epochs of `count` rows."""
 
     count: int
     members: int
@@ -154,9 +154,9 @@ class GroupedOrder:
     least   0 takes `members`; 2 finds groups that have no second row at all
     always  one truth per row: those rows are in every block of their group, and the others take turns in the rest of it (KEP keeps a
             concept's main name in every block of its texts)
-    again   the rows of a block are drawn anew each time, with repeats, instead of going through the group (KEEP's released code)
-    apart   so many blocks in a row are of different groups: P, for batches that hold no group twice. 0 asks for nothing, and a batch that
-            holds the end of one round of the groups and the start of the next may then hold a group twice
+    again   the rows of a block are redrawn each time, with repeats, instead of going through the group (KEEP's released code)
+    apart   this many blocks in a row are of different groups: P, for batches that hold no group twice. 0 asks for nothing, and a
+            batch that holds the end of one round of the groups and the start of the next may then hold a group twice
     """
 
     def __init__(
@@ -230,7 +230,7 @@ def _turn(seed: int, turn: int, groups: int) -> Ints:
 
 @lru_cache(maxsize=4)
 def _apart(seed: int, turn: int, groups: int, apart: int) -> Ints:
-    """Permuted groups of a turn, of which the first `apart - 1` are none of the last so many of the turn before.
+    """Permuted groups of a turn, of which the first `apart - 1` are none of the last this many of the turn before.
 
     Only places between the first and the last `apart - 1` give way, so that the end of a turn is always that of its permutation.
     """

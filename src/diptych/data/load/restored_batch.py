@@ -1,6 +1,6 @@
 """Pairs whose texts are read three times: whole, and with words hidden from an encoder and from a decoder (LexLIP, 2302.02908).
 
-Letters: B batch, L text tokens, M places that are asked for.
+Letters: B batch, L text tokens, M positions that are asked for.
 """
 
 from __future__ import annotations

@@ -32,9 +32,9 @@ from diptych.data.load.shard_order import AheadFetcher
 AHEAD = 32
 """Steps by which shards of object storage are fetched before they are needed."""
 HANDFUL = 5
-"""So many bad samples never stop a run, however small the data."""
+"""This many bad samples never stop a run, however small the data."""
 LONGEST_BAD_RUN = 100
-"""A stretch of so many unusable rows is taken for broken data rather than searched further."""
+"""A stretch of this many unusable rows is taken for broken data rather than searched further."""
 
 
 @dataclass(frozen=True, slots=True)

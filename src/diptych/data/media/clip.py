@@ -45,7 +45,7 @@ class Clip:
     ) -> Pixels:
         """uint8 [T, H, W, 3]: all frames, or `frames` of them, see `frame_places`.
 
-        min_side  decode JPEG frames at the smallest scale whose short side is at least so many pixels; 0: full size
+        min_side  decode JPEG frames at the smallest scale whose short side is at least this many pixels; 0: full size
         """
         limit = limit or self.limit
         return self._at(item, limit, lambda count: frame_places(count, frames, rng, whole=whole), min_side)
@@ -105,9 +105,9 @@ def frame_places(
     """Which of `count` frames to read: the clip is cut into `frames` stretches of equal length and one frame is taken of each, the
     one in its middle, or with `rng` any of them with equal chance (temporal segment networks, 1608.00859). 0 takes all.
 
-    A clip with fewer frames gives some of them several times. With `whole`, what is drawn comes from stretches of a whole number of frames,
-    behind which a rest stays unread; of a clip with fewer, nothing is drawn, and the last place may be the first again (mmaction2's
-    `SampleFrames`, X-CLIP).
+    A clip with fewer frames gives some of them several times. With `whole`, what is drawn comes from stretches of a whole number
+    of frames, after which a rest stays unread; of a clip with fewer, nothing is drawn, and the last place may be the first again
+    (mmaction2's `SampleFrames`, X-CLIP).
 
     >>> frame_places(10, 4).tolist(), frame_places(3, 6).tolist()
     ([1, 3, 6, 8], [0, 0, 1, 1, 2, 2])

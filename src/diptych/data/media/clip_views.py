@@ -27,7 +27,7 @@ from diptych.data.media.transforms import resized
 
 SCALES = (1.0, 0.875, 0.75, 0.66)
 NEAR = 3
-"""A side of a crop that is less than so many pixels off the size that is wanted becomes that size."""
+"""A side of a crop that is less than this many pixels off the size that is wanted becomes that size."""
 Reading = Literal["released", "plain"]
 
 
@@ -110,8 +110,8 @@ def clip_views(
     reading: Reading = "released",
     drawn: bool = False,
 ) -> Pixels:
-    """uint8 [V, T, size, size, 3] with V = clips * crops. One crop is the middle of 256/224 of the size, as in training; three lie side by
-    side along the longer side, whose shorter one is the size.
+    """uint8 [V, T, size, size, 3] with V = clips * crops. One crop is the middle of 256/224 of the size, as in training; three
+    lie side by side along the longer side, whose shorter one is the size.
 
     drawn  several clips are drawn as in training, as released, by the name of the sample; else they are spread evenly (`view_places`)
     """
@@ -136,7 +136,7 @@ def _counted(item: MediaItem, frames: int, uid: str, reading: Reading) -> int:
 
 
 def short_side(frame_THWC: Pixels, size: int, reading: Reading = "released") -> Pixels:
-    """The frames with a shorter side of so many pixels, bilinearly."""
+    """The frames with a shorter side of this many pixels, bilinearly."""
     height, width = frame_THWC.shape[1:3]
     if min(height, width) == size:
         return frame_THWC

@@ -20,7 +20,7 @@ from diptych.data.media.formats.pcd import is_pcd, read_pcd
 from diptych.data.media.formats.ply import read_ply
 
 SIDE = 256
-"""Pixels a side of a thumbnail."""
+"""Pixels per side of a thumbnail."""
 Points = npt.NDArray[np.float32]
 
 

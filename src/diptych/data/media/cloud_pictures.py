@@ -1,6 +1,6 @@
 """Pictures of point clouds: one view, or a turntable of views from all around, without perspective.
 
-Letters: P points, F values of a point, V views, S pixels a side.
+Letters: P points, F values of a point, V views, S pixels per side.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def turntable(cloud_PF: npt.NDArray[Any], side: int, *, views: int = 8, tilt: fl
 
 
 def point_colours(cloud_PF: npt.NDArray[Any]) -> npt.NDArray[np.uint8] | None:
-    """Colours uint8 [P, 3] in the columns behind x, y and z, given as 0..255 or 0..1; None without columns, and for values that are no
+    """Colours uint8 [P, 3] in the columns after x, y and z, given as 0..255 or 0..1; None without columns, and for values that are no
     colours, such as normals.
     """
     if cloud_PF.shape[1] < 6:

@@ -18,7 +18,7 @@ from diptych.data.media.decode import decode
 class CroppedImage:
     """The pixels of `source` within `box` (left, top, right, bottom). What of the box lies outside of the picture is black, as in PIL.
 
-    Raises DecodeError where the picture cannot be read, or the box has no area.
+    Raises DecodeError if the picture cannot be read, or the box has no area.
     """
 
     source: ImageSource

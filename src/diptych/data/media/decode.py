@@ -83,8 +83,8 @@ def upright_size(data: bytes, *, name: str = "<bytes>", max_pixels: int = MAX_PI
 def decode(source: ImageSource, *, min_side: int = 0, exact: bool = False, max_pixels: int = MAX_PIXELS) -> Pixels:
     """An image as uint8 RGB [H, W, 3]: upright, first frame, transparency composited on white.
 
-    min_side    decode a JPEG at the smallest scale (of eighths) whose short side is at least so many pixels; 0: full size
-    exact       PIL at full size, whatever `min_side` says: for evaluation
+    min_side    decode a JPEG at the smallest scale (of eighths) whose short side is at least this many pixels; 0: full size
+    exact       PIL at full size, regardless of `min_side` says: for evaluation
     max_pixels  refuse larger images by their header, and JPEGs of very many scans, before anything is decoded
 
     >>> import numpy as np
@@ -149,7 +149,7 @@ def encode_exactly(image: ImageSource) -> bytes:
 
 
 def _jpeg(data: bytes, name: str, min_side: int, max_pixels: int) -> Pixels | None:
-    """libjpeg-turbo at a reduced scale; None where PIL must decide (CMYK, damage)."""
+    """libjpeg-turbo at a reduced scale; None if PIL must decide (CMYK, damage)."""
     with _open(data, name, max_pixels) as image:  # reads the header only
         if image.mode not in ("RGB", "L"):
             return None
@@ -318,7 +318,7 @@ def _upright(pixels_HWC: Pixels, orientation: int) -> Pixels:
 
 
 def _format(image: Any) -> str:
-    return "JPEG" if image.format == "MPO" else str(image.format)  # MPO: a JPEG with further pictures behind it
+    return "JPEG" if image.format == "MPO" else str(image.format)  # MPO: a JPEG with further pictures after it
 
 
 def _broken_picture(data: bytes, name: str, error: Exception) -> DecodeError:

@@ -31,7 +31,7 @@ class Images(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class LooseFiles:
-    """One file per image. `paths` are relative to `root` or absolute; null where there is no image. `within`: a folder that links may not
+    """One file per image. `paths` are relative to `root` or absolute; null if there is no image. `within`: a folder that links may not
     lead out of."""
 
     root: str
@@ -89,7 +89,7 @@ class Slices:
 
 @dataclass(frozen=True, slots=True)
 class Blobs:
-    """Encoded images in an Arrow column of bytes, held in memory; null where there is no image."""
+    """Encoded images in an Arrow column of bytes, held in memory; null if there is no image."""
 
     data: pa.Array
     names: pa.Array

@@ -23,7 +23,7 @@ from diptych.data.media.decode import decode
 Box = tuple[int, int, int, int]
 """Left, top, right, bottom in pixels of the scene."""
 SAMPLED = 1024
-"""Pixels a side of the reduced scene whose percentiles are taken."""
+"""Pixels per side of the reduced scene whose percentiles are taken."""
 CACHE = 64 * 2**20
 """Bytes of decoded blocks that GDAL keeps: by default it takes a twentieth of the machine's memory, which a large scene fills."""
 WGS84 = "EPSG:4326"
@@ -41,7 +41,7 @@ class SceneFile:
     """A scene that is open: `with SceneFile.open(path) as scene: scene.window((0, 0, 256, 256))`.
 
     height, width  in pixels
-    crs            name of the coordinate system ("EPSG:32630"), "" where the file has none
+    crs            name of the coordinate system ("EPSG:32630"), "" if the file has none
     bands          which are read as red, green and blue, counted from 1
     ends           values of each band that become 0, and those that become 255
     """
@@ -93,7 +93,7 @@ class SceneFile:
     ) -> Self:
         """A .tif or .tiff by rasterio, any other file as a picture.
 
-        bands        of a GeoTIFF, for red, green and blue; () takes 1, 2, 3, or band 1 three times where there are fewer
+        bands        of a GeoTIFF, for red, green and blue; () takes 1, 2, 3, or band 1 three times if there are fewer
         percentiles  that become 0 and 255, taken once over the whole scene without nodata; 8-bit scenes stay as they are
         ends         of the same scene opened before, so that its percentiles are not taken again
         Raises DataError, ConfigError, and MissingExtra without rasterio.
@@ -144,8 +144,8 @@ class SceneFile:
         return self._scaled(self._read(((top, bottom), (left, right)), masked=not self._whole))
 
     def tiles(self, side: int, *, overlap: int = 0) -> Iterator[SceneTile]:
-        """Tiles of `side` pixels, row by row, which share `overlap` pixels with their neighbours; the last of a row or column is moved in,
-        so that every tile is whole. One tile is in memory at a time."""
+        """Tiles of `side` pixels, row by row, which share `overlap` pixels with their neighbours; the last of a row or column is
+        moved in, so that every tile is whole. One tile is in memory at a time."""
         for box in self.boxes(side, overlap=overlap):
             yield SceneTile(box, self.window(box))
 
@@ -180,7 +180,7 @@ class SceneFile:
             )
 
     def _read(self, window: Any, size: tuple[int, int] | None = None, *, masked: bool = True) -> Any:
-        """[C, H, W]; masked where there are no data, if that is asked for."""
+        """[C, H, W]; masked if there are no data, if that is asked for."""
         from rasterio import Env
 
         shape = (len(self.bands), *size) if size else None

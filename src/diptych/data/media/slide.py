@@ -45,7 +45,7 @@ class SlideReader(Protocol):
         """Micrometres per pixel of level 0; None if the file does not give it."""
 
     def region(self, x: int, y: int, width: int, height: int, *, level: int = 0) -> Pixels:
-        """uint8 RGB [height, width, 3]: so many pixels of that level from the place (x, y); white outside the slide."""
+        """uint8 RGB [height, width, 3]: this many pixels of that level from the place (x, y); white outside the slide."""
 
     def thumbnail(self, side: int) -> Pixels:
         """The whole slide in uint8 RGB, its longer side at most `side` pixels."""
@@ -53,8 +53,8 @@ class SlideReader(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Slide:
-    """A slide file that OpenSlide (the extra "slides") or tiffslide (the extra "tiffslide", without a library of its own) reads. It needs a
-    file: a slide in a shard is copied to the cache folder when it is first opened.
+    """A slide file that OpenSlide (the extra "slides") or tiffslide (the extra "tiffslide", without a library of its own) reads.
+    It needs a file: a slide in a shard is copied to the cache folder when it is first opened.
 
     engine  which of them; "auto" takes OpenSlide where it is installed
     """

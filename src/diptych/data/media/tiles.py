@@ -1,8 +1,8 @@
 """Images cut into tiles of one size, for models that read large images piece by piece.
 
-Two rules for how many tiles an image has: that of InternVL (2404.16821), the grid of nearest aspect ratio, to which the image is squashed,
-and that of LLaVA 1.6, the grid in which most of the image's pixels are kept, in which it is padded. Every tile knows the part of the image
-that it shows, so that tokens can be traced back.
+Two rules for how many tiles an image has: that of InternVL (2404.16821), the grid of nearest aspect ratio, to which the image is
+squashed, and that of LLaVA 1.6, the grid in which most of the image's pixels are kept, in which it is padded. Every tile knows
+the part of the image that it shows, so that tokens can be traced back.
 
 Letters: N tiles, H W pixels.
 """
@@ -71,7 +71,7 @@ def fitting_size(width: int, height: int, sizes: Sequence[tuple[int, int]]) -> t
 
 @dataclass(frozen=True, slots=True)
 class ClosestTiles:
-    """Squares of `size` pixels by `closest_grid`, and with `thumbnail` behind them, where there are several, the whole image."""
+    """Squares of `size` pixels by `closest_grid`, and with `thumbnail` after them, if there are several, the whole image."""
 
     size: int = 448
     least: int = 1

@@ -70,7 +70,7 @@ class Preprocess:
     """uint8 RGB images of any size to one normalised batch, with PIL's antialiased filters: the pixels that published models
     were evaluated with.
 
-    resize   "crop": short side to `size`, then the centre square (CLIP); "squash": both sides to `size`, whatever the shape
+    resize   "crop": short side to `size`, then the centre square (CLIP); "squash": both sides to `size`, regardless of the shape
              (SigLIP); "pad": long side to `size`, centred on `fill`; "native": the middle as it is, on `fill` where the image is
              smaller
     fill     grey value 0..255 around a padded image
@@ -212,8 +212,8 @@ class CropForm:
     """Of random crops.
 
     aspect   least and most width / height. draws: how many may not fit. interpolation: how the part is resized
-    window   above 0: instead of all that the whole picture is squashed to a square of so many pixels per side, and any square of the wanted
-             size is cut out of it, each as likely (ALIGN: 289 of 346)
+    window   above 0: instead of all that the whole picture is squashed to a square of this many pixels per side, and any square
+             of the wanted size is cut out of it, each as likely (ALIGN: 289 of 346)
     """
 
     aspect: tuple[float, float] = (0.75, 4 / 3)

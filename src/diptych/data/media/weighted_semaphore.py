@@ -24,7 +24,7 @@ class WeightedSemaphore:
 
     @contextmanager
     def reserved(self, units: int) -> Iterator[None]:
-        """Hold so many units for a block."""
+        """Hold this many units for a block."""
         needed, ticket = min(units, self.whole), object()
         with self._changed:
             self._waiting.append(ticket)

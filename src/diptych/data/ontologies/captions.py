@@ -1,7 +1,7 @@
 """Texts that an ontology writes about a concept: its name in a sentence, or the whole chain of names from the root down to it.
 
 KEEP (2024, arXiv 2412.13126). A chain is joined by spaces, from the most general to the most particular: "cancer carcinoma
-adenocarcinoma"; names are drawn among synonyms, and one parent where there are several.
+adenocarcinoma"; names are drawn among synonyms, and one parent if there are several.
 """
 
 from __future__ import annotations

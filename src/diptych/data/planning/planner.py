@@ -27,7 +27,7 @@ Step = tuple[str, ...]
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """steps     actions in order; None where nothing is planned
+    """steps     actions in order; None if nothing is planned
     refusal   why not: an unknown part of the goal, something that is not there, or no way to the goal; "" with a plan
     """
 
@@ -55,8 +55,8 @@ def plan_for(
     facts    further facts, "contains cup sink"
     domain   None: the one of the goal's predicate
     planner  a name of unified-planning's
-    A goal with an unknown part is refused without asking the planner. Raises ConfigError for a goal outside of the domain, UnknownName for
-    a planner that is not installed, DataError for a name that PDDL does not allow, MissingExtra without the packages.
+    A goal with an unknown part is refused without asking the planner. Raises ConfigError for a goal outside of the domain,
+    UnknownName for a planner that is not installed, DataError for a name that PDDL does not allow, MissingExtra without the packages.
     """
     if not goal.complete:
         part = next(name for name in ("predicate", "subject", "object") if getattr(goal, name) == "unknown")
@@ -113,7 +113,7 @@ class _Problem:
 
     @property
     def absent(self) -> str:
-        """An object of the goal that is not there; "" where both are."""
+        """An object of the goal that is not there; "" if both are."""
         return next((name for name in (self.goal.subject, self.goal.object) if name not in self.objects), "")
 
     def built(self) -> Any:

@@ -98,5 +98,5 @@ def placed_boxes(box_M6: Floats, cloud_P6: npt.NDArray[Any]) -> npt.NDArray[np.f
 
 
 def padded(x: npt.NDArray[Any], count: int, value: float = 0) -> npt.NDArray[Any]:
-    """The array with rows of `value` behind it, `count` in all."""
+    """The array with rows of `value` after it, `count` in all."""
     return np.concatenate([x, np.full((count - len(x), *x.shape[1:]), value, x.dtype)])

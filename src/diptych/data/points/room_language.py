@@ -4,8 +4,8 @@
     descriptions  list of {description, object_id or object_ids, object_name, ann_id, unique, spans}
     questions     list of {question, answers, question_id}
 
-They are extras of a sample, as the world `rooms` has them; `read_scanrefer`, `read_multi3drefer` and `read_scanqa` read the published files
-into the same records. Letters: N objects.
+They are extras of a sample, as the world `rooms` has them; `read_scanrefer`, `read_multi3drefer` and `read_scanqa` read the
+published files into the same records. Letters: N objects.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ class RoomObject:
 
 @dataclass(frozen=True, slots=True)
 class RoomDescription:
-    """A sentence and the ids of the things that it means, none or several; `unique`: the only thing of its class; spans: (start, end, ids)
-    of phrases, half open."""
+    """A sentence and the ids of the things that it means, none or several; `unique`: the only thing of its class; spans: (start,
+    end, ids) of phrases, half open."""
 
     text: str
     object_ids: tuple[int, ...]
@@ -154,7 +154,7 @@ def with_room_language(
 ) -> Pool:
     """Samples of rooms whose uid is the scene id, with descriptions and questions of these files; rooms without any are left out.
 
-    Raises DataError where no scene of the files is among the samples.
+    Raises DataError if no scene of the files is among the samples.
     """
     descriptions, questions = descriptions or {}, questions or {}
     kept, seen = [], []

@@ -2,7 +2,7 @@
 
     aro           visual_genome_relation.json, visual_genome_attribution.json, coco_karpathy_{test,val}.json, flickr30k_{test,val}.json
     sugarcrepe    add_obj.json, ..., swap_att.json; those of SugarCrepe++ hold a second true caption
-    vl_checklist  corpus/v1/**/*.yaml over data/**/*.json, or the JSON files alone
+    vl_checklist  corpus/v1/**/*.yaml over data/**/*.json, or the JSON files only
     winoground    examples.jsonl beside images/, or a Parquet file that holds its pictures
 
 Each file becomes a split, so that tasks report it apart. A picture that is missing costs its own case; it is left in the data and named
@@ -23,7 +23,7 @@ FORMATS = ("aro", "sugarcrepe", "vl_checklist", "winoground")
 
 
 def format_of(folder: Path) -> str:
-    """The probe that a folder holds, by the names of its files; "" where it is none."""
+    """The probe that a folder holds, by the names of its files; "" if it is none."""
     return next((name for name in FORMATS if _part(name, "holds")(folder)), "") if folder.is_dir() else ""
 
 

@@ -1,6 +1,7 @@
 """A picture with captions of which some are true and some are false: the noun that all probes share.
 
-Beside a sample they lie as `extras["cases"]`, a list of {"kind": what the false ones get wrong, "options": captions, "roles": a role each}.
+Beside a sample they lie as `extras["cases"]`, a list of {"kind": what the false ones get wrong, "options": captions, "roles": a
+role each}.
 """
 
 from __future__ import annotations
@@ -56,7 +57,7 @@ def stored(kind: str, options: Sequence[str], roles: Sequence[Role]) -> dict[str
 
 
 def stored_cases(sample: Sample) -> list[Case]:
-    """Cases stored with a sample; none where it has no such field. Raises DataError that names sample and case."""
+    """Cases stored with a sample; none if it has no such field. Raises DataError that names sample and case."""
     plain_cases = sample.extras.get(FIELD) or ()
     group = sample.group or sample.uid
     cases = []
@@ -100,5 +101,5 @@ def normal(text: str) -> str:
 
 
 def words_of(text: str) -> list[str]:
-    """Words in order, whatever their case, without punctuation."""
+    """Words in order, regardless of their case, without punctuation."""
     return re.findall(r"\w+", text.casefold())

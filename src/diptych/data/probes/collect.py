@@ -42,7 +42,7 @@ class ProbeCollector:
         self.bad.append(QuarantineEntry(uid_of(file, row), stage, reason, f"{file}, row {row}"))
 
     def image(self, file: Path, row: int, names: Sequence[str]) -> FileImage | None:
-        """The picture with one of these names; None, and a reason, where there is none."""
+        """The picture with one of these names; None, and a reason, if there is none."""
         key = (file, names[0])
         if key not in self._found:
             finder = self._finders.setdefault(file, ImageFinder(file, self.source, self.root))

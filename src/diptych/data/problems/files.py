@@ -1,7 +1,7 @@
 """Problems from the files in which they are published: bAbI's stories and tables of Sudoku.
 
 babi    a folder of qa1_single-supporting-fact_train.txt and the like (Weston et al., 2015, 1502.05698), or one such file; the parts
-        of the names behind the last "_" are the splits ("valid" is read as "val")
+        of the names after the last "_" are the splits ("valid" is read as "val")
 sudoku  a .csv with a puzzle and its solution a row, digits row by row, 0 or "." for an empty cell, with or without a header; files
         train.csv, valid.csv and test.csv of a folder are its splits
 """
@@ -28,7 +28,7 @@ SPLITS = {"train": "train", "valid": "val", "test": "test"}
 
 
 def format_of(path: Path) -> str:
-    """The format of a file or folder; "" where it is none of these."""
+    """The format of a file or folder; "" if it is none of these."""
     if path.is_dir():
         if any(STORY.fullmatch(file.name) for file in path.glob("qa*.txt")):
             return "babi"

@@ -84,7 +84,7 @@ def sudoku_rules(side: int) -> SudokuRules:
 
 
 def side_of(cells: int) -> int:
-    """The side of a grid of so many cells. Raises DataError where there is none."""
+    """The side of a grid of this many cells. Raises DataError if there is none."""
     side = round(cells**0.5)
     if side * side != cells:
         raise DataError(f"{cells} cells", field="cells", expected="16, 36 or 81 digits")

@@ -26,7 +26,7 @@ def holds(row: Row) -> bool:
 
 
 def read(path: Path, rows: list[Row], name: str, root: Path | None = None) -> Pool:
-    """A sample a picture, with `extras["questions"]`."""
+    """One sample per picture, with `extras["questions"]`."""
     samples, repeated = [], 0
     for number, row in enumerate(rows):
         flat = "questions" not in row

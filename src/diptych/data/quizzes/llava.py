@@ -3,7 +3,7 @@
 {"id": 7, "image": "a.png", "conversations": [{"from": "human", "value": "<image>\nWhat is it?"}, {"from": "gpt", "value": "A cup"}]}
 
 `image` is a picture, or a list of several; a row without one is left out with a reason. Any other row is a sample whose questions are
-its pairs of turns. Rows about the same pictures are one group. "question", "answer" and "options" of a row, where it has them, stand
+its pairs of turns. Rows about the same pictures are one group. "question", "answer" and "options" of a row, if it has them, stand
 instead of its first pair: the question without its options. A row with "output_1", "output_2" and "preference", as LLaVA-RLHF publishes
 comparisons, is a pair of answers to its last turn (`data.text.question_answering.preferences`).
 """
@@ -33,7 +33,7 @@ def holds(row: Row) -> bool:
 
 
 def read(path: Path, rows: list[Row], name: str, root: Path | None = None) -> Pool:
-    """A sample a row, with `media["images"]` where there are several pictures. Raises DataError that names row and field."""
+    """One sample per row, with `media["images"]` if there are several pictures. Raises DataError that names row and field."""
     samples, without = [], list[int]()
     for number, row in enumerate(rows):
         given = row.get("image")

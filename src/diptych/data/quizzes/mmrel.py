@@ -22,9 +22,10 @@ def holds(row: Row) -> bool:
 
 
 def read(path: Path, rows: list[Row], name: str, root: Path | None = None) -> Pool:
-    """A sample a row, with one question in `extras["questions"]`: its kind is that of the relation (the last word of `relation_type`, as
-    in "dall-e_action"), its facets are "domain" (`source`, or what stands before the kind) and "part" ("adversarial" where a field of that
-    name says so, or a word of `source` or `relation_type` begins with "adv"). Questions about one file are a group."""
+    """One sample per row, with one question in `extras["questions"]`: its kind is that of the relation (the last word of
+    `relation_type`, as in "dall-e_action"), its facets are "domain" (`source`, or what precedes the kind) and "part"
+    ("adversarial" where a field of that name says so, or a word of `source` or `relation_type` begins with "adv"). Questions
+    about one file are a group."""
     samples = []
     for number, row in enumerate(rows):
         relation_type = words(row, "relation_type", path, number)

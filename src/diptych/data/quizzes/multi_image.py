@@ -31,7 +31,7 @@ def holds(row: Row) -> bool:
 
 
 def read(path: Path, rows: list[Row], name: str, root: Path | None = None) -> Pool:
-    """A sample a row, with `media["images"]` where there are several pictures."""
+    """One sample per row, with `media["images"]` if there are several pictures."""
     samples, seen = [], dict[str, int]()
     for number, row in enumerate(rows):
         field = next(one for one in IMAGES if one in row)

@@ -19,7 +19,7 @@ def holds(row: Row) -> bool:
 
 
 def read(path: Path, rows: list[Row], name: str, root: Path | None = None) -> Pool:
-    """A sample a row, with `extras["length"]`: question, value, unit, kind. Questions about one picture are a group."""
+    """One sample per row, with `extras["length"]`: question, value, unit, kind. Questions about one picture are a group."""
     samples = []
     for number, row in enumerate(rows):
         value = row.get("answer_value")

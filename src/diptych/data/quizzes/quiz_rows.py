@@ -23,7 +23,7 @@ Row = Mapping[str, Any]
 
 
 def first_row(path: Path) -> Row | None:
-    """The first row, None where the file has none that is a mapping, or is no such file at all."""
+    """The first row, None if the file has none that is a mapping, or is no such file at all."""
     try:
         if path.suffix.lower() in (".parquet", ".pq"):
             return dict.fromkeys(pq.read_schema(path).names)
@@ -33,7 +33,7 @@ def first_row(path: Path) -> Row | None:
         row, stop = json.JSONDecoder().raw_decode(text[1:].lstrip() if listed else text)
     except (OSError, ValueError, RecursionError, pa.ArrowException):
         return None
-    # COCO and the like; a second row behind the first means one row per line, whatever the name
+    # COCO and the like; a second row after the first means one row per line, whatever the name
     whole_file = path.suffix.lower() == ".json" and not listed and not text[stop:].strip()
     return row if isinstance(row, dict) and not whole_file else None
 
@@ -94,7 +94,7 @@ def option_list(
 ) -> tuple[list[str], str | None]:
     """Options, and the text of the one whose letter is the answer.
 
-    answer   a letter, or the text of an option; None where it is kept secret
+    answer   a letter, or the text of an option; None if it is kept secret
     doubles  whether wrong options may read alike, as a few of published data do
     """
     options = list(value) if isinstance(value, Sequence) and not isinstance(value, str) else []

@@ -159,7 +159,7 @@ def read(
 def _open(
     source: Any, options: ReadOptions, name: str, folder: Path | None, format: str, inside: str
 ) -> tuple[Pool, Path | None]:
-    """Pool of a source, and the folder that its files are in; None where it names none, or has been confined already."""
+    """Pool of a source, and the folder that its files are in; None if it names none, or has been confined already."""
     if isinstance(source, Pool):
         return (source.named(name) if name else source), folder
     if is_hub(source):

@@ -26,7 +26,7 @@ from diptych.data.read.naming import uids_of
 
 FORMAT = "pmc"
 PICTURES = (".jpg", ".jpeg", ".png", ".gif", ".tif", ".tiff")
-"""Endings that are tried behind the name of a graphic, in this order."""
+"""Endings that are tried after the name of a graphic, in this order."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +51,7 @@ def articles_of(root: Path) -> list[Path]:
 
 
 def read_articles(paths: Sequence[Path], *, name: str, within: str | None = None) -> Pool:
-    """Figures with captions of these files. Raises DataError where no figure has both a caption and a picture."""
+    """Figures with captions of these files. Raises DataError if no figure has both a caption and a picture."""
     bad, rows = list[QuarantineEntry](), dict[str, Sample]()
     without = 0
     for opened in _articles(paths, within, bad):

@@ -129,7 +129,7 @@ def _images(source: SourceRows, name: str) -> tuple[Images | None, pa.Array | No
 
 
 def _media_paths(source: SourceRows, chosen: ColumnMapping) -> pa.Array | None:
-    """The paths of the first medium, which tell samples apart where there are no images; None where it is not a path a row."""
+    """The paths of the first medium, which tell samples apart if there are no images; None if it is not a path a row."""
     column = source.table[next(iter(chosen.media))].combine_chunks()
     if not (pa.types.is_string(column.type) or pa.types.is_large_string(column.type)):
         return None
@@ -290,7 +290,7 @@ def _columns(source: SourceRows, chosen: ColumnMapping, table: pa.Table, uids: p
 
 
 def _extra(column: pa.Array) -> pa.Array | None:
-    """A column as it may stand among the extras, or None where it must become strings or JSON first."""
+    """A column as it may stand among the extras, or None if it must become strings or JSON first."""
     kind = column.type
     if pa.types.is_dictionary(kind):
         column, kind = column.dictionary_decode(), kind.value_type
@@ -301,8 +301,8 @@ def _extra(column: pa.Array) -> pa.Array | None:
 
 
 def _without_gaps(pool: Pool, texts: Texts, faults: Mapping[int, str], captions: bool, where: Callable[[int], str]) -> Pool:
-    """Leave out rows without image, rows with a fault, and with `captions` rows without text where others have some. Images alone, without
-    any text, are fine."""
+    """Leave out rows without image, rows with a fault, and with `captions` rows without text where others have some. Images
+    alone, without any text, are fine."""
     has_text = texts.counts() > 0
     some_text = bool(has_text.any())
     keep = []

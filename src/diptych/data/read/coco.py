@@ -81,7 +81,7 @@ def read_json(path: Path, options: ReadOptions, *, name: str, root: Path | None 
 def captions_within(folder: Path) -> tuple[Path | None, list[Path]]:
     """The one JSON file of COCO or Karpathy captions in a folder or its ``annotations``, and the other JSON files there.
 
-    Raises DataError for several files of captions. None where there is none that can be read.
+    Raises DataError for several files of captions. None if there is none that can be read.
     """
     files = [file for pattern in ("*.json", "annotations/*.json") for file in sorted(folder.glob(pattern)) if is_file(file)]
     holding = [file for file in files if not file.name.startswith(".") and _holds_captions(file)]

@@ -1,4 +1,4 @@
-"""Kinds of data in a folder, detected from file names alone: enough to see that there are two."""
+"""Kinds of data in a folder, detected from file names only: enough to see that there are two."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """GeoTIFF as data: every scene as a row, or cut into tiles, with chosen bands, class by folder, and coordinates.
 
-`read(SOURCE, format="geotiff")` takes a file or a folder, whose sub-folders are classes (EuroSAT, UCM). Options stand behind a question
+`read(SOURCE, format="geotiff")` takes a file or a folder, whose sub-folders are classes (EuroSAT, UCM). Options follow a question
 mark, as in the address of a world: `geotiff?bands=4,3,2&tile=256&overlap=64`.
 
     bands    for red, green and blue, from 1; by default 1, 2, 3
@@ -8,9 +8,9 @@ mark, as in the address of a world: `geotiff?bands=4,3,2&tile=256&overlap=64`.
     overlap  pixels that neighbours share
 
 A row is a picture of 8 bits, stretched by percentiles of its whole scene and read when it is asked for. Extras: `scene` (its file), `box`
-(left, top, right, bottom in pixels), `crs`, and `longitude` and `latitude` of its middle where the scene has a coordinate system. The name
-of the sub-folder is the text (origin "label"), "AnnualCrop" as "annual crop", and the extra `label`. Tiles of a scene are one group, so
-that no split separates them. A file that cannot be read is in the quarantine.
+(left, top, right, bottom in pixels), `crs`, and `longitude` and `latitude` of its middle where the scene has a coordinate system.
+The name of the sub-folder is the text (origin "label"), "AnnualCrop" as "annual crop", and the extra `label`. Tiles of a scene
+are one group, so that no split separates them. A file that cannot be read is in the quarantine.
 """
 
 from __future__ import annotations
@@ -37,12 +37,12 @@ from diptych.data.read.naming import uids_of
 FORMAT = "geotiff"
 SUFFIXES = (".tif", ".tiff")
 LARGEST = 4096
-"""Pixels a side of a scene that is taken whole."""
+"""Pixels per side of a scene that is taken whole."""
 
 
 @dataclass(frozen=True, slots=True)
 class TileOptions:
-    """Options of reading GeoTIFF scenes as tiles: bands by number (from 1), pixels a side of a tile, and of the overlap of two."""
+    """Options of reading GeoTIFF scenes as tiles: bands by number (from 1), pixels per side of a tile, and of the overlap of two."""
 
     bands: tuple[int, ...] = ()
     tile: int = 0
@@ -97,7 +97,7 @@ def is_geotiff_format(words: str) -> bool:
 
 
 def read_geotiffs(path: Path, words: str, *, name: str, within: str | None = None) -> Pool:
-    """Rows of a GeoTIFF, or of all below a folder. Raises DataError where none can be read."""
+    """Rows of a GeoTIFF, or of all below a folder. Raises DataError if none can be read."""
     options = TileOptions.parse(words)
     files = sorted(_files(path)) if path.is_dir() else [path]
     bad: list[QuarantineEntry] = []

@@ -41,7 +41,7 @@ HEAD = re.compile(rb'\s*\{\s*"[^"]{1,200}"\s*:\s*(?:\{\s*"\d"\s*:\s*"|\[\s*")')
 class ImageSet:
     """A text about one of several pictures.
 
-    target   which picture it is; None where it is kept secret
+    target   which picture it is; None if it is kept secret
     ordered  whether the order of the pictures means something
     propositions  the statements of the text, one at least
     """
@@ -81,7 +81,7 @@ def holds(path: Path) -> bool:
 
 
 def read_image_sets(path: Path, *, name: str = "", root: Path | None = None) -> Pool:
-    """A sample a text. A folder has the splits of its files; of two files of one split the one with labels is taken.
+    """One sample per text. A folder has the splits of its files; of two files of one split the one with labels is taken.
 
     root  the folder that holds the folders of pictures
     Raises DataError that names file and set.
@@ -137,7 +137,7 @@ def _samples(path: Path, split: str, root: Path | None) -> Iterator[Sample]:
 
 
 def _statements(path: Path) -> dict[str, list[str]]:
-    """The propositions of the file beside this one, where there is one."""
+    """The propositions of the file beside this one, if there is one."""
     start = path.name.split("_")[0]
     split = FILES.get(start, "")
     for file in sorted(path.parent.glob("*_split*.json")):

@@ -22,8 +22,8 @@ def own_folder(path: Path, root: Path | None) -> Path:
 
 
 def confined_to(pool: Pool, folder: Path | str) -> Pool:
-    """The same pool without the rows that name a file outside of a folder: by an absolute path, by "..", or by a link. Each has a reason in
-    the quarantine. Raises DataError where no row is left."""
+    """The same pool without the rows that name a file outside of a folder: by an absolute path, by "..", or by a link. Each has a
+    reason in the quarantine. Raises DataError if no row is left."""
     top = os.path.realpath(folder)
     made = pool.confined(top)
     rows = pool.rows_outside(top)

@@ -114,7 +114,7 @@ def _table(table: pa.Table, options: ReadOptions, name: str, root: Path | None) 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ItemImage(DisplayMixin):
-    """Picture of one item, fetched anew on each read."""
+    """Picture of one item, fetched again on each read."""
 
     items: Any
     row: int

@@ -1,8 +1,9 @@
 """Groups of images that share their captions and concepts, as KEEP's released example has them (2024, arXiv 2412.13126).
 
-    {"openpath_group_000014": {"images": ["a.jpg", "b.jpg"], "merged_caption": ["..."], "labels": {"DOID:2671": {...}}, "anatomy": "other"}}
+    {"openpath_group_000014": {"images": ["a.jpg", "b.jpg"], "merged_caption": ["..."], "labels": {"DOID:2671": {...}}, "anatomy":
+    "other"}}
 
-"captions" is read where there is no "merged_caption"; "labels" may be a list of ids; {"images": {"images": [...]}} is read too.
+"captions" is read if there is no "merged_caption"; "labels" may be a list of ids; {"images": {"images": [...]}} is read too.
 """
 
 from __future__ import annotations

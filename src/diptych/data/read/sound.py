@@ -122,7 +122,7 @@ def _can_be_written(text: str) -> bool:
 
 
 def plain_values(column: pa.ChunkedArray) -> list[Any] | None:
-    """The values as Python has them; None where it cannot (a moment in the year 292,277)."""
+    """The values as Python has them; None if it cannot (a moment in the year 292,277)."""
     try:
         values: list[Any] = column.to_pylist()
     except (pa.ArrowException, ValueError, OverflowError):

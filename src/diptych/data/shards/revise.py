@@ -37,7 +37,7 @@ TAKEDOWN = "takedown"
 """Stage of the quarantine for what was taken down for good."""
 SHARD_NUMBER = re.compile(r"(\d+)(?:-r\d+)?\.tar")
 Moved = dict[str, tuple[str, dict[int, int]]]
-"""By the name of a shard that is written anew: the new name, and the new offset of each member by its old one."""
+"""By the name of a shard that is rewritten: the new name, and the new offset of each member by its old one."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class Addition:
 
 @dataclass(frozen=True, slots=True)
 class Revision:
-    """Result of `revise`: samples that left, shards that were written anew, and the tables that held rows of those."""
+    """Result of `revise`: samples that left, shards that were rewritten, and the tables that held rows of those."""
 
     samples: int
     shards: int
@@ -118,7 +118,7 @@ def joined(first: pa.Table, second: pa.Table) -> pa.Table:
 
 
 def _rewrite_shards(folder: Path, base: pa.Table, manifest: pa.Table, log: Changes) -> Moved:
-    """Write shards anew that hold members of samples that left, that lie elsewhere now, or whose texts were corrected."""
+    """Rewrite shards that hold members of samples that left, that lie elsewhere now, or whose texts were corrected."""
     columns = ["uid", "shard", "image_offset"]
     now = {row["uid"]: (row["shard"], row["image_offset"]) for row in manifest.select(columns).to_pylist()}
     stale: dict[str, set[str]] = defaultdict(set)
@@ -176,7 +176,7 @@ def _index(writer: ShardWriter, tar: Path) -> None:
 
 
 def _moved_rows(table: pa.Table, moved: Moved, shard: str = "shard", offset: str = "image_offset") -> pa.Table:
-    """The table with the new places of what lies in shards that were written anew."""
+    """The table with the new places of what lies in shards that were rewritten."""
     if not moved:
         return table
     shard_N, offset_N = table[shard].to_pylist(), table[offset].to_pylist()
@@ -230,7 +230,7 @@ def _slice(path: Path, offset: int, size: int) -> bytes:
 
 
 def _write_tables(folder: Path, texts: pa.Table, leaves: set[str], moved: Moved, added: Addition | None) -> list[str]:
-    """Write all tables anew: without rows of samples that left, with those of added ones. Returns the names of those that held such
+    """Rewrite all tables: without rows of samples that left, with those of added ones. Returns the names of those that held such
     rows. Readers of the old manifest pass over rows of uids that it does not have."""
     more = {} if added is None else dict(added.tables)
     held = []

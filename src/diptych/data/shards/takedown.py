@@ -4,8 +4,8 @@
     OUT/taken_down.parquet      uid, sha256 and reason of everything that was taken down: it is not taken in again
     OUT/diptych.json            "takedowns": fingerprints before and after each, so that curations of the data know themselves a subset
 
-The uids go into the quarantine first, so that from that moment nothing reads them. Then a revision without them is written (`revise`), and
-what else holds them is changed (`then`: search indexes). A kill in between loses nothing: the same call goes on.
+The uids go into the quarantine first, so that from that moment nothing reads them. Then a revision without them is written
+(`revise`), and what else holds them is changed (`then`: search indexes). A kill in between loses nothing: the same call goes on.
 A training run keeps its order: rows of a smaller pool are drawn in an order of their own, in which a uid that left cannot come up.
 """
 
@@ -119,7 +119,7 @@ def takedown(
     reason: str = "taken down",
     then: Callable[[TakedownReport], None] = lambda report: None,
 ) -> TakedownReport:
-    """Take samples out of a built folder, or of a folder of tables alone (what `curate` wrote).
+    """Take samples out of a built folder, or of a folder of tables only (what `curate` wrote).
 
     where  conditions COLUMN=VALUE; every sample that meets all of them is taken out as well
     hashes sha256 of pictures or media: every sample with one of them is taken out, and none is taken in later
@@ -164,7 +164,7 @@ def takedown(
 
 def compact(folder: Path) -> tuple[int, int]:
     """Write the log of changes into shards and tables, so that nothing of removed items stays on disk. Returns the number of samples,
-    and of shards that were written anew.
+    and of shards that were rewritten.
     """
     if not is_built(folder):
         refuse_unfinished(folder)

@@ -4,7 +4,7 @@
                   coords    int64 [N, 2], x and y of the upper left corner, pixels of level 0
                   attributes: settings (JSON: tiling and model), extent, stride, level, width, height, candidates
 
-A file is written beside its name and renamed, so one that is there is whole: a run that was killed goes on behind the last one.
+A file is written beside its name and renamed, so one that is there is whole: a run that was killed goes on after the last one.
 
 Letters: N tiles, D width.
 """
@@ -75,7 +75,7 @@ def read_features(path: Path) -> SlideFeatures:
 
 
 def kept_features(folder: Path, uid: str, settings: dict[str, Any]) -> SlideFeatures | None:
-    """Those of a slide, None where there are none yet. Raises DataError where they were made by other settings."""
+    """Those of a slide, None if there are none yet. Raises DataError if they were made by other settings."""
     path = path_of(folder, uid)
     if not path.is_file():
         return None

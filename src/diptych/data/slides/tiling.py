@@ -1,7 +1,7 @@
-"""The tiles of a slide at one scale, whatever its scanner's: places in pixels of level 0, pixels at so many micrometres each.
+"""The tiles of a slide at one scale, whatever its scanner's: places in pixels of level 0, pixels at this many micrometres each.
 
-What implementations get wrong: a level taken by its index, which means another scale on every scanner; places stored at one scale and tiles
-read at another; background that is embedded, and counted as normal tissue.
+What implementations get wrong: a level taken by its index, which means another scale on every scanner; places stored at one scale
+and tiles read at another; background that is embedded, and counted as normal tissue.
 
 Letters: N tiles, H W pixels.
 """
@@ -80,8 +80,8 @@ class Tiles:
 def tiles_of(slide: SlideReader, tiling: Tiling, name: str) -> Tiles:
     """Tiles that show tissue, row by row; only those completely inside the slide.
 
-    Raises DataError, with `name` as its file, for a slide that says no micrometres per pixel, that is scanned more coarsely than asked, or
-    that is smaller than a tile.
+    Raises DataError, with `name` as its file, for a slide that says no micrometres per pixel, that is scanned more coarsely than
+    asked, or that is smaller than a tile.
     """
     spacing = slide.spacing or tiling.spacing
     if not spacing:

@@ -79,7 +79,7 @@ class Tokenizer:
     ) -> None:
         """`prefix` and `suffix` go around every text: usually `sot` and `eot`. `clean` "clip" repairs text as CLIP does. With
         `literal`, a text that spells a special token ("<eot>") is ordinary text and does not become that token. `side` is where padding
-        stands. A `bare` tokenizer puts no mark behind a text (TIPS)."""
+        stands. A `bare` tokenizer puts no mark after a text (TIPS)."""
         if not suffix:
             expected = "one in tokenizer_config.json, as eos_token or sep_token"
             raise ConfigError(f"the tokenizer has no end-of-text token (expected {expected})")
@@ -98,7 +98,7 @@ class Tokenizer:
     # ------------------------------------------------------------ use
 
     def encode(self, texts: Sequence[str], length: int, *, keep: Literal["first", "last"] = "first") -> BatchEncoding:
-        """Rows of exactly `length` ids. The end mark is always there, also behind a text that was cut, of which the `keep` tokens stay."""
+        """Rows of exactly `length` ids. The end mark is always there, also after a text that was cut, of which the `keep` tokens stay."""
         suffix = () if self.bare else self.suffix
         room = length - len(self.prefix) - len(suffix)
         if room < 1:
@@ -159,7 +159,7 @@ class Tokenizer:
         """offset_L2: the characters [start, stop) of `text`, as given, that each place of its row of `encode` stands for, without blanks
         around them; (0, 0) at marks, padding and tokens of nothing but blanks.
 
-        Raises DataError where the tokenizer's cleaning changes more than case, blanks and punctuation (mojibake, HTML entities): then no
+        Raises DataError if the tokenizer's cleaning changes more than case, blanks and punctuation (mojibake, HTML entities): then no
         offset would be exact.
 
         >>> Tokenizer.from_spec("clip").offsets("A  red bus", 6).tolist()

@@ -35,7 +35,7 @@ class LabelVocabulary:
     object_ids  the ids by which annotation files name `objects` (COCO: 1..90 with gaps)
     texts       what a model reads for each of `predicates`, where published models were given other words: V-COCO's "sit instr" is
                 "sit on/at" (RLIPv2, 2023); empty where the predicates are their own texts
-    missing     V-COCO only: the object class behind the last of `objects` that stands for "it is not in the picture"
+    missing     V-COCO only: the object class after the last of `objects` that stands for "it is not in the picture"
     rare        positions in `triplets` of those with fewer than 10 training instances in the published training set
     """
 
@@ -101,7 +101,7 @@ def vocabulary(name: str) -> LabelVocabulary:
 
 
 def action_roles(roles: Mapping[str, tuple[str, ...]]) -> tuple[str, ...]:
-    """One predicate for each role of each action, the action alone where it has none.
+    """One predicate for each role of each action, the action alone if it has none.
 
     >>> action_roles({"hit": ("instr", "obj"), "stand": ()})
     ('hit instr', 'hit obj', 'stand')

@@ -92,7 +92,7 @@ def files(deb: Path, under: str, links: Links | None = None) -> Files:
 
 
 def resolve_links(links: Links, content_by_path: dict[PurePosixPath, Found]) -> None:
-    """Give every link what its target has. Works on names alone; a circle or a target outside leads nowhere."""
+    """Give every link what its target has. Works on names only; a circle or a target outside leads nowhere."""
     for link in sorted(links):
         target, hops = link, 0
         while target in links and hops < len(links):

@@ -31,7 +31,7 @@ from diptych.data.web.polite_http import REDIRECTS, FetchError, ask
 from diptych.data.web.site_rules import SiteRules
 
 DNS_TRIES, DNS_SHARE = 50, 0.5
-"""After so many links, the run ends when more than that share of them failed at the name."""
+"""After this many links, the run ends when more than that share of them failed at the name."""
 FINAL = ("private", "opt-out", "tdm", "robots", "address")
 """Kinds of failure that another try at once would not change."""
 FOREVER = ("opt-out", "tdm")
@@ -48,7 +48,7 @@ SCHEMA = pa.schema(
 
 Record = dict[str, Any]
 Answer = tuple[Record, bytes | None]
-"""Row of the table, and the picture where there is one."""
+"""Row of the table, and the picture if there is one."""
 
 
 class AddressSet(Container[str], Protocol):
@@ -64,7 +64,7 @@ class TaskExecutor(Protocol):
 
 
 class Resizer:
-    """Sizes pictures in other processes, or in the calling thread where there are none."""
+    """Sizes pictures in other processes, or in the calling thread if there are none."""
 
     def __init__(self, options: Download, executor: TaskExecutor | None) -> None:
         self._options, self._executor = options, executor
@@ -225,7 +225,7 @@ class ShardDownload:
             answers.update({rows[other]: self._failed(rows[other], reason) for other in schedule.give_up(position)})
 
     def _check_names(self, record: Record) -> None:
-        """Raises RunError where most names cannot be looked up."""
+        """Raises RunError if most names cannot be looked up."""
         with self._lock:
             self._tried, self._nameless = self._tried + 1, self._nameless + (record["error_kind"] == "dns")
             tried, nameless = self._tried, self._nameless
@@ -236,7 +236,7 @@ class ShardDownload:
             )
 
     def _one(self, row: int, schedule: HostSchedule, position: int) -> Answer | _Request | None:
-        """The answer of a link, or its next request after a redirect; None where it was put back. Raises FetchError."""
+        """The answer of a link, or its next request after a redirect; None if it was put back. Raises FetchError."""
         request, policy = self._requests[row], self.options.policy
         url = request.url
         if url in self.opted_out:

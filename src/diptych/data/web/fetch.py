@@ -76,7 +76,7 @@ def fetch(name: str, out: Path | str, *, keep_debs: bool = False, progress: bool
 def split_by(samples: list[Sample], units: list[str], held_out: str) -> list[Sample]:
     """The samples with their split: a share of the units, and whatever has the same bytes as one of theirs, is held out under that name.
 
-    What has no unit ("") is training. Which units are held out depends on their names alone.
+    What has no unit ("") is training. Which units are held out depends on their names only.
     """
     drawn = dict(zip(distinct := sorted({*units} - {""}), keyed_uniforms(distinct, "fetch", held_out), strict=True))
     digests = [blake2b(sample.image.read()).digest() if sample.image is not None else b"" for sample in samples]

@@ -35,7 +35,7 @@ FEWEST = 4
 
 @dataclass(frozen=True, slots=True)
 class Division:
-    """A named region of a map: its colour, and its capital and flag where there are any."""
+    """A named region of a map: its colour, and its capital and flag if there are any."""
 
     name: str
     colour: tuple[int, int, int]

@@ -100,8 +100,8 @@ class HostSchedule:
             host.next_at = max(host.next_at, time.monotonic() + wait)
 
     def slow_down(self, row: int, pause: float) -> bool:
-        """Leave so many seconds between two requests to the host of a row, if it is more than before. False where the row went out before
-        that was known, beside another: it has to be put back."""
+        """Leave this many seconds between two requests to the host of a row, if it is more than before. False where the row went
+        out before that was known, beside another: it has to be put back."""
         with self._changed:
             host = self._hosts[self._host_of[row]]
             if pause > host.pause:

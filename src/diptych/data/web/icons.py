@@ -54,7 +54,7 @@ def read_icons() -> tuple[list[Sample], list[QuarantineEntry]]:
     """A sample for each icon; drawings of one name are one group.
 
     Splits: "train", "unseen_family" (heroicons), "unseen_concept" (a share of the first words of names, such as "home" with "home check",
-    by the other families) and "unseen_both". Raises MissingExtra where a package is not installed.
+    by the other families) and "unseen_both". Raises MissingExtra if a package is not installed.
     """
     samples, bad = [], []
     families = [(_package(package), licence, read) for package, licence, read in FAMILIES]

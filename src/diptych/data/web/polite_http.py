@@ -1,4 +1,5 @@
-"""Polite download of one image: opt-outs are honoured, private networks are refused, and no server can hold a link longer than it may take.
+"""Polite download of one image: opt-outs are honoured, private networks are refused, and no server can hold a link longer than it
+may take.
 
 Every address, also one that a redirect leads to, is looked up once, checked, and then connected to by its number, so that a name
 cannot answer differently the second time. Only http and https; bounded in time, bytes and redirects.
@@ -34,7 +35,7 @@ class FetchError(Exception):
     """Failed download.
 
     kind  is counted: "dns", "private", "robots", "opt-out", "tdm", "http 404", "asked to wait", "timeout", "size", "connection"
-    wait  seconds after which the server wants to be asked again; None where it said nothing
+    wait  seconds after which the server wants to be asked again; None if it said nothing
     """
 
     def __init__(self, kind: str, reason: str, wait: float | None = None) -> None:
@@ -204,8 +205,8 @@ def opted_out(tags: list[str], policy: FetchPolicy) -> str:
 
 
 class _Connection(http.client.HTTPConnection):
-    """Connection to an IP address that sends the host name: to the server, and for the check of its certificate. Whatever it waits for ends
-    at the deadline."""
+    """Connection to an IP address that sends the host name: to the server, and for the check of its certificate. Whatever it
+    waits for ends at the deadline."""
 
     def __init__(self, host: str, number: str, port: int, deadline: float, *, secure: bool) -> None:
         super().__init__(host, port)

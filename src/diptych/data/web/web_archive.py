@@ -1,9 +1,9 @@
 """Image links with alternative texts from web archives: WAT files (what Common Crawl extracted) and WARC files (the pages themselves).
 
-Of every page: images whose alt is not empty, the address made absolute against the page's <base> where it has one, else against the
+Of every page: images whose alt is not empty, the address made absolute against the page's <base> if it has one, else against the
 page; only http and https; with the address of the page's licence, where it links one with rel=license. A page whose <meta name="robots">
-says noai, noimageai, noindex or noimageindex gives no image, and has a line among the bad rows. A record that cannot be read costs itself;
-a file that was cut keeps what stands before the cut; either has a line there, too.
+says noai, noimageai, noindex or noimageindex gives no image, and has a line among the bad rows. A record that cannot be read
+costs itself; a file that was cut keeps what precedes the cut; either has a line there, too.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ LONGEST_RECORD = 32 * 2**20
 @dataclass(frozen=True, slots=True)
 class ImageLink:
     """An image on a page: its absolute address and its alternative text. `uid` is that of the pair; `licence` the address of the page's
-    licence, "" where it names none."""
+    licence, "" if it names none."""
 
     uid: str
     url: str

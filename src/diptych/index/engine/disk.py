@@ -31,7 +31,7 @@ class DiskFull(RunError):
 
 
 def need_room(folder: Path, size: int) -> None:
-    """Raise DiskFull, before anything is written, unless so many bytes fit and the reserve stays."""
+    """Raise DiskFull, before anything is written, unless this many bytes fit and the reserve stays."""
     free = shutil.disk_usage(folder).free
     if free < size + RESERVE:
         raise DiskFull(
@@ -61,7 +61,7 @@ def chunk_room(folder: Path) -> int:
 
 
 def fill_holes(folder: Path) -> None:
-    """Give the chunk files of an engine on tmpfs their memory now. Raises DiskFull where there is not enough: loading them would end the
+    """Give the chunk files of an engine on tmpfs their memory now. Raises DiskFull if there is not enough: loading them would end the
     process with a signal (SIGBUS)."""
     chunks = [(chunk, chunk.stat()) for chunk in folder.rglob("*.mmap") if chunk.is_file()]
     holes = sum(max(0, facts.st_size - 512 * facts.st_blocks) for _, facts in chunks)
@@ -88,7 +88,7 @@ def fill_holes(folder: Path) -> None:
 
 def temporary_copy(folder: Path) -> Path | None:
     """Copy of an engine's folder on another disk: the engine writes some files when it opens, for which a full disk has no room, and it
-    follows no links. None where no other disk has room for it."""
+    follows no links. None if no other disk has room for it."""
     size = sum(512 * file.stat().st_blocks for file in folder.rglob("*") if file.is_file())
     for parent in (tempfile.gettempdir(), "/dev/shm"):
         with suppress(OSError):

@@ -105,7 +105,7 @@ class EdgeStore:
                 shutil.rmtree(self._copy, ignore_errors=True)
 
     def _need_room(self, size: int) -> None:
-        """Raise DiskFull unless so many bytes fit, or where the disk was full when the engine opened its files."""
+        """Raise DiskFull unless this many bytes fit, or where the disk was full when the engine opened its files."""
         need_room(self.folder, size)
         if self._copy is not None:
             raise DiskFull(f"the disk of {self.folder} was full when the index was opened: open it again to change it")
@@ -188,7 +188,7 @@ class EdgeStore:
                 return
 
     def settle(self) -> None:
-        self._need_room(min(self.bytes(), SEGMENT))  # segments are written anew, one after the other
+        self._need_room(min(self.bytes(), SEGMENT))  # segments are rewritten, one after the other
         with _engine(self.folder):
             self._shard.optimize()
             self._shard.flush()
@@ -213,8 +213,8 @@ def _alone(folder: Path) -> Iterator[Lock]:
 
 @contextmanager
 def _engine(folder: Path) -> Iterator[None]:
-    """Turn errors of the engine into one line: it has no narrower class, and on files damaged beyond its own checks it panics, which is no
-    `Exception` to Python.
+    """Turn errors of the engine into one line: it has no narrower class, and on files damaged beyond its own checks it panics,
+    which is no `Exception` to Python.
     """
     try:
         yield

@@ -37,7 +37,7 @@ Inside = Callable[[Callable[[], Any]], Any]
 
 SOCKET = ".door"
 SECONDS = 600.0
-"""For one answer: it waits behind what the service does for its own clients."""
+"""For one answer: it waits after what the service does for its own clients."""
 
 
 class IndexServer:

@@ -23,7 +23,7 @@ PAGE = 1024  # items read at a time when all are read
 class DenseSpace:
     """A space of vectors.
 
-    graph  searched approximately by a graph (HNSW) where there are many; otherwise compared with all, or only re-scored
+    graph  searched approximately by a graph (HNSW) if there are many; otherwise compared with all, or only re-scored
     cold   stays on disk and is read where a search touches it
     many   several vectors per item, compared by the sum over the query's vectors of the best match (MaxSim)
     """

@@ -1,8 +1,9 @@
 """Index of scene graphs, searched by triplets such as (person, riding, horse).
 
-The graphs are a detector's, found once when a picture is indexed, or with `AnnotatedGraphs` in the model's place those that the data have.
-Every triplet is a term of a sparse vector, and so is every form of it with one or two of its names left open; the weight of a term is
-the confidence of the best triplet that fits. So a question is one look-up in an inverted index, and its score is that confidence.
+The graphs are a detector's, found once when a picture is indexed, or with `AnnotatedGraphs` in the model's place those that the
+data have. Every triplet is a term of a sparse vector, and so is every form of it with one or two of its names left open; the
+weight of a term is the confidence of the best triplet that fits. So a question is one look-up in an inverted index, and its score
+is that confidence.
 """
 
 from __future__ import annotations
@@ -249,7 +250,7 @@ def _pattern(term: str) -> Pattern:
 
 
 def _known_spelling(role: str, name: str, spellings: Sequence[str]) -> str:
-    """Spelling of a name in the index, whatever its case."""
+    """Spelling of a name in the index, regardless of its case."""
     same = [one for one in spellings if one.casefold() == name.casefold()]
     if not same:
         raise UnknownName(f"{role} in the triplets of this index", name, spellings)

@@ -37,7 +37,7 @@ class HybridIndex(DenseIndex):
     depth    how much of each ranking is fused; more when k asks for more
     exact_first  items whose texts have every word of the query come before all others, in the order of their fused scores, which are
              raised by 1
-    rerank   so many of the first items are ordered anew by the cosine of their vectors and the query alone; 0 none
+    rerank   this many of the first items are ordered again by the cosine of their vectors and the query alone; 0 none
     fields   columns whose words are stored beside those of the texts; `search_fields`, all of them at first, are searched
 
     A model that is lexical itself gives the words; otherwise they are those of the texts, weighted as BM25 does.
@@ -92,7 +92,7 @@ class HybridIndex(DenseIndex):
         return self._rank_by_both(plan) if self._asks_both(plan) else super().ranking(plan)
 
     def search_words(self, text: str, k: int = 10, *, where: Where | None = None, distinct: float | None = None) -> list[Hit]:
-        """By the words of a text alone; the dense half is `search_text(..., half="dense")`."""
+        """By the words of a text only; the dense half is `search_text(..., half="dense")`."""
         return self.search_text(text, k, where=where, distinct=distinct, half="lexical")
 
     def _asks_both(self, plan: SearchPlan) -> bool:
@@ -152,8 +152,8 @@ class HybridIndex(DenseIndex):
 def reranked(items: Sequence[ScoredItem], query_D: Unit, count: int) -> list[ScoredItem]:
     """The first `count` items in the order of the cosine of their vectors and the query, and the others after them.
 
-    Scores stay at their ranks: the new first item has the highest. Equal ones are set apart by 1e-9, since items of equal score are ordered
-    by uid.
+    Scores stay at their ranks: the new first item has the highest. Equal ones are set apart by 1e-9, since items of equal score
+    are ordered by uid.
     """
     ordered = sorted(items, key=tie_key)
     first = sorted(ordered[:count], key=lambda item: -float(unit_rows(np.asarray(item.vectors[""])[None])[0] @ query_D))

@@ -2,7 +2,7 @@
 
 The score of a text for an image is the mean over the words of the best cosine with any patch; of an image for a text, the mean over
 the patches of the best cosine with any word. Comparing all tokens of all items is slow, so a shortlist by one vector an item comes
-first: the model's own embedding where it has one, else the mean of the tokens. Letters: P patches, L words, T tokens, D width.
+first: the model's own embedding if it has one, else the mean of the tokens. Letters: P patches, L words, T tokens, D width.
 """
 
 from __future__ import annotations

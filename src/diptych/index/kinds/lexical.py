@@ -34,8 +34,8 @@ class LexicalIndex(Index):
     """Searches by words. Options of `build`, which buy speed with lexical models, whose texts and pictures have dozens of terms:
 
     query_terms  how many of the heaviest terms of a query are looked up; 0 all
-    item_terms   how many of the heaviest terms of an item are stored; 0 all. They keep the weights that they have at norm 1 over all terms,
-                 so that a score is a part of the exact cosine. BM25 has no use for it and refuses it
+    item_terms   how many of the heaviest terms of an item are stored; 0 all. They keep the weights that they have at norm 1 over
+                 all terms, so that a score is a part of the exact cosine. BM25 has no use for it and refuses it
     fields       of BM25: columns whose words are stored beside those of the texts; `search_fields`, all of them at first, are searched
     """
 
@@ -139,7 +139,7 @@ class Lexicon:
         return self._vectors_of_terms([self._kept_terms(w, f"a text of {uid}") for w, uid in zip(weights, uids, strict=True)])
 
     def query(self, part: Part, most: int = 0) -> SparseVector:
-        """Sparse query vector of a part. most: only so many of the heaviest terms; 0 for all."""
+        """Sparse query vector of a part. most: only this many of the heaviest terms; 0 for all."""
         return self.vocabulary.encode(heaviest(self._weights(part), most))
 
     def _weights(self, part: Part) -> Mapping[str, float]:
@@ -170,7 +170,7 @@ class Lexicon:
         return []
 
     def suggestion(self, text: str) -> str:
-        """The text with words of the vocabulary in the place of unknown ones that are spelled alike; "" where there are none."""
+        """The text with words of the vocabulary in the place of unknown ones that are spelled alike; "" if there are none."""
         if not isinstance(self.model, BM25Encoder):
             return ""
         unknown = [word for word in words_of(text) if not self.terms_of(word)]

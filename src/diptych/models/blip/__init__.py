@@ -1,1 +1,1 @@
-"""BLIP: one text transformer that reads alone, reads with a picture, and writes."""
+"""BLIP: one text transformer as text encoder, image-grounded text encoder and image-grounded text decoder."""

@@ -1,4 +1,5 @@
-"""BLIP, and what pre-trains it: contrast with a momentum copy and queues, matching, writing (Li et al., 2022, arXiv 2201.12086).
+"""BLIP and its pre-training: contrastive learning with a momentum encoder and queues, matching, captioning (Li et al., 2022,
+arXiv 2201.12086).
 
 Letters: B N batch, C channel, H W, P image tokens (the class token first), L tokens, D width, K keys of a queue, V vocabulary, M pairs.
 """
@@ -22,7 +23,7 @@ from diptych.models.towers.outputs import Tower
 class Blip(nn.Module):
     """An image tower and BLIP's text transformer, projections into one space, and a head of two answers ("fits" is the second).
 
-    A text is read anew with each picture, so of a text its ids are kept (`PairMatcher`).
+    A text is encoded again with each picture, so `PairMatcher` keeps the ids of a text.
     """
 
     def __init__(self, tower: Tower, text: BlipText, *, width: int) -> None:
@@ -74,7 +75,7 @@ class BlipFeatures:
 
     key_..._ND        the momentum copy's features of the same rows
     ..._queue_KD, group_K   of earlier batches
-    alpha_1, temperature_1  share of the momentum copy's own answer in the targets; what similarities are divided by
+    alpha_1, temperature_1  weight of the momentum encoder's predictions in the targets; temperature of the similarities
     own_N2, ...       answers for own pairs, for a wrong text of each image and a wrong image of each text
     wrong_N           False where a row had no wrong partner
     logit_BLV         of each next token
@@ -139,7 +140,8 @@ class BlipTraining(nn.Module):
 
     @torch.no_grad()
     def remember_(self, key_image_ND: Tensor, key_text_ND: Tensor, group_N: Tensor, *, momentum: float) -> None:
-        """The copy follows, and keys enter the queues: give those of all processes, so that each has the same."""
+        """Updates the momentum encoder and pushes keys to the queues. Pass the keys of all processes, so that every process has
+        the same queues."""
         self.momentum.average_("copy", self.blip, momentum)
         self.image_queue.push_(key_image_ND, group_N)
         self.text_queue.push_(key_text_ND, group_N)

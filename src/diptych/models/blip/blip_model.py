@@ -1,4 +1,4 @@
-"""A trained BLIP: vectors for candidates, scores of pairs by reading them together, captions, and how likely words are; one folder.
+"""A trained BLIP: embeddings, matching scores of pairs, captions and log-likelihoods of texts; saved as one folder.
 
 Letters: N images, K texts, B batch, L tokens, V vocabulary, C candidates, P image tokens, D width.
 """
@@ -68,7 +68,7 @@ class BlipModel(Embedding):
     def generate(
         self, images: Sequence[ImageSource | None], prompts: Sequence[PromptLike], *, max_tokens: int = 64, batch_size: int = 16
     ) -> list[str]:
-        """The likeliest token, again and again, until the end mark or `text_length`. What is written stands behind the prompt."""
+        """Greedy decoding until the end token or `text_length`. Returns the text after the prompt."""
         requests = single_image_requests(images, prompts, model=self.name)
         captions: list[str] = []
         for some in parts(requests, batch_size):
@@ -81,7 +81,8 @@ class BlipModel(Embedding):
     def answer_nll(
         self, images: Sequence[ImageSource | None], prompts: Sequence[PromptLike], candidates: Sequence[Sequence[str]]
     ) -> list[npt.NDArray[np.float64]]:
-        """For each image [C, 2]: nats of each candidate behind the prompt, over its tokens and the end mark, and how many those are."""
+        """For each image [C, 2]: negative log-likelihood of each candidate after the prompt in nats, summed over its tokens and
+        the end token, and the number of those tokens."""
         requests = single_image_requests(images, prompts, model=self.name)
         require_one_per_image("lists of candidates", candidates, images)
         rows = []
@@ -104,7 +105,7 @@ class BlipModel(Embedding):
         return ids
 
     def _logits(self, token_1PD: Tensor, ids: Sequence[int]) -> Tensor:
-        """[L, V] of the next token at each place."""
+        """Logits [L, V] of the next token at each position."""
         text_1L = torch.tensor([list(ids)], device=token_1PD.device)
         logit_1LV: Tensor = self.model.text.write(text_1L, torch.ones_like(text_1L, dtype=torch.bool), token_1PD)
         return logit_1LV[0].float()
@@ -126,7 +127,7 @@ class BlipModel(Embedding):
         return self.tokenizer.decode(ids[start:]).strip()
 
     def save(self, folder: Path) -> None:
-        """config.json, model.safetensors, tokenizer.json, README.md; replaces the folder as a whole."""
+        """Write config.json, model.safetensors, tokenizer.json, README.md, replacing the whole folder."""
         text: BlipText = self.model.text
         block: Any = text.blocks[0]
         config = {

@@ -1,4 +1,4 @@
-"""An image tower, a codebook, and a decoder that writes a caption from the codes alone; ready for use as `CodebookCaptionModel`.
+"""An image tower, a codebook, and a decoder that generates a caption from the codes only; `CodebookCaptionModel` is the trained model.
 
 Letters: B batch, C channel, H W, P patches, D width, L tokens, V vocabulary, N images.
 """
@@ -39,7 +39,7 @@ SHAPE = {name: name for name in ("layers", "heads", "decoder", "class_token", "d
 
 @dataclass(frozen=True, slots=True)
 class CodebookCaptionerOutput:
-    """logit_BLV answers at place l for the token at l + 1; `patch_BPD` and `code_BPD` are what the codebook's losses compare."""
+    """logit_BLV at position l predicts the token at l + 1; the codebook's losses compare `patch_BPD` and `code_BPD`."""
 
     logit_BLV: Rows[Tensor]
     patch_BPD: Rows[Tensor]
@@ -48,9 +48,9 @@ class CodebookCaptionerOutput:
 
 
 class CodebookCaptionNet(nn.Module):
-    """The decoder reads earlier tokens and, by cross-attention, the quantised patches. Nothing else of the image reaches it.
+    """The decoder reads earlier tokens and, by cross-attention, the quantised patches. It sees nothing else of the image.
 
-    decoder      "blip": BLIP's text transformer, norms behind each branch, its word table also the output layer, as published;
+    decoder      "blip": BLIP's text transformer, norms after each branch, its word table also the output layer, as published;
                  "plain": norms before, an output layer of its own
     class_token  the tower's pooled vector, of a class token that token itself, is quantised too, in front of the patches
     dropout      of BLIP's decoder; positions: how many it has
@@ -123,7 +123,7 @@ class CodebookCaptionNet(nn.Module):
 
 
 class CodebookCaptionModel:
-    """A trained captioner: writes captions (`Generator`), and describes images by their codes, which is what TL;DR clusters."""
+    """A trained captioner: generates captions (`Generator`) and describes images by their codes, which TL;DR clusters."""
 
     kind: ClassVar[str] = "codebook_captioner"
 
@@ -148,7 +148,7 @@ class CodebookCaptionModel:
     ) -> list[str]:
         """Greedy captions. A prompt is the start of the caption; "" for none.
 
-        Raises DataError for a prompt of anything but words, which may stand behind the picture."""
+        Raises DataError for a prompt of anything but words, which may follow the picture."""
         requests = single_image_requests(images, prompts, model=self.name)
         captions: list[str] = []
         with torch.no_grad(), evaluating(self.model):
@@ -204,7 +204,7 @@ class CodebookCaptionModel:
         return [self.tokenizer.decode(row[1:]).strip() for row in rows]
 
     def save(self, folder: Path) -> None:
-        """config.json, model.safetensors, tokenizer.json, README.md; replaces the folder as a whole."""
+        """Write config.json, model.safetensors, tokenizer.json, README.md, replacing the whole folder."""
         config = {
             "kind": self.kind,
             "name": self.name,

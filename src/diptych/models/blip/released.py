@@ -1,6 +1,7 @@
-"""Published weights under the names of a `Blip`: what BLIP's pre-training starts from (DeiT, BERT), and what it publishes.
+"""Conversion of published weights to the names of a `Blip`: DeiT and BERT, from which pre-training starts, and BLIP's own checkpoints.
 
-BERT's words are what reading and writing both begin as; it has no cross-attention, and its vectors of token types are not among BLIP's.
+Encoder and decoder both start from BERT's weights; BERT has no cross-attention, and its token type embeddings have no counterpart
+in BLIP.
 
 Letters: V vocabulary.
 """
@@ -26,10 +27,11 @@ OUTER = {"vision_proj": "image_projection", "text_proj": "text_projection", "itm
 def init_from_vit_and_bert_(
     tower: Tower, words: BlipText, *, image: Mapping[str, Tensor] | None, text: Mapping[str, Tensor] | None
 ) -> None:
-    """Starts the image tower from a vision transformer in timm's names (DeiT's file), the text transformer from a BERT with its word head.
+    """Starts the image tower from a vision transformer in timm's names (DeiT's file), the text transformer from a BERT with its
+    word head.
 
-    What the weights have no tensor for stays as it is: cross-attention, both marks. Raises DataError where one that they should have is
-    missing or of another shape, and where one has no place.
+    Parameters without a published tensor are left unchanged: cross-attention and the two special tokens. Raises DataError if a
+    tensor is missing, unexpected, or of another shape.
     """
     if image is not None:
         copy_tensors_(tower.state_dict(), from_timm(image), "the image tower")
@@ -43,7 +45,8 @@ def init_from_vit_and_bert_(
 
 
 def from_bert(tensors: Mapping[str, Tensor], *, reads: bool = True) -> dict[str, Tensor]:
-    """A BERT with its word head under the names of a `BlipText`: its attention is that of writing and, of one that `reads`, of reading."""
+    """A BERT with its word head under the names of a `BlipText`: its attention is that of writing and, of one that `reads`, of
+    reading."""
     body, head = bert_parts(tensors)
     return {**_body(body, attention=("reading", "writing") if reads else ("writing",)), **head}
 

@@ -1,5 +1,5 @@
-"""BLIP's text transformer (Li et al., 2022, arXiv 2201.12086): BERT's layers with cross-attention, of which reading and writing share all
-but self-attention.
+"""BLIP's text transformer (Li et al., 2022, arXiv 2201.12086): BERT's layers with cross-attention; encoder and decoder share all
+parameters but self-attention.
 
 Letters: B batch, L tokens, P image tokens, D width, H heads, E width of a head, V vocabulary.
 """
@@ -19,7 +19,7 @@ Mode = Literal["read", "write"]
 
 
 class BlipBlock(nn.Module):
-    """Self-attention (one for reading, unless `reads` is False, one for writing), cross-attention where there is a picture, two layers."""
+    """Self-attention (one for reading, unless `reads` is False, one for writing), cross-attention if there is a picture, two layers."""
 
     def __init__(
         self, width: int, heads: int, image_width: int, *, mlp_width: int, dropout: float, eps: float, reads: bool = True
@@ -46,13 +46,14 @@ class BlipBlock(nn.Module):
 
 
 class BlipText(nn.Module):
-    """Token ids to one vector a token; logits of the next token when it writes.
+    """Token ids to one vector per token; logits of the next token when it writes.
 
-    The ids of `decode_id` and `read_id` stand behind the tokenizer's: they take the place of the start mark when a text is written, and
-    when it is read with a picture. The output layer is the word embedding. `reads` False leaves out what reading alone needs.
+    The ids of `decode_id` and `read_id` follow the tokenizer's: they take the place of the start mark when a text is written, and
+    when it is read with a picture. The output layer is tied to the word embedding. `reads` False omits the parameters that only
+    the encoder needs.
 
-    spread  deviation of fresh weights of linear layers: BERT's, for a width of 768. In a narrow transformer they would hardly add to what
-            goes past them, and every text would read alike for long
+    spread  standard deviation of the initial weights of linear layers; BERT's, for a width of 768. In a narrow transformer so
+            small a value makes the branches negligible beside the residual, and all texts look alike for many steps
     """
 
     def __init__(
@@ -96,7 +97,7 @@ class BlipText(nn.Module):
         return self._through(ids_BL, mask_BL[:, None, None, :], image_BPD, "read")
 
     def write(self, text_BL: Tensor, mask_BL: Tensor, image_BPD: Tensor) -> Tensor:
-        """Logits [B, L, V + 2]: at each place of the token behind it."""
+        """Logits [B, L, V + 2]: at each place of the token after it."""
         length = text_BL.shape[1]
         earlier_LL = torch.ones(length, length, dtype=torch.bool, device=text_BL.device).tril()
         may = earlier_LL & mask_BL[:, None, None, :]

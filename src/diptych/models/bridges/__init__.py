@@ -1,1 +1,1 @@
-"""Bridges: from the features of an image encoder to a language model that reads them as words."""
+"""Bridges: map the features of an image encoder to input embeddings of a language model."""

@@ -16,7 +16,7 @@ class ScaledAdapters:
     """Adapters by rank and the modules that have one: W + (used / rank) B A, trained with W + (alpha / rank) B A.
 
     targets  patterns of the names of modules
-    used     alpha of use: 0 is the language model without adapters, `alpha` what was trained
+    used     alpha at inference: 0 is the language model without adapters, `alpha` the value of training
     """
 
     rank: int
@@ -32,11 +32,11 @@ class ScaledAdapters:
             )
 
     def add(self, inner: nn.Module) -> None:
-        """Puts fresh adapters into a language model, at their strength of training; all else of it is frozen."""
+        """Adds new adapters to a language model with their training scale and freezes all other parameters."""
         add_adapters(inner, LoRAConfig(self.rank, self.targets, self.alpha, self.dropout))
 
     def apply(self, inner: nn.Module, used: float) -> Self:
-        """The settings with another alpha of use, which the adapters of `inner` then have."""
+        """Sets another inference alpha on the adapters of `inner`; returns the changed settings."""
         changed = replace(self, used=used)
         layers: list[Any] = [module for module in inner.modules() if hasattr(module, "lora_A")]
         if not layers:

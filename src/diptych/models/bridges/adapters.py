@@ -1,6 +1,6 @@
-"""Adapters inside a frozen language model, put in by hooks: its own modules and the names of its tensors stay as they are.
+"""Adapters inside a frozen language model, added by hooks: its modules and parameter names do not change.
 
-Letters: B batch, L places, D width.
+Letters: B batch, L positions, D width.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from diptych.core.errors import ConfigError
 
 KNOWN = (("self_attn", "input_layernorm", "post_attention_layernorm"), ("attn", "ln_1", "ln_2"))
-"""What the attention of a layer, the norm before it, and the norm behind its residual are called: LLaMA and its kin, GPT-2."""
+"""What the attention of a layer, the norm before it, and the norm after its residual are called: LLaMA and its kin, GPT-2."""
 
 
 class BottleneckAdapter(nn.Module):
@@ -23,7 +23,8 @@ class BottleneckAdapter(nn.Module):
 
     width       D
     ratio       the bottleneck has D / ratio dimensions
-    zero_start  `up` begins as zero, and the language model as it was, bit for bit; else as a fresh linear layer begins, as released
+    zero_start  `up` starts at zero, so that the language model starts bit-identical; else it has the default initialisation of a
+                linear layer, as released
     """
 
     def __init__(self, width: int, *, ratio: int = 4, zero_start: bool = True) -> None:
@@ -39,7 +40,7 @@ class BottleneckAdapter(nn.Module):
         self._entered = given[0] if given else named["hidden_states"]
 
     def change(self, attention: nn.Module, given: tuple[Any, ...], answer: Any) -> Any:
-        """A hook behind the layer's attention."""
+        """A hook after the layer's attention."""
         whole = isinstance(answer, Tensor)
         attended_BLD: Tensor = answer if whole else answer[0]
         entered_BLD, self._entered = self._entered, None
@@ -49,7 +50,7 @@ class BottleneckAdapter(nn.Module):
 
 
 def insert_adapters(inner: nn.Module, width: int, *, ratio: int = 4, zero_start: bool = True) -> nn.ModuleList:
-    """A bottleneck behind the attention of every layer; the list of them, which has to be kept with the model.
+    """Adds a bottleneck after the attention of every layer; returns the list of them, which has to be saved with the model.
 
     Raises ConfigError for language models whose layers are built otherwise.
     """
@@ -63,7 +64,7 @@ def insert_adapters(inner: nn.Module, width: int, *, ratio: int = 4, zero_start:
 
 
 def norm_gains(inner: nn.Module) -> dict[str, nn.Parameter]:
-    """The gains that ArtGPT-4 trains, by name: of the norm behind attention in every layer, of the one before it in every second, from the
+    """The gains that ArtGPT-4 trains, by name: of the norm after attention in every layer, of the one before it in every second, from the
     first on."""
     names = {id(parameter): name for name, parameter in inner.named_parameters()}
     gains = {}
@@ -76,7 +77,7 @@ def norm_gains(inner: nn.Module) -> dict[str, nn.Parameter]:
 
 
 def layers_of(inner: nn.Module) -> Iterator[nn.Module]:
-    """The layers of a decoder in order. Raises ConfigError where none is of a known form."""
+    """The layers of a decoder in order. Raises ConfigError if none is of a known form."""
     supported = False
     for module in inner.modules():
         if isinstance(module, nn.ModuleList) and len(module) and _named(module[0]):
@@ -100,6 +101,6 @@ def _names(layer: nn.Module) -> tuple[str, str, str]:
 
 
 def parameters_of(adapters: nn.ModuleList, gains: dict[str, nn.Parameter]) -> nn.ModuleDict:
-    """Adapters and gains as one module that shares them: what of a language model from a folder has to be saved."""
+    """Adapters and gains as one module that shares their parameters: the part of the language model that has to be saved."""
     named = nn.ParameterDict({name.replace(".", "/"): gain for name, gain in gains.items()})
     return nn.ModuleDict({"adapters": adapters, "gains": named})

@@ -11,9 +11,9 @@ from torch.nn import functional as F
 
 
 def answer_nll(logit_AV: Tensor, target_A: Tensor, row_A: Tensor, rows: int) -> tuple[Tensor, Tensor]:
-    """nll_B, the negative log-likelihood of each row's answer in nats, summed over its tokens; count_B, how many those are.
+    """nll_B, the negative log-likelihood of each row's answer in nats, summed over its tokens; count_B, the number of those tokens.
 
-    logit_AV  what the model answers where it has to write token `target_A` of row `row_A`; computed in at least float32
+    logit_AV  logits at the position that predicts token `target_A` of row `row_A`; computed in at least float32
     """
     wide = torch.promote_types(logit_AV.dtype, torch.float32)
     nll_A = F.cross_entropy(logit_AV.to(wide), target_A, reduction="none")

@@ -1,6 +1,6 @@
 """Attention masks of rows with images and words, for language models that take a mask per pair of places.
 
-Letters: B batch, L places (queries), M places (keys).
+Letters: B batch, L positions (queries), M positions (keys).
 """
 
 from __future__ import annotations
@@ -14,16 +14,17 @@ from diptych.core.errors import ConfigError
 from diptych.data.text.prompts.layout import Layout
 
 Open = Literal["none", "image", "prefix"]
-"""What is read in both directions: nothing, the places of an image among themselves, or all that stands before the first answer."""
+"""Bidirectional part of the mask: nothing, the positions of an image among themselves, or everything before the first answer."""
 
 
 def attention_mask(layout: Layout, open: Open = "prefix") -> Tensor:
-    """Which place may read which, bool [B, 1, L, M]: True where a query may read a key. transformers takes it as `attention_mask`.
+    """Attention mask, bool [B, 1, L, M]: True where a query may attend to a key. transformers takes it as `attention_mask`.
 
-    open  beside what causal attention allows: "image": places of images in a row read one another; "prefix": every place reads all before
-          the first answer (prefix language modelling, T5 1910.10683; Croc, 2410.14332). A row without an answer is a prefix as a whole
-    Padding is never read, on the left as little as on the right, and reads itself alone, so that no row of the mask is empty. The mask is
-    bool and not a number: 0 and 1 as floats would be added to scores, which opens what should be closed.
+    open  in addition to causal attention: "image": image positions of a row attend to each other; "prefix": every position
+          attends to everything before the first answer (prefix language modelling, T5 1910.10683; Croc, 2410.14332). A row
+          without an answer is a prefix as a whole
+    Padding on either side is never attended to and attends only to itself, so that no row of the mask is empty. The mask is bool,
+    not float: floats 0 and 1 would be added to the scores and mask nothing.
     """
     if open not in get_args(Open):
         raise ConfigError(f"open is {open!r} (expected {' | '.join(get_args(Open))})")

@@ -1,8 +1,8 @@
-"""An image encoder, a connector and a language model: the picture becomes words that the model reads before it writes.
+"""An image encoder, a connector and a language model: image features become input embeddings of the language model.
 
-    features [B, P, F] -> connector -> picture [B, K, D] -> spliced among the words -> language model -> the answer
+    features [B, P, F] -> connector -> picture [B, K, D] -> spliced among the word embeddings -> language model -> the answer
 
-Letters: B batch, C channel, H W, P patches, F features, K tokens of a picture, D width of the language model, L places.
+Letters: B batch, C channel, H W, P patches, F features, K tokens of a picture, D width of the language model, L positions.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ class AnswerLikelihood:
 
     nll_B    negative log-likelihood, nats, summed over the tokens of the answer
     count_B  how many those are
-    hit_B    how many of them the model finds likeliest
-    ratio    [1], norm of a picture's token over that of a word (`norm_ratio`); 0 without pictures
+    hit_B    how many of them are the model's most likely token
+    ratio    [1], norm of an image token over that of a word embedding (`norm_ratio`); 0 without pictures
     kurtosis [1], of the norms of pictures' tokens (`norm_kurtosis`); 0 without pictures
     """
 
@@ -46,15 +46,15 @@ class AnswerLikelihood:
 
 
 class Bridge(nn.Module):
-    """trained  which of encoder, connector and language are; the others take no gradient and stay in evaluation mode also under `.train()`,
-             while gradients flow through them. Parameters that a trained part has frozen itself stay frozen.
-    awake    which of the others keep to the mode that is asked for all the same, as where a release turns gradients off and nothing else:
+    """trained  which of encoder, connector and language are trained; the others get no gradient and stay in evaluation mode even
+    under `.train()`, but gradients flow through them. Parameters that a trained part has frozen itself stay frozen.
+    awake    which of the others follow `.train()` nevertheless, as in releases that only turn gradients off:
              their dropout and stochastic depth act in training, batch norms see their batch. Their running statistics stay as they were
-    blind    features are zeros: how much of an answer needs no picture
+    blind    features are zeros, which measures how much of an answer needs no picture
 
-    What calibrates the places of a picture (`models.bridges.calibration`) learns also in a language model that does not.
+    The calibration of image positions (`models.bridges.calibration`) is trained even if the language model is frozen.
 
-    Dropout of low-rank adapters acts in training, whatever part they are in.
+    Dropout of low-rank adapters is active in training, in trained and frozen parts.
     """
 
     def __init__(
@@ -96,7 +96,7 @@ class Bridge(nn.Module):
         return self
 
     def picture(self, image_BCHW: Tensor, text_BL: Tensor | None = None, text_mask_BL: Tensor | None = None) -> Tensor:
-        """The tokens that each image becomes, [B, K, D]; `text_BL` is an instruction for connectors that read one."""
+        """Image tokens [B, K, D]; `text_BL` is an instruction for connectors that read one."""
         with torch.set_grad_enabled(torch.is_grad_enabled() and "encoder" not in self.still):
             feature_BPF = self.encoder(image_BCHW).tokens_BPD
         if self.blind:
@@ -136,7 +136,7 @@ class Bridge(nn.Module):
     @torch.no_grad()
     def match_norms_(self, image_BCHW: Tensor) -> float:
         """Divides the last map of the connector so that tokens of these images have the mean norm of the language model's embeddings;
-        what the ratio was. Images of noise will do: what counts is the size of what a fresh map makes."""
+        returns the previous ratio. Noise images suffice, since only the scale of the untrained map matters."""
         modes = [(module, module.training) for module in self.modules()]
         self.eval()
         # Noise and a fresh connector are of the default type, which need not be that of the encoder.

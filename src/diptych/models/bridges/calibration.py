@@ -1,6 +1,6 @@
-"""Modality calibration (MoCa) in a language model: behind every layer the places of a picture are scaled and shifted, those of words not.
+"""Modality calibration (MoCa) in a language model: after every layer the image positions are scaled and shifted, those of words are not.
 
-Huang et al., 2024, arXiv 2410.07167.  Letters: B batch, L places, D width.
+Huang et al., 2024, arXiv 2410.07167.  Letters: B batch, L positions, D width.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from diptych.core.errors import ConfigError
 class Calibration(nn.Module):
     """scale h + shift, of D dimensions each, at the picture tokens (`slot_BL`).
 
-    std  of what the scale has beside 1 and the shift beside 0 in the beginning; 0 leaves the language model as it was
-    Nothing happens where one place alone is read, as for every token that is written behind the first: those are words. In beam search a
-    row is there several times.
+    std  standard deviation of the initial scale around 1 and shift around 0; 0 leaves the language model unchanged
+    Does nothing if only one position is read, as for every generated token after the first: those are words. In beam search a row
+    is repeated.
     """
 
     def __init__(self, width: int, *, std: float = 0.0) -> None:
@@ -29,7 +29,7 @@ class Calibration(nn.Module):
         self.slot_BL: Tensor | None = None
 
     def change(self, layer: nn.Module, given: tuple[Any, ...], answer: Any) -> Any:
-        """A hook behind the layer."""
+        """A hook after the layer."""
         whole = isinstance(answer, Tensor)
         state_BLD: Tensor = answer if whole else answer[0]
         if self.slot_BL is None or state_BLD.shape[1] == 1:
@@ -40,7 +40,7 @@ class Calibration(nn.Module):
 
 
 def insert_calibrations(inner: Any, width: int, *, std: float = 0.0) -> nn.ModuleList:
-    """One behind every layer; the list of them, which has to be kept with the model."""
+    """Adds a calibration after every layer; returns the list of them, which has to be saved with the model."""
     calibrations = nn.ModuleList()
     for layer in decoder_layers(inner):
         made = Calibration(width, std=std)
@@ -50,7 +50,7 @@ def insert_calibrations(inner: Any, width: int, *, std: float = 0.0) -> nn.Modul
 
 
 def decoder_layers(inner: Any) -> Sequence[nn.Module]:
-    """The layers of a decoder of transformers, in order. Raises ConfigError for encoder-decoders, and where they are not found."""
+    """The layers of a decoder of transformers, in order. Raises ConfigError for encoder-decoders, and if no layers are found."""
     settings = inner.config.get_text_config()
     count = int(getattr(settings, "num_hidden_layers", 0))
     lists = [module for module in inner.modules() if isinstance(module, nn.ModuleList) and len(module) == count]

@@ -1,6 +1,6 @@
 """A bridge whose image tokens are partly replaced and reconstructed (Croc's comprehension stage, 2410.14332).
 
-Letters: B batch, K tokens of an image, L places, D width, A answer tokens of all rows.
+Letters: B batch, K tokens of an image, L positions, D width, A answer tokens of all rows.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from diptych.models.bridges.token_replacement import PoolUsage, ReconstructionHe
 
 @dataclass(frozen=True, slots=True)
 class ComprehensionLikelihood(AnswerLikelihood):
-    """reconstruction_B  smooth L1 between an image's tokens and what the head makes of the language model's states
-    cosine_B  mean cosine of both at the replaced places; of all places where none is replaced
+    """reconstruction_B  smooth L1 between an image's tokens and their reconstruction from the language model's states
+    cosine_B  mean cosine of both at the replaced positions; at all positions if none is replaced
     perplexity, most  see `PoolUsage`
     """
 

@@ -23,8 +23,8 @@ Kind = Literal["linear", "spread", "grouped", "mlp", "queries", "merging", "pool
 class LinearConnector(nn.Module):
     """One linear map of every feature, then dropout (LiMBeR, 2209.15162: .1, no norm). K = P.
 
-    tokens  for an encoder with one vector an image: a map to that many tokens at once, [B, 1, F] -> [B, tokens, D]
-    pooled  the mean of all features first, which makes one vector of them
+    tokens  for an encoder with one vector per image: a map to that many tokens at once, [B, 1, F] -> [B, tokens, D]
+    pooled  average all features to one vector first
     """
 
     def __init__(self, features: int, width: int, *, tokens: int = 1, dropout: float = 0.1, pooled: bool = False) -> None:
@@ -89,7 +89,7 @@ class MlpConnector(nn.Module):
 class PooledConnector(MlpConnector):
     """`MlpConnector` first, then means over windows of frames, rows and columns (PLLaVA, 2404.16994). K = product of `size`.
 
-    size    frames, rows and columns that are left; published: 16, 12, 12
+    size    output frames, rows and columns; published: 16, 12, 12
     frames  of a clip, whose patches [B, frames * P, F] follow one another
     """
 
@@ -108,7 +108,7 @@ class PooledConnector(MlpConnector):
         return self.frames, side, side
 
     def reduce(self, feature_BPF: Tensor) -> ReducedTokens:
-        """Tokens, and the patches that each stands for."""
+        """Tokens and their source map over patches."""
         return pool_tokens(super().forward(feature_BPF), self._grid(feature_BPF.shape[1]), self.size)
 
     def forward(self, feature_BPF: Tensor) -> Tensor:
@@ -139,7 +139,7 @@ class ShuffledConnector(nn.Module):
         return patches // self.factor**2
 
     def reduce(self, feature_BPF: Tensor) -> ReducedTokens:
-        """Tokens, and the patches that each stands for."""
+        """Tokens and their source map over patches."""
         cut = shuffle_tokens(feature_BPF, self._grid(feature_BPF.shape[1]), self.factor, order=self.order)
         return ReducedTokens(self.linear_2(self.act(self.linear_1(self.norm(cut.token_BKD)))), cut.source_BKP)
 
@@ -152,11 +152,11 @@ class QueryConnector(nn.Module):
 
     The Q-Former is transformers'; `former` is its configuration, `Blip2QFormerConfig` or, with `reads_text`, `InstructBlipQFormerConfig`:
     width 768, 12 layers and heads, cross-attention in every second layer. With `reads_text` the instruction shares self-attention with
-    the queries, which therefore look for what is asked; the queries alone look at the image, and they alone are passed on.
+    the queries, which therefore depend on the instruction; only the queries attend to the image, and only they are passed on.
 
     norm  LayerNorm of the features before (`ln_vision`), 0 for none, else its epsilon
-    still  all but the linear map stays as it is (MiniGPT-4, 2304.10592)
-    rests  what is still is in evaluation mode, too; False: its dropout acts in training (mBLIP, 2307.06930)
+    still  everything except the linear map is frozen (MiniGPT-4, 2304.10592)
+    rests  the frozen part is also in evaluation mode; False: its dropout is active in training (mBLIP, 2307.06930)
     """
 
     def __init__(
@@ -214,7 +214,8 @@ class QueryConnector(nn.Module):
 
 
 def connector(kind: Kind, features: int, width: int, **options: Any) -> nn.Module:
-    """A connector by name: linear (`tokens` 1), spread (`tokens` many of one vector), grouped, mlp, queries, merging, pooled, shuffled."""
+    """A connector by name: linear (`tokens` 1), spread (`tokens` many of one vector), grouped, mlp, queries, merging, pooled,
+    shuffled."""
     from diptych.models.bridges.merging_connector import MergingConnector
 
     made: dict[str, type[nn.Module]] = {

@@ -1,4 +1,4 @@
-"""Q-Former and image encoder that were trained before: out of a folder of BLIP-2 as transformers saves it, or of another bridge's run."""
+"""Loads a pretrained Q-Former and image encoder from a BLIP-2 folder of transformers or from another bridge's run."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ EVA = (
     (r"encoder\.layers\.(\d+)\.layer_norm([12])\.", r"net.blocks.\1.norm\2."),
     (r"encoder\.layers\.(\d+)\.mlp\.", r"net.blocks.\1.mlp."),
 )
-"""Of BLIP-2's image encoder -> of timm's, "eva_g14". The bias of queries, keys and values is one tensor there; that of the keys changes no
-attention, and timm has none."""
+"""Of BLIP-2's image encoder -> of timm's, "eva_g14". The bias of queries, keys and values is one tensor there; that of the keys
+changes no attention, and timm has none."""
 BIAS = re.compile(r"encoder\.layers\.(\d+)\.self_attn\.qkv\.bias$")
 VISION = "vision_model."
 UNUSED = ("net.fc_norm.", "net.norm.")
 """Norms before a head, which patches do not pass."""
 OWN, OWN_ENCODER = "connector.", "encoder."
-"""How the names begin in a bridge of ours."""
+"""Prefixes of the parameter names in a bridge."""
 
 
 def take_blip2_(bridge: Bridge, address: str, *, encoder: bool) -> None:
@@ -54,7 +54,7 @@ def take_blip2_(bridge: Bridge, address: str, *, encoder: bool) -> None:
 
 @torch.no_grad()
 def take_former_(connector: QueryConnector, folder: Path) -> None:
-    """Copies Q-Former, queries and the norm before it into the connector; the linear map behind it stays as it is. Raises DataError where
+    """Copies Q-Former, queries and the norm before it into the connector; the linear map after it stays as it is. Raises DataError if
     the folder holds none, or one of another shape.
 
     folder  of transformers, a run folder of ours, or its model folder. A connector that reads texts takes them from BLIP-2's first stage
@@ -109,7 +109,7 @@ def _copy(needed: dict[str, Tensor], tensors: dict[str, Tensor], folder: Path, w
 
 
 def _tensors(folder: Path, starts: tuple[str, ...]) -> list[tuple[str, Tensor]]:
-    """Those whose names begin so, without the "model." that some folders have before all."""
+    """Tensors whose names start with the prefix, without the leading "model." that some folders have."""
     if (folder / "run.json").is_file():
         folder = folder / "model"
     tensors = []

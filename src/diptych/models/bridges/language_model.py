@@ -1,6 +1,6 @@
 """A language model of transformers that reads embeddings: decoders (GPT, LLaMA, OPT, Gemma) and encoder-decoders (T5).
 
-Letters: B batch, L places, D width, A answer tokens of all rows, T tokens of an answer, V vocabulary.
+Letters: B batch, L positions, D width, A answer tokens of all rows, T tokens of an answer, V vocabulary.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ from diptych.models.towers.packaged.hf_text import silence_transformers
 
 
 class LanguageVocabulary:
-    """A tokenizer as a language model uses it: the marks that its own file puts before a text, the end mark, padding. Of the marks that the
-    file puts behind a text none, unless what reads it is an encoder.
+    """A tokenizer as a language model uses it: the special tokens that its own file puts before a text, the end token, padding. Of the
+    marks that the file puts after a text none, unless what reads it is an encoder.
 
-    start         whether a start mark stands before every row; None: where the tokenizer's own file puts one
-    start_behind  it stands behind a picture that a row begins with, as LAVIS and transformers have it for BLIP-2 and its kind
-    end_starts    the end mark is the start mark, where there is one
-    closes        an encoder reads what stands before an answer: marks that the file puts behind a text stand there, too
+    start         whether a start mark precedes every row; None: where the tokenizer's own file puts one
+    start_behind  it follows a picture that a row begins with, as LAVIS and transformers have it for BLIP-2 and its kind
+    end_starts    the end mark is the start mark, if there is one
+    closes        an encoder reads what precedes an answer: marks that the file puts after a text stand there, too
     """
 
     def __init__(
@@ -132,7 +132,7 @@ class LanguageModel(nn.Module):
         self._takes_positions, self._takes_columns = "position_ids" in taken, "logits_to_keep" in taken
 
     def adapt(self, *, ratio: int = 4, zero_start: bool = True) -> None:
-        """Puts an adapter into every layer (`models.bridges.adapters`), which with some gains of norms is all that takes gradients."""
+        """Adds an adapter to every layer (`models.bridges.adapters`); only the adapters and some norm gains are trained."""
         self.requires_grad_(False)
         self.adapters = insert_adapters(self.inner, self.width, ratio=ratio, zero_start=zero_start)
         self.adapters.requires_grad_(True)
@@ -148,7 +148,7 @@ class LanguageModel(nn.Module):
         return int(self.width // adapters[0].down.out_features) if adapters else 0
 
     def calibrate(self, *, std: float = 0.0) -> None:
-        """Scales and shifts the places of pictures behind every layer (`models.bridges.calibration`); both take gradients."""
+        """Adds a trained scale and shift of the image positions after every layer (`models.bridges.calibration`)."""
         self.calibrations = insert_calibrations(self.inner, self.width, std=std)
 
     @property
@@ -156,7 +156,7 @@ class LanguageModel(nn.Module):
         return hasattr(self, "calibrations")
 
     def add_visual_experts(self, *, start: ExpertStart = "copy") -> None:
-        """Puts feed-forward maps for image tokens into every layer (`models.bridges.visual_experts`)."""
+        """Adds feed-forward experts for image tokens to every layer (`models.bridges.visual_experts`)."""
         self.router = insert_visual_experts(self.inner, start=start)
 
     @property
@@ -173,7 +173,7 @@ class LanguageModel(nn.Module):
 
     @contextmanager
     def _reading(self, layout: Layout) -> Iterator[None]:
-        """Context in which calibrations and visual experts know the picture slots of these rows."""
+        """Context manager that passes the image positions of these rows to calibrations and visual experts."""
         calibrations: Any = getattr(self, "calibrations", ())
         if self.has_visual_experts:
             self.router.set(layout.slot_BL, layout.split)
@@ -198,14 +198,14 @@ class LanguageModel(nn.Module):
         return int(self.inner.get_input_embeddings().weight.shape[0])
 
     def embed(self, id_BL: Tensor) -> Tensor:
-        """[B, L, D] as the model's own table gives them, whatever it multiplies them by."""
+        """Word embeddings [B, L, D] from the model's table, before any scaling that the model applies to them."""
         embedded: Tensor = self.inner.get_input_embeddings()(id_BL)
         return embedded
 
     def answers(self, embed_BLD: Tensor, layout: Layout) -> tuple[Tensor, Tensor, Tensor]:
-        """logit_AV, target_A, row_A: what the model answers where it has to write each token of each answer.
+        """logit_AV, target_A, row_A: the logits that predict each token of each answer, with targets and rows.
 
-        Logits are computed in columns that hold an answer, and nowhere else: with 262,144 words the last layer costs more than the rest.
+        Logits are only computed in columns that hold an answer: with a vocabulary of 262,144 the last layer costs more than the rest.
         """
         return self._decoded(embed_BLD, layout) if self.reads_and_writes else self._continued(embed_BLD, layout)
 
@@ -222,9 +222,9 @@ class LanguageModel(nn.Module):
         return logit_BCV[row_A, place_A], layout.id_BL[:, 1:][:, column_C][row_A, place_A], row_A
 
     def attention_mask(self, mask_BL: Tensor) -> Tensor:
-        """`attention_mask` for transformers: the mask of padding, from which it makes that of attention after a look at its values.
-        A GPU, for which the host would wait at that look, gets the causal mask ready-made, [B, 1, L, L]; not where layers differ in
-        what they see (sliding windows)."""
+        """`attention_mask` for transformers: the padding mask, from which transformers builds the attention mask after inspecting
+        its values. On a GPU that would make the host wait, so the causal mask [B, 1, L, L] is passed instead, unless layers have
+        different masks (sliding windows)."""
         config = self.inner.config.get_text_config()
         differ = getattr(config, "sliding_window", None) or getattr(config, "layer_types", None)
         if mask_BL.device.type == "cpu" or differ or getattr(self.inner.config, "_attn_implementation", "") != "sdpa":
@@ -250,7 +250,7 @@ class LanguageModel(nn.Module):
         return logit_BTV[row_A, place_A], label_BT[row_A, place_A], row_A
 
     def extend(self, embed_BLD: Tensor, layout: Layout, cache: Any = None) -> tuple[Tensor, Any]:
-        """Logits [B, L, V] of a segment behind what the cache holds, and the cache with the segment: a dialogue turn by turn.
+        """Logits [B, L, V] of a segment after what the cache holds, and the cache with the segment: a dialogue turn by turn.
 
         layout  of this segment alone, its rows as long as each other: padding would stand between turns
         Raises ShapeError for a segment with padding.

@@ -27,7 +27,7 @@ VISION = "vision_model."
 def open_released(address: str) -> BridgeGenerator:
     """The model of a LLaVA folder, asked in the form of Vicuna 1.1, its images padded to a square with CLIP's mean colour.
 
-    address  "llava:FOLDER", and behind "#" the folder of the CLIP that it was trained with, where it holds no image encoder of its own
+    address  "llava:FOLDER", and after "#" the folder of the CLIP that it was trained with, where it holds no image encoder of its own
     Raises DataError for a folder without an image encoder where none is named, and for weights of another model.
     """
     name, _, clip = address.removeprefix("llava:").partition("#")

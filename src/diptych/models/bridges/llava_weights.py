@@ -33,9 +33,9 @@ RULES = (
     (r"^(?:model\.)?language_model\.(?:model\.)?", "language.inner.model."),
     (r"^model\.", "language.inner.model."),
 )
-"""The first that fits gives the name in a bridge, where `encoder.` stands for transformers' image encoder."""
+"""The first matching rule gives the name in a bridge; `encoder.` denotes transformers' image encoder."""
 UNREAD = re.compile(r"(\.rotary_emb\.inv_freq|\.position_ids|(^|\.)image_newline)$")
-"""Tensors without a place: computed ones, and the mark behind a row of LLaVA 1.6's tiles."""
+"""Tensors without a place: computed ones, and the mark after a row of LLaVA 1.6's tiles."""
 INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 FILES = ("model.safetensors", "pytorch_model.bin")
 
@@ -45,7 +45,7 @@ class LlavaConfig:
     """Configuration of a LLaVA folder.
 
     text    of its language model, for `LanguageModel(config=...)`
-    vision  of its image encoder, for `image_tower("hf_image", config=...)`; None where the folder names another one
+    vision  of its image encoder, for `image_tower("hf_image", config=...)`; None if the folder names another one
     layer   of the image encoder that is read
     """
 
@@ -131,7 +131,7 @@ def targets(bridge: Bridge) -> dict[str, Tensor]:
 
 
 def unread_block(bridge: Bridge, name: str) -> bool:
-    """True for a tensor of the image encoder behind the layer that is read."""
+    """True for a tensor of the image encoder after the layer that is read."""
     if not isinstance(bridge.encoder, HiddenLayerTower) or not name.startswith("encoder."):
         return False
     block = re.match(r"encoder\.encoder\.layers\.(\d+)\.", name)
@@ -152,7 +152,7 @@ def check_filled(needed: Iterable[str], filled: set[str], folder: Path, *, encod
 
 
 def weight_tensors(folder: Path) -> Iterator[tuple[str, Tensor]]:
-    """Tensors of a folder of transformers by name, in whichever files they lie."""
+    """Tensors of a transformers folder by name, from all of its weight files."""
     for file in _files(folder):
         if file.suffix == ".safetensors":
             with safe_open(file, framework="pt") as opened:

@@ -17,12 +17,13 @@ from diptych.models.bridges.token_reduction import ReducedTokens, merge_tokens, 
 
 
 class MergingConnector(nn.Module):
-    """Features [B, P, F] to fewer tokens [B, K, D]: norm, map into BERT's width, BERT's positions and layers, map out.
+    """Maps features [B, P, F] to fewer tokens [B, K, D]: norm, projection to BERT's width, BERT's positions and layers, output
+    projection.
 
-    In each layer, behind attention and its norm and before the feed-forward maps, `merged` tokens are merged into others
+    In each layer, after attention and its norm and before the feed-forward maps, `merged` tokens are merged into others
     (`merge_tokens`), compared by their keys, averaged over heads. The first feature is the class token, which stays. No mask, no query.
 
-    merged  tokens that go in each layer; 0 merges none
+    merged  tokens removed by merging in each layer; 0 merges none
     bert    settings of `transformers.BertConfig`; published: bert-base
     norm    epsilon of the LayerNorm of the features before; 0 for none
     """
@@ -51,7 +52,7 @@ class MergingConnector(nn.Module):
         return patches
 
     def reduce(self, feature_BPF: Tensor) -> ReducedTokens:
-        """Tokens in the width of the language model, and the patches that each stands for."""
+        """Tokens in the width of the language model, and their source map over patches."""
         self.count(feature_BPF.shape[1])
         tables = self.bert.embeddings
         x_BPE = self.inward(self.norm(feature_BPF)) + tables.token_type_embeddings.weight[0]

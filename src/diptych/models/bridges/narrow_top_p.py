@@ -9,8 +9,9 @@ from diptych.core.errors import ConfigError
 
 
 class NarrowTopP:
-    """A logits processor of transformers. It leaves the likeliest token, and those before which at most 1 - top_p of the probability lies:
-    a `top_p` of .9 draws from a tenth, where it should from nine tenths. Probabilities are those before any temperature. 0 leaves all.
+    """A logits processor of transformers. It keeps the most likely token and those preceded by at most 1 - top_p of the
+    probability mass: a `top_p` of .9 samples from the top tenth instead of the top nine tenths. Probabilities are taken before
+    any temperature. 0 keeps all tokens.
 
     >>> NarrowTopP(0.9)(None, torch.tensor([[0.5, 0.3, 0.15, 0.05]]).log()).exp().round(decimals=2)
     tensor([[0.5000, 0.0000, 0.0000, 0.0000]])

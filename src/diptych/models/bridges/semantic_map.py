@@ -80,9 +80,9 @@ class ImageOnlyEncoder(nn.Module):
 
 
 class SemanticMap(nn.Module):
-    """Image encoder and language model, which stay as they are, and the map between them.
+    """A frozen image encoder and language model, and the linear map between them.
 
-    words       how many rows of the embedding table belong to the vocabulary; tables are often longer
+    words       number of rows of the embedding table that belong to the vocabulary; tables are often longer
     statistics  dtype of mean and deviation of both sides (`StandardMap`)
     """
 
@@ -137,7 +137,7 @@ class SemanticMap(nn.Module):
 
     @torch.no_grad()
     def nearest_words(self, image_BCHW: Tensor) -> Tensor:
-        """Tokens by their cosine with the mapped image, the nearest first, [B, V]; equal ones in the order of their ids."""
+        """Tokens by their cosine with the mapped image, the nearest first, [B, V]; ties in the order of their ids."""
         mapped_BE = l2_normalise(self.map(self.image_features(image_BCHW)))
         return torch.argsort(mapped_BE @ l2_normalise(self.word_table()).T, dim=1, descending=True, stable=True)
 
@@ -172,12 +172,13 @@ class SemanticMap(nn.Module):
 
 
 def statistics_of(rows_NE: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and deviation of each column, the latter over N (NumPy's way); a column that is constant is divided by 1, and so stays zero."""
+    """Mean and standard deviation of each column, the latter divided by N as in NumPy; a constant column is divided by 1 and
+    stays zero."""
     return rows_NE.mean(0), nonzero_deviations(rows_NE.std(0, correction=0))
 
 
 def nonzero_deviations(std_D: Tensor) -> Tensor:
-    """Deviations [D] with 1 in place of 0, so that a constant column can be divided by its own."""
+    """Standard deviations [D] with 1 in place of 0, so that constant columns can be divided."""
     return torch.where(std_D > 0, std_D, torch.ones_like(std_D))
 
 
@@ -188,7 +189,7 @@ def image_statistics(totals: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
 
 
 def gram_matrices(totals: Mapping[str, Tensor], mean_D: Tensor, std_D: Tensor) -> tuple[Tensor, Tensor]:
-    """X'X and X'Y of standardised features, each image as often as it has tokens, without writing the rows down."""
+    """X'X and X'Y of standardised features with each image counted once per token, without materialising the rows."""
     crossed_DD = torch.outer(totals["wx_D"], mean_D)
     gram_DD = totals["wxx_DD"] - crossed_DD - crossed_DD.T + totals["weight"] * torch.outer(mean_D, mean_D)
     cross_DE = totals["wxy_DE"] - torch.outer(mean_D, totals["wy_E"])
@@ -204,7 +205,7 @@ def solve_map(gram_DD: Tensor, cross_DE: Tensor, solution: Solution, *, penalty:
 
 
 def solve_map_of_rows(x_RD: Tensor, y_RE: Tensor, solution: Solution, *, penalty: float, rounds: int, floor: float) -> Tensor:
-    """map_DE between standardised rows that are all at hand: those of a vocabulary."""
+    """map_DE between standardised rows that fit into memory, such as those of a vocabulary."""
     map_DE = solve_map(x_RD.T @ x_RD, x_RD.T @ y_RE, solution, penalty=penalty)
     for _ in range(rounds if solution == "robust" else 0):
         weight_R = 1 / ((y_RE - x_RD @ map_DE).norm(dim=1) + floor)

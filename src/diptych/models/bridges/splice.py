@@ -1,4 +1,4 @@
-"""Puts picture tokens among word embeddings.  Letters: B batch, L positions, K tokens per picture, D width."""
+"""Inserts image tokens among word embeddings.  Letters: B batch, L positions, K tokens per picture, D width."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from diptych.core.errors import ShapeError
 
 
 def splice(word_BLD: Tensor, picture_BKD: Tensor, slot_BL: Tensor, count_B: Tensor | None = None) -> Tensor:
-    """`word_BLD` with the tokens of each row's picture, in order, in the places where `slot_BL` is True. [B, L, D]
+    """`word_BLD` with the tokens of each row's picture, in order, at the positions where `slot_BL` is True. [B, L, D]
 
-    With `count_B` a row has so many pictures, and `picture_BKD` holds those of all rows, one row's after another's.
-    Embeddings are taken as the language model's own table gives them: Gemma multiplies them by the root of its width, and what is
-    spliced stands beside the product. Raises ShapeError where a row has more or fewer places than a picture has tokens.
+    With `count_B` a row has this many pictures, and `picture_BKD` holds those of all rows, one row's after another's.
+    Word embeddings come directly from the language model's table; Gemma multiplies them by the root of its width, and image
+    tokens are inserted next to the products. Raises ShapeError if a row has more or fewer places than a picture has tokens.
     """
     on_host = slot_BL.device.type == "cpu"  # of a GPU the host would wait to count; rows were laid out on the host
     pictures = len(word_BLD) if count_B is None else int(count_B.sum()) if on_host else len(picture_BKD)
@@ -35,8 +35,8 @@ def splice(word_BLD: Tensor, picture_BKD: Tensor, slot_BL: Tensor, count_B: Tens
 def norm_ratio(picture_BKD: Tensor, word_BLD: Tensor, word_mask_BL: Tensor) -> Tensor:
     """Mean norm of a picture's token over mean norm of a word's embedding. [1]
 
-    Near 1 a language model finds pictures among words of their size; far from it training begins with a picture that is ignored, or
-    that drowns the words.
+    Near 1 image tokens and words have the same scale; far from 1 training starts with image tokens that are ignored or that
+    dominate the words.
     """
     norm_BL: Tensor = word_BLD.float().norm(dim=2)
     if word_mask_BL.device.type == "cpu":
@@ -51,8 +51,8 @@ def norm_ratio(picture_BKD: Tensor, word_BLD: Tensor, word_mask_BL: Tensor) -> T
 def norm_kurtosis(picture_BKD: Tensor) -> Tensor:
     """Kurtosis of the norms of all pictures' tokens, [1]: 3 where they are spread as by a normal distribution, 0 where all are equal.
 
-    Large values mean that a few tokens are far longer than the rest. PLLaVA (2404.16994) sees such dominant tokens where frames are
-    fine-tuned on without pooling, and answers that get short and depend on the wording of a role mark.
+    Large values mean that a few tokens have far larger norms than the rest. PLLaVA (2404.16994) sees such dominant tokens where
+    frames are fine-tuned on without pooling, and answers that get short and depend on the wording of a role mark.
     """
     norm_N = picture_BKD.float().norm(dim=2).flatten()
     centred_N = norm_N - norm_N.mean()

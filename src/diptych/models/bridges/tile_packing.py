@@ -16,7 +16,7 @@ from diptych.core.errors import ShapeError
 
 @dataclass(frozen=True, slots=True)
 class PackedTiles:
-    """token_KD  tokens of the whole image, then of its tiles row by row, each row of tokens with a line end behind
+    """token_KD  tokens of the whole image, then of its tiles row by row, each row of tokens with a line end after
     part_K4   what a token shows, as shares of the image's sides x0, y0, x1, y1; a line end shows nothing, -1
     """
 

@@ -1,7 +1,7 @@
 """Fewer image tokens: pooling, pixel shuffle, concatenation of neighbours, merging of alike tokens, resampling by queries.
 
-Every way returns the tokens and a source map: for each token the share that each patch has in it. Positions, overlays and questions about
-regions follow that map, since merging permutes tokens and pooling windows may overlap.
+Every method returns the tokens and a source map: for each token, the weight of each patch in it. Positions, overlays and
+questions about regions use that map, since merging permutes tokens and pooling windows may overlap.
 
 Letters: B batch, T frames, P patches (frames times rows times columns), K tokens, D width, H W rows and columns of patches.
 """
@@ -34,7 +34,7 @@ class ReducedTokens:
 def pool_tokens(token_BPD: Tensor, grid: Grid, size: Grid) -> ReducedTokens:
     """Means over windows in time, rows and columns (adaptive average pooling; PLLaVA, 2404.16994). K = product of `size`.
 
-    Where a side is no multiple of its size windows overlap: 24 columns to 16 are 0-2, 1-3, 3-5 and so on, and no strided mean.
+    If a side is not a multiple of its size, windows overlap: 24 columns to 16 are 0-2, 1-3, 3-5 and so on, not a strided mean.
     """
     _check(token_BPD, grid)
     if any(small > large or small < 1 for small, large in zip(size, grid, strict=True)):
@@ -82,7 +82,7 @@ def concatenate_tokens(token_BPD: Tensor, group: int = 4) -> ReducedTokens:
 
 
 def merged_count(tokens: int, merged: int) -> int:
-    """Tokens left after one step of merging: at most half of those behind the class token go.
+    """Number of tokens after one merging step, which removes at most half of those after the class token.
 
     >>> merged_count(257, 19), merged_count(9, 19)
     (238, 5)
@@ -93,9 +93,9 @@ def merged_count(tokens: int, merged: int) -> int:
 def merge_tokens(token_BPD: Tensor, metric_BPE: Tensor, merged: int, source_BPQ: Tensor | None = None) -> ReducedTokens:
     """One step of merging alike tokens (ToMe, 2210.09461, as SimVLG has it, 2310.03291): `merged` fewer.
 
-    Tokens in even places are matched to those in odd places by the cosine of their metric; the `merged` best matches become the plain mean
-    of a token and of all that go to it, whatever these stand for already. Token 0 is the class token, which is never merged. The result is
-    the even tokens that are left, then the odd ones.
+    Tokens in even places are matched to those in odd places by the cosine of their metric; the `merged` best matches become the
+    plain mean of a token and of all tokens merged into it, regardless of how many patches these already represent. Token 0 is the
+    class token, which is never merged. The result is the even tokens that are left, then the odd ones.
 
     metric_BPE  what is compared; no gradient runs through it
     source_BPQ  the source map of `token_BPD`, which that of the result continues; None: each token is its own patch

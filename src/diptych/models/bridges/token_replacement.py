@@ -18,7 +18,8 @@ from diptych.core.errors import ConfigError, ShapeError
 from diptych.models.host_copy import on_host
 
 Assign = Literal["hungarian", "nearest"]
-"""Each replaced token of an image gets a row of its own so that distances sum to the least, or the nearest row, whoever else has it."""
+"""Assignment of pool rows to replaced tokens: distinct rows per image with the least sum of distances ("hungarian"), or the
+nearest row of each."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,10 +31,11 @@ class PoolUsage:
 
 
 class TokenPool(nn.Module):
-    """M learned rows, from a normal distribution, one of which replaces each chosen token. Gradients reach the rows, not the tokens.
+    """M learned rows, initialised from a normal distribution; one of them replaces each chosen token. Gradients flow to the rows,
+    not to the tokens.
 
-    unit  rows are scaled to norm 1 before they are compared and put in; without, where tokens have norm 1 the nearest rule takes the row of
-          least norm for nearly all of them
+    unit  rows are scaled to norm 1 before they are compared and put in; without, where tokens have norm 1 the nearest rule takes
+          the row of least norm for nearly all of them
     """
 
     def __init__(self, rows: int, width: int, *, assign: Assign = "hungarian", unit: bool = False) -> None:
@@ -77,7 +79,7 @@ class TokenPool(nn.Module):
 
     @torch.no_grad()
     def usage(self, index_BK: Tensor) -> PoolUsage:
-        """Evenness of the use of rows: a perplexity of M where all were used alike, of 1 where one row was all."""
+        """Usage statistics of the rows: the perplexity is M if all are used equally and 1 if only one is used."""
         chosen_BK = index_BK >= 0
         count_BM = torch.zeros(len(index_BK), len(self.row_MD), device=index_BK.device)
         count_BM.scatter_add_(1, index_BK.clamp_min(0), chosen_BK.to(count_BM))
@@ -87,7 +89,7 @@ class TokenPool(nn.Module):
 
 
 def choose_tokens(images: int, tokens: int, share: float, generator: torch.Generator) -> Tensor:
-    """Random places that are replaced, bool [B, K]: of each image all but (1 - share) of its tokens, rounded down."""
+    """Random positions to replace, bool [B, K]: of each image all but (1 - share) of its tokens, rounded down."""
     if not 0 <= share < 1:
         raise ConfigError(f"a share of {share} replaced tokens (expected 0 or more and below 1)")
     kept = int(tokens * (1 - share))

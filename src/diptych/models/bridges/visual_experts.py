@@ -1,6 +1,6 @@
-"""Feed-forward maps of their own for image tokens in every layer of a language model (Mono-InternVL, 2410.08202).
+"""Separate feed-forward experts for image tokens in every layer of a language model (Mono-InternVL, 2410.08202).
 
-Letters: B batch, L places, N places of all rows, D width.
+Letters: B batch, L positions, N positions of all rows, D width.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from diptych.core.errors import ConfigError, ShapeError
 from diptych.models.bridges.calibration import decoder_layers
 
 ExpertStart = Literal["copy", "fresh"]
-"""Experts begin as copies of the feed-forward maps of words, which changes nothing, or with weights of their own."""
+"""Initialisation of the experts: copies of the text feed-forward layers, which changes no output, or random weights."""
 
 
 class TokenRouter:
@@ -26,15 +26,15 @@ class TokenRouter:
         self._split: tuple[Tensor, Tensor] | None = None
 
     def set(self, slot_BL: Tensor | None, split: tuple[Tensor, Tensor] | None = None) -> None:
-        """The places of the segment that is read next; None: words alone. A later segment of a dialogue, read behind a cache, is set anew
-        by its own places, so that images of later turns are seen by the experts, too. `split`: see `Layout`."""
+        """Sets the image positions of the segment that is read next; None: words only. Call it again for each later segment of a
+        cached dialogue, so that the experts also see images of later turns. `split`: see `Layout`."""
         self.slot_BL, self._split = slot_BL, split
 
     def split(self, rows: int, length: int) -> tuple[Tensor, Tensor] | None:
-        """Places of words and of images, counted over all rows; None where there are words alone.
+        """Places of words and of images, counted over all rows; None if there are words only.
 
-        One place behind a longer segment is a word that is being written. In beam search a row is there several times. Raises ShapeError
-        where as many places as are read were not set: then no routing would be right.
+        One place after a longer segment is a word that is being written. In beam search a row is repeated. Raises ShapeError if
+        the positions that were set do not match those that are read.
         """
         if self.slot_BL is None or (length == 1 and self.slot_BL.shape[1] > 1):
             return None
@@ -49,7 +49,7 @@ class TokenRouter:
 
 
 class RoutedFeedForward(nn.Module):
-    """`words` for words and `visual` for image tokens: hard routing, no gate. Each computes its own tokens alone."""
+    """`words` for words and `visual` for image tokens: hard routing, no gate. Each computes its own tokens only."""
 
     def __init__(self, words: nn.Module, visual: nn.Module, router: TokenRouter) -> None:
         super().__init__()
@@ -71,7 +71,7 @@ class RoutedFeedForward(nn.Module):
 
 
 def insert_visual_experts(inner: Any, *, start: ExpertStart = "copy") -> TokenRouter:
-    """Puts an expert beside the feed-forward maps of every layer; the router that has to know the places of images.
+    """Adds an expert next to the feed-forward layer of every layer; returns the router, which must be given the image positions.
 
     Raises ConfigError for a language model whose layers have no `mlp`, or that has experts already.
     """
@@ -106,5 +106,5 @@ def attention_parameters(inner: nn.Module) -> list[nn.Parameter]:
 
 @torch.no_grad()
 def text_drift(before: Tensor, after: Tensor) -> float:
-    """Mean change of the loss of texts without images, nats a text; 0 where a language model forgot nothing."""
+    """Mean change of the loss on texts without images, in nats per text; 0 if the language model forgot nothing."""
     return float((after - before).mean())

@@ -1,5 +1,5 @@
-"""Captions by words that were looked up: a picture is mapped into the embedding table of a language model, whose nearest words become its
-prompt (SITTA, 2307.05591).
+"""Captions from retrieved words: a picture is mapped into the embedding space of a language model, and the nearest words become
+its prompt (SITTA, 2307.05591).
 
 Letters: N images, V vocabulary, B batch.
 """
@@ -36,7 +36,7 @@ from diptych.models.towers.packaged.hf_text import silence_transformers
 from diptych.models.towers.towers import image_tower
 
 IMAGES = "image_tower"
-"""What a folder within says of itself that holds an image encoder alone."""
+"""Kind of the subfolder that holds an image encoder without a text side."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +49,7 @@ class WordPrompt:
     spaced    a space token stands after each word, as for GPT-J and LLaMA
     marks     tokens without letters count as words too, and in a sentence words stand as they are decoded, as in the released code
     stops     texts whose last token ends a caption, beside the end mark
-    within    a stop also ends it that stands directly behind a letter, which for LLaMA is another token
+    within    a stop also ends it that stands directly after a letter, which for LLaMA is another token
     """
 
     words: int = 8
@@ -64,8 +64,8 @@ class WordPrompt:
 
 
 class WordCaptioner:
-    """Answers `Generator` and `WordRanker`. `joint` chooses among the captions that the orders give, by cosine with the picture; where the
-    map reads an image encoder without a text side (`ImageOnlyEncoder`), it is another model than that."""
+    """Answers `Generator` and `WordRanker`. `joint` chooses among the captions that the orders give, by cosine with the picture;
+    where the map reads an image encoder without a text side (`ImageOnlyEncoder`), it is another model than that."""
 
     kind: ClassVar[str] = "word_writer"
 
@@ -176,7 +176,7 @@ class WordCaptioner:
         return ends
 
     def best(self, image: ImageSource, captions: Sequence[str]) -> str:
-        """The caption that is nearest to the picture in the joint space, of equal ones the first; "" where there is none."""
+        """The caption that is nearest to the picture in the joint space, of equal ones the first; "" if there is none."""
         if len(captions) < 2:
             return "".join(captions)
         image_1D = self.joint.embed_images([image])
@@ -197,8 +197,9 @@ class WordCaptioner:
     # ------------------------------------------------------------ kept
 
     def save(self, folder: Path) -> None:
-        """config.json, model.safetensors with map and statistics, tokenizer.json; the joint model in `joint`, an image encoder alone in
-        `images`, the language model in `language` unless it has a folder of its own, which is then known by the hash of its weights."""
+        """Write config.json, model.safetensors with map and statistics, tokenizer.json; the joint model in `joint`, an image
+        encoder alone in `images`, the language model in `language` unless it has a folder of its own, which is then identified by
+        the hash of its weights."""
         config: dict[str, Any] = {
             "kind": self.kind,
             "name": self.name,
@@ -250,7 +251,7 @@ class WordCaptioner:
 
 
 def _images_alone(folder: Path) -> ImageOnlyEncoder | None:
-    """The image encoder of a folder, None where there is none. The torch random state stays as it was."""
+    """The image encoder of a folder, None if there is none. Leaves the torch random state unchanged."""
     if not folder.is_dir():
         return None
     with torch.random.fork_rng(devices=[]):

@@ -1,6 +1,6 @@
-"""A bridge ready for use: captions, answers, and how likely given answers are.
+"""A trained bridge for inference: captions, answers, and likelihoods of given answers.
 
-Letters: B batch, L places, C candidates.
+Letters: B batch, L positions, C candidates.
 """
 
 from __future__ import annotations
@@ -42,24 +42,24 @@ from diptych.models.io.streaming import TextPieceStreamer
 from diptych.models.towers.towers import image_tower
 
 Asked = tuple[tuple[ImageSource, ...], str]
-"""The pictures of a request, none for text alone, and its words."""
+"""The pictures of a request (empty for text only) and its text."""
 
 
 class BridgeGenerator(StreamingGenerator):
     """A trained bridge as `Generator`, `Streamer`, `Ranker` and, before a decoder, `LayerReader`.
 
-    template    what stands before an answer; `space` goes between it and the answer ("" where the template ends in one)
-    length      places of a row at most, those of the picture among them; a prompt that does not fit is refused
-    pictures    that a prompt may have; those behind the first come with it as `ImagePart(source=...)`
+    template    what precedes an answer; `space` goes between it and the answer ("" if the template ends in one)
+    length      maximum positions of a row, including those of the picture; a prompt that does not fit is refused
+    pictures    that a prompt may have; those after the first come with it as `ImagePart(source=...)`
     request     the request where a prompt is ""
     sign        what ends an answer in place of the end mark, "" for the end mark
-    role        of an answer what stands behind the last such word, as the released chats cut at "Assistant:"; "" for all of it. A stream,
+    role        of an answer what follows the last such word, as the released chats cut at "Assistant:"; "" for all of it. A stream,
                 whose pieces nobody takes back, is not cut there, which it is not in the releases either
     ranks_end   whether the end mark counts where candidates of a decoder are scored
     reads       the tokenizer and the length of what a connector reads of the instruction, where it reads it; of a longer one the end
     folder      where the language model came from, when it is not saved with the rest
-    frames      the pictures of a request are frames of one clip, of which so many are shown together, evenly spaced, some several times
-                where there are fewer; 0: each is a picture of its own
+    frames      the pictures of a request are frames of one clip, of which this many are shown together, evenly spaced, some several times
+                if there are fewer; 0: each is a picture of its own
     tiles       each picture is cut into tiles, which stand one after the other; None: it is shown as one
     lora        low-rank adapters of the language model whose strength may be chosen (`use_alpha`); None: none
     """
@@ -133,7 +133,7 @@ class BridgeGenerator(StreamingGenerator):
 
     @property
     def _ends(self) -> tuple[int, ...]:
-        """The token of the sign, where it is one; a longer one is cut off behind."""
+        """The token of the sign, where it is one; a longer one is cut off after."""
         ids = self.vocabulary.pieces(self.sign) if self.sign else []
         return tuple(ids) if len(ids) == 1 else ()
 
@@ -161,7 +161,7 @@ class BridgeGenerator(StreamingGenerator):
         return write, int(layout.id_BL.shape[1])
 
     def _read(self, rows: Sequence[Asked], max_tokens: int) -> tuple[Tensor, Layout]:
-        """Pictures and prompts as the language model gets them; refused where no room is left for so many tokens."""
+        """Pictures and prompts as the language model gets them; refused where no room is left for this many tokens."""
         picture_NKD, count_B = self._pictures(rows)
         layout = self._laid(picture_NKD, count_B, [words for _, words in rows], None)
         require_room(int(layout.id_BL.shape[1]), max_tokens, self.length, model=f"'{self.name}'")
@@ -219,15 +219,15 @@ class BridgeGenerator(StreamingGenerator):
         return chance_NW
 
     def use_alpha(self, alpha: float) -> None:
-        """Sets the strength of the language model's adapters: 0 is the model without, `lora.alpha` as it was trained."""
+        """Sets the strength of the language model's adapters: 0 is the model without them, `lora.alpha` the value of training."""
         if self.lora is None:
             raise ConfigError(f"'{self.name}' has no adapters of its own (expected a model such as pllava)")
         self.lora = self.lora.apply(self.bridge.language.inner, alpha)
         self.__dict__.pop("fingerprint", None)
 
     def text_nll(self, texts: Sequence[str], *, batch_size: int = 32) -> npt.NDArray[np.float64]:
-        """[N, 2]: nats of each text without any picture, over its tokens and the end mark, and how many those are: what was kept, or
-        forgotten, of the language model."""
+        """[N, 2]: negative log-likelihood of each text without a picture in nats, summed over its tokens and the end token, and
+        their number. It measures what the language model has forgotten."""
         batches = [np.zeros((0, 2))]
         with torch.no_grad(), evaluating(self.bridge):
             for some in parts(texts, batch_size):
@@ -272,7 +272,7 @@ class BridgeGenerator(StreamingGenerator):
         return requests
 
     def _pictures(self, rows: Sequence[Asked]) -> tuple[Tensor | None, list[int]]:
-        """[N, K, D]: those of a row one after the other, and how many each row has: images, tiles of them, or one clip; None where no
+        """[N, K, D]: those of a row one after the other, and how many each row has: images, tiles of them, or one clip; None if no
         row has one."""
         if not any(images for images, _ in rows):
             return None, [0] * len(rows)
@@ -312,8 +312,8 @@ class BridgeGenerator(StreamingGenerator):
     # ------------------------------------------------------------ kept
 
     def save(self, folder: Path) -> None:
-        """config.json, model.safetensors, tokenizer.json, README.md; replaces the folder as a whole. A language model that came from a
-        folder stays there, and is known by that path and the hash of its weights."""
+        """Write config.json, model.safetensors, tokenizer.json, README.md, replacing the whole folder. A language model that came
+        from a folder stays there and is identified by its path and the hash of its weights."""
         bridge = self.bridge
         config: dict[str, Any] = {
             "kind": self.kind,

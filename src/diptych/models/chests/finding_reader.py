@@ -97,8 +97,8 @@ class FindingReader:
     def map_phrases(
         self, image: ImageSource, phrases: Sequence[str], *, interpolation: Interpolation = "bilinear", every_place: bool = False
     ) -> list[Floats]:
-        """float32 [H, W] for each phrase, its greatest value 1: the attention of the finding that it names, a mean over layers, times that
-        of the place that it names. The release interpolates by "nearest" and divides by the maximum of a whole batch.
+        """float32 [H, W] for each phrase, its greatest value 1: the attention of the finding that it names, a mean over layers,
+        times that of the place that it names. The release interpolates by "nearest" and divides by the maximum of a whole batch.
 
         every_place  a phrase without place is multiplied by the mean map of all places, as the release has it as an option
         """
@@ -130,7 +130,7 @@ class FindingReader:
         return maps
 
     def save(self, folder: Path) -> None:
-        """config.json, model.safetensors, README.md; replaces the folder as a whole."""
+        """Write config.json, model.safetensors, README.md, replacing the whole folder."""
         config = {
             "kind": self.kind,
             "name": self.name,
@@ -148,7 +148,7 @@ class FindingReader:
 
     @classmethod
     def load(cls, folder: Path) -> Self:
-        """The reader of a folder that `save` wrote. The torch random state stays as it was."""
+        """Load the reader from a folder that `save` wrote. Leaves the torch random state unchanged."""
         config = read_config(folder, cls.kind)
         books = [torch.zeros(len(config[names]), config["book_width"]) for names in ("findings", "places")]
         with torch.random.fork_rng(devices=[]):

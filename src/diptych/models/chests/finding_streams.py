@@ -1,4 +1,4 @@
-"""Two streams of an image: what is there (findings) and where (places), each read by queries of names (MeDSLIP, 2403.10635).
+"""Two streams of image features, findings and anatomical places, each read by queries of their names (MeDSLIP, 2403.10635).
 
 Letters: B batch, P image tokens, A places, K findings, D width, E width of the books, L layers.
 """
@@ -37,10 +37,10 @@ class StreamFeatures:
 
 
 class FindingStreams(nn.Module):
-    """A gate divides every channel of every token between the streams; two decoders ask each stream by its book.
+    """A gate splits every channel of every token between the streams; two decoders query each stream with the names of its book.
 
-    The gate is linear and not bounded, and both decoders end in one norm, as released. streams "one" is the baseline: no gate, one decoder
-    of twice as many layers over findings, and a linear layer that says the place from the finding's query.
+    The gate is linear and not bounded, and both decoders end in one norm, as released. streams "one" is the baseline: no gate,
+    one decoder of twice as many layers over findings, and a linear layer that predicts the place from the finding's query.
     """
 
     def __init__(

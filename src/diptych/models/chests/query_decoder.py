@@ -1,4 +1,5 @@
-"""A decoder whose queries read image tokens and show where they look.  Letters: B batch, L layers, Q queries, P tokens, D width."""
+"""A decoder whose queries attend to image tokens and return their attention.  Letters: B batch, L layers, Q queries, P tokens, D
+width."""
 
 from __future__ import annotations
 

@@ -29,11 +29,11 @@ from diptych.models.closed_form.ridge import Ridge, fit_ridge
 
 Floats: TypeAlias = npt.NDArray[np.float32]
 SIDE, FRAMES = 16, 4
-"""Pixels a side of a shrunken picture, and frames of a clip, which lie side by side."""
+"""Pixels per side of a shrunken picture, and frames of a clip, which lie side by side."""
 WORDS, PAIRS, RAREST = 3000, 1500, 2
-"""The most frequent words and answers, and word pairs, of those that stand in so many rows at least."""
+"""The most frequent words and answers, and word pairs, of those that stand in this many rows at least."""
 MOST_ROWS = 20_000
-"""Rows that features are made of at most, evenly spaced over all: a larger set would fill the memory, and a control needs no more."""
+"""Maximum number of rows for features, evenly spaced over all: a larger set would fill the memory, and a control needs no more."""
 ANSWER = " => "
 KEPT = 4
 _WORD = re.compile(r"\w+")
@@ -66,7 +66,7 @@ def pixels(images: Sequence[ImageSource], side: int = SIDE) -> Floats:
 
 
 def clip_pixels(clips: Iterable[Any], side: int = SIDE) -> Floats:
-    """[N, FRAMES * D]: shrunken frames of clips, evenly spaced, one behind the other."""
+    """[N, FRAMES * D]: shrunken frames of clips, evenly spaced, one after the other."""
     return np.stack([np.concatenate([_shrunk(frame, side // 2) for frame in clip.decode(frames=FRAMES)]) for clip in clips])
 
 
@@ -79,7 +79,7 @@ def _shrunk(pixels_HWC: npt.NDArray[np.uint8], side: int) -> Floats:
 class RawFeatures:
     """Features of training rows, with what a look-up returns.
 
-    pixels_ND   of the picture, or of the clip where there is no picture
+    pixels_ND   of the picture, or of the clip if there is no picture
     words_NV    share of a row's texts that hold the word or pair; 1 for an answer that its question has
     columns     word, pair or answer -> column; `alone` are the columns of single words and answers
     texts       first text of each row, "" without one
@@ -114,7 +114,7 @@ def raw_features(rows: Dataset, *, language: str = "en", side: int = SIDE) -> Ra
     by fingerprint.
 
     language  texts of this language or of an unknown one; a row without any gives all its texts
-    Raises DataError where no row has both.
+    Raises DataError if no row has both.
     """
     key = (rows.fingerprint, language, side)
     if key in _cache:

@@ -1,4 +1,4 @@
-"""A model from raw input that retrieves, classifies, answers, captions and detects: what a learned one has to be better than.
+"""Baseline model on raw input that retrieves, classifies, answers, captions and detects; a learned model has to be better.
 
 Letters: N pictures, D pixel values, V words, word pairs and answers, K texts.
 """
@@ -26,7 +26,7 @@ METHODS: tuple[Method, ...] = get_args(Method)
 NEAREST = 3
 """Training pictures that a look-up averages: the nearest counts one, the second a quarter, the third a ninth."""
 PRIOR = 1e-3
-"""Weight of the training rows' mean beside what a look-up finds: it decides where the neighbours have no such answer."""
+"""Weight of the training rows' mean next to the neighbours found by look-up; it decides if the neighbours have no such answer."""
 Predict: TypeAlias = Callable[[Floats], Floats]
 
 
@@ -34,7 +34,7 @@ def raw_input_model(rows: Dataset, method: Method, *, language: str = "en") -> R
     """The model of these training rows.
 
     method  "ridge": regression from pixels to words and word pairs; "bag of words": to single words, so that no order counts;
-            "nearest picture": words of the nearest training pictures by pixels; "majority": the usual words, whatever the picture
+            "nearest picture": words of the nearest training pictures by pixels; "majority": the usual words, regardless of the picture
     """
     if method not in METHODS:
         raise ConfigError(f"method is {method!r} (expected {' | '.join(METHODS)})")
@@ -60,7 +60,7 @@ class RawInputModel:
         return f"raw input, {self.method}"
 
     def first(self, count: int) -> RawInputModel:
-        """The same with vectors of so many dimensions."""
+        """The same with vectors of this many dimensions."""
         predicted_NV = self._scaled(self.predict(self.features.pixels_ND[:: max(1, len(self.features.texts) // 2000)]))
         _, basis_KV = np.linalg.eigh(predicted_NV.T @ predicted_NV)
         return replace(self, basis_VK=basis_KV[:, ::-1][:, :count].copy())
@@ -72,11 +72,11 @@ class RawInputModel:
         return self._unit(self.predict(pixels(images)))
 
     def embed_texts(self, texts: Sequence[str], *, batch_size: int = 256) -> Unit:
-        """[K, V]: texts of which training knows no word are all alike."""
+        """[K, V]: texts without any word of the training vocabulary are all equal."""
         return self._unit(self.features.text_features(texts))
 
     def score_clips(self, clips: Sequence[Any], texts: Sequence[str], *, views: int = 1, crops: int = 1) -> Floats:
-        """[N, K]: cosines. Every clip is read once, whatever `views` and `crops`."""
+        """[N, K]: cosines. Every clip is read once, regardless of `views` and `crops`."""
         score_NK: Floats = self._unit(self.predict(clip_pixels(clips))) @ self.embed_texts(texts).T
         return score_NK
 
@@ -139,7 +139,8 @@ class RawInputModel:
     # ------------------------------------------------------------ answers and captions
 
     def generate(self, images: Sequence[ImageSource], prompts: Sequence[Any], *, max_tokens: int = 64) -> list[str]:
-        """The best of the answers that training gave to the question; a training text where the prompt is no such question."""
+        """The best of the answers that the training rows give to the question; a training text if the prompt is not a training
+        question."""
         predicted_NV = self.predict(pixels(images))
         return [
             self._answer(predicted_V, prompt) or self._caption(predicted_V)

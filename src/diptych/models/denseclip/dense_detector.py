@@ -42,11 +42,11 @@ class DenseClipDetectorOutput:
 
 @dataclass(frozen=True, slots=True)
 class BoxDetections:
-    """Boxes of one image, the surest first; xyxy in pixels of the image as it was shown.
+    """Boxes of one image, highest score first; xyxy in pixels of the original image.
 
     label_N     position in the classes
     share_NHW   probability of each place of a box to belong to the thing; None from a detector without masks
-    solid       from which probability on it does
+    solid       probability threshold of the mask
     """
 
     box_N4: Tensor
@@ -57,7 +57,7 @@ class BoxDetections:
 
 
 class ExtraPyramidLevels(nn.Module):
-    """More maps behind the last one of a backbone: 3x3 convolutions of stride 2, the first on that map as it is, and no ReLU between
+    """More maps after the last one of a backbone: 3x3 convolutions of stride 2, the first on that map as it is, and no ReLU between
     (mmdetection's `on_input`; torchvision has the ReLU)."""
 
     def __init__(self, channels: int, width: int, count: int) -> None:

@@ -1,7 +1,7 @@
-"""DenseCLIP's module (2112.01518): class names behind learned context, refined by the picture, compared with every place, and a pyramid
+"""DenseCLIP's module (2112.01518): class names after learned context, refined by the picture, compared with every place, and a pyramid
 that reads the score map beside its features.
 
-Letters: B batch, K classes, L tokens, C channel, H W, P places, D width of the joint space.
+Letters: B batch, K classes, L tokens, C channel, H W, P positions, D width of the joint space.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from diptych.models.towers.outputs import Tower
 from diptych.models.towers.text_embeddings import read_mask, token_table
 
 Language = Literal["full", "score", "none"]
-"""What language gives: texts refined by the picture and the score map; the score map of texts as they are; nothing."""
+"""Use of language: texts refined by the picture and the score map; the score map of unrefined texts; none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,8 +37,8 @@ class DenseClipSegmenterOutput:
 
 
 class LanguageGuide(nn.Module):
-    """Class names as the picture sees them. The text tower is frozen: it has no gradient and stays in evaluation mode; context and refiner
-    are learned. Token rows of the classes are no weights (`set_classes`)."""
+    """Class embeddings conditioned on the picture. The text tower is frozen: it has no gradient and stays in evaluation mode;
+    context and refiner are learned. Token rows of the classes are not weights (`set_classes`)."""
 
     ids_KL: Tensor
     mask_KL: Tensor

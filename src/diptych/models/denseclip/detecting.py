@@ -65,10 +65,10 @@ class DenseClipDetectorModel(RegionDetector, ClosedSetDetector):
     def regions(
         self, images: Sequence[ImageSource], objects: Sequence[str], *, top: int, threshold: float, batch_size: int
     ) -> list[SceneGraph]:
-        """The `top` best boxes of each image with a score above `threshold` and the least that the model keeps (published 0.05); a detector
-        with masks keeps its own number of them at most (published 100), and gives each region its mask as COCO's code.
+        """The `top` best boxes of each image with a score above `threshold` and the least that the model keeps (published 0.05);
+        a detector with masks keeps its own number of them at most (published 100), and gives each region its mask as COCO's code.
 
-        `batch_size` is that of other detectors: images are read one by one, since what an image is padded by changes what is found.
+        `batch_size` is that of other detectors: images are read one by one, since the padding of an image changes its detections.
         """
         class_mask_K = self._class_mask(objects)
         return [self._graph(image, class_mask_K, top, threshold) for image in images]
@@ -93,7 +93,7 @@ class DenseClipDetectorModel(RegionDetector, ClosedSetDetector):
         )
 
     def save(self, folder: Path) -> None:
-        """config.json, model.safetensors, tokenizer files, README.md; replaces the folder as a whole."""
+        """Write config.json, model.safetensors, tokenizer files, README.md, replacing the whole folder."""
         model = self.model
         config = {
             "kind": self.kind,
@@ -111,7 +111,7 @@ class DenseClipDetectorModel(RegionDetector, ClosedSetDetector):
 
     @classmethod
     def load(cls, folder: Path) -> Self:
-        """The model of a folder that `save` wrote. The torch random state stays as it was."""
+        """Load the model from a folder that `save` wrote. Leaves the torch random state unchanged."""
         config = read_config(folder, cls.kind)
         settings, words = DenseClipSettings.from_json(config["dense"]), Tokenizer.load(Path(folder))
         with torch.random.fork_rng(devices=[]):

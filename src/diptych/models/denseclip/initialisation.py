@@ -8,18 +8,18 @@ from typing import Literal
 from torch import nn
 
 Start = Literal["released", "usual"]
-"""As they were when DenseCLIP was trained, or as OpenMMLab and torchvision start the same parts."""
+"""Initialisation of DenseCLIP's training run, or that of OpenMMLab and torchvision for the same parts."""
 
 WITHIN = re.compile(r"^(neck|coarser|head\.scales|head\.(classification|regression)_head\.conv|heads\.mask_layers)\.")
 """Convolutions of OpenMMLab's `ConvModule`, which start by themselves."""
 
 
 def init_as_released_(model: nn.Module) -> None:
-    """Draws pyramid and heads of a segmenter or detector anew, as released: nobody calls the initialisation that OpenMMLab has for them.
+    """Reinitialises pyramid and heads of a segmenter or detector as released, where OpenMMLab's own initialisation is never called.
 
-    Convolutions of the pyramid and those with a ReLU behind them come from a normal by He's rule over what leaves them, with biases of 0;
-    the first layer of the proposals, the layers of regions and the last layer of every head are as PyTorch makes them. RetinaNet's
-    classes start without the prior of 0.01, therefore.
+    Convolutions of the pyramid and those with a ReLU after them use He's normal initialisation by fan-out, with biases of 0;
+    the first layer of the proposals, the layers of regions and the last layer of every head have PyTorch's defaults. RetinaNet's
+    classes therefore start without the prior of 0.01.
     """
     for name, module in model.named_modules():
         if name.startswith(("tap.", "guide.")) or not isinstance(module, nn.Conv2d | nn.ConvTranspose2d | nn.Linear):

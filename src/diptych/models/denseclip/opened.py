@@ -13,7 +13,7 @@ from diptych.models.io.tensor_files import read_content
 
 
 def open_released(spec: str) -> DenseClipDetectorModel | DenseClipSegmenterModel:
-    """The model of "denseclip:CHECKPOINT". Leaves the torch random state as it was.
+    """The model of "denseclip:CHECKPOINT". Leaves the torch random state unchanged.
 
     Raises DataError for a file that is missing or not one of tensors, and ConfigError for a network of another architecture, with the
     tensors that are left over, missing or of another size, and for classes that are not as many as its head has.

@@ -28,7 +28,7 @@ from diptych.models.detection.mask_rcnn import MaskRCNNConfig
 from diptych.models.io.foreign.clip_layout import from_open_clip
 
 SIDE = 1344
-"""Pixels a side for which the released table of positions is made."""
+"""Pixels per side for which the released table of positions is made."""
 TAU = 0.07
 TOWERS = {
     "image_tower": "tap.tower",
@@ -74,7 +74,7 @@ NAMES = (
 
 
 def opened_detector(tensors: Mapping[str, Tensor], classes: tuple[str, ...], name: str) -> DenseClipDetectorModel:
-    """The detector of these tensors, RetinaNet or Mask R-CNN. Leaves the torch random state as it was. Raises ConfigError."""
+    """The detector of these tensors, RetinaNet or Mask R-CNN. Leaves the torch random state unchanged. Raises ConfigError."""
     settings, words = released_settings(tensors, classes), Tokenizer.from_spec("clip")
     with torch.random.fork_rng(devices=[]):
         model: DenseClipDetector | DenseClipMaskDetector = (
@@ -88,7 +88,7 @@ def opened_detector(tensors: Mapping[str, Tensor], classes: tuple[str, ...], nam
 
 
 def released_settings(tensors: Mapping[str, Tensor], classes: tuple[str, ...]) -> DenseClipSettings:
-    """Sizes inferred from the tensors. Raises ConfigError where they are not DenseCLIP's or the classes are not as many."""
+    """Sizes inferred from the tensors. Raises ConfigError if they are not DenseCLIP's or the classes are not as many."""
     image, text = "backbone.attnpool.c_proj.weight", "text_encoder.positional_embedding"
     needed = (image, text, "contexts", "backbone.conv1.weight", "text_encoder.token_embedding.weight")
     if lost := [name for name in needed if name not in tensors]:

@@ -34,7 +34,7 @@ def is_segmenter(tensors: Mapping[str, Tensor]) -> bool:
 
 
 def opened_segmenter(tensors: Mapping[str, Tensor], classes: tuple[str, ...], name: str) -> DenseClipSegmenterModel:
-    """The segmenter of these tensors. Leaves the torch random state as it was. Raises ConfigError."""
+    """The segmenter of these tensors. Leaves the torch random state unchanged. Raises ConfigError."""
     settings, words = segmenter_settings(tensors, classes), Tokenizer.from_spec("clip")
     with torch.random.fork_rng(devices=[]):
         model = dense_segmenter(settings, words)
@@ -45,7 +45,7 @@ def opened_segmenter(tensors: Mapping[str, Tensor], classes: tuple[str, ...], na
 
 
 def segmenter_settings(tensors: Mapping[str, Tensor], classes: tuple[str, ...]) -> DenseClipSettings:
-    """Sizes inferred from the tensors. Raises ConfigError where they are not DenseCLIP's or the classes are not as many."""
+    """Sizes inferred from the tensors. Raises ConfigError if they are not DenseCLIP's or the classes are not as many."""
     needed = (
         *("contexts", "gamma", "backbone.conv1.weight", "text_encoder.token_embedding.weight", f"{HEAD}conv_seg.weight"),
         *("text_encoder.positional_embedding", "context_decoder.memory_proj.1.weight", "neck.lateral_convs.0.conv.weight"),

@@ -1,4 +1,4 @@
-"""A trained `DenseClipSegmenter` ready for use: images in, label maps of their own size out; saved as one folder.
+"""A trained `DenseClipSegmenter` for inference: images to label maps of the same size; saved as one folder.
 
 Letters: B batch, K classes, C channel, H W.
 """
@@ -109,7 +109,7 @@ class DenseClipSegmenterModel:
         return F.interpolate(mean_KHW[None], size=(height, width), mode="bilinear", align_corners=False)[0]
 
     def save(self, folder: Path) -> None:
-        """config.json, model.safetensors, tokenizer files, README.md; replaces the folder as a whole."""
+        """Write config.json, model.safetensors, tokenizer files, README.md, replacing the whole folder."""
         config = {
             "kind": self.kind,
             "name": self.name,
@@ -125,13 +125,13 @@ class DenseClipSegmenterModel:
 
     @classmethod
     def load(cls, folder: Path) -> Self:
-        """The model of a folder that `save` wrote. The torch random state stays as it was."""
+        """Load the model from a folder that `save` wrote. Leaves the torch random state unchanged."""
         config = read_config(folder, cls.kind)
         settings, tokenizer = DenseClipSettings.from_json(config["dense"]), Tokenizer.load(folder)
         with torch.random.fork_rng(devices=[]):
             model = dense_segmenter(settings, tokenizer)
         load_weights(model, folder)
         preprocess = Preprocess.from_json(config["preprocess"])
-        shown: dict[str, Any] = {"smooth": True}  # folders of before do not say, and were smoothed
+        shown: dict[str, Any] = {"smooth": True}  # older folders lack the entry and were smoothed
         shown |= {name: config[name] for name in ("stride", "longest", "smooth") if name in config}
         return cls(model.eval(), settings, preprocess, tokenizer, config["name"], **shown, card=config.get("card"))

@@ -1,4 +1,4 @@
-"""Boxes on a grid, and what a detector of anchors found among them (RetinaNet, 1708.02002).
+"""Anchor boxes on a grid, and decoding of an anchor-based detector's output (RetinaNet, 1708.02002).
 
 Letters: A anchors, K classes, N boxes. Boxes are xyxy in pixels.
 """
@@ -18,7 +18,7 @@ from diptych.core.errors import ConfigError
 from diptych.data.constants import constant
 
 LARGEST = math.log(1000 / 16)
-"""A side grows or shrinks by this much at most (the logarithm of the factor), however large the number that the network says."""
+"""Maximum logarithm of the factor by which a side grows or shrinks; larger predictions are clamped."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,10 +29,10 @@ class AnchorConfig:
     octave      sizes between one map and the next, evenly in the logarithm
     ratios      height by width
     extra       maps beyond the backbone's, each of twice the stride
-    candidates  how many of each map go through NMS, the surest, of what `limits` says: "pairs" of anchor and class (torchvision,
+    candidates  how many of each map go through NMS, the highest-scoring, of what `limits` says: "pairs" of anchor and class (torchvision,
                 mmdetection from 2.18 on), or "anchors" by their best class, with all their classes (mmdetection before, as DenseCLIP)
-    min_score   from which probability on a box is kept
-    nms         overlap from which the lower of two boxes of a class goes
+    min_score   probability threshold of the boxes that are kept
+    nms         IoU threshold of non-maximum suppression within a class
     """
 
     size: float = 4.0
@@ -69,9 +69,9 @@ class AnchorConfig:
 
 
 def decode_boxes(anchor_A4: Tensor, change_A4: Tensor) -> Tensor:
-    """Anchors as the network changes them: the centre is shifted by shares of the sides, sides grow by a factor e ** change.
+    """Decode box changes relative to anchors: centres are shifted by fractions of the sides, sides grow by a factor e ** change.
 
-    Both ways within `LARGEST`, as in mmdetection; torchvision bounds growth alone.
+    Growth and shrinkage are both bounded by `LARGEST`, as in mmdetection; torchvision bounds only growth.
     """
     side_A2 = anchor_A4[:, 2:] - anchor_A4[:, :2]
     centre_A2 = anchor_A4[:, :2] + side_A2 / 2 + change_A4[:, :2] * side_A2
@@ -89,7 +89,7 @@ def top_boxes(
     top: int = 100,
     class_mask_K: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """box [N, 4], label [N] and score [N] of one image, the surest first; a class is named again only where boxes overlap little.
+    """box [N, 4], label [N] and score [N] of one image, highest score first; boxes of the same class are filtered by NMS.
 
     `logits` [A, K], `changes` and `anchors` [A, 4] of each map; `size` is height and width of the picture; with `class_mask_K` only of
     these classes.

@@ -18,7 +18,7 @@ from diptych.models.detection.padded_swin import pad_before_shift, pad_to_patche
 
 
 class DetectionBackbone(nn.Module):
-    """Images to one map a stride. `strides` in pixels, finest first; `channels` of each map; `spec` builds the backbone again."""
+    """Images to one map per stride. `strides` in pixels, finest first; `channels` of each map; `spec` builds the backbone again."""
 
     strides: tuple[int, ...]
     channels: tuple[int, ...]
@@ -69,8 +69,8 @@ class ConvPyramid(DetectionBackbone):
 
 
 class TimmPyramid(DetectionBackbone):
-    """`model` by timm's name. Transformers that normalise nothing behind their stages get a LayerNorm for each map, as published
-    detectors have it. Swin takes images of any size, padded where a patch or a window does not fit (see `padded_swin`).
+    """`model` by timm's name. Transformers without norms after their stages get a LayerNorm for each map, as in published
+    detectors. Swin takes images of any size, padded where a patch or a window does not fit (see `padded_swin`).
 
     frozen_norm  BatchNorm as a fixed scale and shift: what detectors trained from ImageNet weights do; without such weights leave
                  it off

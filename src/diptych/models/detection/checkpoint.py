@@ -1,5 +1,5 @@
-"""Checkpoint files of released detectors, such as RLIPv2's `main.py` saves: opened without running anything that they hold, and put into a
-model all or nothing."""
+"""Checkpoint files of released detectors, such as RLIPv2's `main.py` saves: opened without executing anything that they contain,
+and loaded into a model all or nothing."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from diptych.core.errors import ConfigError, DataError
 from diptych.models.io.tensor_files import read_content, read_tensors
 
 SHOWN = 5
-"""Names in an error, at most."""
+"""Maximum number of names in an error message."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,8 @@ def checkpoint_and_encoder(spec: str, encoder: str) -> tuple[Path, Path]:
 
 
 def released_tensors(file: Path, source: str) -> dict[str, Tensor]:
-    """Tensors of a released .pth, or of a .safetensors with the same names; without the prefix of a model that was trained in parallel."""
+    """Tensors of a released .pth, or of a .safetensors with the same names; without the prefix of a model that was trained in
+    parallel."""
     if not file.is_file():
         raise DataError("there is no such file", file=file, expected=source)
     tensors = read_tensors(file) if file.suffix == ".safetensors" else read_released(file)

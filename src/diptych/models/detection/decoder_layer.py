@@ -11,7 +11,7 @@ from diptych.models.detection.feature_pyramid import PyramidTokens
 class DecoderLayer(nn.Module):
     """Transformer decoder layer: self-attention, cross-attention to the image, MLP; post-norm. Positions are added to attention queries.
 
-    The image is read at a few points round each query's reference (deformable), or everywhere (`dense`, DETR).
+    Cross-attention samples a few points around each query's reference (deformable) or attends to all positions (`dense`, DETR).
     """
 
     def __init__(

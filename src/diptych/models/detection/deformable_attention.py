@@ -4,10 +4,10 @@
                                                              [ p_xy + d_mlk(q) / K * p_wh / 2 ]   reference p = (x, y, w, h)
 
 A is a softmax over the L K points of a head. Offsets d are in pixels of their level for a point, and relative to half the box for a box.
-Sampling is linear, so W_v may come before it, at every place, or behind it, at what every head of every query read: a decoder's few queries
-read less than there is.
+Sampling is linear, so W_v may come before it, at every place, or after it, at what every head of every query read: a decoder's
+few queries read less than there is.
 
-Letters: B batch, Q queries, M heads, L levels, K points, P places of all levels, D width, E width of a head.
+Letters: B batch, Q queries, M heads, L levels, K points, P positions of all levels, D width, E width of a head.
 """
 
 from __future__ import annotations
@@ -28,7 +28,8 @@ BIAS_COLUMNS = 8
 
 
 class DeformableAttention(nn.Module):
-    """Multi-scale deformable attention (Deformable DETR, Zhu et al., 2020): each head samples `points` positions in each of `levels` maps.
+    """Multi-scale deformable attention (Deformable DETR, Zhu et al., 2020): each head samples `points` positions in each of
+    `levels` maps.
 
     It starts as published: offsets do not depend on the query and lie on a ring, head m looking in direction 2 pi m / M, its k-th
     point k + 1 pixels away; all points weigh the same. `reset_parameters` restores that, and has to be called after anything that
@@ -75,7 +76,7 @@ class DeformableAttention(nn.Module):
 
         reference_BQLC  where each query looks in each level, C = 2 (x, y) or 4 (x, y, w, h), in 0..1 of the padded map
         shapes          (height, width) of each level, whose places follow each other in `memory_BPD`, row by row
-        mask_BP         True at real places; padding reads as zero
+        mask_BP         True at real positions; padding reads as zero
         """
         self._check(query_BQD, reference_BQLC, memory_BPD, shapes)
         grid = (self.levels, self.points)
@@ -97,7 +98,7 @@ class DeformableAttention(nn.Module):
         self, memory_BPD: Tensor, mask_BP: Tensor | None, location_BQMLK2: Tensor, attention_BQMLK: Tensor, shapes: Shapes
     ) -> Tensor:
         """Each head of each query reads whole rows of the memory, as if it were a query; then its part of W_v is multiplied. The bias
-        counts as often as real places were read, which columns of ones tell."""
+        counts as often as real positions were read, which columns of ones tell."""
         batch, queries, heads, *grid = attention_BQMLK.shape
         width = memory_BPD.shape[2]
         real_BPC = memory_BPD.new_ones(*memory_BPD.shape[:2], BIAS_COLUMNS)

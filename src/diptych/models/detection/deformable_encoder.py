@@ -1,6 +1,6 @@
-"""The image encoder of detectors, with places along its depth where image and labels meet.
+"""The image encoder of detectors, with fusion of image and labels before some of its layers.
 
-Letters: B batch, P places, T labels, D width, S labels' layers.
+Letters: B batch, P positions, T labels, D width, S labels' layers.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class LanguageFusedEncoder(nn.Module):
     fusion_before   depths before which image and labels meet; published for six layers: 0, 2, 4. Empty: labels are never touched
     coarsest_only   only the coarsest level meets the labels (published); else all places
     read_padding    labels read padded places too, as released (its mask of them is without effect); else they are hidden
-    language_layers layers among the labels behind each fusion
+    language_layers layers among the labels after each fusion
     """
 
     def __init__(

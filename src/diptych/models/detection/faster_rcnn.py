@@ -1,8 +1,9 @@
-"""Faster R-CNN with a feature pyramid, whose proposals keep the scores and the box of every class: what two-stage relation models stand on.
+"""Faster R-CNN with a feature pyramid, whose proposals keep the scores and the box of every class: what two-stage relation models
+stand on.
 
 Proposal network, sampling and losses are torchvision's, with the boxes of maskrcnn-benchmark on request. Of its inference only the boxes
-are used: models of relations name regions anew, so a proposal comes back once, with its logits and a box for each class (`Proposals`), and
-never once a class.
+are used: models of relations name regions again, so a proposal comes back once, with its logits and a box for each class
+(`Proposals`), and never once a class.
 
 Letters: B images, N proposals, C classes with the background first.
 """
@@ -39,7 +40,7 @@ from diptych.models.detection.roi_pooler import RoIBoxHead, RoIPooler
 
 Counting = Literal["half_open", "inclusive"]
 PER_CLASS = 300
-"""Boxes of one class that stand NMS, at most ("inclusive")."""
+"""Maximum number of boxes per class that pass NMS ("inclusive")."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,14 +48,14 @@ class FasterRCNNConfig:
     """Sizes and thresholds; the defaults are those of the detectors of Visual Genome (Neural Motifs' anchors; Tang et al., 2020).
 
     channels     of the pyramid
-    region_width  of the two layers behind a pooled box
+    region_width  of the two layers after a pooled box
     pooled_side  places of a pooled box
     anchors      side of the anchors of each map in pixels, one more than there are maps
     ratios       height by width of the anchors
     proposals    kept of an image, of which `considered` a map (6,000) go through NMS
     learns_considered  of a map while the detector itself is trained; 0 for as many as otherwise
-    min_score    from which probability on a class is a detection
-    nms          overlap from which the lower of two boxes of a class goes
+    min_score    probability threshold of a detection
+    nms          IoU threshold of non-maximum suppression within a class
     detections   kept of an image
     counting     "half_open": boxes, anchors and losses as torchvision has them; "inclusive": boxes end on their last pixel, with anchors
                  and losses of maskrcnn-benchmark (published), and what is found stays in the order of the proposals
@@ -85,7 +86,7 @@ class Proposals:
     proposal_N4  where the proposals lay before the boxes of the classes were read off them
     logit_NC     background first
     box_NC4      xyxy in pixels, a box for each class; the background's as predicted
-    label_N      the likeliest class that stood NMS, 1 and above
+    label_N      the most likely class that stood NMS, 1 and above
     """
 
     proposal_N4: Tensor
@@ -174,7 +175,7 @@ class FasterRCNN(nn.Module):
 
     @torch.no_grad()
     def proposals(self, image_BCHW: Tensor, maps: dict[str, Tensor], sizes: Sizes) -> list[Tensor]:
-        """Boxes that may hold something, of each image; nothing is learned."""
+        """Proposals of each image, without gradient."""
         self.proposer.eval()
         proposals: list[Tensor] = self.proposer(ImageList(image_BCHW, list(sizes)), maps)[0]
         self.proposer.train(self.training)
@@ -240,7 +241,7 @@ class BoxPredictor(nn.Module):
 def nms_labels(
     logit_NC: Tensor, box_NC4: Tensor, overlap: float, class_mask_C: Tensor | None = None, *, inclusive: bool = False
 ) -> Tensor:
-    """int64 [N]: a class for each box, 1 and above, the surest first; a class is closed to boxes that overlap one of its own.
+    """int64 [N]: a class for each box, 1 and above, highest score first; a class is closed to boxes that overlap one of its own.
 
     Overlaps are those of the boxes of that class, `inclusive` with their last pixel. Neural Motifs' decoding (Zellers et al., 2018).
     """

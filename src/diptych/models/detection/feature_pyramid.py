@@ -1,6 +1,6 @@
-"""Maps of several strides as one sequence of tokens with positions: what deformable encoders and decoders read.
+"""Maps of several strides as one sequence of tokens with position embeddings, the input of deformable encoders and decoders.
 
-Letters: B batch, C channel, H W, P places of all levels, L levels, D width.
+Letters: B batch, C channel, H W, P positions of all levels, L levels, D width.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from diptych.models.layers.sine_position import map_sine
 class PyramidTokens:
     """Tokens of all levels, finest first, row by row.
 
-    position_BPD  sine position plus a learned vector a level; its first size is 1 when no image is padded
-    mask_BP       True at real places; None when no image is padded
+    position_BPD  sine position plus a learned vector per level; its first size is 1 when no image is padded
+    mask_BP       True at real positions; None when no image is padded
     valid_BL2     the share of each map's (width, height) that is real; None when no image is padded
     """
 
@@ -59,7 +59,7 @@ class PyramidTokens:
 
 
 def pad_single_column(map_BCHW: Tensor) -> Tensor:
-    """A map of one column with a column of zeros behind it, any other as it is: what a 3 x 3 convolution of stride 2 answers is the same.
+    """A map of one column with a column of zeros after it, any other as it is: what a 3 x 3 convolution of stride 2 answers is the same.
 
     In bfloat16 on processors (oneDNN), the gradient of such a convolution's weight holds what happened to lie in memory for the taps that
     a single column never reaches.

@@ -1,4 +1,4 @@
-"""The first stages of a Swin backbone, kept as they are: detectors that start from published weights train without them."""
+"""Freezing of the first stages of a Swin backbone, for detectors that start from published weights."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ _STAGE = re.compile(r"(?:^|\.)layers[._](\d+)\.(downsample\.)?")
 def freeze_stages(net: nn.Module, count: int) -> None:
     """Freezes the first parts of a timm Swin inside `net` and turns off their stochastic depth.
 
-    count  1: the patch embedding; 2: and the first stage with the merging behind it; and so on; 0: nothing
+    count  1: the patch embedding; 2: and the first stage with the merging after it; and so on; 0: nothing
 
-    Raises ConfigError where `net` holds no Swin.
+    Raises ConfigError if `net` holds no Swin.
     """
     if not count:
         return
@@ -32,7 +32,7 @@ def freeze_stages(net: nn.Module, count: int) -> None:
 
 
 def _depth(name: str) -> float:
-    """1 for what is of the patch embedding, 2 for the first stage and so on; infinite for all else. timm counts the merging behind a stage
+    """1 for what is of the patch embedding, 2 for the first stage and so on; infinite for all else. timm counts the merging after a stage
     to the next one."""
     if "patch_embed." in name:
         return 1

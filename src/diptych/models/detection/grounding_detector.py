@@ -1,4 +1,4 @@
-"""A detector that answers words: regions of an image, and for each how well it fits each token of a text.
+"""A grounding detector: regions of an image, and for each its logit for every token of a text.
 
 Letters: B images, S decoder layers, Q queries, L tokens of a text (padded), D width, T width of tokens, H W pixels.
 """
@@ -39,10 +39,11 @@ class GroundingConfig:
     fusion_before    encoder layers before which places and tokens read each other; empty: image and text meet in the head alone
     fusion_width, fusion_dropout   of a meeting, all heads together
     coarsest_only    only the coarsest level meets the tokens; GLIP fuses all
-    gate, gate_start   how much of what was read gets in (`language_fusion.Gate`); GLIP: a number a channel that starts at 1 / layers
-    language_layers, language_heads, language_mlp   of the layers among tokens behind each meeting
+    gate, gate_start   gate of the fused features (`language_fusion.Gate`); GLIP: a number per channel that starts at 1 / layers
+    language_layers, language_heads, language_mlp   of the layers among tokens after each meeting
     text_scale       reach of the logits at the start (`TokenHead`)
-    text_ends        ids of tokens that end a piece of a text, each of which its tower reads alone (`text_pieces`); empty: it is read whole
+    text_ends        ids of tokens that end a piece of a text, each of which its tower reads alone (`text_pieces`); empty: it is
+                     read whole
     """
 
     queries: int = 300
@@ -192,7 +193,7 @@ class GroundingDetector(nn.Module):
         self.decoder.reset_boxes()
 
     def forward(self, image_BCHW: Tensor, text_BL: Tensor, mask_BL: Tensor, *, pixel_BHW: Tensor | None = None) -> TokenRegions:
-        """text_BL   token ids of one text an image; mask_BL is True at real tokens
+        """text_BL   token ids of one text per image; mask_BL is True at real tokens
         pixel_BHW  True at real pixels; None when no image is padded
         """
         if len(image_BCHW) != len(text_BL):

@@ -1,4 +1,5 @@
-"""Images as detectors take them: whole, resized as in training, in one padded batch.  Letters: B batch, C channel, H W pixels."""
+"""Image preprocessing for detectors: whole images, resized as in training, in one padded batch.  Letters: B batch, C channel, H W
+pixels."""
 
 from __future__ import annotations
 
@@ -20,8 +21,8 @@ class DetectionPreprocess:
     """uint8 RGB images of any size to image_BCHW, normalised, and pixel_BHW, which is True at real pixels.
 
     size     pixels of the short side (published: 800), or of both sides when `square`
-    longest  the long side is at most so many pixels (published: 1333); 0: no limit
-    square   both sides to `size`, whatever the shape: no image is padded, and boxes in shares of the image stay what they are
+    longest  the long side is at most this many pixels (published: 1333); 0: no limit
+    square   both sides to `size`, regardless of the shape: no image is padded, and boxes in shares of the image stay what they are
     stride   padded sides are multiples of it
     smooth   False resizes as OpenMMLab does: by OpenCV, without smoothing, both sides rounded
 

@@ -40,7 +40,7 @@ def inclusive_iou(one_N4: Tensor, other_M4: Tensor) -> Tensor:
 
 
 def inclusive_nms(box_N4: Tensor, score_N: Tensor, overlap: float) -> Tensor:
-    """Places of the boxes that stay, the best first: one goes that overlaps a better one by more than `overlap`."""
+    """Indices of the boxes that pass NMS, best first: a box that overlaps a better one by more than `overlap` is dropped."""
     kept: Tensor = nms(half_open_boxes(box_N4), score_N, overlap)
     return kept
 
@@ -115,7 +115,7 @@ class InclusiveRPN(RegionProposalNetwork):  # type: ignore[misc]
     def filter_proposals(
         self, proposals: Tensor, objectness: Tensor, image_shapes: Sizes, num_anchors_per_level: list[int]
     ) -> tuple[list[Tensor], list[Tensor]]:
-        """The surest boxes of each map after NMS, and of those of all maps the surest."""
+        """The surest boxes of each map after NMS, and of those of all maps the highest-scoring."""
         share_BA, most = objectness.detach().reshape(len(proposals), -1).sigmoid(), self.post_nms_top_n()
         boxes, shares = [], []
         for box_A4, share_A, size in zip(proposals, share_BA, image_shapes, strict=True):

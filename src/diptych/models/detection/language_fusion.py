@@ -1,6 +1,7 @@
-"""Images and label texts read each other: asymmetric fusion in the encoder (ALIF, RLIPv2, 2308.09351) and late fusion (RLIP, 2209.01814).
+"""Cross-attention between images and label texts: asymmetric fusion in the encoder (ALIF, RLIPv2, 2308.09351) and late fusion
+(RLIP, 2209.01814).
 
-Letters: B batch, P places of the image, T labels, V width of places, D width of labels, E width of attention, H heads, Q queries.
+Letters: B batch, P positions of the image, T labels, V width of places, D width of labels, E width of attention, H heads, Q queries.
 """
 
 from __future__ import annotations
@@ -35,10 +36,10 @@ GATES: tuple[str, ...] = get_args(GateKind)
 
 
 class ResidualGate(nn.Module):
-    """x + g * delta: how much of what was read gets in. In brackets the names of the RLIPv2 release.
+    """x + g * delta: gated residual. Names of the RLIPv2 release in brackets.
 
     scalar        one learned number g (VXAc, the published choice; scalar_tanh: Vtanh)
-    vector        one number a channel (GLIP's LayerScale; vector_tanh: Etanh)
+    vector        one number per channel (GLIP's LayerScale; vector_tanh: Etanh)
     self          g = up(ReLU(down(learned vector))), a quarter as wide (SXAc; self_tanh: Stanh; self_norm: SXAcLN)
     delta         the same from delta itself (SDFXAc; delta_tanh: SDFtanh; delta_norm: SDFXAcLN)
     feature       the same from x (feature_tanh: SFtanh)
@@ -124,7 +125,7 @@ class BidirectionalFusion(nn.Module):
         place_mask_BP: Tensor | None = None,
         label_mask_BT: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """Places and labels after reading each other. The masks are True at real places and labels; None: all are real."""
+        """Places and labels after reading each other. The masks are True at real positions and labels; None: all are real."""
         place_BPV, label_BTD = self.place_norm(place_BPV), self.label_norm(label_BTD)
         query_BPV = place_BPV if position_BPV is None else place_BPV + position_BPV
         q_BHPE, place_BHPE = self._heads(self.place_score(query_BPV)), self._heads(self.place_value(place_BPV))

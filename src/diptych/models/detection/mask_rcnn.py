@@ -1,8 +1,8 @@
 """The heads of Mask R-CNN on a feature pyramid (He et al., 2017, 1703.06870), as mmdetection has them.
 
-Layers are torchvision's where they are the same. What differs from torchvision's detector: regions are read from maps with the first place
-at the middle of its pixels and as many points as fit (RoIAlign "aligned"); the last class is the background and has no box; proposals
-of a map are those of its places alone, without a border; masks are laid into images between pixels, without a margin.
+Layers are torchvision's where they are the same. What differs from torchvision's detector: regions are read from maps with the
+first place at the middle of its pixels and as many points as fit (RoIAlign "aligned"); the last class is the background and has
+no box; proposals of a map are those of its places alone, without a border; masks are laid into images between pixels, without a margin.
 
 Letters: B images, A anchors, N boxes of an image or of all, C classes and the background, K classes, D width, H W places or pixels.
 Boxes are xyxy in pixels.
@@ -31,15 +31,15 @@ class MaskRCNNConfig:
     """Sizes and thresholds; published defaults.
 
     size, ratios  sides of a square anchor in strides of its map, and height by width of the anchors
-    considered   anchors of a map that go through NMS, the surest; `learns_considered` while training
+    considered   anchors of a map that go through NMS, the highest-scoring; `learns_considered` while training
     proposals    kept of an image; overlap_nms: from which of two proposals of a map the lower goes
-    region_width of the two layers behind a pooled box
+    region_width of the two layers after a pooled box
     pooled_side, masked_side  places of a pooled box for its class and for its mask, which is twice as fine
     mask_width, mask_layers   of the convolutions before a mask
-    min_score    from which probability on a class is found
-    nms          overlap from which the lower of two boxes of a class goes
+    min_score    probability threshold of a detection
+    nms          IoU threshold of non-maximum suppression within a class
     detections   kept of an image at most
-    solid        from which probability on a pixel belongs to the mask
+    solid        probability threshold of a mask pixel
     """
 
     size: float = 8.0
@@ -121,7 +121,7 @@ class MaskRCNN(nn.Module):
     def proposals(
         self, logits: Sequence[Tensor], changes: Sequence[Tensor], anchors: Sequence[Tensor], sizes: Sequence[Size]
     ) -> list[Tensor]:
-        """[N, 4] of each image, the surest first. Nothing is learned through their places."""
+        """[N, 4] of each image, highest score first. Nothing is learned through their places."""
         proposals = []
         considered = self.shape.learns_considered if self.training else self.shape.considered
         for row, size in enumerate(sizes):
@@ -144,7 +144,7 @@ class MaskRCNN(nn.Module):
         return self.classify(region_ND), self.correct(region_ND).unflatten(1, (self.classes, 4))
 
     def masks(self, maps: Sequence[Tensor], boxes: Sequence[Tensor]) -> Tensor:
-        """Logits [N, K, H, W] of the boxes of all images, one mask a class over its box."""
+        """Logits [N, K, H, W] of the boxes of all images, one mask per class over its box."""
         logit_NKHW: Tensor = self.mask(self.mask_layers(self.mask_pool(maps, boxes)))
         return logit_NKHW
 

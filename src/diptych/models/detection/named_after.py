@@ -1,8 +1,7 @@
 """Names detected regions by their nearest labelled crops (a nearest-neighbour classifier).
 
-A detector has to learn what two hundred kinds of things look like from boxes in whole pictures, and where things are small it finds them
-long before it can name them. Crops of the training regions know the names at once; what they cost is that a thing of which no crop is
-known cannot be named.
+A detector has to learn two hundred classes from boxes in whole pictures, and it localises small objects long before it can
+classify them. Crops of the training regions give the classes at once; the cost is that a class without crops cannot be predicted.
 
 Letters: N crops, D dimensions of a vector, B regions, K names, U different names.
 """
@@ -87,7 +86,7 @@ class ThumbnailEncoder:
 def crop_encoder(name: str, *, image_size: int = 0, **options: Any) -> CropEncoder:
     """Encoder by which crops are compared: "thumbnails", or an image encoder as `models.io.weights.image` takes it.
 
-    image_size  pixels a side; 0: 16 for thumbnails, 64 for an encoder in a package, since crops are small
+    image_size  pixels per side; 0: 16 for thumbnails, 64 for an encoder in a package, since crops are small
     """
     if name == ThumbnailEncoder.NAME:
         return ThumbnailEncoder(image_size or ThumbnailEncoder.side)
@@ -109,7 +108,7 @@ class LabelledCrops:
 
     @classmethod
     def of(cls, rows: Dataset | Sequence[Sample], encoder: CropEncoder) -> LabelledCrops:
-        """The regions of a data set; a picture that cannot be read costs its own. Raises DataError where there is none."""
+        """The regions of a data set; a picture that cannot be read costs its own. Raises DataError if there is none."""
         vectors: list[Floats] = []
         names: list[str] = []
         unreadable: list[str] = []
@@ -222,7 +221,7 @@ class NearestCropDetector:
         threshold: float = 0.0,
         batch_size: int = 16,
     ) -> list[SceneGraph]:
-        """As `core.contracts.Detector`. Raises DataError where no crop of any of the names is known."""
+        """As `core.contracts.Detector`. Raises DataError if no crop of any of the names is known."""
         crop_names = frozenset(self.crops.names)
         names = [name for name in dict.fromkeys(objects) if name in crop_names]
         if not names:
@@ -251,7 +250,7 @@ class NearestCropDetector:
     # ------------------------------------------------------------ kept
 
     def save(self, folder: Path) -> None:
-        """config.json, model.safetensors (the crops' vectors), README.md and the detector's own folder; replaces the folder as a whole.
+        """Write config.json, model.safetensors (the crops' vectors), README.md and the detector's own folder, replacing the whole folder.
         What the crops are compared by comes from its package, or from the address that was given. Raises ConfigError for a detector that
         cannot be saved."""
         detector: Any = self.detector
@@ -272,7 +271,7 @@ class NearestCropDetector:
 
     @classmethod
     def load(cls, folder: Path) -> Self:
-        """The detector of a folder that `save` wrote; refused when what its crops are compared by is no longer what it was."""
+        """Load the detector from a folder that `save` wrote; refused when what its crops are compared by is no longer what it was."""
         config = read_config(folder, cls.kind)
         shape = _shape(folder)
         stored = _CropTensors(torch.zeros(shape), torch.zeros(shape[0], dtype=torch.int64))

@@ -42,7 +42,7 @@ from diptych.models.towers.towers import text_tower
 class PhrasePrompt:
     """Settings that join class names into the texts that a detector reads.
 
-    before, separator, behind   around and between them; published by DesCo: "Detect: ", ". " and ". "
+    before, separator, after   around and between them; published by DesCo: "Detect: ", ". " and ". "
     together   names in one text, at most (published 8); a text that would be too long for the model holds fewer
     """
 
@@ -189,7 +189,7 @@ class PhraseDetector(RegionDetector):
     # ------------------------------------------------------------ kept
 
     def save(self, folder: Path) -> None:
-        """config.json, model.safetensors, README.md and the tokenizer; replaces the folder as a whole."""
+        """Write config.json, model.safetensors, README.md and the tokenizer, replacing the whole folder."""
         model = self.model
         config = {
             "kind": self.kind,
@@ -207,7 +207,7 @@ class PhraseDetector(RegionDetector):
 
     @classmethod
     def load(cls, folder: Path) -> Self:
-        """The detector of a folder that `save` wrote. The torch random state stays as it was."""
+        """Load the detector from a folder that `save` wrote. Leaves the torch random state unchanged."""
         config = read_config(folder, cls.kind)
         with torch.random.fork_rng(devices=[]):
             model = cls._built(config)

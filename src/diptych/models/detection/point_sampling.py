@@ -6,14 +6,14 @@
 
 - `by_grid_sample`: one `grid_sample` a level. Runs on every device and exports to ONNX.
 - `by_sparse_product`: on CPU. A bilinear sample is four map entries and four weights, so all of it is one product S V of a sparse
-  matrix with 4 L K entries a row. Rows of V are the vectors of a head, which lie together in memory; `grid_sample` gathers, and
+  matrix with 4 L K entries per row. Rows of V are the vectors of a head, which lie together in memory; `grid_sample` gathers, and
   in its backward scatters, one number at a time. Both gradients are sparse products too: S' g for the maps, and the products
   g V' at the entries of S for the weights. It is registered as an operator, so `torch.compile` passes it through unbroken.
 
 Locations are (x, y) in 0..1 of each map, with 0 at the outer edge of the first pixel (`align_corners=False`); outside is zero.
 At a location on a pixel's centre, where bilinear sampling has a kink, both ways take the derivative towards larger x and y.
 
-Letters: B batch, Q queries, M heads, L levels, K points, P places of all levels, E width of a head; J = 4 L K entries of S a row.
+Letters: B batch, Q queries, M heads, L levels, K points, P positions of all levels, E width of a head; J = 4 L K entries of S a row.
 """
 
 from __future__ import annotations
@@ -161,7 +161,7 @@ class _Entries(NamedTuple):
 
 
 def _entries(shape: Sequence[int], location_BQMLK2: Tensor, attention_BQMLK: Tensor, shapes: list[int]) -> _Entries:
-    """Every level has a border of zeros, one pixel before and two behind, which stands for the outside: no corner needs a mask.
+    """Every level has a border of zeros, one pixel before and two after, which stands for the outside: no corner needs a mask.
 
     Tensors are planes [N, I]: a last dimension of 2 or 4 would make each of these elementwise steps several times slower.
     """

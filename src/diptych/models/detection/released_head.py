@@ -1,7 +1,7 @@
 """The dense head of microsoft/GLIP, microsoft/FIBER and liunian-harold-li/DesCo, tensor by tensor, under the names of a `DenseHead`.
 
-Its rounds are numbered one behind the other. Where maps and text meet in it, each is three modules: the meeting, a layer of BERT, the maps'
-own. A head of classes, anchors, and computed buffers do not belong to the text-conditioned head.
+Its rounds are numbered one after the other. Where maps and text meet in it, each is three modules: the meeting, a layer of BERT,
+the maps' own. A head of classes, anchors, and computed buffers do not belong to the text-conditioned head.
 """
 
 from __future__ import annotations

@@ -89,7 +89,7 @@ class RoIPooler(nn.Module):
 
 
 class RoIBoxHead(nn.Module):
-    """Two linear layers with ReLU behind a pooled box, [N, C, S, S] to [N, D]."""
+    """Two linear layers with ReLU after a pooled box, [N, C, S, S] to [N, D]."""
 
     def __init__(self, channels: int, width: int, *, side: int = 7) -> None:
         super().__init__()

@@ -17,8 +17,8 @@ def is_swin(tensors: Mapping[str, Tensor]) -> bool:
 
 
 def from_swin(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The weights of the stages; the last norm and the classifier have no place in a detector. The authors count the merging behind a stage
-    to it, timm to the next."""
+    """The weights of the stages; the last norm and the classifier have no place in a detector. The authors count the merging
+    after a stage to it, timm to the next."""
     prefix = _prefix(tensors) or ""
     merged = int(f"{prefix}layers.0.downsample.reduction.weight" in tensors)
     backbone = {}
@@ -34,6 +34,6 @@ def from_swin(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _prefix(tensors: Mapping[str, Tensor]) -> str | None:
-    """Prefix of a Swin's tensor names; None where there is no Swin, or it is a part of something that has names of its own."""
+    """Prefix of a Swin's tensor names; None if there is no Swin, or it is a part of something that has names of its own."""
     prefixes = [name.removesuffix(_FIRST) for name in tensors if name.endswith(_FIRST)]
     return prefixes[0] if len(prefixes) == 1 and prefixes[0] in ("", "net.", "model.") else None

@@ -43,7 +43,7 @@ class Denoising:
 class DiffusionNet(nn.Module):
     """A text-to-image diffusion model of diffusers' and transformers' parts, in the order in which a picture is made.
 
-    learned_tokens  rows behind the token table of each text encoder, for words that are learned (`ExtendedEmbedding`)
+    learned_tokens  rows after the token table of each text encoder, for words that are learned (`ExtendedEmbedding`)
     """
 
     alpha_T: Tensor

@@ -2,7 +2,7 @@
 
 A folder holds model_index.json and the parts unet, text_encoder, tokenizer, vae and scheduler, for SDXL text_encoder_2 and
 tokenizer_2 as well.
-Weights are read from .safetensors files alone.
+Weights are read from .safetensors files only.
 """
 
 from __future__ import annotations

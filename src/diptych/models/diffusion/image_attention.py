@@ -46,7 +46,7 @@ def region_bias(box_BR4: Tensor, height: int, width: int, tokens: int, dummies: 
 class RegionAttention(nn.Module):
     """Processor of a cross-attention of diffusers: text attention, plus `scale` times attention to image tokens within boxes.
 
-    The condition holds `text_tokens` states of the text and behind them the dummies and the tokens of each reference picture. Attention
+    The condition holds `text_tokens` states of the text and after them the dummies and the tokens of each reference picture. Attention
     keyword arguments of a call: `boxes` [B, R, 4] as shares, `latent_size` (H, W) of the whole latents, `predicate` [B, 2] half-open
     token span, and `maps`, a list that gets the attention of those tokens [B, h, w], heads and tokens averaged, of layers with at most
     `map_side`^2 positions. Without `boxes` the image tokens are not read.

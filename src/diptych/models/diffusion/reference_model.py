@@ -137,7 +137,7 @@ class ReferenceImageModel:
         return pictures.to(device, self.model.dummy_image_tokens.dtype), phrases.to(device)
 
     def save(self, folder: Path) -> None:
-        """config.json, model.safetensors, tokenizer files, README.md; replaces the folder as a whole. With an adapter also
+        """Write config.json, model.safetensors, tokenizer files, README.md, replacing the whole folder. With an adapter also
         pytorch_lora_weights.safetensors, which diffusers' `load_lora_weights` reads."""
         more: list[Any] = [self.tokenizers[0].save]
         if self.rank:
@@ -163,7 +163,7 @@ class ReferenceImageModel:
 
     @classmethod
     def load(cls, folder: Path) -> Self:
-        """The model of a folder that `save` wrote. The torch random state stays as it was."""
+        """Load the model from a folder that `save` wrote. Leaves the torch random state unchanged."""
         config = read_config(folder, cls.kind)
         plain = config["settings"]
         with torch.random.fork_rng(devices=[]):

@@ -114,7 +114,7 @@ class ReferenceDiffusion(nn.Module):
         return torch.cat([self.dummy_image_tokens.to(token.dtype).expand(len(token), -1, -1), token], 1)
 
     def condition(self, text: TextCondition, token_BMD: Tensor) -> TextCondition:
-        """The prompt's states with the image tokens behind them."""
+        """The prompt's states with the image tokens after them."""
         return TextCondition(torch.cat([text.state_BLD, token_BMD], 1), text.pooled_BP)
 
     def attention(
@@ -138,8 +138,8 @@ class ReferenceDiffusion(nn.Module):
         box_BR4: Tensor,
         predicate_B2: Tensor,
     ) -> ReferenceDenoising:
-        """A step of training: what `DiffusionNet` reads, pictures as the image encoder reads them, the same for the latents in [-1, 1], ids
-        of phrases, boxes, and the token span of the predicate."""
+        """A step of training: what `DiffusionNet` reads, pictures as the image encoder reads them, the same for the latents in
+        [-1, 1], ids of phrases, boxes, and the token span of the predicate."""
         net, kind = self.net, self.net.settings.scheduler.get("prediction_type", "epsilon")
         with torch.no_grad():
             clean_BCHW = net.encode_image(image_BCHW, posterior_BCHW)

@@ -173,8 +173,8 @@ def small_pixels(
     heads: int = 4,
     beta_end: float = 0.02,
 ) -> DiffusionSettings:
-    """A small network of pixels that predicts the clean picture, which it learns in fewer steps than the noise; blocks of `patch` x `patch`
-    are channels. Its text encoder is small and trained with it. All levels but the finest read the words.
+    """A small network of pixels that predicts the clean picture, which it learns in fewer steps than the noise; blocks of `patch`
+    x `patch` are channels. Its text encoder is small and trained with it. All levels but the finest read the words.
 
     heads     of each attention, of words and of the network
     beta_end  variance of the noise that the last step adds; the first adds 0.001
@@ -227,7 +227,7 @@ PUBLISHED = {"sd15": stable_diffusion_15, "sdxl": stable_diffusion_xl}
 
 
 def diffusers_library(needed_for: str = "a diffusion model") -> ModuleType:
-    """The package diffusers. Raises MissingExtra where it is not installed."""
+    """The package diffusers. Raises MissingExtra if it is not installed."""
     try:
         import diffusers
     except ImportError as error:

@@ -115,7 +115,7 @@ class TextToImageModel:
         return to_pixels(self.model.decode_image(latent_BCHW))
 
     def save(self, folder: Path) -> None:
-        """config.json, model.safetensors, tokenizer files, README.md; replaces the folder as a whole. Where a word was learned, also
+        """Write config.json, model.safetensors, tokenizer files, README.md, replacing the whole folder. Where a word was learned, also
         learned_embeds.safetensors, which diffusers' `load_textual_inversion` reads."""
         from diptych.models.diffusion.textual_inversion import save_textual_inversion
 
@@ -147,7 +147,7 @@ class TextToImageModel:
 
     @classmethod
     def load(cls, folder: Path) -> Self:
-        """The model of a folder that `save` wrote. The torch random state stays as it was."""
+        """Load the model from a folder that `save` wrote. Leaves the torch random state unchanged."""
         config = read_config(folder, cls.kind)
         plain = config["settings"]
         with torch.random.fork_rng(devices=[]):
@@ -167,7 +167,7 @@ class TextToImageModel:
 
 
 def prompt_ids(words: Sequence[Tokenizer], prompts: Sequence[str], length: int, placeholder: str = "") -> tuple[Tensor, int]:
-    """Token ids int64 [N, E, L] of prompts, and how many were cut. Raises DataError where the placeholder of a prompt is cut off."""
+    """Token ids int64 [N, E, L] of prompts, and how many were cut. Raises DataError if the placeholder of a prompt is cut off."""
     rows, truncated = [], 0
     for tokenizer in words:
         encoded = tokenizer.encode(list(prompts), length)
@@ -186,8 +186,8 @@ def prompt_ids(words: Sequence[Tokenizer], prompts: Sequence[str], length: int, 
 
 
 def with_placeholder(tokenizer: Tokenizer, placeholder: str) -> Tokenizer:
-    """A copy of a tokenizer that reads the placeholder as one token, whose id is the next after its vocabulary. Raises ConfigError for one
-    that is in the vocabulary already, or empty."""
+    """A copy of a tokenizer that reads the placeholder as one token, whose id is the next after its vocabulary. Raises
+    ConfigError for one that is in the vocabulary already, or empty."""
     token = tokenizer.cleaned(placeholder).strip()
     if not token or any(letter.isspace() for letter in token):
         raise ConfigError(f"placeholder is {placeholder!r} (expected one word such as <R>)")

@@ -1,7 +1,8 @@
 """Learned words as files of textual inversion (Gal et al., 2022, arXiv 2208.01618) that diffusers loads, and back.
 
-With one text encoder the file holds {placeholder: vector}, which `load_textual_inversion(file)` of a Stable Diffusion pipeline reads. With
-two it holds "clip_l" and "clip_g"; each is given to the pipeline with its own text encoder and tokenizer, as diffusers documents for SDXL.
+With one text encoder the file holds {placeholder: vector}, which `load_textual_inversion(file)` of a Stable Diffusion pipeline
+reads. With two it holds "clip_l" and "clip_g"; each is given to the pipeline with its own text encoder and tokenizer, as
+diffusers documents for SDXL.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ def save_textual_inversion(model: TextToImageModel, path: Path) -> Path:
 
 
 def read_textual_inversion(path: Path) -> tuple[str, list[Tensor]]:
-    """The placeholder of a file, "" where it is of two encoders and names none, and the vectors [K, D] of each text encoder.
+    """The placeholder of a file, "" if it is of two encoders and names none, and the vectors [K, D] of each text encoder.
 
     Reads ours, the released learned_embeds.bin of ReVersion and those of diffusers. Raises DataError for another file.
     """
@@ -49,7 +50,7 @@ def read_textual_inversion(path: Path) -> tuple[str, list[Tensor]]:
 
 
 def with_learned_word(base: TextToImageModel, placeholder: str, rows: list[Tensor]) -> TextToImageModel:
-    """A model with a learned word, whose networks are those of `base` but for the token tables. Raises ConfigError where the
+    """A model with a learned word, whose networks are those of `base` but for the token tables. Raises ConfigError if the
     vectors are not
     as wide as its text encoders, or not one for each."""
     if len(rows) != len(base.model.texts) or base.placeholder:

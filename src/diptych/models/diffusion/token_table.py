@@ -1,4 +1,4 @@
-"""Token embeddings with further rows behind a frozen table: new words that are learned without changing the old ones.
+"""Token embeddings with further rows after a frozen table: new words that are learned without changing the old ones.
 
 Letters: B texts, L tokens, V words of the table, K new ones, D width.
 """

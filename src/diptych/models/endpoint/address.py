@@ -1,4 +1,4 @@
-"""``openai:http://HOST:PORT/v1#MODEL`` with what may stand behind it: ``?calls=16&price_read=0.15&price_written=0.6``."""
+"""``openai:http://HOST:PORT/v1#MODEL`` with what may follow it: ``?calls=16&price_read=0.15&price_written=0.6``."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ Limit = Literal["max_tokens", "max_completion_tokens"]
 class RequestOptions:
     """Settings of requests to a chat-completions server.
 
-    calls          requests in the air
+    calls          maximum number of concurrent requests
     timeout        seconds that one try may wait for the next bytes
     longest        seconds that one try may take in all
     patience       seconds for which a request is tried again after its first failure: a server may be away for so long
     temperature    of sampling; 0 is greedy, -1 omits the field, for models that take no temperature
     seed           of the draw
     limit          the field in which the server reads how long an answer may be
-    pictures       whether pictures are sent; "off" for a model that reads words alone
+    pictures       whether pictures are sent; "off" for a model that reads words only
     cache          whether answers are kept on disk and looked up there
     key            the variable of the environment that holds the key
     price_read     of a million tokens that are read, in whatever currency

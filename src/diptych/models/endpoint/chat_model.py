@@ -2,7 +2,7 @@
 
 Every answer is kept on disk under the hash of its request as soon as it is there, so that a killed run goes on with what is
 missing, and the same question is paid for once. Behind one address and name there may be another model tomorrow: `cache=off`
-asks anew.
+asks again.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from diptych.models.endpoint.messages import data_url, messages_of, picture_key
 
 PATH = "/chat/completions"
 SILENT = 8
-"""Questions in a row that may be refused or answered with nonsense before the server is taken for none."""
+"""Consecutive questions that may be refused or answered with malformed output before the run stops."""
 OFF_LINE = ("unreachable", "timeout", *(f"refused: HTTP {status}" for status in (408, 425, 429, 502, 503, 504)))
 """How faults begin that are the line's and no question's, unless another question was answered in the meantime. A 500 that stays is one
 of its question."""
@@ -86,7 +86,7 @@ class ChatModel:
 
     @one_or_many
     def generate(self, images: Sequence[ImageSource | None], prompts: Sequence[PromptLike], *, max_tokens: int = 64) -> list[str]:
-        """An answer each. Raises RunError where one has none; the others are kept all the same."""
+        """An answer each. Raises RunError if one has none; the others are kept all the same."""
         replies = self.replies(images, prompts, max_tokens=max_tokens)
         if faults := [(number, reply.fault) for number, reply in enumerate(replies) if reply.fault]:
             number, fault = faults[0]
@@ -103,7 +103,7 @@ class ChatModel:
         """A reply each, in order; equal questions are asked once. A question that is refused, or answered with nonsense, has a
         fault.
 
-        Raises RunError where the server is away for longer than `patience`, or answers nothing as agreed. What was answered is
+        Raises RunError if the server is away for longer than `patience`, or answers nothing as agreed. What was answered is
         kept.
         """
         require_one_per_image("prompts", prompts, images)

@@ -1,4 +1,4 @@
-"""Parses a server's chat completion. Anything that is not in the agreed form is a fault, and never a text."""
+"""Parses a server's chat completion. Anything malformed is a fault, never a text."""
 
 from __future__ import annotations
 

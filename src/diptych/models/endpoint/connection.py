@@ -71,7 +71,7 @@ class ServerConnection:
     def ask(self, path: str, body: bytes) -> tuple[str, str]:
         """Body of the server's response with status 200, and ""; or "" and the fault.
 
-        Raises ConnectionClosed where the connection is closed in between.
+        Raises ConnectionClosed if the connection is closed in between.
         """
         pause, fault, attempt, began = 0.5, "", 0, 0.0
         while attempt < self.tries or time.monotonic() - began < self.patience:

@@ -1,6 +1,6 @@
-"""Captions that a FIBER draws by chance, or the likeliest token each time.
+"""Caption sampling and greedy decoding for FIBER.
 
-Letters: B pictures, N captions, P places, C channels, L tokens, M choices, V words.
+Letters: B pictures, N captions, P positions, C channels, L tokens, M choices, V words.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ NEVER = -1e4
 
 @dataclass(frozen=True, slots=True)
 class SampledCaptions:
-    """Captions [N, L], begin mark first, padded; chosen_NM is True where the token behind the first ones was chosen: words and end mark."""
+    """Captions [N, L], begin mark first, padded; chosen_NM is True where the token after the first ones was chosen: words and end
+    mark."""
 
     ids_NL: Tensor
     chosen_NM: Tensor

@@ -1,4 +1,4 @@
-"""FIBER's second stage as released: the fused towers under a pyramid, a dynamic head and one anchor a place.
+"""FIBER's second stage as released: the fused towers under a pyramid, a dynamic head and one anchor per place.
 
 Letters: B batch, C channel, H W pixels, L tokens.
 """
@@ -35,7 +35,7 @@ class DenseFiberDetector(nn.Module):
         self.head = DenseHead(self.backbone.channels, strides, text.width, shape)
 
     def forward(self, image_BCHW: Tensor, text_BL: Tensor, mask_BL: Tensor, *, pixel_BHW: Tensor | None = None) -> DenseRegions:
-        """text_BL    token ids of one text an image; mask_BL is True at real tokens
+        """text_BL    token ids of one text per image; mask_BL is True at real tokens
         pixel_BHW  True at real pixels; None when no image is padded. Padding is read like a picture, as published
         """
         if len(image_BCHW) != len(text_BL):

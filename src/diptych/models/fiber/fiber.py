@@ -1,6 +1,6 @@
-"""FIBER (Dou et al., 2022, arXiv 2206.07643): two towers that read each other in their upper blocks, or do not.
+"""FIBER (Dou et al., 2022, arXiv 2206.07643): two towers with optional cross-attention in their upper blocks.
 
-Letters: B N batch, M pairs, C channel, H W, P places of the last map, L tokens, D width, K answers, V words.
+Letters: B N batch, M pairs, C channel, H W, P positions of the last map, L tokens, D width, K answers, V words.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from diptych.models.pairs.matching.matcher import SideFeatures
 
 @dataclass(frozen=True, slots=True)
 class FusedFeatures:
-    """A text and a picture that were read together.
+    """Fused features of a text and a picture.
 
     text_BLD    every token, image_BPD every place of the last map, both of the same width
     pooled_BD   two vectors side by side, of the text's first token and of the picture's mean: twice the width
@@ -209,7 +209,7 @@ class Fiber(nn.Module):
         return self.image_tower.finished(self.image_tower.begun(image_BCHW)).flatten(1, 2)
 
     def write(self, image_BPC: Tensor, text_BL: Tensor, mask_BL: Tensor) -> Tensor:
-        """Logits [B, L, V]: at each place of the token behind it."""
+        """Logits [B, L, V]: at each place of the token after it."""
         if not self.writes or self.guess is None:
             raise ConfigError("this model was not built to write (expected writes=True)")
         may = self_attention_mask(mask_BL, causal=True)

@@ -1,6 +1,7 @@
-"""A trained FIBER: vectors for candidates, scores of pairs read together, answers, captions, and where in a picture a text is; one folder.
+"""A trained FIBER: vectors for candidates, scores of pairs read together, answers, captions, and where in a picture a text is;
+one folder.
 
-Letters: N images, K texts, B batch, P places of the last map, C channels, L tokens, H heads, V words.
+Letters: N images, K texts, B batch, P positions of the last map, C channels, L tokens, H heads, V words.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ MAP_LAYER = 2
 class FiberModel(Embedding):
     """`Embedder`; `PairScorer` and `MatchMapper` where it was trained to match; `Generator` where it was trained to answer or to write.
 
-    A prompt is a question where the model has a list of answers, of which the likeliest is given; "" for a caption. Without such a
+    A prompt is a question where the model has a list of answers, of which the most likely is given; "" for a caption. Without such a
     list a prompt is how the caption begins.
     """
 
@@ -74,7 +75,8 @@ class FiberModel(Embedding):
     def score_pairs(
         self, images: Sequence[ImageSource], texts: Sequence[str], *, query: Literal["image", "text"]
     ) -> npt.NDArray[np.float32]:
-        """Log-odds [N, K] that image and text fit, the same for either `query`: N * K forward passes. Each side's lower blocks run once."""
+        """Log-odds [N, K] that image and text fit, the same for either `query`: N * K forward passes. Each side's lower blocks
+        run once."""
         return self.readings.score(images, texts)
 
     def map_match(self, image: ImageSource, texts: Sequence[str], *, layer: int | None = None) -> list[MatchMap]:
@@ -123,7 +125,7 @@ class FiberModel(Embedding):
     def generate(
         self, images: Sequence[ImageSource | None], prompts: Sequence[PromptLike], *, max_tokens: int = 64, batch_size: int = 16
     ) -> list[str]:
-        """Answers to questions; captions by the likeliest token, again and again, until the end mark or `text_length`."""
+        """Answers to questions; captions by the most likely token, again and again, until the end mark or `text_length`."""
         answers: list[str] = []
         for some in parts(single_image_requests(images, prompts, model=self.name), batch_size):
             with self._ready() as device:
@@ -184,7 +186,7 @@ class FiberModel(Embedding):
     # ------------------------------------------------------------ on disk
 
     def save(self, folder: Path) -> None:
-        """config.json, model.safetensors, tokenizer.json, README.md; replaces the folder as a whole."""
+        """Write config.json, model.safetensors, tokenizer.json, README.md, replacing the whole folder."""
         fiber: Fiber = self.model
         config = {
             "kind": self.kind,

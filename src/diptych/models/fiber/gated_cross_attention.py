@@ -1,6 +1,6 @@
 """Gated cross-attention (FIBER, 2206.07643): alpha * attention(x, other side), with alpha 0 at the start.
 
-Letters: B batch, N places that read, S places that are read, D width, H heads, E width of a head.
+Letters: B batch, N positions that read, S places that are read, D width, H heads, E width of a head.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ class GatedCrossAttention(nn.Module):
     Every place reads by itself, so the windows of a Swin block need not be cut for it: a window reads the whole text, as published, and
     so does each of its places.
 
-    normed   a LayerNorm stands before the query (image side)
+    normed   a LayerNorm precedes the query (image side)
     dropout  of the attention's shares and of the output (text side)
     """
 

@@ -95,8 +95,8 @@ class FiberBackbone(DetectionBackbone):
         raise ConfigError("FIBER's maps need a text (expected GroundingDetector.forward with one)")
 
     def met(self, image_BCHW: Tensor, text: FiberTextEncoder, text_BL: Tensor, mask_BL: Tensor) -> tuple[list[Tensor], Tensor]:
-        """The maps [B, C, H, W] and the tokens [B, L, D], after both sides have read each other. The last norm of the text stays, as in the
-        release of this stage."""
+        """The maps [B, C, H, W] and the tokens [B, L, D], after both sides have read each other. The last norm of the text stays,
+        as in the release of this stage."""
         may, image = self_attention_mask(mask_BL), self.image
         x_BHWC, maps = image.stage_maps(pad_to_patches(image_BCHW, int(image.spec["patch"])))
         x_BLD = text.begun(text_BL, may)
@@ -135,7 +135,7 @@ class FiberDetector(GroundingDetector):
 
 
 def from_first_stage(tensors: Mapping[str, Tensor], window: int, *, gate_norm: bool = True) -> dict[str, Tensor]:
-    """The towers of a `Fiber` under the names that they have in a detector on them, without the norm behind the last map and, unless
+    """The towers of a `Fiber` under the names that they have in a detector on them, without the norm after the last map and, unless
     `gate_norm`, those of the gates; tables of relative positions for windows of that side, which all stages have here."""
     towers = {}
     for name, tensor in tensors.items():

@@ -22,7 +22,7 @@ class FiberImageEncoder(nn.Module):
     In a fused block a is what window attention gives; the block goes on with a + alpha c, where c reads the text from a. Without a text
     the block is timm's.
 
-    image_size, patch  pixels a side; the published tower takes windows of image_size / 32 places (`window` None)
+    image_size, patch  pixels per side; the published tower takes windows of image_size / 32 places (`window` None)
     width              of the first stage; each later one has twice the width and half the side
     drop_path          stochastic depth of the last block; earlier ones have less in proportion
     any_size           pictures of any size, padded to whole windows as detectors are trained (`detection.padded_swin`)

@@ -1,6 +1,6 @@
 """FIBER's text tower: RoBERTa (1907.11692) whose last layers may read a picture.
 
-Letters: B batch, L tokens, P places of a picture, D width, C channels of the picture, E width of a head.
+Letters: B batch, L tokens, P positions of a picture, D width, C channels of the picture, E width of a head.
 """
 
 from __future__ import annotations
@@ -50,9 +50,9 @@ class FiberTextBlock(nn.Module):
 
 
 class FiberTextEncoder(nn.Module):
-    """Token ids to one vector a token.
+    """Token ids to one vector per token.
 
-    vocab_size    ids of the tokenizer; `mask_id` of its mask, vocab_size itself (a further row) where it has none
+    vocab_size    ids of the tokenizer; `mask_id` of its mask, vocab_size itself (a further row) if it has none
     length        most tokens of a text
     image_widths  channels of the map that each of the last layers reads; as many as there are fused layers
     eps           of the norms: 1e-5 in RoBERTa

@@ -1,6 +1,6 @@
 """Fusion on top of two finished towers: in each layer either side reads itself and the other (METER's co-attention, 2111.02387).
 
-Letters: B batch, P places of a picture, L tokens, D width.
+Letters: B batch, P positions of a picture, L tokens, D width.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from diptych.models.layers.attention import Attention
 
 
 class TopBlock(nn.Module):
-    """Self-attention, cross-attention and two layers of one side, each normed after its sum as in BERT. The reading has no gate that starts
-    shut: its alpha stays 1."""
+    """Self-attention, cross-attention and two layers of one side, each normed after its sum as in BERT. The reading has no gate
+    that starts shut: its alpha stays 1."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()

@@ -29,7 +29,7 @@ FLOOR = 1e-9
 
 @dataclass(frozen=True, slots=True)
 class FiberFeatures:
-    """Inputs of FIBER's losses; None where a term is not trained.
+    """Inputs of FIBER's losses; None if a term is not trained.
 
     ..._queue_KD, group_K   features of earlier batches
     own_N2, ...             answers to "do they fit", for own pairs, for a wrong text of each image and for a wrong image of each text
@@ -59,7 +59,7 @@ class FiberFeatures:
 
 
 class InputQueue(nn.Module):
-    """The inputs behind the rows of a `FeatureQueue`, place by place: a wrong partner from an earlier batch is read anew, with gradient.
+    """The inputs behind the rows of a `FeatureQueue`, place by place: a wrong partner from an earlier batch is read again, with gradient.
 
     Kept as floats: 4,096 pictures of 384 pixels are 7.2 GB.
     """
@@ -86,7 +86,8 @@ class FiberTraining(nn.Module):
     queue       places, 0 for none;  compares  whether the sides are contrasted, so that their vectors are needed
     unfilled    places of the queue that nothing was pushed to yet are left out of the contrast, or hold random values as released
     partners    a wrong partner's share is its softmax over "others", or over "all", the own partner among them, as released
-    draw        which wrong partner each row gets, from the logits and from what may be its partner; None: by its share, as `partners` says
+    draw        which wrong partner each row gets, from the logits and from what may be its partner; None: by its share, as
+                `partners` says
     copy_every  steps after which the frozen copy becomes the model as it is; 0 for no copy
     """
 
@@ -263,8 +264,8 @@ class FiberTraining(nn.Module):
 
 @torch.no_grad()
 def half_mismatched(group_N: Tensor) -> tuple[Tensor, Tensor]:
-    """place_N and fits_N: the picture that each text is shown with, and whether it is its own. A random half of the texts, the smaller one,
-    keep theirs; the others get that of another group, each as likely, and keep theirs where there is none."""
+    """place_N and fits_N: the picture that each text is shown with, and whether it is its own. A random half of the texts, the
+    smaller one, keep theirs; the others get that of another group, each as likely, and keep theirs if there is none."""
     other_NN = group_N[:, None] != group_N
     fits_N = torch.randperm(len(group_N), device=group_N.device) < len(group_N) // 2
     fits_N |= ~other_NN.any(1)

@@ -1,7 +1,7 @@
 """The encoders of a model that has an address, frozen: what `locked` and `linear_map` stand on beside the encoders that come in packages.
 
-A dual encoder gives its vectors of the joint space, unit-norm, for either side; timm: gives images; hf: also a folder of transformers with
-one side alone. Each brings its own image size, preprocessing and tokenizer. Addresses: `open_address`.
+A dual encoder gives its vectors of the joint space, unit-norm, for either side; timm: gives images; hf: also a folder of
+transformers with one side alone. Each brings its own image size, preprocessing and tokenizer. Addresses: `open_address`.
 
 Letters: B batch, C channel, H W, L tokens, N items, D width.
 """
@@ -105,8 +105,8 @@ def image(address: str, *, bf16: bool = False) -> AddressedEncoder | ImageFeatur
 
 
 def text(address: str, *, length: int, bf16: bool = False) -> AddressedEncoder | TextFeatureExtractor:
-    """The text side of the model at an address, frozen. A text encoder alone reads up to `length` tokens; a dual encoder as many as it was
-    made for."""
+    """The text side of the model at an address, frozen. A text encoder alone reads up to `length` tokens; a dual encoder as many
+    as it was made for."""
     if (folder := _one_sided(address)) is None:
         return _side(address, "text", bf16)
     if (kind := _model_type(folder)) in AT_CLASS_TOKEN + AS_POOLED:
@@ -185,7 +185,7 @@ def _kind(opened: Any) -> str:
 
 
 class _TransformersImageTower(Tower):
-    """An image encoder of transformers as a tower. Letters: P places."""
+    """An image encoder of transformers as a tower. Letters: P positions."""
 
     def __init__(self, net: Any, *, at_class_token: bool) -> None:
         super().__init__()
@@ -235,7 +235,7 @@ def _image_encoder(folder: Path, address: str) -> tuple[Any, str]:
 
 
 def _pooling(folder: Path) -> Literal["mean", "cls"]:
-    """Token pooling that a sentence-transformers folder configures; "mean" where it has no setting."""
+    """Token pooling that a sentence-transformers folder configures; "mean" if it has no setting."""
     path = folder / "1_Pooling" / "config.json"
     if not path.is_file():
         return "mean"

@@ -1,4 +1,4 @@
-"""The README.md of a model folder: what it is, what it saw, how it was trained, what it scored."""
+"""Model card (README.md) of a model folder: description, training data, recipe and metrics."""
 
 from __future__ import annotations
 
@@ -101,8 +101,8 @@ def model_card(name: str, config: Mapping[str, Any], parameters: int, usage: Usa
 
 
 def detector_card(name: str, card: Mapping[str, Any], *, tags: Sequence[str], about: str, facts: str, use: str) -> str:
-    """The same for a model that finds things. about: what it does, where the card has no description; facts: sizes, in a line; use: a line
-    of Python that uses `model`."""
+    """The same for a model that finds things. about: what it does, where the card has no description; facts: sizes, in a line;
+    use: a line of Python that uses `model`."""
     return described_card(name, card, tags=("object-detection", *tags), about=about, facts=facts, use=use)
 
 

@@ -1,6 +1,6 @@
 """Device of a model: one rule for training, evaluation, embedding, search, detection, writing, curation and service.
 
-`auto` is the current CUDA device where there is one, else the processor. `cpu`, `cuda`, `cuda:N` and `mps` name one; MPS is taken only by
+`auto` is the current CUDA device if there is one, else the processor. `cpu`, `cuda`, `cuda:N` and `mps` name one; MPS is taken only by
 name, since not every operator of every model has a kernel there. DIPTYCH_DEVICE says what `auto` is, also to processes that are started.
 """
 
@@ -21,9 +21,9 @@ from diptych.core.terminal.progress import with_bar
 
 EXPECTED = "auto, cpu, cuda, cuda:N or mps"
 ON_ACCELERATOR = 4
-"""Times the batch size of a processor that an accelerator takes at once."""
+"""Factor between the batch size on an accelerator and on a processor."""
 MANY = 8
-"""So many parts take long enough for a bar."""
+"""This many parts take long enough for a bar."""
 
 InferencePrecision = Literal["auto", "fp32", "bf16"]
 M = TypeVar("M")
@@ -32,7 +32,7 @@ R = TypeVar("R")
 
 
 def choose_device(name: str = "auto", local_rank: int | None = None) -> torch.device:
-    """The device of that name. Raises ConfigError, in one line, for a name that is none and for a device that is not there.
+    """The device of that name. Raises ConfigError, in one line, for an invalid name and for a device that is not available.
 
     local_rank  which of several CUDA devices "auto" and "cuda" are; None: the current one
     """
@@ -147,7 +147,7 @@ def batched(items: Sequence[T], batch_size: int, device: torch.device, work: Cal
     """The results of `work` on consecutive parts of the items, the last may be shorter; many parts have a progress bar.
 
     Where the memory of the device does not hold a part, it and all that follow are halved, and a line on stderr says so.
-    Raises RunError where it does not hold a single item.
+    Raises RunError if it does not hold a single item.
     """
     size = batch_size_on(device, batch_size)
     results: list[R] = []
@@ -169,7 +169,7 @@ def batched(items: Sequence[T], batch_size: int, device: torch.device, work: Cal
 
 
 def _or_no_memory(work: Callable[[Sequence[T]], R], part: Sequence[T]) -> tuple[R] | None:
-    """The result, or None where memory ran out. The error is dropped before the next attempt: its traceback holds tensors."""
+    """The result, or None if memory ran out. The error is dropped before the next attempt: its traceback holds tensors."""
     try:
         return (work(part),)
     except torch.OutOfMemoryError:
@@ -187,7 +187,8 @@ def halved(size: int, device: torch.device, what: str = "items") -> int:
 
 
 def onnx_providers(device: torch.device) -> list[str]:
-    """Providers of ONNX Runtime for a device, the processor last. One that the installed package lacks is left out, and a line says so."""
+    """Providers of ONNX Runtime for a device, the processor last. One that the installed package lacks is left out, and a line
+    says so."""
     import onnxruntime
 
     wanted = {"cuda": "CUDAExecutionProvider", "mps": "CoreMLExecutionProvider"}.get(device.type)

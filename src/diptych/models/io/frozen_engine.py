@@ -40,7 +40,7 @@ _wish: ContextVar[str] = ContextVar("frozen_engine", default="")
 
 @contextmanager
 def frozen_engine(name: Literal["auto", "torch", "onnx", "double"]) -> Iterator[None]:
-    """Context in which frozen encoders use this inference engine, whatever the environment variable."""
+    """Context in which frozen encoders use this inference engine, regardless of the environment variable."""
     before = _wish.set(name)
     try:
         yield

@@ -14,7 +14,7 @@ from torch import nn
 from diptych.core.terminal.progress import with_bar
 
 MANY = 8
-"""So many parts take long enough for a bar."""
+"""This many parts take long enough for a bar."""
 T = TypeVar("T")
 R = TypeVar("R")
 

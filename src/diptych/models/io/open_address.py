@@ -100,8 +100,8 @@ def open_address(
 ) -> Any:
     """The model of a run folder, a model folder, "packaged" (`models.io.packaged_pair`), "hf:FOLDER_OR_NAME",
     "open_clip:ARCH/FILE_OR_TAG", "timm:NAME", a release of the table of `diptych weights` ("xclip:FILE", "glip:CHECKPOINT#BERT", ...),
-    "tfjs:CENTERNET.json" of a package, "openai:http://HOST:PORT/v1#MODEL" of a server of chat completions, or "lora:ADAPTER#BASE" with any
-    other as the base, into whose weights the adapter is merged.
+    "tfjs:CENTERNET.json" of a package, "openai:http://HOST:PORT/v1#MODEL" of a server of chat completions, or "lora:ADAPTER#BASE"
+    with any other as the base, into whose weights the adapter is merged.
 
     download  allows fetching published weights that are not on this machine
     device    where its tensors are put: "auto" takes CUDA where it is (`models.io.device`)
@@ -176,7 +176,7 @@ def _library_of(folder: Path) -> str:
 
 
 def _looks_like(address: str) -> str:
-    """Releases, other than that of the address, that its file or folder looks like; "" where there is none."""
+    """Releases, other than that of the address, that its file or folder looks like; "" if there is none."""
     from diptych.models.io.releases.families import all_releases
     from diptych.models.io.releases.release import described, recognised
 

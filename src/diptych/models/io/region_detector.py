@@ -38,7 +38,7 @@ class RegionDetector(ABC):
         threshold: float = 0.0,
         batch_size: int = 16,
     ) -> list[SceneGraph]:
-        """The `top` best regions of each image with a score above `threshold`. Raises ConfigError where `relations` are asked for."""
+        """The `top` best regions of each image with a score above `threshold`. Raises ConfigError if `relations` are asked for."""
         if relations:
             raise ConfigError(f"{self.name} predicts no relations (expected objects alone, or a run of rlipv2)")
         return self.regions(images, objects, top=top, threshold=threshold, batch_size=batch_size)
@@ -70,7 +70,7 @@ class ClosedSetDetector(ABC):
         return next(self.model.parameters()).device
 
     def _class_mask(self, objects: Sequence[str]) -> Tensor:
-        """bool [K], True for each class of training that is asked for. Raises DataError where none is."""
+        """bool [K], True for each class of training that is asked for. Raises DataError if none is."""
         class_mask_K = torch.tensor([name in set(objects) for name in self.objects], device=self._device)
         if not class_mask_K.any():
             raise self._unknown_names("objects", objects, self.objects)

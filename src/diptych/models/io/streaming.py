@@ -1,8 +1,8 @@
 """Listening to `generate` of transformers: text while it is written, an end before its time, where the answer begins, what another answer
 would have cost.
 
-What implementations get wrong: a token may be part of a letter, and a later token may change what stands before it (a space before a full
-stop), so a piece is given away only when no later token can take it back; and white space is given away with the word behind it, so that
+What implementations get wrong: a token may be part of a letter, and a later token may change what precedes it (a space before a full
+stop), so a piece is given away only when no later token can take it back; and white space is given away with the word after it, so that
 the pieces together are the stripped text.
 """
 
@@ -83,7 +83,8 @@ class TextPieceStreamer:
 
 
 class PromptLengthRecorder:
-    """A stopping criterion that stops nothing: it notes how many tokens stood before the first new one, which models count differently."""
+    """A stopping criterion that stops nothing: it notes how many tokens stood before the first new one, which models count
+    differently."""
 
     def __init__(self) -> None:
         self.length = 0

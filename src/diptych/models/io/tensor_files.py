@@ -50,7 +50,7 @@ def chosen_weights(spec: str, weights: str, download: bool, tags: Sequence[str])
 
 
 def weights_file(address: str) -> Path:
-    """The file of that name, or that of a folder as transformers writes them, in one piece. Raises DataError where there is none."""
+    """The file of that name, or that of a folder as transformers writes them, in one piece. Raises DataError if there is none."""
     path = Path(address).expanduser()
     files = [path] if path.is_file() else [file for name in FILES if (file := path / name).is_file()]
     if not files:
@@ -59,8 +59,8 @@ def weights_file(address: str) -> Path:
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """A state dict from .safetensors, from a PyTorch file that holds tensors only, or from a TorchScript archive (OpenAI's files), of which
-    only the tensors are used."""
+    """A state dict from .safetensors, from a PyTorch file that holds tensors only, or from a TorchScript archive (OpenAI's
+    files), of which only the tensors are used."""
     if path.suffix == ".safetensors":
         try:
             return load_file(path)

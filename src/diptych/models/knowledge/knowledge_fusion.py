@@ -28,7 +28,7 @@ class LinkedInput:
     """Texts with their entities.
 
     text_BL, mask_BL   ids, and True at real tokens
-    entity_BS          index of each entity, -1 where there is none
+    entity_BS          index of each entity, -1 if there is none
     tokens_BSL         True where a token is part of an entity's mention
     """
 
@@ -80,7 +80,8 @@ class EntityEncoder(nn.Module):
 
 
 class PatchDecoder(nn.Module):
-    """Pixels of every patch from visible ones: a mask vector elsewhere, fixed places, blocks as CLIP's, a norm and a linear layer (MAE)."""
+    """Pixels of every patch from visible ones: a mask vector elsewhere, fixed places, blocks as CLIP's, a norm and a linear layer
+    (MAE)."""
 
     position_PD: Tensor
 
@@ -175,7 +176,7 @@ class KnowledgeFusion(nn.Module):
             part.apply(_begin)
         nn.init.normal_(self.kind_2D, std=0.02)
         if isinstance(last := self.text_layers[-1], KnowledgeCoAttention):
-            last.entity.mlp.requires_grad_(False)  # nothing reads entities behind the last layer
+            last.entity.mlp.requires_grad_(False)  # nothing reads entities after the last layer
         self.image_tower, self.text_tower, self.entities = image_tower, text_tower, entities
         self.decoder = None
         if decoder is not None:
@@ -195,7 +196,7 @@ class KnowledgeFusion(nn.Module):
         return projected_BLD
 
     def named(self, entity_BS: Tensor, vector_VE: Tensor) -> Tensor:
-        """Vectors [B, S, E] of entities; zeros where there is none."""
+        """Vectors [B, S, E] of entities; zeros if there is none."""
         vector_BSE = vector_VE[entity_BS.clamp(min=0)]
         return vector_BSE * (entity_BS >= 0)[..., None]
 
@@ -241,8 +242,8 @@ class KnowledgeFusion(nn.Module):
         position_BM: Tensor,
         kept_BK: Tensor | None,
     ) -> FusionFeatures:
-        """shown_BCHW: images for matching, of which half belong to other texts. masked: texts with hidden words, without the entities that
-        these touch. kept_BK: patches that are visible, or None where no patch is guessed."""
+        """shown_BCHW: images for matching, of which half belong to other texts. masked: texts with hidden words, without the
+        entities that these touch. kept_BK: patches that are visible, or None if no patch is guessed."""
         vector_VE = self.vectors()
         image_BPD, shown_BPD = self.image_states(image_BCHW), self.image_states(shown_BCHW)
         text_BLD = self.text_states(whole.text_BL, whole.mask_BL)

@@ -92,8 +92,8 @@ class KnowledgeMatcher:
     def guess_words(
         self, images: Sequence[ImageSource], texts: Sequence[str], *, candidates: Sequence[str]
     ) -> npt.NDArray[np.float64]:
-        """Log-probabilities [N, C] of each candidate in the gap of a text, an image each: "A ___ in the left lung". A candidate of several
-        tokens hides as many places and counts with their sum; entities that the gap touches are not read."""
+        """Log-probabilities [N, C] of each candidate in the gap of a text, an image each: "A ___ in the left lung". A candidate
+        of several tokens hides as many places and counts with their sum; entities that the gap touches are not read."""
         scores = np.zeros((len(images), len(candidates)))
         with self._ready() as device:
             vector_VE = self.model.vectors()
@@ -129,7 +129,7 @@ class KnowledgeMatcher:
         return values
 
     def save(self, folder: Path) -> None:
-        """config.json, model.safetensors, tokenizer.json, README.md; replaces the folder as a whole."""
+        """Write config.json, model.safetensors, tokenizer.json, README.md, replacing the whole folder."""
         model = self.model
         config = {
             "kind": self.kind,
@@ -148,7 +148,7 @@ class KnowledgeMatcher:
 
     @classmethod
     def load(cls, folder: Path) -> Self:
-        """The matcher of a folder that `save` wrote. The torch random state stays as it was."""
+        """The matcher of a folder that `save` wrote. Leaves the torch random state unchanged."""
         config = read_config(folder, cls.kind)
         graph = EntityGraph.from_json(config["graph"])
         count, width = len(graph.names), config["entity_width"]

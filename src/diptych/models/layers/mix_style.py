@@ -4,7 +4,7 @@
 
 Statistics are over places and carry no gradient. Only while training, and then in a share of the steps.
 
-Letters: B batch, P places, D width.
+Letters: B batch, P positions, D width.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ def mean_pool(tokens_BLD: Tensor, mask_BL: Tensor) -> Tensor:
 
 
 def pool_at(tokens_BLD: Tensor, position_B: Tensor) -> Tensor:
-    """The token at one position a row."""
+    """The token at one position per row."""
     return tokens_BLD.gather(1, position_B[:, None, None].expand(-1, 1, tokens_BLD.shape[2])).squeeze(1)
 
 

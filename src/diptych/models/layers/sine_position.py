@@ -25,7 +25,7 @@ def box_sine(box_X4: Tensor, width: int) -> Tensor:
 
 
 def map_sine(mask_BHW: Tensor, width: int, *, centred: bool, dtype: torch.dtype = torch.float32) -> Tensor:
-    """[B, H W, width] of the places of a map: y, then x, counted over real places (True) so that they run from 0 to 1 in each image.
+    """[B, H W, width] of the places of a map: y, then x, counted over real positions (True) so that they run from 0 to 1 in each image.
 
     centred   a place stands at its middle, (i + 1/2) / H. Published backbones differ: Swin's does so, ResNet's stands at
               (i + 1) / H.

@@ -1,7 +1,7 @@
 """The last sparse vectors that were seen, as wide as a vocabulary and as long as their words.
 
 Two dense queues of 11,520 rows over 30,522 words are 2.8 GB, nearly all of it zeros once a model is sparse. Here a row costs eight
-bytes a word that it has.  Letters: K rows held, E their entries, N items, V vocabulary.
+bytes per word that it has.  Letters: K rows held, E their entries, N items, V vocabulary.
 """
 
 from __future__ import annotations
@@ -37,9 +37,9 @@ class SparseQueue(nn.Module):
     ring, drops the rows that do not fit and starts over at the first place, which differs unless the batch divides the size.)
 
     start  "empty", or "random" as released: unit vectors of all words with random signs, without group
-    Buffers change their length: `resize_` makes room before a checkpoint is read. On a GPU the newest rows become sparse when the queue is
-    next looked at, one step later, since the host would wait for the number of their entries; buffers are whole in `state_dict` and after
-    `settle_`.
+    Buffers change their length: `resize_` makes room before a checkpoint is read. On a GPU the newest rows become sparse when the
+    queue is next looked at, one step later, since the host would wait for the number of their entries; buffers are whole in
+    `state_dict` and after `settle_`.
     """
 
     value_E: Tensor

@@ -5,7 +5,7 @@
 x are features of VGG-19 up to its fourth block (`relu4_1`), and a decoder that was trained for it makes a picture of t. Weights are those
 that are published with the method in PyTorch: `vgg_normalised.pth`, whose first layer takes pixels in 0..1, and `decoder.pth`.
 
-Letters: B batch, C channel, H W pixels, P places.
+Letters: B batch, C channel, H W pixels, P positions.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from diptych.core.errors import DataError
 Triple = tuple[float, float, float]
 
 STRIDE = 8
-"""Pixels a side behind one place of the features; the decoder's pictures have whole multiples."""
+"""Pixels per side after one place of the features; the decoder's pictures have whole multiples."""
 
 
 class StyleTransfer(nn.Module):
@@ -41,7 +41,7 @@ class StyleTransfer(nn.Module):
         self.requires_grad_(False)
 
     def read(self, encoder: Mapping[str, Tensor], decoder: Mapping[str, Tensor]) -> None:
-        """The published weights; VGG's layers behind the fourth block have no place here. Raises DataError for others."""
+        """The published weights; VGG's layers after the fourth block have no place here. Raises DataError for others."""
         own = self.encoder.state_dict()
         for part, given in ((self.encoder, {name: encoder[name] for name in own if name in encoder}), (self.decoder, decoder)):
             try:
@@ -63,8 +63,8 @@ class StyleTransferAugmentation(nn.Module):
 
     strength    s above
     mean, deviation  of the other model's normalisation
-    normalised  pictures go through as they are for the other model, and come out as the decoder leaves them, as in SyViC's release. Without
-                it they are taken back to 0..1, for which VGG and decoder were trained, and normalised again
+    normalised  pictures go through as they are for the other model, and come out as the decoder leaves them, as in SyViC's
+                release. Without it they are taken back to 0..1, for which VGG and decoder were trained, and normalised again
     """
 
     def __init__(

@@ -1,9 +1,9 @@
-"""Text vectors that look at a picture before they are compared with it: cross-attention behind a small learned gate.
+"""Text vectors that look at a picture before they are compared with it: cross-attention after a small learned gate.
 
 DenseCLIP (2112.01518) reads patches in a narrower space, X-CLIP (2208.02816) in the joint one; both add the result to the text times a
 learned vector that starts small, so that at first the text is nearly what it was.
 
-Letters: B batch, K texts, P places, D width, I inner width, H heads, E width of a head.
+Letters: B batch, K texts, P positions, D width, I inner width, H heads, E width of a head.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ class TextRefiner(nn.Module):
     inside   width within: texts and places are normalised and projected into it, and back out; 0 works in the joint space, with a norm on
              the places alone (X-CLIP)
     among    texts read each other, too (DenseCLIP)
-    dropout  behind attention and within the MLP; with `drop_thoughts` also behind the MLP (DenseCLIP)
+    dropout  after attention and within the MLP; with `drop_thoughts` also after the MLP (DenseCLIP)
     gate     where its numbers start: 1e-4 (DenseCLIP), 0.1 (X-CLIP)
     std      of all linear maps at the start, truncated normal with biases of 0; 0 leaves PyTorch's
     """

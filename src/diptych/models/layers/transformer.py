@@ -39,7 +39,7 @@ def activation(name: str) -> nn.Module:
 class Block(nn.Module):
     """x + attention(norm(x)), then x + mlp(norm(x)).
 
-    dropout  while training: behind the attention, within the MLP and behind it (timm's `drop`)
+    dropout  while training: after the attention, within the MLP and after it (timm's `drop`)
     attention_dropout  likewise, of what each token reads
     """
 

@@ -1,6 +1,6 @@
 """A trained `LexicalEncoder` ready for use: pictures and texts in, weights over words out; saved as one folder.
 
-Letters: B batch, L tokens, P places, D width, V vocabulary, W mappings of words to weights.
+Letters: B batch, L tokens, P positions, D width, V vocabulary, W mappings of words to weights.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ SIZE = 64  # pictures or texts at a time: [64, V] weights
 class LexicalModel(Embedding):
     """Weights over words as `LexicalEmbedder`, and the same weights as unit vectors of the whole vocabulary as `Embedder`.
 
-    terms  only so many of the heaviest words of each picture and text; 0 keeps all. What is left is scaled to norm 1 again by whoever
+    terms  only this many of the heaviest words of each picture and text; 0 keeps all. What is left is scaled to norm 1 again by whoever
            needs it so
 
     A text that has no token, or no word that the vocabulary knows, is refused and not searched with its start and end marks.
@@ -80,7 +80,7 @@ class LexicalModel(Embedding):
         return {name: number for number, name in enumerate(self.names)}
 
     def keeping(self, terms: int) -> Self:
-        """The same model with only so many words of each picture and text. Shares the towers."""
+        """The same model with only this many words of each picture and text. Shares the towers."""
         return type(self)(
             self.model,
             self.preprocess,
@@ -149,7 +149,7 @@ class LexicalModel(Embedding):
         read: Callable[[Sequence[Any]], tuple[Tensor, ...]],
         weigh: Callable[..., Tensor],
     ) -> Iterator[Tensor]:
-        """Weights [B, V] of some items at a time, with the kept words alone."""
+        """Weights [B, V] of some items at a time, with the kept words only."""
         for part in parts(items, size):
             with self._ready() as device:
                 weight_BV = weigh(*(tensor.to(device) for tensor in read(part)))
@@ -180,7 +180,7 @@ class LexicalModel(Embedding):
     # ------------------------------------------------------------ kept
 
     def save(self, folder: Path) -> None:
-        """config.json, model.safetensors, tokenizer.json, README.md; replaces the folder as a whole."""
+        """Write config.json, model.safetensors, tokenizer.json, README.md, replacing the whole folder."""
         model = self.model
         config = {
             "kind": self.kind,

@@ -2,7 +2,7 @@
 
     r = log(1 + relu(max over places of the head's logit)),   r / |r|  is compared
 
-Letters: B batch, N items, C channel, H W, L tokens, P places, D width, V vocabulary.
+Letters: B batch, N items, C channel, H W, L tokens, P positions, D width, V vocabulary.
 """
 
 from __future__ import annotations

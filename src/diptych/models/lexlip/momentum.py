@@ -38,7 +38,7 @@ class MomentumEncoder(nn.Module):
     """A `LexicalEncoder`, its moving average, and a queue of each modality's sparse vectors.
 
     dropout  whether the average has dropout and stochastic depth in training, as in the released code
-    behind   the average follows the weights that a step began with, as in the released code, of which a copy is kept
+    after   the average follows the weights that a step began with, as in the released code, of which a copy is kept
     `forward` changes nothing, so it may be called in chunks and twice; `follow_` and `remember_` come after the optimiser.
     """
 

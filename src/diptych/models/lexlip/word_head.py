@@ -1,4 +1,4 @@
-"""BERT's word head: what a vector says of every word of a vocabulary.  Letters: N vectors, P places, D width, V vocabulary."""
+"""BERT's word head: what a vector says of every word of a vocabulary.  Letters: N vectors, P positions, D width, V vocabulary."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ NAMES = {
 
 
 class VocabularyHead(nn.Module):
-    """Linear, GELU, norm, then a logit a word. The words' vectors are parameters of their own, not tied to the table that texts are read
-    with, as in LexLIP's code; they start from `table`.
+    """Linear, GELU, norm, then a logit per word. The words' vectors are parameters of their own, not tied to the table that texts
+    are read with, as in LexLIP's code; they start from `table`.
 
     Weights start normal with deviation 0.02, as BERT's.
     """
@@ -53,7 +53,7 @@ class VocabularyHead(nn.Module):
         return logits
 
     def peaks(self, x_BPD: Tensor, mask_BP: Tensor) -> tuple[Tensor, Tensor]:
-        """Of each word the highest logit over all real places and where that is, [B, V] each."""
+        """Of each word the highest logit over all real positions and where that is, [B, V] each."""
         return max_logits(self.transformed(x_BPD), mask_BP, self.words.weight, self.words.bias)
 
     def transformed(self, x: Tensor) -> Tensor:
@@ -63,7 +63,7 @@ class VocabularyHead(nn.Module):
 
 
 def packaged_head(folder: str | Path) -> dict[str, Tensor]:
-    """The word head in a folder of transformers that holds a masked language model such as BERT, by our names; empty where it has none."""
+    """The word head in a folder of transformers that holds a masked language model such as BERT, by our names; empty if it has none."""
     path = Path(folder, "model.safetensors")
     if not path.is_file():
         return {}
@@ -78,7 +78,7 @@ def packaged_head(folder: str | Path) -> dict[str, Tensor]:
 
 @torch.no_grad()
 def adopt_head_(head: VocabularyHead, given: Mapping[str, Tensor]) -> None:
-    """The head becomes the given one. Raises ConfigError where sizes differ."""
+    """The head becomes the given one. Raises ConfigError if sizes differ."""
     own = dict(head.named_parameters())
     for name, tensor in given.items():
         if tensor.shape != own[name].shape:

@@ -1,5 +1,5 @@
 """Published weights under the names of a `ContinualEncoder`: CTP starts from DeiT's image tower and from a BERT, whose lower layers read
-words alone and whose upper ones read the image, too (as in ALBEF, 2107.07651)."""
+words only and whose upper ones read the image, too (as in ALBEF, 2107.07651)."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ def init_from_pretrained_(
 ) -> None:
     """Starts the image tower from a vision transformer in timm's names, text tower and reader from a BERT with its word head.
 
-    What the weights have no tensor for stays as it is: projections, attention to the image. Without a reader the upper layers and the word
-    head have no part. Raises DataError where a tensor is missing, of another shape or without a place, ConfigError for other towers.
-    Momentum model and reference start as the model does.
+    What the weights have no tensor for stays as it is: projections, attention to the image. Without a reader the upper layers and
+    the word head have no part. Raises DataError if a tensor is missing, of another shape or without a place, ConfigError for
+    other towers. Momentum model and reference start as the model does.
     """
     if image is not None:
         tower = model.encoder.image_tower

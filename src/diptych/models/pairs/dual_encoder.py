@@ -126,7 +126,7 @@ def encoder_of(model: nn.Module) -> DualEncoder:
 
 
 def projection_of(tower: Tower, width: int, side: Literal["image", "text"], *, project: bool = True) -> nn.Module:
-    """Projection that a `DualEncoder` without biases puts behind this tower, with fresh weights."""
+    """Projection that a `DualEncoder` without biases puts after this tower, with fresh weights."""
     return _projection(tower, width, _form(tower, bias=False, project=project), side)
 
 

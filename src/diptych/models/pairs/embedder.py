@@ -81,7 +81,7 @@ class Embedding:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Of weights and preprocessing as they were when first asked; an object whose weights change later must be made anew."""
+        """Of weights and preprocessing as they were when first asked; an object whose weights change later must be rebuilt."""
         settings: dict[str, Any] = {"preprocess": self.preprocess.to_json(), "text_length": self.text_length}
         if variant := variant_of(self.model):
             settings["model"] = variant
@@ -198,7 +198,7 @@ class PairEmbedder(Embedding):
         return text_BL[:, :longest], mask_BL[:, :longest]
 
     def save(self, folder: Path) -> None:
-        """config.json, model.safetensors, tokenizer.json, README.md; replaces the folder as a whole."""
+        """Write config.json, model.safetensors, tokenizer.json, README.md, replacing the whole folder."""
         model = self.model
         for tower in (model.image_tower, model.text_tower):
             if not hasattr(tower, "spec"):
@@ -225,7 +225,7 @@ class PairEmbedder(Embedding):
 
     @classmethod
     def load(cls, folder: Path) -> Self:
-        """The embedder of a folder that `save` wrote. The torch random state stays as it was."""
+        """Load the embedder from a folder that `save` wrote. Leaves the torch random state unchanged."""
         config = read_config(folder, cls.kind)
         with torch.random.fork_rng(devices=[]):
             variant = dict(config.get("model", {}))

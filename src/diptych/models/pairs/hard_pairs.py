@@ -15,8 +15,8 @@ from diptych.models.towers.outputs import PairFeatures
 class HardPairs(PairFeatures):
     """`PairFeatures`, the vectors of wrong texts and of further right ones.
 
-    negative_NKD  unit-norm, 0 where there is none
-    positive_ND   unit-norm; None where no further text is read
+    negative_NKD  unit-norm, 0 if there is none
+    positive_ND   unit-norm; None if no further text is read
     """
 
     negative_NKD: Embeddings[Tensor]

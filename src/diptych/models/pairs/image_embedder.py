@@ -70,7 +70,7 @@ class ImageTowerEmbedder(Embedding):
         return torch.cat(blocks).numpy()
 
     def save(self, folder: Path) -> None:
-        """config.json, model.safetensors, README.md; replaces the folder as a whole."""
+        """Write config.json, model.safetensors, README.md, replacing the whole folder."""
         tower = self.model.image_tower
         config = {
             "kind": self.kind,
@@ -83,7 +83,7 @@ class ImageTowerEmbedder(Embedding):
 
     @classmethod
     def load(cls, folder: Path) -> Self:
-        """The embedder of a folder that `save` wrote. The torch random state stays as it was."""
+        """Load the embedder from a folder that `save` wrote. Leaves the torch random state unchanged."""
         config = read_config(folder, cls.kind)
         with torch.random.fork_rng(devices=[]):
             tower = image_tower(**config["image_tower"])

@@ -1,6 +1,6 @@
 """Zero-shot segmentation by any dual encoder: each place gets the class whose text its vector is nearest to.
 
-Letters: B batch, P places, G groups, K classes, D width, R C rows and columns, H W pixels.
+Letters: B batch, P positions, G groups, K classes, D width, R C rows and columns, H W pixels.
 """
 
 from __future__ import annotations
@@ -46,10 +46,12 @@ class PatchSegmenter:
     short_side  0 squeezes an image into the model's square. Above, the image is brought to this short side (448, as published), its shape
                 kept, and read in windows of the model's size, whose scores are averaged
     stride      pixels from one window to the next; 0 takes half a window
-    window      side of the windows in pixels, for a GroupViT, whose positions are then stretched (448, as published); 0 is the model's own
+    window      side of the windows in pixels, for a GroupViT, whose positions are then stretched (448, as published); 0 is the
+                model's own
     rule        "cosine"; or "groupvit", as GroupViT and CoCu release it: a place's probabilities of the classes, times those of the five
-                that the window as a whole is likeliest of, at the model's temperature. There `threshold` is at most the largest score of
-                the window, and places below it are background; and a class is the mean of its sentences' vectors before their norm
+                that the window as a whole is most likely of, at the model's temperature. There `threshold` is at most the largest
+                score of the window, and places below it are background; and a class is the mean of its sentences' vectors before
+                their norm
     """
 
     def __init__(
@@ -191,7 +193,7 @@ class PatchSegmenter:
 
 
 def affinities(token_GD: Tensor, image_D: Tensor, text_KD: Tensor, *, scale: float) -> Tensor:
-    """[G, K] as GroupViT is released: softmax over all classes times softmax over the five that the whole image is likeliest of."""
+    """[G, K] as GroupViT is released: softmax over all classes times softmax over the five that the whole image is most likely of."""
     logit_GK = scale * token_GD @ text_KD.T
     likely = (scale * image_D @ text_KD.T).topk(min(TOP, len(text_KD))).indices
     hidden_K = torch.ones(len(text_KD), dtype=torch.bool, device=text_KD.device)
@@ -217,8 +219,8 @@ def _fitted(height: int, width: int, short: int) -> tuple[int, int]:
 
 
 def group_assignments(net: Any, image_BCHW: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Of one image: the groups of the last stage [1, G, D], their mean [1, D], and how much each patch belongs to each [G, R, C]: the soft
-    assignments of all stages multiplied. Positions are stretched for an image of another size than the network's."""
+    """Of one image: the groups of the last stage [1, G, D], their mean [1, D], and how much each patch belongs to each [G, R, C]:
+    the soft assignments of all stages multiplied. Positions are stretched for an image of another size than the network's."""
     from transformers.models.groupvit.modeling_groupvit import get_grouping_from_attentions
 
     output = net(pixel_values=image_BCHW, output_attentions=True)

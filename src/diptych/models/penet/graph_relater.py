@@ -81,7 +81,7 @@ class GraphRelater(ClosedSetDetector):
         threshold: float = 0.0,
         batch_size: int = 16,
     ) -> list[SceneGraph]:
-        """One graph an image: its regions and the `top` best relations above `threshold`; without `relations`, regions alone.
+        """One graph an image: its regions and the `top` best relations above `threshold`; without `relations`, regions only.
 
         `batch_size` is that of other detectors: images are read one by one.
         """
@@ -199,7 +199,7 @@ class GraphRelater(ClosedSetDetector):
         return columns
 
     def _object_mask(self, objects: Sequence[str]) -> Tensor:
-        """`_class_mask` behind "no object", which is never asked for. bool [1 + K]"""
+        """`_class_mask` after "no object", which is never asked for. bool [1 + K]"""
         return F.pad(self._class_mask(objects), (1, 0), value=False)
 
     def _class(self, region: Region) -> int:
@@ -214,7 +214,7 @@ class GraphRelater(ClosedSetDetector):
     # ------------------------------------------------------------ kept
 
     def save(self, folder: Path) -> None:
-        """config.json, model.safetensors and README.md; replaces the folder as a whole."""
+        """Write config.json, model.safetensors and README.md, replacing the whole folder."""
         config = {
             "kind": self.kind,
             "name": self.name,
@@ -228,7 +228,7 @@ class GraphRelater(ClosedSetDetector):
 
     @classmethod
     def load(cls, folder: Path) -> Self:
-        """The model of a folder that `save` wrote. The torch random state stays as it was."""
+        """Load the model from a folder that `save` wrote. Leaves the torch random state unchanged."""
         config = read_config(folder, cls.kind)
         lists = from_plain(LabelLists, config["lists"])
         with torch.random.fork_rng(devices=[]):

@@ -4,9 +4,9 @@ The release is a network of maskrcnn-benchmark: images as BGR from 0 to 255 less
 folded into the weights (the first convolution takes RGB of deviation 1 / 255, running variances are less by timm's epsilon), so that the
 numbers stay those of the release.
 
-What it holds and ours does not, because it computes nothing: the corners of the anchors, which are made anew, and `linear_pred`, which
-nothing reads. A PE-Net of SGG-Benchmark opens likewise: its parts of things lie in `context_layer`, with a map of visual features of their
-own beside that of pairs.
+What it holds and ours does not, because it computes nothing: the corners of the anchors, which are rebuilt, and `linear_pred`, which
+nothing reads. A PE-Net of SGG-Benchmark opens likewise: its parts of things lie in `context_layer`, with a map of visual features
+of their own beside that of pairs.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ LAYERS = {"W_sub", "W_obj", "W_pred", "project_head", "down_samp"}
 
 
 def open_released(spec: str) -> GraphRelater:
-    """The model of "penet:CHECKPOINT#SETTING", which knows the names of VG150 or of Open Images. Leaves the torch random state as it was.
+    """The model of "penet:CHECKPOINT#SETTING", which knows the names of VG150 or of Open Images. Leaves the torch random state unchanged.
 
     Raises DataError for a file that is missing or not one of tensors, and ConfigError for a setting that there is not, or a network of
     another architecture, with the tensors that are left over, missing or of another size.

@@ -5,10 +5,10 @@
     c_k = W_p t_k                                                k = 0 is "no relation", with a vector of its own
     score of predicate k = cos(r, c_k) * scale
 
-each behind a residual layer and a projection that r and c share. s and o pass LN(dropout(relu(W s)) + s) first. A plain classifier on
+each after a residual layer and a projection that r and c share. s and o pass LN(dropout(relu(W s)) + s) first. A plain classifier on
 the same r (`classifier="linear"`) is the baseline.
 
-The labels of things are true (predicate classification), or named anew from features, the detector's scores and the place of the box.
+The labels of things are true (predicate classification), or renamed from features, the detector's scores and the place of the box.
 
 The release builds one more layer, `linear_pred`, that nothing reads; it is left out. Its subject is the second half of one projection
 of both ends, and its background prototype is a random vector.
@@ -40,11 +40,12 @@ PLACE_WIDTH = 128
 class PENetHeadConfig:
     """width        of pairs and half the width of prototypes (2048)
     word_width   of word vectors (300)
-    naming_width  of the layer that names things anew (512)
-    dropout      behind every residual layer and before the projection
+    naming_width  of the layer that names things again (512)
+    dropout      after every residual layer and before the projection
     classifier   prototypes, or a linear classifier on the same pairs (the baseline)
     place_momentum   of the running statistics of where boxes lie. The release has .001 and reads them twice a step: .001999
-    pair_map     the features of pairs pass the map h of the things' features ("shared", as released), or one of their "own" (SGG-Benchmark)
+    pair_map     the features of pairs pass the map h of the things' features ("shared", as released), or one of their "own"
+                 (SGG-Benchmark)
     """
 
     width: int = 2048
@@ -70,7 +71,7 @@ class PENetHeadConfig:
 class ScoredPairs:
     """logit_PK      scores of the predicates, "no relation" first
     pair_PD       the pairs in the space of the prototypes; as read by the classifier where the head is linear
-    prototype_KD  None where the head is linear
+    prototype_KD  None if the head is linear
     """
 
     logit_PK: Tensor
@@ -158,7 +159,7 @@ class ResidualLayer(nn.Module):
 
 
 class ObjectRelabelling(nn.Module):
-    """Names regions anew: features, what the detector thought of the label, and the place of the box, to class logits."""
+    """Names regions again: features, what the detector thought of the label, and the place of the box, to class logits."""
 
     def __init__(self, shape: PENetHeadConfig, features: int, objects: int) -> None:
         super().__init__()

@@ -1,8 +1,8 @@
 """PE-Net as a whole: a detector, features of regions and of pairs, the prototype head; three settings.
 
     predcls   boxes and labels are given, predicates are asked for
-    sgcls     boxes are given, labels are made anew from what the detector thinks of them
-    sgdet     nothing is given: the detector's boxes are named anew and related
+    sgcls     boxes are given, labels are predicted from what the detector thinks of them
+    sgdet     nothing is given: the detector's boxes are renamed and related
 
 Letters: B images, N regions of all images, P pairs of all images, C object classes with the background first, K predicates.
 """
@@ -35,7 +35,7 @@ class SceneGraphConfig:
     """setting     predcls, sgcls, sgdet
     head        sizes of the head; its fields are options like these
     detector    sizes and thresholds of the detector; likewise
-    repeats     overlap from which two boxes may not share a label that is made anew (sgdet)
+    repeats     overlap from which two boxes may not share a label that is predicted (sgdet)
     """
 
     setting: Setting = "predcls"
@@ -52,12 +52,12 @@ class SceneGraphConfig:
 class GraphScores:
     """Scores and targets of a batch; M regions of all images.
 
-    scored        of the pairs; None where the detector alone is trained
+    scored        of the pairs; None if the detector alone is trained
     relation_P    predicates of the pairs, 0 for none
-    naming_MC     logits of the labels that are made anew; None where labels are given
+    naming_MC     logits of the labels that are predicted; None if labels are given
     label_M       true labels of the regions, 0 for a box that holds nothing
     detecting     losses of the detector where it is trained along
-    scale         of the cosines, [1]; None where the head is linear
+    scale         of the cosines, [1]; None if the head is linear
     """
 
     scored: ScoredPairs | None
@@ -172,7 +172,7 @@ class SceneGraphNetwork(nn.Module):
     def relate(
         self, image_BCHW: Tensor, sizes: Sizes, boxes: Sequence[Tensor], labels: Sequence[Tensor] | None, class_mask_C: Tensor
     ) -> list[SceneGraphPrediction]:
-        """Predicates of all ordered pairs of given boxes; without `labels` these are made anew among `class_mask_C`."""
+        """Predicates of all ordered pairs of given boxes; without `labels` these are rebuilt among `class_mask_C`."""
         maps = self.detector.maps(image_BCHW)
         region_NV = self.regions(self.pool(maps, boxes))
         if labels is not None:

@@ -1,6 +1,6 @@
 """Guesses hidden words of a text from its other words and a picture's vector (PLIP, 2305.08386).
 
-Letters: B batch, L tokens, M places that are asked for, D width, V vocabulary.
+Letters: B batch, L tokens, M positions that are asked for, D width, V vocabulary.
 """
 
 from __future__ import annotations

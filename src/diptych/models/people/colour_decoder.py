@@ -12,7 +12,8 @@ from diptych.core.errors import ShapeError
 
 
 class TextExcitation(nn.Module):
-    """Squeeze and excitation that hears a text: each channel is multiplied by a gate in (0, 1) made from all channels' means and the text.
+    """Squeeze and excitation that hears a text: each channel is multiplied by a gate in (0, 1) made from all channels' means and
+    the text.
 
     a = sigmoid(W2 relu(W1 [mean of x; t])),   W1: C + D -> C,   W2: C -> C
 
@@ -36,7 +37,8 @@ class TextExcitation(nn.Module):
 
 
 class ColourDecoder(nn.Module):
-    """Four maps of a grey picture, at strides 4, 8, 16 and 32, and a text vector to a coloured picture of four times the first map's sides.
+    """Four maps of a grey picture, at strides 4, 8, 16 and 32, and a text vector to a coloured picture of four times the first
+    map's sides.
 
     The maps are brought to stride 4 and put together, `channels` in all (published: 1024). Twice: text-guided excitation, then a
     transposed convolution that doubles the sides, to a quarter of the channels and then to red, green and blue. How 3,840 channels of a
@@ -62,7 +64,7 @@ class ColourDecoder(nn.Module):
         return painted_BCHW
 
     def joined(self, maps: Sequence[Tensor]) -> Tensor:
-        """The four maps at stride 4, one behind the other, [B, channels, H, W]."""
+        """The four maps at stride 4, one after the other, [B, channels, H, W]."""
         size = maps[0].shape[-2:]
         parts = [part(x_BCHW) for part, x_BCHW in zip(self.parts, maps, strict=True)]
         grown = [F.interpolate(x_BCHW, size=size, mode="bilinear", align_corners=False) for x_BCHW in parts[1:]]

@@ -18,7 +18,7 @@ Places = Literal["rows", "released"]
 
 class RegressorBlock(nn.Module):
     """Queries read keys, each with its place, then think: q + attend(norm(q + place), norm(k + place), norm(v)), then y + mlp(y) of the
-    normed sum, as released. Keys have no bias. `dropout` is behind the attention, within the MLP and behind it, while training."""
+    normed sum, as released. Keys have no bias. `dropout` is after the attention, within the MLP and after it, while training."""
 
     def __init__(self, width: int, heads: int, *, mlp_ratio: float = 4.0, eps: float = 1e-5, dropout: float = 0.0) -> None:
         super().__init__()
@@ -84,8 +84,8 @@ class PatchRegressor(nn.Module):
                     nn.init.zeros_(module.bias)
 
     def forward(self, seen_BSD: Tensor, kept_BK: Tensor, hidden_BM: Tensor) -> tuple[Tensor, Tensor]:
-        """Guesses at hidden places [B, M, E] and at visible ones [B, K, E]. `seen_BSD` is the class token and the K visible patches, after
-        the tower's last norm."""
+        """Guesses at hidden places [B, M, E] and at visible ones [B, K, E]. `seen_BSD` is the class token and the K visible
+        patches, after the tower's last norm."""
         batch, width = len(seen_BSD), seen_BSD.shape[2]
         place_PD = self.place_PD.to(seen_BSD)
         kept_BKD, hidden_BMD = place_PD[kept_BK], place_PD[hidden_BM]

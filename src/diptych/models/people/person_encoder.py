@@ -1,6 +1,6 @@
 """Two towers of persons, beside them what paints a grey picture and what guesses attributes (PLIP, 2305.08386).
 
-Letters: B batch, N items, C channel, H W, L tokens, M places that are asked for, D width, V vocabulary.
+Letters: B batch, N items, C channel, H W, L tokens, M positions that are asked for, D width, V vocabulary.
 """
 
 from __future__ import annotations

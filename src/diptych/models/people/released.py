@@ -30,7 +30,7 @@ LENGTH, HEADS, STRIDE = 64, 8, 32
 
 
 def open_released(spec: str) -> PersonEmbedder:
-    """The dual encoder of an address of that form. Leaves the torch random state as it was.
+    """The dual encoder of an address of that form. Leaves the torch random state unchanged.
 
     Raises DataError for a file or folder that is missing or not what it should be, ConfigError for another architecture.
     """

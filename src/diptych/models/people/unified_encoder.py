@@ -1,7 +1,7 @@
 """Two towers of persons with what trains them: a guesser of words, a guesser of another model's patches, classes of persons (UniPT).
 
-Letters: B batch, N items, C channel, H W, L tokens, M hidden words, K visible patches, J hidden ones, D width, E width of the target or of
-a part, V vocabulary, G persons, Q prototypes.
+Letters: B batch, N items, C channel, H W, L tokens, M hidden words, K visible patches, J hidden ones, D width, E width of the
+target or of a part, V vocabulary, G persons, Q prototypes.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from diptych.models.towers.vit import VisionTransformer
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class UnifiedPairs(PairFeatures):
-    """`PairFeatures`, and the guesses; each is None where its part is left out.
+    """`PairFeatures`, and the guesses; each is None if its part is left out.
 
     word_NMV                        logits for hidden words
     hidden_NJE, target_hidden_NJE   of hidden patches: the guess, and what the other model says of them

@@ -17,7 +17,7 @@ from diptych.core.errors import ConfigError
 
 TokenKind = Literal["attributes", "projection"]
 HEADS, HEAD_WIDTH = 8, 64
-"""Of the relation layer, as released, whatever the width of the language model."""
+"""Of the relation layer, as released, regardless of the width of the language model."""
 
 
 @dataclass(frozen=True)

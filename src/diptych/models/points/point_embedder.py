@@ -92,7 +92,7 @@ class PointCloudEmbedder:
         return torch.cat(blocks).numpy() if blocks else np.zeros((0, self.model.width), np.float32)
 
     def save(self, folder: Path) -> None:
-        """config.json, model.safetensors, tokenizer files, README.md; replaces the folder as a whole."""
+        """Write config.json, model.safetensors, tokenizer files, README.md, replacing the whole folder."""
         config = {
             "kind": self.kind,
             "name": self.name,
@@ -111,7 +111,7 @@ class PointCloudEmbedder:
 
     @classmethod
     def load(cls, folder: Path) -> Self:
-        """The model of a folder that `save` wrote. The torch random state stays as it was."""
+        """Load the model from a folder that `save` wrote. Leaves the torch random state unchanged."""
         config = read_config(folder, cls.kind)
         with torch.random.fork_rng(devices=[]):
             anchor = anchor_of(config["towers"], config["width"])

@@ -30,7 +30,7 @@ POINTS_AT_ONCE = 8192
 
 
 def prompts_of(names: Sequence[str], words: Tokenizer, length: int, *, context: int, prompt: str) -> ClassPrompts:
-    """Token rows of class names: behind `context` learned vectors, or, with 0 of them, in the sentence `prompt` with {} for the name."""
+    """Token rows of class names: after `context` learned vectors, or, with 0 of them, in the sentence `prompt` with {} for the name."""
     if context:
         return class_prompts(names, words, length, context=context, tail="")
     encoded = words.encode([prompt.format(name.replace("_", " ")) for name in names], length)
@@ -39,8 +39,8 @@ def prompts_of(names: Sequence[str], words: Tokenizer, length: int, *, context: 
 
 
 class TextPointSegmenter:
-    """A `PointSegmenter`: by the head of fine-tuning, of the classes that it was trained on; after pre-training by the cosine of every seed
-    with the vectors of any names, without labels. Points that are not sampled get the mean of the three nearest that are."""
+    """A `PointSegmenter`: by the head of fine-tuning, of the classes that it was trained on; after pre-training by the cosine of
+    every seed with the vectors of any names, without labels. Points that are not sampled get the mean of the three nearest that are."""
 
     kind: ClassVar[str] = "text4point"
 
@@ -115,7 +115,7 @@ class TextPointSegmenter:
         return torch.cat(parts).float().cpu()
 
     def save(self, folder: Path) -> None:
-        """config.json, model.safetensors, tokenizer files, README.md; replaces the folder as a whole."""
+        """Write config.json, model.safetensors, tokenizer files, README.md, replacing the whole folder."""
         config = {
             "kind": self.kind,
             "name": self.name,
@@ -142,7 +142,7 @@ class TextPointSegmenter:
 
     @classmethod
     def load(cls, folder: Path) -> Self:
-        """The model of a folder that `save` wrote. The torch random state stays as it was."""
+        """Load the model from a folder that `save` wrote. Leaves the torch random state unchanged."""
         config = read_config(folder, cls.kind)
         with torch.random.fork_rng(devices=[]):
             model = Text4PointNet(

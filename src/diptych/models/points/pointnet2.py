@@ -70,7 +70,7 @@ class PointNet2Settings:
 
 @dataclass(frozen=True, slots=True)
 class PointLevel:
-    """xyz_BG3 of a level, its features (None where points have none), and the place of each among the input points."""
+    """xyz_BG3 of a level, its features (None if points have none), and the place of each among the input points."""
 
     xyz_BG3: Tensor
     feature_BGC: Tensor | None
@@ -116,8 +116,8 @@ class SetAbstraction(nn.Module):
 
 
 class FeaturePropagation(nn.Module):
-    """Features of a coarse level at the points of a finer one, the mean of the three nearest by inverse distance, beside the finer level's
-    own, through a shared MLP."""
+    """Features of a coarse level at the points of a finer one, the mean of the three nearest by inverse distance, beside the
+    finer level's own, through a shared MLP."""
 
     def __init__(self, coarse: int, fine: int, widths: Sequence[int]) -> None:
         super().__init__()
@@ -133,7 +133,8 @@ class FeaturePropagation(nn.Module):
 
 
 class PointNet2(nn.Module):
-    """Encoder and decoder of points: `encode` gives all levels, `decode` interpolates from the coarsest to the finest that `up` reaches."""
+    """Encoder and decoder of points: `encode` gives all levels, `decode` interpolates from the coarsest to the finest that `up`
+    reaches."""
 
     def __init__(self, settings: PointNet2Settings) -> None:
         super().__init__()

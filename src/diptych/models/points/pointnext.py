@@ -25,8 +25,8 @@ class PointNeXtSettings:
     levels      that sample, before the one that takes the maximum over all points
     radius, growth  of the balls of the first level, and the factor of each further one
     neighbours  of a ball
-    head        widths of the layers behind the maximum; the last one is that of the vector
-    dropout     behind each layer of the head
+    head        widths of the layers after the maximum; the last one is that of the vector
+    dropout     after each layer of the head
     """
 
     width: int = 32

@@ -1,8 +1,8 @@
 """Released checkpoints of ULIP and ULIP-2 with a Point-BERT or a PointNeXt, as models: "ulip:CHECKPOINT" or "ulip:CHECKPOINT#MODEL".
 
-ULIP's hold SLIP's image and text towers (a ViT-B of timm, CLIP's text transformer); ULIP-2's hold open_clip's ViT-bigG/14, or leave it out:
-MODEL is then the address of that dual encoder, such as open_clip:ViT-bigG-14/FILE. Layouts are those of the released code; the files
-themselves were not at hand.
+ULIP's hold SLIP's image and text towers (a ViT-B of timm, CLIP's text transformer); ULIP-2's hold open_clip's ViT-bigG/14, or
+leave it out: MODEL is then the address of that dual encoder, such as open_clip:ViT-bigG-14/FILE. Layouts are those of the
+released code; the files themselves were not at hand.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ NAMES = (
 """(pattern, replacement): the point side of the release and ours."""
 NEXT_STEM = "point_encoder.encoder.encoder.0.0.convs.0.0.weight"
 NEXT_LEVELS = 4
-"""Levels of the released PointNeXt; the one behind them takes the maximum over all points."""
+"""Levels of the released PointNeXt; the one after them takes the maximum over all points."""
 NEXT_LEVEL = re.compile(
     r"point_encoder\.encoder\.encoder\.(?P<level>[1-5])\.0\.(convs\.(?P<layer>\d)\.(?P<kind>[01])|skipconv\.0)\.(?P<rest>\w+)"
 )
@@ -63,7 +63,7 @@ OPEN_CLIP = "open_clip_model."
 
 
 def open_released(spec: str) -> PointCloudEmbedder:
-    """The model of "ulip:CHECKPOINT" or "ulip:CHECKPOINT#MODEL". Leaves the torch random state as it was.
+    """The model of "ulip:CHECKPOINT" or "ulip:CHECKPOINT#MODEL". Leaves the torch random state unchanged.
 
     Raises DataError for a file that is missing or not one of tensors, ConfigError for one of another architecture, with the tensors that
     are left over, missing or of another size.

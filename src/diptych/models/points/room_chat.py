@@ -1,4 +1,4 @@
-"""A language model that reads the things of a room behind their identifiers (Chat-3D v2, 2312.08168).
+"""A language model that reads the things of a room after their identifiers (Chat-3D v2, 2312.08168).
 
 Letters: B rooms, M things, K points of a thing, F features, C captions, L tokens, D width of the language model.
 """
@@ -25,7 +25,7 @@ Trained = Literal["tokens", "all"]
 
 @dataclass(frozen=True, slots=True)
 class RoomChatFeatures:
-    """nll_B, count_B, hit_B  of answers: negative log-likelihood, tokens, and how many the model finds likeliest
+    """nll_B, count_B, hit_B  of answers: negative log-likelihood, tokens, and how many the model finds most likely
     cosine_BM    of each thing's token with the mean embedding of its captions; there_BM: things that have captions
     """
 

@@ -71,7 +71,7 @@ class RoomGraphModel:
         return [SceneBoxes(box_M6, share_M, share_M >= self.choose_above * share_M.max()) for share_M in share_SM]
 
     def detect_room(self, sample: Sample) -> SceneBoxes:
-        """Proposals of a room with their likeliest classes."""
+        """Proposals of a room with their most likely classes."""
         box_M6, _, _ = self._read(sample)
         if not len(box_M6):
             return SceneBoxes(box_M6, np.zeros(0), np.zeros(0, bool))
@@ -83,7 +83,7 @@ class RoomGraphModel:
         return SceneBoxes(box_M6, score_M.double().cpu().numpy(), np.ones(len(box_M6), bool), labels)
 
     def describe_room(self, sample: Sample) -> SceneBoxes:
-        """Proposals of a room with a caption each, the likeliest word at every step. Raises ConfigError without that head."""
+        """Proposals of a room with a caption each, the most likely word at every step. Raises ConfigError without that head."""
         self._needs("captions")
         box_M6, node_1MD, _ = self._read(sample)
         if not len(box_M6):
@@ -100,7 +100,7 @@ class RoomGraphModel:
         return SceneBoxes(box_M6, np.ones(len(box_M6)), np.ones(len(box_M6), bool), texts=tuple(texts))
 
     def answer_room(self, sample: Sample, questions: Sequence[str]) -> list[str]:
-        """The likeliest answer to each question. Raises ConfigError without that head."""
+        """The most likely answer to each question. Raises ConfigError without that head."""
         self._needs("questions")
         _, node_1MD, open_1M = self._read(sample)
         if not questions:
@@ -131,7 +131,7 @@ class RoomGraphModel:
         return point_1MKF, placed_1M6, torch.ones(1, len(box_M6), dtype=torch.bool, device=weight.device)
 
     def _read(self, sample: Sample) -> tuple[Any, Tensor, Tensor]:
-        """Boxes [M, 6], features of proposals behind the graph [1, M, D], and which are there."""
+        """Boxes [M, 6], features of proposals after the graph [1, M, D], and which are there."""
         box_M6 = self.reading.boxes(sample)
         with torch.no_grad(), evaluating(self.model):
             point, placed, open_1M = self._proposals(sample, box_M6)
@@ -140,7 +140,7 @@ class RoomGraphModel:
             return box_M6, self.model.read_objects(point, placed, open_1M)[1], open_1M
 
     def save(self, folder: Path) -> None:
-        """config.json, model.safetensors, tokenizer files, README.md; replaces the folder as a whole."""
+        """Write config.json, model.safetensors, tokenizer files, README.md, replacing the whole folder."""
         config = {
             "kind": self.kind,
             "name": self.name,
@@ -168,7 +168,7 @@ class RoomGraphModel:
 
     @classmethod
     def load(cls, folder: Path) -> Self:
-        """The model of a folder that `save` wrote. The torch random state stays as it was."""
+        """Load the model from a folder that `save` wrote. Leaves the torch random state unchanged."""
         config = read_config(folder, cls.kind)
         with torch.random.fork_rng(devices=[]):
             model = RoomGraphNet(

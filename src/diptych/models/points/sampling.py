@@ -44,7 +44,7 @@ def furthest_points(xyz_BP3: Tensor, count: int, *, start_B: Tensor | None = Non
 
 @torch.no_grad()
 def nearest_points(centre_BG3: Tensor, xyz_BP3: Tensor, count: int) -> Tensor:
-    """The `count` nearest points of each centre, int64 [B, G, count], in no order. Raises ShapeError where a cloud has fewer."""
+    """The `count` nearest points of each centre, int64 [B, G, count], in no order. Raises ShapeError if a cloud has fewer."""
     _check_cloud(xyz_BP3)
     if count > xyz_BP3.shape[1]:
         raise ShapeError(f"{count} neighbours of {xyz_BP3.shape[1]} points (expected as many points or more)")

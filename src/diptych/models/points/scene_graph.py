@@ -60,13 +60,13 @@ class RoomGraphSettings:
 
 @dataclass(frozen=True, slots=True)
 class RoomGraphFeatures:
-    """object_BMD     unit vectors of proposals before the graph, the word level; node_BMD: behind it, the sentence level
+    """object_BMD     unit vectors of proposals before the graph, the word level; node_BMD: after it, the sentence level
     word_BSLD, sentence_BSD  words, not normalised, and unit vectors of sentences
     room_BD, text_BD  unit vectors of rooms and of all that is said of them, the scene level; all None without pre-training
     class_BMC      classes of proposals from their own features; named_BSC: of the thing that a sentence means, from the sentence
     choice_BSM     score of each proposal for each sentence
-    word_logit_BSLV, masked_class_BMC  of words and of proposals that were masked, from everything else; None where nothing was
-    caption_BMLV   words of captions of proposals, given those before; answer_BSA: of answers. None where they were not asked for
+    word_logit_BSLV, masked_class_BMC  of words and of proposals that were masked, from everything else; None if nothing was
+    caption_BMLV   words of captions of proposals, given those before; answer_BSA: of answers. None if they were not asked for
     scale          of the contrasts
     """
 
@@ -176,7 +176,7 @@ class RoomGraphNet(nn.Module):
     def read_objects(
         self, point_BMKF: Tensor, box_BM6: Tensor, open_BM: Tensor, hidden_BM: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Features of proposals [B, M, D] with their positions, and behind the graph. `hidden_BM`: proposals whose own features are
+        """Features of proposals [B, M, D] with their positions, and after the graph. `hidden_BM`: proposals whose own features are
         replaced by a learned vector; their positions stay."""
         if hidden_BM is not None:  # before the encoder, too: its batch norms would tell the others of them
             point_BMKF = point_BMKF.masked_fill(hidden_BM[..., None, None], 0)
@@ -191,7 +191,7 @@ class RoomGraphNet(nn.Module):
         return object_BMD, node_BMD
 
     def read_words(self, id_NL: Tensor, mask_NL: Tensor, hidden_NL: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Features of words [N, L, D], and of sentences [N, D]: the state behind the last word."""
+        """Features of words [N, L, D], and of sentences [N, D]: the state after the last word."""
         embedded_NLE = self.embed(id_NL)
         if hidden_NL is not None:
             embedded_NLE = torch.where(hidden_NL[..., None], self.hidden_word_E, embedded_NLE)
@@ -214,7 +214,7 @@ class RoomGraphNet(nn.Module):
         return object_NMD.unflatten(0, shape), word_NLD.unflatten(0, shape)
 
     def scores(self, object_BSMD: Tensor, sentence_BSD: Tensor, open_BM: Tensor) -> Tensor:
-        """[B, S, M]: how well each proposal fits each sentence; -inf where there is none."""
+        """[B, S, M]: how well each proposal fits each sentence; -inf if there is none."""
         both_BSMD = torch.cat([object_BSMD, sentence_BSD[:, :, None].expand_as(object_BSMD)], -1)
         score_BSM: Tensor = self.choose(both_BSMD)[..., 0]
         return score_BSM.masked_fill(~open_BM[:, None], -torch.inf)
@@ -227,7 +227,7 @@ class RoomGraphNet(nn.Module):
         return logit_BSA
 
     def caption(self, node_ND: Tensor, id_NL: Tensor) -> Tensor:
-        """[N, L, V]: logits of the word behind each of these, of captions of proposals."""
+        """[N, L, V]: logits of the word after each of these, of captions of proposals."""
         state_NLD, _ = self.caption_gru(self.embed(id_NL), node_ND[None].contiguous())
         logit_NLV: Tensor = self.caption_head(state_NLD)
         return logit_NLV
@@ -246,10 +246,10 @@ class RoomGraphNet(nn.Module):
         ask_mask_BSL: Tensor | None = None,
     ) -> RoomGraphFeatures:
         """point_BMKF  points of each proposal around its centre, with colours
-        box_BM6     centre and logarithms of extents of each; open_BM: False where there is no proposal
+        box_BM6     centre and logarithms of extents of each; open_BM: False if there is no proposal
         id_BSL      words of sentences; mask_BSL: False on padding
         hidden_BM, hidden_BSL  what is masked, in a second pass beside the first
-        caption_BML words of a caption of each proposal, -1 behind its end
+        caption_BML words of a caption of each proposal, -1 after its end
         ask_BSL     words of questions; ask_mask_BSL: False on padding
         """
         shape = id_BSL.shape[:2]
@@ -304,13 +304,13 @@ class RoomGraphNet(nn.Module):
         return self.answer(object_BSMD, mixed_BSLD, sentence_ND.unflatten(0, shape), open_BM, mask_BSL)
 
     def _captions(self, node_BMD: Tensor, caption_BML: Tensor) -> Tensor:
-        id_NL = caption_BML.flatten(0, 1).clamp_min(0)  # what stands behind the end has no loss
+        id_NL = caption_BML.flatten(0, 1).clamp_min(0)  # what follows the end has no loss
         logit_BMLV: Tensor = self.caption(node_BMD.flatten(0, 1), id_NL).unflatten(0, caption_BML.shape[:2])
         return logit_BMLV
 
 
 def nearest_proposals(box_BM6: Tensor, open_BM: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """The `count` nearest other proposals by their centres [B, M, K], fewer than that where there are fewer, and which of them exist."""
+    """The `count` nearest other proposals by their centres [B, M, K], fewer than that if there are fewer, and which of them exist."""
     with torch.no_grad():
         distance_BMM = torch.cdist(box_BM6[..., :3], box_BM6[..., :3], compute_mode="donot_use_mm_for_euclid_dist")
         own_MM = torch.eye(box_BM6.shape[1], dtype=torch.bool, device=box_BM6.device)
@@ -320,6 +320,6 @@ def nearest_proposals(box_BM6: Tensor, open_BM: Tensor, count: int) -> tuple[Ten
 
 
 def masked_mean(x: Tensor, mask: Tensor) -> Tensor:
-    """Mean over the last but one dimension of the places whose mask is True; 0 where there is none."""
+    """Mean over the last but one dimension of the places whose mask is True; 0 if there is none."""
     weight = mask[..., None].to(x)
     return (x * weight).sum(-2) / weight.sum(-2).clamp_min(1)

@@ -33,12 +33,12 @@ class VoxelLevel:
     place_N4: Tensor
 
     def neighbours(self, kernel: int) -> Tensor:
-        """Index of the voxel at each place of a cubic kernel around each voxel, [N, kernel cubed], x slowest; N where there is none."""
+        """Index of the voxel at each place of a cubic kernel around each voxel, [N, kernel cubed], x slowest; N if there is none."""
         reach = range(-(kernel // 2), kernel // 2 + 1)
         return self.find(self.key_N[:, None] + _steps(product(reach, repeat=3), self.key_N))
 
     def find(self, key: Tensor) -> Tensor:
-        """Index of the voxels with these keys, in the keys' shape; N where there is none."""
+        """Index of the voxels with these keys, in the keys' shape; N if there is none."""
         count = self.key_N.shape[0]
         index = torch.searchsorted(self.key_N, key.contiguous())
         there = self.key_N[index.clamp(max=count - 1)] == key
@@ -47,7 +47,8 @@ class VoxelLevel:
 
 @dataclass(frozen=True, slots=True)
 class VoxelHalving:
-    """From a level to that of voxels twice as large: parent_N of each fine voxel, and child_M8 of each coarse one by octant, N for none."""
+    """From a level to that of voxels twice as large: parent_N of each fine voxel, and child_M8 of each coarse one by octant, N
+    for none."""
 
     parent_N: Tensor
     octant_N: Tensor

@@ -33,7 +33,7 @@ class TextQueryingSettings:
     """Sizes of what Text4Point adds to a point network.
 
     query_heads  of the cross-attention from points to texts
-    query_hidden  factor of the hidden layer behind it
+    query_hidden  factor of the hidden layer after it
     keep_start, add_start  starts of the two learned numbers that weigh the points' own features and what they read
     pair_width   of the vectors of the decoder contrast
     context      learned vectors before a class name in fine-tuning; 0 keeps the fixed prompt
@@ -159,7 +159,7 @@ class Text4PointNet(nn.Module):
         self.order_KL, self.span = torch.from_numpy(prompts.order_KL).to(device), prompts.context
 
     def texts(self) -> Tensor:
-        """[K, D], unit-norm: class names behind learned context, or in a fixed prompt without gradient."""
+        """[K, D], unit-norm: class names after learned context, or in a fixed prompt without gradient."""
         tower, context = self.encoder.text_tower, getattr(self, "context", None)
         if context is None:
             with torch.no_grad():
@@ -169,8 +169,8 @@ class Text4PointNet(nn.Module):
         return l2_normalise(self.encoder.text_projection(tower(prompt_KLD, mask_KL).pooled_BD))
 
     def read_points(self, point_BPF: Tensor, text_KD: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Unit vectors of seeds in the joint space [B, G, D], the places of the seeds [B, G], features of points [B, P, C], and xyz of the
-        seeds [B, G, 3]."""
+        """Unit vectors of seeds in the joint space [B, G, D], the places of the seeds [B, G], features of points [B, P, C], and
+        xyz of the seeds [B, G, 3]."""
         levels = self.net.encode(point_BPF)
         own_BNC = self.net.coarsest(levels)
         lifted_BND = self.lift(own_BNC)
@@ -228,7 +228,7 @@ def point_network_settings(plain: Mapping[str, Any]) -> PointNet2Settings | Voxe
 
 def dense_map(encoder: DualEncoder, image_BCHW: Tensor) -> Tensor:
     """Projected features [B, D, H, W] of every place of pictures: those of CLIP's residual network through its attention pool, of other
-    towers their tokens behind the projection. Raises ConfigError where tokens make no square."""
+    towers their tokens after the projection. Raises ConfigError if tokens make no square."""
     tower = encoder.image_tower
     if isinstance(tower, CLIPResNet):
         return dense_pool(tower.pool, tower.maps(image_BCHW)[-1])[1]  # type: ignore[arg-type]

@@ -48,7 +48,7 @@ MODELS = {
 
 
 def open_uni3d(spec: str) -> PointCloudEmbedder:
-    """The model of "uni3d:CHECKPOINT#MODEL". Leaves the torch random state as it was.
+    """The model of "uni3d:CHECKPOINT#MODEL". Leaves the torch random state unchanged.
 
     Raises DataError for a file that is missing or not one of tensors, ConfigError for an address without MODEL and for a file of another
     architecture, with the tensors that are left over, missing or of another size.

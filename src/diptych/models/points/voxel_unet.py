@@ -35,7 +35,7 @@ class VoxelUNetSettings:
     voxel_down   channels of each level below it, whose voxels are twice as large as those above
     voxel_up     channels on the way back, the coarsest first; as many
     voxel_blocks  residual blocks of two convolutions on each level
-    voxel_seeds  coarsest voxels of a cloud that stand for it in a contrast, evenly spaced; where there are fewer, some several times
+    voxel_seeds  coarsest voxels of a cloud that stand for it in a contrast, evenly spaced; if there are fewer, some several times
     """
 
     voxel: float = 0.05

@@ -1,4 +1,4 @@
-"""A bridge that answers several questions about an image in turn, each behind its own earlier answers."""
+"""A bridge that answers several questions about an image in turn, each after its own earlier answers."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from diptych.models.policy.dialogue_policy import sample_dialogues
 
 @runtime_checkable
 class DialogueResponder(Protocol):
-    """Answers to the questions of each conversation, one after another, each question read behind the model's own earlier answers."""
+    """Answers to the questions of each conversation, one after another, each question read after the model's own earlier answers."""
 
     def converse(
         self, images: Sequence[ImageSource], asked: Sequence[Sequence[str]], *, max_tokens: int = 64
@@ -27,7 +27,7 @@ class DialogueResponder(Protocol):
 
 
 def question_pieces(template: str, later: str, asked: Sequence[str], slots: int) -> list[list[Piece]]:
-    """Pieces that stand before each answer of a conversation, the image before the first.
+    """Pieces that precede each answer of a conversation, the image before the first.
 
     template  of the first turn, {image} and {prompt} in it; later: of the others
     """
@@ -38,7 +38,7 @@ def question_pieces(template: str, later: str, asked: Sequence[str], slots: int)
 
 
 class DialogueGenerator(BridgeGenerator):
-    """A `BridgeGenerator` that also converses. later: template of the turns behind the first"""
+    """A `BridgeGenerator` that also converses. later: template of the turns after the first"""
 
     kind: ClassVar[str] = "dialogue_bridge"
     later: str = " {prompt}"
@@ -55,8 +55,8 @@ class DialogueGenerator(BridgeGenerator):
     def converse(
         self, images: Sequence[ImageSource], asked: Sequence[Sequence[str]], *, max_tokens: int = 64, batch_size: int = 32
     ) -> list[list[str]]:
-        """Greedy answers to the questions of each conversation; those of one batch have as many questions, so conversations are grouped by
-        their length."""
+        """Greedy answers to the questions of each conversation; those of one batch have as many questions, so conversations are
+        grouped by their length."""
         answers: dict[int, list[str]] = {}
         device = next(self.bridge.parameters()).device
         for length in sorted({len(questions) for questions in asked}):

@@ -2,7 +2,7 @@
 
 Questions are put in between: the policy reads them and pays for none of their tokens.
 
-Letters: B conversations, L places of a row, M = L - 1 tokens that are predicted, V vocabulary, D width, T tokens of an answer.
+Letters: B conversations, L positions of a row, M = L - 1 tokens that are predicted, V vocabulary, D width, T tokens of an answer.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ DrawTokens = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True, slots=True)
 class DialogueTokens:
-    """log_BM    log-probability of each token behind the first, by its place less one
+    """log_BM    log-probability of each token after the first, by its place less one
     entropy_BM  of the distribution that it was drawn from, nats
     value_BM    of the state before it; zeros without a value model
     """
@@ -38,7 +38,8 @@ class DialogueTokens:
 
 
 class DialoguePolicy(nn.Module):
-    """values  a second language model, a copy of the first, whose linear head, zero in the beginning, gives the value of a state; it reads
+    """values  a second language model, a copy of the first, whose linear head, zero in the beginning, gives the value of a state;
+    it reads
                 the policy's own image tokens, through which its error sends no gradient
     temperature  of the distribution that log-probabilities are taken of
     """
@@ -92,7 +93,7 @@ def sample_dialogues(
     bridge: Bridge, image_BCHW: Tensor, questions: Sequence[Sequence[Sequence[Piece]]], words: LanguageVocabulary, draw: DrawTokens,
     *, max_tokens: int,
 ) -> SampledDialogues:  # fmt: skip
-    """Conversations turn by turn: the pieces of each question are put behind what was said, and an answer is drawn.
+    """Conversations turn by turn: the pieces of each question are put after what was said, and an answer is drawn.
 
     questions  of each conversation in order; all have as many
     max_tokens of an answer

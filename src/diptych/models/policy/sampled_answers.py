@@ -25,10 +25,10 @@ Draw = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True, slots=True)
 class SampledAnswers:
-    """Answers [B, L], padded behind their end.
+    """Answers [B, L], padded after their end.
 
     chosen_BL  True where a token was taken, the end mark among them
-    mask_BLV   True where a token could be taken; None where all could
+    mask_BLV   True where a token could be taken; None if all could
     """
 
     ids_BL: Tensor
@@ -40,9 +40,9 @@ class SampledAnswers:
 class SamplingRules:
     """Rules of sampling an answer.
 
-    end_id, pad_id  end mark, and what fills the places behind it
+    end_id, pad_id  end mark, and what fills the places after it
     max_tokens  an answer ends there, the end mark counted
-    min_tokens  the end mark is not taken before so many others
+    min_tokens  the end mark is not taken before this many others
     """
 
     end_id: int
@@ -116,7 +116,7 @@ class StepwiseLogits:
     _encoded: Any = field(default=None, init=False)
 
     def next(self, last_B: Tensor | None) -> Tensor:
-        """[B, V] behind the token that was taken last; None at the beginning."""
+        """[B, V] after the token that was taken last; None at the beginning."""
         if self.model.reads_and_writes:
             return self._decoded(last_B)
         self.there_BP = self.there_BP if last_B is None else torch.cat([self.there_BP, torch.ones_like(self.there_BP[:, :1])], 1)

@@ -1,4 +1,4 @@
-"""A tuned language model ready for use: text behind a prompt of text."""
+"""A tuned language model ready for use: text after a prompt of text."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ BATCH = 32
 
 
 class TextGenerator:
-    """`Generator` of text alone: greedy answers to prompts without a picture.
+    """`Generator` of text only: greedy answers to prompts without a picture.
 
-    prefix, suffix  stand before and behind every prompt
+    prefix, suffix  stand before and after every prompt
     length          tokens of a prompt that are read, 0 for all; `truncate` says which end of a longer one is cut
     """
 
@@ -59,7 +59,7 @@ class TextGenerator:
 
     @torch.no_grad()
     def generate(self, images: Sequence[ImageSource | None], prompts: Sequence[PromptLike], *, max_tokens: int = 64) -> list[str]:
-        """The likeliest token each time, up to the end mark. Raises DataError for a prompt with a picture."""
+        """The most likely token each time, up to the end mark. Raises DataError for a prompt with a picture."""
         require_one_per_image("prompts", prompts, images)
         if any(image is not None for image in images):
             raise DataError(f"'{self.name}' reads text alone and was given a picture", field="images", expected="no picture")
@@ -86,7 +86,7 @@ class TextGenerator:
     def continuation_nll(
         self, prompts: Sequence[str], texts: Sequence[str]
     ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]:
-        """Nats [N] of each text behind its prompt, the end mark left out, and its number of tokens [N]."""
+        """Nats [N] of each text after its prompt, the end mark left out, and its number of tokens [N]."""
         nll, counts = [], []
         device = next(self.model.parameters()).device
         space = "" if self.vocabulary.spaced else " "
@@ -111,7 +111,7 @@ class TextGenerator:
         return {"length": self.length} if self.length else {}
 
     def save(self, folder: Path) -> None:
-        """config.json, the language model as model.safetensors with its configuration, tokenizer.json."""
+        """Write config.json, the language model as model.safetensors with its configuration, tokenizer.json."""
         config: dict[str, Any] = {
             "kind": self.kind,
             "name": self.name,

@@ -29,7 +29,7 @@ class ProblemForm:
 
     side     of a grid
     words    of stories, `UNKNOWN` last; answers are words too
-    facts    so many of a story, the last ones
+    facts    this many of a story, the last ones
     colours, markers   of things
     most_jumps  how many a question may ask for
     """

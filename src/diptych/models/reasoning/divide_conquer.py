@@ -80,8 +80,8 @@ class Conjunction(nn.Module):
 class DivideConquer(nn.Module):
     """System 1 compares each proposition with each picture; System 2 negates, conjoins and mixes what it says.
 
-    answers  "full", "system1" (the mean of the propositions' distributions) or "context" (the whole text alone, the baseline of the paper);
-             the parts that are not asked are not there
+    answers  "full", "system1" (the mean of the propositions' distributions) or "context" (the whole text only, the baseline of
+             the paper); the parts that are not asked are not there
     """
 
     def __init__(

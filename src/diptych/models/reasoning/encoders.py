@@ -1,6 +1,6 @@
 """Nodes, edges and their features of grids, stories and sets of things (Palm et al., 2018, arXiv 1711.08028).
 
-Letters: B batch, N nodes, E edges, D width, F width of an edge's features, L words, P places of a map, C H W of a picture.
+Letters: B batch, N nodes, E edges, D width, F width of an edge's features, L words, P positions of a map, C H W of a picture.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from diptych.models.reasoning.relational_block import ForgetBiasLSTM, xavier_
 
 Edges = Literal["rules", "full"]
 CONV_LAYERS, CONV_WIDTH, CONV_SIDE = 5, 128, 128
-"""Of the network that reads pictures of things: 128 pixels a side become 4 x 4 places of 128 features."""
+"""Of the network that reads pictures of things: 128 pixels per side become 4 x 4 places of 128 features."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -35,9 +35,9 @@ class GoalBatch(TensorBatch):
     """Pictures with a sentence each.
 
     target_B3    int64: predicate, subject, object
-    named_B3     int64: what the sentence itself names, -1 for what it leaves open; None where it is not learned from
+    named_B3     int64: what the sentence itself names, -1 for what it leaves open; None if it is not learned from
     box_BR4      xyxy in pixels of the input, and what stands in them: category_BR (-1: no box), able_BRA bool, relation_BRR (-1: no
-                 pair, 0: none); None where it is not learned from
+                 pair, 0: none); None if it is not learned from
     truncated    how many sentences were cut
     """
 

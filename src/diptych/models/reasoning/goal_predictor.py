@@ -72,7 +72,7 @@ class GoalPredictorModel:
         return goals
 
     def save(self, folder: Path) -> None:
-        """config.json, model.safetensors, tokenizer.json, README.md; replaces the folder as a whole."""
+        """Write config.json, model.safetensors, tokenizer.json, README.md, replacing the whole folder."""
         towers = {"image_tower": self.model.image, "text_tower": self.model.text}
         config = {
             "kind": self.kind,
@@ -97,7 +97,7 @@ class GoalPredictorModel:
 
     @classmethod
     def load(cls, folder: Path) -> Self:
-        """The model of a folder that `save` wrote. The torch random state stays as it was."""
+        """Load the model from a folder that `save` wrote. Leaves the torch random state unchanged."""
         config = read_config(folder, cls.kind)
         with torch.random.fork_rng(devices=[]):
             image = None if config["image_tower"] is None else image_tower(**config["image_tower"])

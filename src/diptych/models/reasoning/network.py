@@ -105,5 +105,5 @@ def half_squares(weights: Iterable[Tensor]) -> Tensor:
 
 
 def predicted(logit_BTAK: Tensor) -> Tensor:
-    """int64 [B, T, A]: the likeliest class of each answer."""
+    """int64 [B, T, A]: the most likely class of each answer."""
     return torch.argmax(logit_BTAK, -1)

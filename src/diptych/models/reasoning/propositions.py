@@ -14,7 +14,7 @@ from diptych.models.reasoning.read_by_query import QueryAttention
 from diptych.models.towers.outputs import Tower
 
 QUERIES = 10
-"""So many learned queries, of which a text with P propositions uses the first P."""
+"""This many learned queries, of which a text with P propositions uses the first P."""
 DROPOUT = 0.1
 
 

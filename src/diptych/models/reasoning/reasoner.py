@@ -54,7 +54,7 @@ class RelationalReasoner:
         return answers
 
     def save(self, folder: Path) -> None:
-        """config.json, model.safetensors, README.md; replaces the folder as a whole."""
+        """Write config.json, model.safetensors, README.md, replacing the whole folder."""
         config = {
             "kind": self.kind,
             "name": self.name,
@@ -75,7 +75,7 @@ class RelationalReasoner:
 
     @classmethod
     def load(cls, folder: Path) -> Self:
-        """The model of a folder that `save` wrote. The torch random state stays as it was."""
+        """Load the model from a folder that `save` wrote. Leaves the torch random state unchanged."""
         config = read_config(folder, cls.kind)
         with torch.random.fork_rng(devices=[]):
             model = RelationalNetwork(from_plain(NetworkForm, config["network"]))

@@ -73,7 +73,7 @@ class RelationalBlock(nn.Module):
         """[T, B, N, D]: the state of every node after every step.
 
         edge_E2    int64, source and target of each message, the same in all graphs of the batch
-        edge_BEF   features of the edges; None where they have none
+        edge_BEF   features of the edges; None if they have none
         exists_BN  False for nodes that only fill up; these neither send nor receive. None: all exist
         """
         source_E, target_E = edge_E2.unbind(1)

@@ -186,7 +186,8 @@ class SetPicker:
         )
 
     def save(self, folder: Path) -> None:
-        """config.json, model.safetensors, tokenizer.json, README.md; replaces the folder as a whole. The encoder stays where it lies."""
+        """Write config.json, model.safetensors, tokenizer.json, README.md, replacing the whole folder. The encoder stays where it
+        lies."""
         generator = self.model.generator
         config = {
             "kind": self.kind,
@@ -209,7 +210,7 @@ class SetPicker:
 
     @classmethod
     def load(cls, folder: Path) -> Self:
-        """The model of a folder that `save` wrote. The torch random state stays as it was."""
+        """Load the model from a folder that `save` wrote. Leaves the torch random state unchanged."""
         config = read_config(folder, cls.kind)
         with torch.random.fork_rng(devices=[]):
             tower = None if config["text_tower"] is None else text_tower(**config["text_tower"])

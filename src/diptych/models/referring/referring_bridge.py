@@ -1,6 +1,6 @@
 """A bridge whose language model reads regions and whose reference tokens are decoded into boxes and masks (REF-VLM, 2503.07413).
 
-Letters: B batch, L places, N regions, G tokens of a region, P patches, F features, D width of the language model, R references, H W.
+Letters: B batch, L positions, N regions, G tokens of a region, P patches, F features, D width of the language model, R references, H W.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class ReferringFeatures(AnswerLikelihood):
     """box_BR4    box of each reference, cxcywh in 0..1
     mask_BRHW  mask logits of the first references of each row, as many as its decoder takes; None without that decoder
     open_BR    references that a row has, in order
-    chance_BR  probability of each reference given what stands before it
+    chance_BR  probability of each reference given what precedes it
     """
 
     box_BR4: Rows[Tensor]
@@ -78,7 +78,7 @@ class ReferringBridge(Bridge):
 
         image_BCHW   for the image encoder; large_BCHW for the backbone
         most         references of a row that are decoded; further ones are left out
-        region_BNHW  masks of regions; given_BN: True on real ones, whose tokens stand behind those of the image in a row's slots
+        region_BNHW  masks of regions; given_BN: True on real ones, whose tokens follow those of the image in a row's slots
         """
         with torch.set_grad_enabled(torch.is_grad_enabled() and "encoder" not in self.still):
             feature_BPF = self.encoder(image_BCHW).tokens_BPD

@@ -205,7 +205,7 @@ class ReferringModel:
     def ground(
         self, images: Sequence[ImageSource], queries: Sequence[PhraseQuery], *, top: int = 100, batch_size: int = 16
     ) -> list[list[PhraseBoxes]]:
-        """Boxes of the references in the answer for each phrase, the surest first; none where it has no reference."""
+        """Boxes of the references in the answer for each phrase, highest score first; none if it has no reference."""
         asked = [(image, phrase) for image, query in zip(images, queries, strict=True) for phrase in query.words()]
         requests = [self.form.referring(phrase, "box") for _, phrase in asked]
         answers = iter(self.refer([image for image, _ in asked], requests, batch_size=batch_size))
@@ -283,7 +283,7 @@ class ReferringModel:
     # ------------------------------------------------------------ saved
 
     def save(self, folder: Path) -> None:
-        """config.json, model.safetensors, tokenizer files, README.md; replaces the folder as a whole."""
+        """Write config.json, model.safetensors, tokenizer files, README.md, replacing the whole folder."""
         config = {
             "kind": self.kind,
             "name": self.name,
@@ -313,7 +313,7 @@ class ReferringModel:
 
     @classmethod
     def load(cls, folder: Path) -> Self:
-        """The model of a folder that `save` wrote."""
+        """Load the model from a folder that `save` wrote."""
         config = read_config(folder, cls.kind)
         shape = ReferringShape(**{**config["shape"], "decoders": DecoderSize(**config["shape"]["decoders"])})
         with torch.random.fork_rng(devices=[]):

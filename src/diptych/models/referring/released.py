@@ -79,7 +79,7 @@ def take_ref_vlm_(bridge: ReferringBridge, address: str) -> None:
 def take_backbone_(backbone: DetectionBackbone, address: str) -> None:
     """Copies weights of a whole network into the pyramid of its stages; further stages and the head are left.
 
-    address  a file of tensors with the names of timm, or of open_clip, where "visual.trunk." stands before them
+    address  a file of tensors with the names of timm, or of open_clip, where "visual.trunk." precedes them
     Raises DataError for a tensor that is missing or of another shape.
     """
     file, filled = Path(address).expanduser(), set[str]()

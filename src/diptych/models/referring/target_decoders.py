@@ -1,10 +1,10 @@
 """Decoders that turn states of reference tokens into boxes and masks (REF-VLM, 2503.07413).
 
-Both are DETR's decoder (2005.12872) over feature maps, without an encoder and without a class: a state is a query, and there are as many as
-targets. Queries are padded with zeros to a fixed number, and padding is read like any other query, as released; `open_padding` False closes
-it.
+Both are DETR's decoder (2005.12872) over feature maps, without an encoder and without a class: a state is a query, and there are
+as many as targets. Queries are padded with zeros to a fixed number, and padding is read like any other query, as released;
+`open_padding` False closes it.
 
-Letters: B batch, R references, Q queries (padded), C channels, H W, M places of the memory, D width, E width of states.
+Letters: B batch, R references, Q queries (padded), C channels, H W, M positions of the memory, D width, E width of states.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ class PositionedAttention(nn.Module):
 
 
 class DetrDecoderLayer(nn.Module):
-    """DETR's decoder layer: queries read one another, then the memory, then a feed-forward map; a norm behind each."""
+    """DETR's decoder layer: queries read one another, then the memory, then a feed-forward map; a norm after each."""
 
     def __init__(self, size: DecoderSize) -> None:
         super().__init__()

@@ -52,7 +52,7 @@ PAIRS = 100
 class GraphDetector:
     """Finds the objects of given names and the relations between them, or relates regions that are given (R-Tagger).
 
-    `objects` and `relations` are the names that it was trained with, where there is a closed set: what to ask it by default.
+    `objects` and `relations` are the names that it was trained with, if there is a closed set: what to ask it by default.
 
     `card` goes into the folder's README.md and config.json: any of "description", "data", "recipe", "licence" (strings) and
     "metrics" (a dict of numbers).
@@ -266,7 +266,7 @@ class GraphDetector:
     # ------------------------------------------------------------ kept
 
     def save(self, folder: Path) -> None:
-        """config.json, model.safetensors, README.md, and the tokenizer where there is one; replaces the folder as a whole."""
+        """Write config.json, model.safetensors, README.md, and the tokenizer if there is one, replacing the whole folder."""
         model = self.model
         config = {
             "kind": self.kind,
@@ -283,7 +283,7 @@ class GraphDetector:
 
     @classmethod
     def load(cls, folder: Path) -> Self:
-        """The detector of a folder that `save` wrote. The torch random state stays as it was."""
+        """Load the detector from a folder that `save` wrote. Leaves the torch random state unchanged."""
         config = read_config(folder, cls.kind)
         with torch.random.fork_rng(devices=[]):
             model = RelationDetector(

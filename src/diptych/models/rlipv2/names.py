@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
+from functools import cache
 
 from diptych.models.detection.language_fusion import ResidualGate
 from diptych.models.rlipv2.relation_detector import RelationDetectorConfig
@@ -31,7 +32,7 @@ _DECODER = (
     ("image.weights", "cross_attn.attention_weights"),
     ("image.value", "cross_attn.value_proj"),
     ("image.out", "cross_attn.output_proj"),
-    ("norm_1", "norm2"),  # behind self-attention, which the release numbers second
+    ("norm_1", "norm2"),  # after self-attention, which the release numbers second
     ("norm_2", "norm1"),
     ("norm_3", "norm3"),
     ("mlp_in", "linear1"),
@@ -157,12 +158,17 @@ def rename(name: str, table: Sequence[Pair], *, released: bool) -> str | None:
         return renamed
     for ours, theirs in table:
         before, after = (theirs, ours) if released else (ours, theirs)
-        pattern = re.escape(before).replace(r"\{\}", r"(\d+)")
-        # The tail is .weight or .bias, _weight or _bias, deeper parts of the text encoder, or nothing.
-        if match := re.fullmatch(rf"{pattern}((?:\.|_(?=weight|bias))[\w.]+)?", name):
+        if match := _pattern(before).fullmatch(name):
             *numbers, tail = match.groups()
             return after.format(*numbers) + (tail or "")
     return None
+
+
+@cache
+def _pattern(name: str) -> re.Pattern[str]:
+    """The tail is .weight or .bias, _weight or _bias, deeper parts of the text encoder, or nothing."""
+    pattern = re.escape(name).replace(r"\{\}", r"(\d+)")
+    return re.compile(rf"{pattern}((?:\.|_(?=weight|bias))[\w.]+)?")
 
 
 def _backbone_from_released(name: str) -> str | None:

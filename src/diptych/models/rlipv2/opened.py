@@ -57,7 +57,7 @@ TEXT_LENGTH = 32
 
 
 def open_released(spec: str) -> GraphDetector:
-    """The detector of "rlipv2:CHECKPOINT#ROBERTA-FOLDER". Leaves the torch random state as it was.
+    """The detector of "rlipv2:CHECKPOINT#ROBERTA-FOLDER". Leaves the torch random state unchanged.
 
     Raises DataError for a file or folder that is missing or not what it should be, and ConfigError for one of another architecture, with
     every tensor that is left over, missing or of another size.

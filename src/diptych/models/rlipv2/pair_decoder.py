@@ -89,13 +89,13 @@ class RelationDecoder(nn.Module):
     A query looks at the mean of its two boxes (centre and sides averaged: not their union). Boxes are references only: no gradient
     goes back into them from here.
 
-    The released module has box heads here too (`add_boxes`). They move both boxes behind each layer and so the next layer's reference,
+    The released module has box heads here too (`add_boxes`). They move both boxes after each layer and so the next layer's reference,
     get no loss and never learn. Pre-training starts from a COCO detector that fills them with trained weights, so in a released
     checkpoint they are not zero; fresh ones are, and move nothing.
 
     start     what a query is before the first layer. "fused": MultiBranchFusion(h_s, h_o). "slots": the sum of two learned vectors, of
               the slots of its subject and its object. "both": their sum (published). "zero": 0 (ParSe)
-    position  "box": as entity queries with anchors. "learned": a vector a pair (ParSeD). "entities": h_s + h_o (ParSe, and ParSeD that
+    position  "box": as entity queries with anchors. "learned": a vector per pair (ParSeD). "entities": h_s + h_o (ParSe, and ParSeD that
               starts from slots: the released R-Tagger)
     pairs     slots for learned vectors; fewer pairs take the first of them
     """

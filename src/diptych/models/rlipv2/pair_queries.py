@@ -42,7 +42,7 @@ class AnchorQueries(nn.Module):
 
 
 class PointQueries(nn.Module):
-    """A learned vector and a learned position a query, whose reference point is read off the position, subjects and objects each
+    """A learned vector and a learned position per query, whose reference point is read off the position, subjects and objects each
     by a layer of their own: Deformable DETR, ParSeD."""
 
     def __init__(self, pairs: int, width: int) -> None:
@@ -61,7 +61,7 @@ class PointQueries(nn.Module):
 
 
 class FreeQueries(nn.Module):
-    """A learned position a query and nothing else; it looks everywhere: DETR, ParSe."""
+    """A learned position per query and nothing else; it looks everywhere: DETR, ParSe."""
 
     def __init__(self, pairs: int, width: int) -> None:
         super().__init__()

@@ -37,7 +37,7 @@ FROZEN = {
     "swin_large": r"^backbone\..*(norm|relative_position_bias_table)",
 }
 """What the release never trains, as a regular expression over parameter names: stem and first stage of ResNet; norms and position
-tables of Swin, also the norms behind its stages. Nothing outside the backbone."""
+tables of Swin, also the norms after its stages. Nothing outside the backbone."""
 ROBERTA = {
     "model_type": "roberta",
     "vocab_size": 50265,
@@ -65,7 +65,7 @@ def build(backbone: str, **changes: Any) -> RelationDetector:
     pairs    100 for pre-training, V-COCO and Open Images, 64 for HICO-DET
     variant  "parsed" is RLIPv2-ParSeD (`mlp_width=1024` with ResNet-50), and with `given=True, given_point=True,
              hide_twins="training"` the R-Tagger (`relation_start` "slots" with ResNet-50, "both" with Swin)
-    fusion   "late": MDETR's fusion behind the decoders, the baseline of ALIF; "none"
+    fusion   "late": MDETR's fusion after the decoders, the baseline of ALIF; "none"
     gate     "vector" for checkpoints trained with GLIP's gate, the R-Tagger with ResNet-50 among them
     """
     if backbone not in BACKBONES:
@@ -151,7 +151,7 @@ def _unread(shape: RelationDetectorConfig) -> tuple[str, ...]:
 
 
 def _cut_gates(tensors: Mapping[str, Tensor], shape: RelationDetectorConfig) -> str:
-    """Warning about per-channel gate vectors of which a scalar gate reads only the first value; "" where nothing is lost.
+    """Warning about per-channel gate vectors of which a scalar gate reads only the first value; "" if nothing is lost.
 
     (One that the release trained as a scalar gate has the same value in all other places.)
     """

@@ -52,7 +52,7 @@ class RelationDetectorConfig:
     in_padded        positions of boxes in the padded image (`BoxPosition`), as released
     relation_boxes   frozen box heads of the relation decoder (`RelationDecoder`), as released: they matter only with a checkpoint's
                      weights; parse, which has no references, has none
-    fusion           alif (in the encoder), late (behind the decoders, RLIPv1), none
+    fusion           alif (in the encoder), late (after the decoders, RLIPv1), none
     fusion_before    encoder layers before which image and labels meet
     fusion_width, fusion_dropout   of a meeting, all heads together
     coarsest_only    only the coarsest level meets the labels
@@ -61,10 +61,11 @@ class RelationDetectorConfig:
                      from other texts and, under late fusion, from queries. False: padding is hidden, texts never
     gate             how much of what was read gets in (`language_fusion.Gate`); published: one learned number a direction
     gate_start       its first value; none: 1 / levels
-    language_layers, language_heads, language_mlp   of the layers among labels behind each meeting
+    language_layers, language_heads, language_mlp   of the layers among labels after each meeting
     layer_texts      each decoder layer is classified against the labels of its own meeting (as many meetings as decoder layers);
                      off, or under another fusion: all against the last
-    refine_steps     steps of messages between the pairs behind the decoders, each with an answer and a loss (`RelationRefinement`); 0: none
+    refine_steps     steps of messages between the pairs after the decoders, each with an answer and a loss
+                     (`RelationRefinement`); 0: none
     text_scale       reach of the logits at the start (`LabelClassifier`); narrow models need more than the published 1/2
     """
 

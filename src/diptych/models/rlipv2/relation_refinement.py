@@ -13,10 +13,10 @@ from diptych.models.reasoning.relational_block import RelationalBlock
 
 
 class RelationRefinement(nn.Module):
-    """Every pair sends messages to all others of its image for so many steps, and answers after each of them.
+    """Every pair sends messages to all others of its image for this many steps, and answers after each of them.
 
-    A step's output is the decoder's content plus a linear map of the pair's state, which starts at zero: at first nothing changes. `steps`
-    may be raised after training.
+    A step's output is the decoder's content plus a linear map of the pair's state, which starts at zero: at first nothing
+    changes. `steps` may be raised after training.
     """
 
     def __init__(self, width: int, steps: int) -> None:

@@ -96,7 +96,7 @@ def _write_heads(out: dict[str, Tensor], layers: int) -> None:
 
 
 def _write_gates(out: dict[str, Tensor], shape: RelationDetectorConfig) -> None:
-    """A vector a side for every kind of gate: one number repeated for scalar gates, the published start where none is read."""
+    """One vector per side for every kind of gate: one number repeated for scalar gates, the published start where none is read."""
     size = getattr(example_gate(shape), "gate", torch.empty(0)).numel()
     for name in list(out):
         if block := _BLOCK.fullmatch(name):

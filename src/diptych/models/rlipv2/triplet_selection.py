@@ -46,7 +46,7 @@ def best_triplets(
     predicted: PairSet, *, top: int = 100, rule: ScoreRule = "graph", possible_CR: Tensor | None = None
 ) -> list[TripletDetections]:
     """The `top` highest (query, relation) combinations of each image, from the last decoder layer; each query is named by its
-    likeliest subject and object, the background left out.
+    most likely subject and object, the background left out.
 
     rule         graph: p(relation) p(subject) p(object);  hoi: p(relation) p(object), as HICO-DET and V-COCO are scored
     possible_CR  False for combinations of object and relation that cannot be (C without the background); they are left out

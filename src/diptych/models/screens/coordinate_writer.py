@@ -56,7 +56,7 @@ class CoordinateWriter(nn.Module):
         return projected_BPD
 
     def logits(self, patch_BPD: Tensor, word_BL: Tensor, mask_BL: Tensor, coordinate_BT: Tensor) -> Tensor:
-        """[B, T + 1, K]: logits of each coordinate behind those given, of which there may be none."""
+        """[B, T + 1, K]: logits of each coordinate after those given, of which there may be none."""
         batch, given = coordinate_BT.shape
         row_BSD = torch.cat(
             [self.word_table(word_BL), self.begin_11D.expand(batch, -1, -1), self.coordinate_table(coordinate_BT)], 1

@@ -23,7 +23,7 @@ from diptych.models.towers.towers import image_tower
 
 
 class ScreenGrounder:
-    """`Grounder` that gives one box to each phrase: the likeliest coordinate each time, at the middles of its bins. The score is the
+    """`Grounder` that gives one box to each phrase: the most likely coordinate each time, at the middles of its bins. The score is the
     probability of the four together. A phrase is read without the rest of its text. A box without area stays as it was written."""
 
     kind: ClassVar[str] = "screen_grounder"
@@ -68,7 +68,7 @@ class ScreenGrounder:
         return [[next(in_order) for _ in query.phrases] for query in queries]
 
     def save(self, folder: Path) -> None:
-        """config.json, model.safetensors, tokenizer files, README.md; replaces the folder as a whole."""
+        """Write config.json, model.safetensors, tokenizer files, README.md, replacing the whole folder."""
         config = {
             "kind": self.kind,
             "name": self.name,
@@ -89,7 +89,7 @@ class ScreenGrounder:
 
     @classmethod
     def load(cls, folder: Path) -> Self:
-        """The model of a folder that `save` wrote."""
+        """Load the model from a folder that `save` wrote."""
         config = read_config(folder, cls.kind)
         with torch.random.fork_rng(devices=[]):
             model = CoordinateWriter(image_tower(**config["tower"]), **config["shape"])

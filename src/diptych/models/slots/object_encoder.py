@@ -85,7 +85,7 @@ class ObjectEncoder:
         return mask
 
     def save(self, folder: Path) -> None:
-        """config.json, model.safetensors, README.md; replaces the folder as a whole."""
+        """Write config.json, model.safetensors, README.md, replacing the whole folder."""
         config = {
             "kind": self.kind,
             "name": self.name,

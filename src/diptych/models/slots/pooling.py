@@ -55,7 +55,7 @@ def small_sines(length: int, width: int, scale: float = 1e-3) -> Tensor:
 
 
 class MLPPooling(nn.Module):
-    """Slots one behind another, and an MLP: their order matters."""
+    """Slots one after another, and an MLP: their order matters."""
 
     def __init__(self, inputs: int, slots: int, *, hidden: Sequence[int] = (128, 128)) -> None:
         super().__init__()
@@ -87,7 +87,7 @@ class RelationNetwork(nn.Module):
 
 
 class Concatenation(nn.Module):
-    """Slots one behind another."""
+    """Slots one after another."""
 
     def __init__(self, inputs: int, slots: int) -> None:
         super().__init__()

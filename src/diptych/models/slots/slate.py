@@ -1,6 +1,6 @@
 """SLATE (Singh et al., 2022, 2110.11405): slots from which a transformer writes the tokens of a discrete autoencoder.
 
-Letters: B batch, C channels, V tokens of the codebook, N places of the token grid, S slots, D width.
+Letters: B batch, C channels, V tokens of the codebook, N positions of the token grid, S slots, D width.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ class TokenAttention(nn.Module):
 
 
 class DecoderBlock(nn.Module):
-    """Causal attention, attention to slots and an MLP. The first block's residual begins behind its norm, as in SLATE's code."""
+    """Causal attention, attention to slots and an MLP. The first block's residual begins after its norm, as in SLATE's code."""
 
     def __init__(self, width: int, heads: int, *, dropout: float, gain: float, first: bool) -> None:
         super().__init__()
@@ -178,7 +178,7 @@ class Slate(nn.Module):
 
     @torch.no_grad()
     def generate(self, slot_BSD: Tensor) -> Tensor:
-        """Pictures [B, C, H, W] that the likeliest tokens behind the slots make."""
+        """Pictures [B, C, H, W] that the most likely tokens after the slots make."""
         side = math.isqrt(self.decoder.position_1ND.shape[1] - 1)
         id_BN = torch.zeros(len(slot_BSD), 0, dtype=torch.int64, device=slot_BSD.device)
         for _ in range(side * side):

@@ -1,7 +1,7 @@
 """Slot attention (Locatello et al., 2020, 2006.15055): slots compete for the places of a picture.
 
 Attention is a softmax over slots for each place, then a mean over places for each slot; slots of all heads compete together.
-Letters: B batch, N places, S slots, H heads, D width of a slot, C channels.
+Letters: B batch, N positions, S slots, H heads, D width of a slot, C channels.
 """
 
 from __future__ import annotations

@@ -129,7 +129,7 @@ def _is_table(model: nn.Module, name: str) -> bool:
 def targets(model: nn.Module, lora: LoRAConfig, *, bare: Collection[str] = ()) -> list[str]:
     """Full names of the modules that get an adapter. Raises ConfigError for a pattern that nothing answers, and for a tower without any.
 
-    Without patterns: in each tower its linear maps, and its convolutions where it has several (a single one cuts patches); projections
+    Without patterns: in each tower its linear maps, and its convolutions if it has several (a single one cuts patches); projections
     into the joint space; in a model without towers, every linear map.
     """
     left_out = tuple(f"{name}." for name, module in model.named_modules() if isinstance(module, FrozenModules))

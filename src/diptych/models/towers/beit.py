@@ -22,8 +22,9 @@ class RelativeBias(nn.Module):
     """Relative position bias: a value per head and offset (rows, columns) of two patches of a square grid; three for the class token.
 
     `other` says what becomes of it on a grid of another size. "resampled": the table of offsets is stretched bilinearly, as a picture.
-    "released" is what LexLIP's code does: on a smaller grid the first rows and columns of the large grid's matrix, so that patches get the
-    biases of others; on a larger one the table is stretched as a line, class entries and all, which are then looked up where they stood.
+    "released" is what LexLIP's code does: on a smaller grid the first rows and columns of the large grid's matrix, so that
+    patches get the biases of others; on a larger one the table is stretched as a line, class entries and all, which are then
+    looked up where they stood.
     """
 
     index_PP: Tensor
@@ -60,8 +61,8 @@ class RelativeBias(nn.Module):
 
 
 def relative_position_index(count: int, entries: int = 0) -> Tensor:
-    """Which entry of a bias table each pair of places has, [P, P]; the class token comes first, its entries last of `entries` (0: of those
-    that the grid needs)."""
+    """Which entry of a bias table each pair of places has, [P, P]; the class token comes first, its entries last of `entries` (0:
+    of those that the grid needs)."""
     place_P = torch.arange(count * count)
     row_P, column_P = place_P // count, place_P % count
     side = 2 * count - 1
@@ -129,7 +130,7 @@ class BiasedBlock(nn.Module):
 
 
 class BEiT(Tower):
-    """Square images [B, 3, S, S] to a vector a patch and one of the class token; S is any multiple of `patch`.
+    """Square images [B, 3, S, S] to a vector per patch and one of the class token; S is any multiple of `patch`.
 
     layer_scale  where the branches' factors start
     drop_path    stochastic depth of the last block; it grows evenly from 0 at the first

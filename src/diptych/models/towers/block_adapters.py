@@ -1,7 +1,7 @@
 """Modules beside the frozen blocks of a tower: bottleneck adapters, prefixes, and UniPELT, which gates both and low-rank maps.
 
     pfeiffer  x + m + up(relu(down(x + m))), m what the MLP gives and x what it is added to (Pfeiffer et al., 2021, 2005.00247)
-    houlsby   m + up(swish(down(m))) behind attention and MLP, before it is added (Houlsby et al., 2019, 1902.00751)
+    houlsby   m + up(swish(down(m))) after attention and MLP, before it is added (Houlsby et al., 2019, 1902.00751)
     prefix    further keys and values in each block, which every token may read: an embedding through two layers (Li & Liang, 2021,
               2101.00190)
     unipelt   prefix, pfeiffer and low-rank maps of queries and values, each times a gate: the mean over tokens of sigmoid(W x)
@@ -11,7 +11,7 @@ As AdapterHub's library has them for CLIP, defaults and initial values too. Habi
 alpha / rank, and padding counts in the mean over tokens, so that a text tower with gates reads its full length. Unlike LoRA's, none of
 these can be added to the weights: the model keeps them.
 
-Letters: B batch, L tokens, D width, H heads, E width of a head, P places of a prefix.
+Letters: B batch, L tokens, D width, H heads, E width of a head, P positions of a prefix.
 """
 
 from __future__ import annotations
@@ -204,7 +204,8 @@ def mean_gate(gate: nn.Linear, x_BLD: Tensor) -> Tensor:
 
 
 def with_adapters(tower: Tower, config: BlockAdapterConfig, side: Literal["image", "text"]) -> Tower:
-    """The same tower with adapters in its blocks, in place, under a name that builds it again. Refuses towers whose blocks are not ours."""
+    """The same tower with adapters in its blocks, in place, under a name that builds it again. Refuses towers whose blocks are
+    not ours."""
     blocks = getattr(tower, "transformer", None)
     if type(blocks) is not Transformer:
         raise ConfigError(

@@ -1,4 +1,4 @@
-"""CLIP's residual network (2103.00020).  Letters: B batch, C channel, H W, P places, D width."""
+"""CLIP's residual network (2103.00020).  Letters: B batch, C channel, H W, P positions, D width."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ STRIDE = 32
 
 
 class Bottleneck(nn.Module):
-    """1x1, 3x3, 1x1 convolutions beside a shortcut. Where the map shrinks, an average pool stands before a convolution of stride 1."""
+    """1x1, 3x3, 1x1 convolutions beside a shortcut. Where the map shrinks, an average pool precedes a convolution of stride 1."""
 
     def __init__(self, inside: int, width: int, *, stride: int) -> None:
         super().__init__()
@@ -37,7 +37,8 @@ class Bottleneck(nn.Module):
 
 
 class MaxPoolProjection(nn.Module):
-    """[B, P, D] to [B, out]: the highest of each channel over all places, then a projection with a bias (PLIP for persons, 2305.08386)."""
+    """[B, P, D] to [B, out]: the highest of each channel over all places, then a projection with a bias (PLIP for persons,
+    2305.08386)."""
 
     def __init__(self, width: int, *, out: int) -> None:
         super().__init__()

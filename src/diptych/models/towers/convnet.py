@@ -1,4 +1,4 @@
-"""A small convolutional tower in the manner of ConvNeXt (2201.03545).  Letters: B batch, C channel, H W, P places, D width."""
+"""A small convolutional tower in the manner of ConvNeXt (2201.03545).  Letters: B batch, C channel, H W, P positions, D width."""
 
 from __future__ import annotations
 

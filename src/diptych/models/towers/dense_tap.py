@@ -2,7 +2,7 @@
 
 Towers keep their weights and their forward pass as it is; images of other sizes see their positions resized bilinearly.
 
-Letters: B batch, C channel, H W, P places, D width of the joint space.
+Letters: B batch, C channel, H W, P positions, D width of the joint space.
 """
 
 from __future__ import annotations
@@ -102,7 +102,7 @@ class ViTTap(DenseTap):
 
     Published for patches of 16 and 8 pixels, states after blocks 4, 6, 8 and 12 of 12; other depths take the same shares.
 
-    Pixels behind the last whole patch are not seen, as in the released code.
+    Pixels after the last whole patch are not seen, as in the released code.
 
     class_twice  the class token is added once more with its position, as in the released code; without, the picture's vector is CLIP's
     drop_path    stochastic depth, from 0 in the first block to this rate in the last

@@ -25,7 +25,7 @@ class DenseTokens(TowerOutput):
 
 
 class ScaledBlock(nn.Module):
-    """A pre-norm block whose branches are multiplied by a learned number a channel, small at first (layer scale, 2103.17239)."""
+    """A pre-norm block whose branches are multiplied by a learned number per channel, small at first (layer scale, 2103.17239)."""
 
     def __init__(self, block: Block, start: float, drop_path: float = 0.0) -> None:
         super().__init__()

@@ -43,7 +43,7 @@ class GrowthInit:
 
 
 def deepen(blocks: nn.ModuleList, layers: int, inherit: GrowthInit, *, like: Block | None = None) -> None:
-    """Grows a stack of blocks to `layers`. New ones stand right behind the block that they copy, spread evenly; an empty stack copies
+    """Grows a stack of blocks to `layers`. New ones stand right after the block that they copy, spread evenly; an empty stack copies
     `like`. Fresh weights come from the current torch random state."""
     old = [_block(block) for block in blocks]
     if layers < len(old):

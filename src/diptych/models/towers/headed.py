@@ -1,4 +1,4 @@
-"""A tower with a hidden layer behind its pooled vector.  Letters: B batch, H hidden, D width."""
+"""A tower with a hidden layer after its pooled vector.  Letters: B batch, H hidden, D width."""
 
 from __future__ import annotations
 

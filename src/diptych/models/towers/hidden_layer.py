@@ -16,7 +16,7 @@ from diptych.models.towers.vit import VisionTransformer
 class HiddenLayerTower(Tower):
     """Patches of `inner` after one of its layers, before any last norm, without the class token (LLaVA 1.5, 2310.03744: layer -2).
 
-    layer  as hidden states of transformers are numbered: -1 after the last block, -2 after the one before it. Blocks behind that layer are
+    layer  as hidden states of transformers are numbered: -1 after the last block, -2 after the one before it. Blocks after that layer are
            removed, so that they cost neither memory nor time
     The pooled vector is the mean of the patches. Raises ConfigError for an encoder without such layers.
     """

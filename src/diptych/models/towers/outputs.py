@@ -14,7 +14,7 @@ from diptych.core.rows import Embeddings
 class TowerOutput:
     """One tower's answer.
 
-    tokens_BPD  a vector a patch or word, after the last norm; a class token is not among them
+    tokens_BPD  a vector per patch or word, after the last norm; a class token is not among them
     mask_BP     bool, True where the token is real and not padding
     pooled_BD   the whole input as one vector, not projected and not normalised
     """

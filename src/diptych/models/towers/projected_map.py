@@ -1,6 +1,6 @@
 """Image towers whose feature map is projected place by place, then averaged (BioViL, 2204.09817; BioViL-T, 2301.04558).
 
-Letters: B batch, C channel, H W, P places, D width.
+Letters: B batch, C channel, H W, P positions, D width.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class ProjectedMapTower(Tower):
 
 class TemporalImageTower(Tower):
     """BioViL-T's image side: a residual network's map, and beside it the difference to an earlier image by three transformer blocks over
-    the places of both; a learned vector where there is no earlier image. Tokens are [B, P, 2 `half`], pooled by their mean.
+    the places of both; a learned vector if there is no earlier image. Tokens are [B, P, 2 `half`], pooled by their mean.
 
     model  a residual network of timm; released with resnet50 at 448 pixels, which makes 14 x 14 places
     """
@@ -77,7 +77,7 @@ class TemporalImageTower(Tower):
         self.dropout = nn.Dropout(0.1)
 
     def forward(self, image_BCHW: Tensor, *earlier: Tensor) -> TowerOutput:
-        """Raises ShapeError where an earlier image has another size."""
+        """Raises ShapeError if an earlier image has another size."""
         tokens_BPD = self.narrow(self.net(image_BCHW).tokens_BPD)
         if earlier:
             if len(earlier) > 1 or earlier[0].shape != image_BCHW.shape:
@@ -129,7 +129,7 @@ class _DifferenceBlock(nn.Module):
 
 
 def projected_map(inner: Tower, out: int, *, order: Order = "map") -> ProjectedMapTower:
-    """`inner` with such layers behind it, under a name that builds it again."""
+    """`inner` with such layers after it, under a name that builds it again."""
     made = ProjectedMapTower(inner, out, order=order)
     made.spec = {"name": "projected_map", "inner": inner.spec, "out": out, "order": order}
     if made.image_size is not None:

@@ -18,7 +18,7 @@ Pooling = Literal["eot", "largest", "mean", "last"]
 
 
 class TextTransformer(Tower):
-    """Token ids [B, L] or token embeddings [B, L, D] to one vector a word and one a text; L at most `length`.
+    """Token ids [B, L] or token embeddings [B, L, D] to one vector per word and one a text; L at most `length`.
 
     pooling "eot"  the vector at the first `eot_id` (with embeddings: at the last real token). `eot_id` is never guessed from the
                    size of the ids, so any vocabulary works.
@@ -27,7 +27,7 @@ class TextTransformer(Tower):
     pooling "mean" the mean over real tokens
     pooling "last" the vector at the last of `length` places, padding or not: shorter texts are filled up with `pad_id`, and padding is
                    read like any token (SigLIP, 2303.15343)
-    causal         each token reads itself and earlier ones, as published; padding behind the text is then never read
+    causal         each token reads itself and earlier ones, as published; padding after the text is then never read
     positions      "learned", or "sine": fixed waves, sines before cosines (TIPS, 2410.16512)
     scaled         word vectors are multiplied by the root of the width, as beside fixed waves (TIPS)
     start          how the blocks' weights begin (`layers/starts.py`): "clip", or "spread" as CLIP's code; with "xavier" words and
@@ -98,7 +98,7 @@ class TextTransformer(Tower):
             return self._read_to_the_end(text, mask_BL)
         embedded_BLD = self.embed(text) if text.ndim == 2 else text
         x_BLD = self.factor * embedded_BLD + self.position_LD[: text.shape[1]]
-        # Under a causal mask nothing before the end can see the padding behind it, so the padding mask would only cost time; gates of
+        # Under a causal mask nothing before the end can see the padding after it, so the padding mask would only cost time; gates of
         # adapters see it.
         ends = self.pooling in ("eot", "largest")
         reads_mask = None if self.causal and ends and self.ignores_padding else mask_BL

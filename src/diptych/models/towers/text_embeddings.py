@@ -27,7 +27,7 @@ def token_table(tower: Tower) -> nn.Embedding:
 def read_mask(tower: Tower, ids_KL: Tensor, mask_KL: Tensor) -> Tensor:
     """The mask to give beside embeddings of these ids, so that the vector is taken where it is taken of the ids themselves.
 
-    Only a tower that pools at an id differs from `mask_KL`: what stands behind that place is left out, and since it is causal nothing
+    Only a tower that pools at an id differs from `mask_KL`: what follows that place is left out, and since it is causal nothing
     before it would have read it.
     """
     pooling = getattr(tower, "pooling", "")

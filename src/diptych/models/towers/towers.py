@@ -5,16 +5,16 @@ image  vit_micro, vit_tiny, vit_b32, vit_b16, vit_l14 (CLIP's), vit_bigg14 (open
        features), beit_micro, beit_tiny, beit_b16 (BEiT's, positions as biases, any size), convnet_micro, convnet_tiny,
        efficientnet_b7, efficientnet_l2 (ALIGN's, without head convolution), eva_g14 (BLIP-2's: EVA without its last block, the class
        token among its tokens), timm:NAME (any model of timm)
-text   text_micro, text_tiny, text_clip, text_clip_l (CLIP's for B and L), text_clip_bigg, text_slip (SLIP's), text_siglip (SigLIP's for B),
-       text_tips (TIPS'), bert_micro, bert_tiny, bert_b6 (lower half), bert_b, bert_l (fresh weights, pooled at the first token unless
-       pooling says "mean" or "pooler"), hf:FOLDER (any encoder of transformers, with its weights)
+text   text_micro, text_tiny, text_clip, text_clip_l (CLIP's for B and L), text_clip_bigg, text_slip (SLIP's), text_siglip
+       (SigLIP's for B), text_tips (TIPS'), bert_micro, bert_tiny, bert_b6 (lower half), bert_b, bert_l (fresh weights, pooled at the first
+       token unless pooling says "mean" or "pooler"), hf:FOLDER (any encoder of transformers, with its weights)
 
-vit, dense and transformer are these with every size given; headed_image and headed_text put a hidden layer behind another, peak_image and
+vit, dense and transformer are these with every size given; headed_image and headed_text put a hidden layer after another, peak_image and
 peak_text the maximum over projected tokens, adapted_image and adapted_text adapters in its blocks; hidden_layer is an inner layer of
-another, projected_map a projection of each place of its map (BioViL's; temporal_image is BioViL-T's network, which compares with an earlier
-image), frame_average the mean over the frames of a clip, frame_sequence all of them, patches a convolution alone, learned_tokens_image
-a few tokens of all patches (FILIP's); hf_image, open_clip_image and open_clip_text are what other libraries' models are opened with
-(`models/io/foreign/`).
+another, projected_map a projection of each place of its map (BioViL's; temporal_image is BioViL-T's network, which compares with
+an earlier image), frame_average the mean over the frames of a clip, frame_sequence all of them, patches a convolution alone,
+learned_tokens_image a few tokens of all patches (FILIP's); hf_image, open_clip_image and open_clip_text are what other libraries'
+models are opened with (`models/io/foreign/`).
 
 Everything after the name can be changed by keyword: image_tower("vit_tiny", image_size=64, patch=8, layers=6).
 """

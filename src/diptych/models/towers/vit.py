@@ -90,7 +90,7 @@ class VisionTransformer(Tower):
         return self.image_height // patch, self.image_size // patch
 
     def states(self, image_BCHW: Tensor, kept_BK: Tensor | None = None) -> Tensor:
-        """Token states after the blocks, before the last norm: the class token, where there is one, and every patch.
+        """Token states after the blocks, before the last norm: the class token, if there is one, and every patch.
 
         With `kept_BK` the patches of those positions only, which are then all that the blocks read.
         """

@@ -88,7 +88,7 @@ _TRANSFORMERS = (
 
 
 def open_released(spec: str) -> VideoEmbedder:
-    """The model of "xclip:FILE". Leaves the torch random state as it was.
+    """The model of "xclip:FILE". Leaves the torch random state unchanged.
 
     Raises DataError for a file that is missing or not one of tensors, ConfigError for tensors that are left over, missing or of another
     size.

@@ -110,7 +110,7 @@ class VideoEmbedder:
         return image_NVTCHW
 
     def save(self, folder: Path) -> None:
-        """config.json, model.safetensors, tokenizer files, README.md; replaces the folder as a whole."""
+        """Write config.json, model.safetensors, tokenizer files, README.md, replacing the whole folder."""
         config = {
             "kind": self.kind,
             "name": self.name,
@@ -130,7 +130,7 @@ class VideoEmbedder:
 
     @classmethod
     def load(cls, folder: Path) -> Self:
-        """The model of a folder that `save` wrote. The torch random state stays as it was."""
+        """Load the model from a folder that `save` wrote. Leaves the torch random state unchanged."""
         config = read_config(folder, cls.kind)
         towers = config["towers"]
         with torch.random.fork_rng(devices=[]):

@@ -130,7 +130,7 @@ class VideoEncoder(nn.Module):
 
     @torch.no_grad()
     def texts(self) -> Tensor:
-        """[K, J] of the classes at hand, not normalised; computed anew only when a weight of the text side has changed."""
+        """[K, J] of the classes at hand, not normalised; recomputed only when a weight of the text side has changed."""
         weights = (*self.text_tower.parameters(), *self.text_tower.buffers(), *self.text_projection.parameters())
         state = tuple((id(tensor), tensor._version, tensor.dtype, tensor.device) for tensor in weights)
         if self._kept is None or self._kept[0] != state:

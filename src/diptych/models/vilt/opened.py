@@ -25,7 +25,7 @@ FILTERS: dict[int, Literal["bicubic", "bilinear", "lanczos"]] = {1: "lanczos", 2
 
 
 def open_vilt(address: str, *, download: bool = False) -> ViltModel | None:
-    """The model of "hf:FOLDER_OR_NAME"; None where that is another address, or holds another model.
+    """The model of "hf:FOLDER_OR_NAME"; None if that is another address, or holds another model.
 
     Norms have the folder's own `layer_norm_eps`: transformers takes 1e-12 everywhere, where the authors have 1e-6 in the blocks.
     Raises ConfigError for a configuration that ours cannot be, DataError for a folder that lacks a file or a tensor.

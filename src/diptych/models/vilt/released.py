@@ -1,7 +1,7 @@
 """Published weights under the names of a `Vilt`: folders of transformers, the authors' own checkpoints, and the vision transformer of
 ImageNet that pre-training starts from.
 
-Letters: P places, D width.
+Letters: P positions, D width.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ def from_released(tensors: Mapping[str, Tensor], *, answers: bool = False) -> tu
 
 def init_from_vit_(vilt: Vilt, tensors: Mapping[str, Tensor]) -> None:
     """Starts the blocks, the patches and their places from a vision transformer in timm's names, ImageNet's ViT-B/32 at 384 pixels as
-    released. Words, kinds and heads stay as they are. Raises DataError where a tensor is missing or of another shape."""
+    released. Words, kinds and heads stay as they are. Raises DataError if a tensor is missing or of another shape."""
     renamed, _ = from_released({f"transformer.{name}": tensor for name, tensor in tensors.items()})
     own = vilt.state_dict()
     for name in (name for name in own if name.startswith(("blocks.", "patches.", "norm.", "class_token_D", "position_PD"))):

@@ -1,6 +1,6 @@
 """A trained ViLT: how well pictures and texts fit, by reading every pair, and which words fit where one is left out; one folder.
 
-Letters: N images, K texts, B batch, L tokens, M hidden words, P places of a picture, V vocabulary, C candidates.
+Letters: N images, K texts, B batch, L tokens, M hidden words, P positions of a picture, V vocabulary, C candidates.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ By = Literal["odds", "fits", "rank"]
 
 
 class ViltModel:
-    """`PairScorer`, and `PairJudge` where scores are log-odds. It has no vectors of a picture or a text alone, so a search reads every
+    """`PairScorer`, and `PairJudge` where scores are log-odds. It has no vectors of a picture or a text only, so a search reads every
     pair: N * K readings of the whole transformer.
 
     by  the score: "odds"; "fits" is the logit of that answer alone, by which the authors rank; "rank" is the head of weights that were
-        fine-tuned for retrieval. None takes "rank" where there is such a head, else "odds"
+        fine-tuned for retrieval. None takes "rank" if there is such a head, else "odds"
 
     All patches of a picture are read, whatever training left out. `left` names the tensors of another library's file that it has no place
     for, `truncated` counts texts that were cut.
@@ -161,7 +161,7 @@ class ViltModel:
             yield next(self.model.parameters()).device
 
     def save(self, folder: Path) -> None:
-        """config.json, model.safetensors, tokenizer.json, README.md; replaces the folder as a whole."""
+        """Write config.json, model.safetensors, tokenizer.json, README.md, replacing the whole folder."""
         config = {
             "kind": self.kind,
             "name": self.name,
@@ -195,7 +195,7 @@ class ViltModel:
 
 
 class ViltQuestionAnswerer(ViltModel):
-    """A ViLT that was fine-tuned for questions, as `Generator`: the likeliest of a fixed list of answers."""
+    """A ViLT that was fine-tuned for questions, as `Generator`: the most likely of a fixed list of answers."""
 
     def __init__(self, *args: Any, answers: Sequence[str], **options: Any) -> None:
         super().__init__(*args, **options)

@@ -144,8 +144,8 @@ class RadDINO(Recipe[ImageDistiller, ViewBatch, DistilledViews]):
     patch_rate   factor of the learning rate of the patch convolution
     still        share of the run in which prototypes stay as they are
     drop_path    share of images that skip a branch in training
-    final_lr     share of the learning rate at the end of its cosine
-    betas, eps   of AdamW
+    optimised    "dinov2": betas .9 and .999, eps 1e-8, rates that rise from 0 and fall to 1e-6, and weight decay also on the class token,
+                 the mask vector and the norms of prototypes; "plain": betas .9 and .98, eps 1e-6, to 0, and matrices alone
     views        views of an image (`ViewsConfig`)
     teacher      heads, teacher and weights (`TeacherConfig`). Fields of both are options like these
     stretched    images are stretched from their least to their greatest value, then grey, as released
@@ -174,9 +174,7 @@ class RadDINO(Recipe[ImageDistiller, ViewBatch, DistilledViews]):
     warmup: float = 0.1
     weight_decay: float = 0.04
     clip_norm: float = 3.0
-    final_lr: float = 2.5e-4
-    betas: tuple[float, float] = (0.9, 0.999)
-    eps: float = 1e-8
+    optimised: Literal["dinov2", "plain"] = "dinov2"
     part: tuple[float, float] = field(default=(0.0, 1.0), metadata={"prepared": True})
 
     def __post_init__(self) -> None:
@@ -232,19 +230,20 @@ class RadDINO(Recipe[ImageDistiller, ViewBatch, DistilledViews]):
         return [Stage("prototypes_still", first, self.still), Stage("all", rest, 1 - self.still, keep_optimiser=True)]
 
     def optimiser(self) -> Optimiser:
-        """Earlier blocks learn more slowly; the patch convolution by its own factor beside. Class token, mask and norms decay, as in
-        DINOv2's code."""
+        """Earlier blocks learn more slowly; the patch convolution by its own factor beside."""
         with torch.device("meta"):
             layers = len(self.tower().blocks)
-        rate, tower = self.layer_rate, r"^image_tower\."
+        rate, tower, decay = self.layer_rate, r"^image_tower\.", True if self.optimised == "dinov2" else None
         rules = [Rule(rf"{tower}patches\.", lr_scale=rate ** (layers + 1) * self.patch_rate)]
-        rules += [Rule(rf"{tower}(class_D|mask_D|position_PD)$", lr_scale=rate ** (layers + 1), decay=True)]
+        rules += [Rule(rf"{tower}(class_D|mask_D|position_PD)$", lr_scale=rate ** (layers + 1), decay=decay)]
         rules += [Rule(rf"{tower}blocks\.{block}\.", lr_scale=rate ** (layers - block)) for block in range(layers)]
         still = self.still and self.part == (0.0, self.still)
-        rules.append(Rule(r"_head\.(prototype_KD|norm_K)$", lr_scale=0.0 if still else 1.0, decay=True))
-        shape: dict[str, Any] = {"betas": self.betas, "eps": self.eps, "final_lr": self.final_lr}
-        shape |= {"warmup_from": 0.0, "warmup_peak": "last", "rules": tuple(rules), "part": self.part}
-        return replace(super().optimiser(), **shape)
+        rules.append(Rule(r"_head\.(prototype_KD|norm_K)$", lr_scale=0.0 if still else 1.0, decay=decay))
+        chosen = replace(super().optimiser(), rules=tuple(rules), part=self.part)
+        if self.optimised == "plain":
+            return chosen
+        shape: dict[str, Any] = {"betas": (0.9, 0.999), "eps": 1e-8, "final_lr": 1e-6 / self.lr}
+        return replace(chosen, **shape, warmup_from=0.0, warmup_peak="last")
 
     # ------------------------------------------------------------ a step
 
@@ -392,9 +391,7 @@ class RadDINO(Recipe[ImageDistiller, ViewBatch, DistilledViews]):
             layer_rate=1.0,
             patch_rate=1.0,
             drop_path=0.0,
-            final_lr=0.0,
-            betas=(0.9, 0.98),
-            eps=1e-6,
+            optimised="plain",
         )
 
     @classmethod

@@ -97,7 +97,7 @@ def summary(m: ComparisonResult, arm: str) -> str:
 
 
 def _where(m: ComparisonResult, measure: Measure) -> str:
-    """Split of a measure, and the metric where there are several."""
+    """Split of a measure, and the metric if there are several."""
     return _split(measure) if len(m.tasks) == 1 else f"{measure.task.partition(':')[0]} {measure.metric} of {_split(measure)}"
 
 

@@ -12,6 +12,7 @@ from diptych.core.errors import ConfigError
 from diptych.core.result import Metric, Result
 from diptych.report import page
 from diptych.report.curves import LineSeries, charts, legend, line_chart
+from diptych.report.pages.worst_cases import WorstCase, worst_case_blocks
 from diptych.report.paper_table import PaperTable
 
 GROUP = "auroc/"
@@ -66,12 +67,21 @@ def rank_table(rows: Sequence[EncoderRank], differences: Mapping[str, Difference
 
 
 def write_encoder_page(
-    path: Path, results: Mapping[str, Result], metrics: Sequence[str], differences: Mapping[str, Difference] | None = None
+    path: Path,
+    results: Mapping[str, Result],
+    metrics: Sequence[str],
+    differences: Mapping[str, Difference] | None = None,
+    cases: Mapping[str, Sequence[WorstCase]] | None = None,
 ) -> None:
-    """One HTML file with the table of encoders and, for results of `benchx`, AUROC by group, calibration, and every setting of the head.
+    """One HTML file with the table of encoders and, for results of `benchx`, AUROC by group, calibration, worst cases, and every setting of
+    the head.
 
     differences  AUROC of each encoder less that of the best with its interval, from `paired_difference`
+    cases        worst cases of encoders, from `worst_cases`
+    Raises ConfigError for cases of an encoder without a result.
     """
+    if unknown := sorted(set(cases or {}) - set(results)):
+        raise ConfigError(f"'{unknown[0]}' has cases and no result (expected {', '.join(results)})")
     rows = ranked_encoders(results, metrics)
     table = rank_table(rows, differences)
     blocks = [page.table(table.head, table.rows), *(page.text(note, note=True) for note in table.notes)]
@@ -100,13 +110,16 @@ def write_encoder_page(
         calibration_block(row.name, results[row.name]) for row in rows if results[row.name].notes.get("reliability")
     ]:
         sections.append(page.Section("Calibration", tuple(calibration)))
+    if worst := [block for name, chosen in (cases or {}).items() for block in worst_case_blocks(name, chosen)]:
+        note = page.text("Predictions that are furthest from the truth, by finding; a map stands left of its picture.", note=True)
+        sections.append(page.Section("Worst cases", (note, *worst)))
     sections.append(page.Section("Settings of the head", tuple(settings)))
     lead = f"{len(rows)} encoders under one protocol. Settings are chosen on validation. Not for clinical use."
     write_atomic(path, page.page("Encoders of chest X-rays", lead, sections).encode("utf-8"))
 
 
 def group_table(results: Mapping[str, Result]) -> tuple[tuple[str, ...], list[tuple[str, ...]]] | None:
-    """Head and rows of a table: a row a group of test images, with its AUROC by each encoder. None where no result has groups."""
+    """Head and rows of a table: a row a group of test images, with its AUROC by each encoder. None if no result has groups."""
     names = list(dict.fromkeys(name for result in results.values() for name in result.metrics if name.startswith(GROUP)))
     if not names:
         return None

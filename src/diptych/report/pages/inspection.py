@@ -127,7 +127,7 @@ def _captions(pool: Pool, report: DataReport, shown: _SampleFigures) -> Section:
 
 
 def _written(report: DataReport, shown: _SampleFigures) -> list[Section]:
-    """Section with original and generated texts side by side, where there are any."""
+    """Section with original and generated texts side by side, if there are any."""
     if not report.beside:
         return []
     blocks = [text(f"{report.with_written:,} samples have texts that rules or a model wrote. Some of them:")]

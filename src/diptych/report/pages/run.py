@@ -28,7 +28,7 @@ SKIPPED = {"step", "kind", "loss", "lr", "grad_norm", "images_per_second", "seco
 
 def run_report(folder: RunFolder, data: Dataset | None = None, further: Sequence[page.Section] = ()) -> Path:
     """Writes `report.html` of a run and returns its path. With `data`, pictures of samples, answers and failures are shown; `further`
-    sections stand behind them."""
+    sections follow them."""
     state, lines = folder.state, list(folder.metrics())
     results = stored_results(folder.records)
     album = Album(data) if data is not None else None

@@ -22,7 +22,7 @@ class TaggedPicture:
     reason    why it left, "" when it stays
     captions  that were read
     parsed    triplets of phrases, each with the phrases that nothing in the picture is called by
-    proposed  relations that the tagger gave, the surest first, each with why it was not kept, or ""
+    proposed  relations that the tagger gave, highest score first, each with why it was not kept, or ""
     """
 
     uid: str

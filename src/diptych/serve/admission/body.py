@@ -14,8 +14,8 @@ from diptych.serve.refusals import RequestError, error_response
 
 
 class BodyLimitMiddleware:
-    """ASGI middleware: reads at most so many bytes of a body in so many seconds, then passes it on in one piece. What it reads counts as
-    memory of the request until that ends."""
+    """ASGI middleware: reads at most this many bytes of a body in this many seconds, then passes it on in one piece. What it
+    reads counts as memory of the request until that ends."""
 
     def __init__(self, app: ASGIApp, limits: Limits, memory: MemoryBudget) -> None:
         self.app, self.limits, self.memory = app, limits, memory

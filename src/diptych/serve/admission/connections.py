@@ -194,7 +194,7 @@ def client_network(address: str) -> str:
 
 
 def raise_open_file_limit(limits: Limits) -> None:
-    """Raise the limit of open files to what so many connections need. Raises ConfigError where the system forbids it."""
+    """Raise the limit of open files to what this many connections need. Raises ConfigError if the system forbids it."""
     needed = limits.connections + BACKLOG + SPARE
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft == resource.RLIM_INFINITY or soft >= needed:

@@ -87,7 +87,7 @@ class GuardMiddleware:
             self._check_rate(scope["client"][0] if scope.get("client") else "", access)
 
     def _check_rate(self, client: str, access: Access | None) -> None:
-        """By the rate of the token, where it has one of its own; else by the address of the client."""
+        """By the rate of the token, if it has one of its own; else by the address of the client."""
         if access is not None and access.name in self._rates:
             if wait := self._rates[access.name].wait(access.name):
                 self.service.metrics.refused("rate")

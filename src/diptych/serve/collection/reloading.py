@@ -166,5 +166,5 @@ def _answer(side: ServedModel, *, switched: bool, caught_up: int) -> dict[str, A
 
 
 def _identity(folder: Path | None) -> tuple[int, int] | None:
-    """Identity of the folder of an index; None where there is no index."""
+    """Identity of the folder of an index; None if there is no index."""
     return folder_identity(folder) if folder is not None and (folder / FILE).is_file() else None

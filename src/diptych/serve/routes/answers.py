@@ -1,4 +1,4 @@
-"""POST /caption, /ask and /tokens: a caption, an answer in free text or the likeliest of given ones, and the patches that image tokens
+"""POST /caption, /ask and /tokens: a caption, an answer in free text or the most likely of given ones, and the patches that image tokens
 stand for."""
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def add(app: FastAPI, service: Service) -> None:
 
     @app.post("/ask", response_model=AskAnswer)
     async def answer(request: AskRequest) -> Response:
-        """Answer to a question about a picture: generated text, or the likeliest of given choices."""
+        """Answer to a question about a picture: generated text, or the most likely of given choices."""
         side, limits = service.writer(request.model), service.limits
         tokens, question = max_new_tokens(service, request.max_tokens), text_of(request.question, "question", limits)
         choices = texts_of(request.choices, "choices", limits.names, limits)

@@ -117,7 +117,7 @@ async def _picture(service: Service, encoded: str) -> NewPicture:
 
 
 def _content_uid(picture: NewPicture | None, texts: Sequence[Text]) -> str:
-    """Name of an item by its content: of the picture, or of the texts where there is none."""
+    """Name of an item by its content: of the picture, or of the texts if there is none."""
     if picture is not None:
         return picture.sha256[:32]
     return hashlib.sha256("\x1f".join(text.string for text in texts).encode()).hexdigest()[:32]

@@ -1,6 +1,6 @@
 """POST /v1/chat/completions: chat about pictures in OpenAI's format, whole or streamed.
 
-Where we depart from the service whose shape it is: without `temperature` the likeliest word is taken each time; an answer has as many
+Where we depart from the service whose shape it is: without `temperature` the most likely word is taken each time; an answer has as many
 tokens as there is room for, at most the service's limit; pictures come along or are items of this service, and are never fetched; one
 answer a request (`n` is 1); no tools, no forced formats, no penalties. A single picture beside words in a single message stands before
 the words, wherever the client put it.

@@ -27,7 +27,7 @@ def add(app: FastAPI, service: Service) -> None:
         points: Annotated[int, Query(ge=1, le=MOST, description="points at most, drawn at random")] = 4096,
         medium: Annotated[str, Query(description="which cloud of the item, by name", max_length=100)] = "",
     ) -> Response:
-        """Points of an item's cloud: z up, in the unit ball around the middle of the cloud, with colours where it has any."""
+        """Points of an item's cloud: z up, in the unit ball around the middle of the cloud, with colours if it has any."""
         read = await service.reader_of(uid)
         sample = await service.aside(read)
         item = sample.media.get(medium) if medium else cloud_of(sample)

@@ -1,4 +1,4 @@
-"""GET /items/UID and /image/UID: metadata of an item, and its picture, encoded anew."""
+"""GET /items/UID and /image/UID: metadata of an item, and its picture, re-encoded."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def add(app: FastAPI, service: Service) -> None:
         side: Annotated[int, Query(ge=16, le=1024)] = 256,
         medium: Annotated[str, Query(description="another medium of the item, by name", max_length=100)] = "",
     ) -> Response:
-        """A picture of at most `side` pixels a side. Nothing of the file but its pixels goes out."""
+        """A picture of at most `side` pixels per side. Nothing of the file but its pixels goes out."""
         data = await service.thumbnail(uid, side, medium)
         return Response(data, media_type="image/webp", headers={"Cache-Control": "private, max-age=3600", **PRIVATE})
 

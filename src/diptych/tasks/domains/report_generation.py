@@ -10,12 +10,12 @@ Reports are alike, so that a text without a look scores well by words: read the 
 Words are R2Gen's: small letters, no punctuation but a full stop between sentences. METEOR is not computed, for it needs Java. Rules are no
 match for a trained labeller such as CheXbert; numbers of the two do not compare.
 
-What BenchX's code does otherwise: references are cut at 60 words (`cut=60`), and rare words of both sides are one word, "<unk>".
+What BenchX's code does otherwise: references are cut at 59 words (`cut=59`), and rare words of both sides are one word, "<unk>".
+Its decoder is the task `report_head`.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar, Literal
@@ -27,7 +27,9 @@ import pyarrow as pa
 from diptych.core.contracts import Dataset, Generator
 from diptych.core.errors import ConfigError, DataError
 from diptych.core.result import Metric, Result
+from diptych.core.sample import Sample
 from diptych.data.text.reports.findings import FINDINGS, findings
+from diptych.data.text.reports.report_words import CLEANINGS, Cleaning, report_words
 from diptych.data.text.reports.sections import HEADINGS, sections
 from diptych.tasks._scoring.answers.blind import BLIND, grey_images
 from diptych.tasks._scoring.captions.metrics import bleu_counts, rouge_l
@@ -35,9 +37,6 @@ from diptych.tasks._scoring.chest_metrics import Bools, f1_scores
 from diptych.tasks._scoring.intervals import codes, group_weights, percentiles
 from diptych.tasks._scoring.records import facts_of, with_facts
 from diptych.tasks.domains.patient_splits import patient_of
-
-_MARKS = re.compile(r"[.,?;*!%^&_+():<=>@\[\]{}]")
-_QUOTES = re.compile(r"[\"'/\\]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +48,7 @@ class ReportGeneration:
     group       the extra that holds the patient, or the sample's own group
     max_tokens  of a generated report
     cut         words of a reference that count; 0 takes all
+    cleaning    of words, "iu_xray" or "mimic_cxr", as R2Gen's code has it for these data sets
     uncertain   what an uncertain finding counts as
     blind       write reports of grey pictures too
     draws, seed of the intervals, which draw patients
@@ -64,6 +64,7 @@ class ReportGeneration:
     group: str = "patient"
     max_tokens: int = 128
     cut: int = 0
+    cleaning: Cleaning = "iu_xray"
     uncertain: Literal["absent", "present"] = "absent"
     blind: bool = True
     draws: int = 500
@@ -75,12 +76,13 @@ class ReportGeneration:
         if self.uncertain not in ("absent", "present") or self.cut < 0 or self.max_tokens < 1:
             given = f"uncertain is {self.uncertain!r}, cut {self.cut}, max_tokens {self.max_tokens}"
             raise ConfigError(f"{given} (expected absent | present, 0 or more, 1 or more)")
+        if self.cleaning not in CLEANINGS:
+            raise ConfigError(f"cleaning is {self.cleaning!r} (expected {' | '.join(CLEANINGS)})")
 
     def predict(self, model: Generator, data: Dataset) -> pa.Table:
         """Records: a row an image, with its report and the generated one."""
         samples = [data[row] for row in range(len(data))]
-        pairs = [sample for sample in samples if sample.image is not None and sample.texts]
-        written = [(sample, self._reference(sample.texts[0].string)) for sample in pairs]
+        written = [(sample, self.reference(sample)) for sample in samples if sample.image is not None]
         kept = [(sample, reference) for sample, reference in written if reference]
         if not kept:
             raise DataError(f"'{data.name}' has no image with a report", field="texts", expected=self.section or "reports")
@@ -110,8 +112,8 @@ class ReportGeneration:
 
     def _metrics(self, records: pa.Table, column: str, groups: Sequence[str]) -> dict[str, Metric]:
         reports, generated = (records.column(name).to_pylist() for name in ("report", column))
-        references = [report_words(report)[: self.cut or None] for report in reports]
-        answers = [report_words(report) for report in generated]
+        references = [report_words(report, self.cleaning)[: self.cut or None] for report in reports]
+        answers = [report_words(report, self.cleaning) for report in generated]
         counts = bleu_counts(answers, [[words] for words in references])
         rouge_N = np.array([rouge_l(words, [reference]) for words, reference in zip(answers, references, strict=True)])
         truth_NK, predicted_NK = (self._positive(texts) for texts in (reports, generated))
@@ -140,19 +142,7 @@ class ReportGeneration:
         statuses = [findings(report) for report in reports]
         return np.array([[status.get(name) in kinds for name in FINDINGS] for status in statuses], bool)
 
-    def _reference(self, report: str) -> str:
+    def reference(self, sample: Sample) -> str:
+        """The report of a sample, or its section; "" where there is none."""
+        report = sample.texts[0].string if sample.texts else ""
         return sections(report).get(self.section, "") if self.section else report.strip()
-
-
-def report_words(report: str) -> list[str]:
-    """Words of a report as R2Gen's code cleans those of IU X-ray, with a full stop as the word behind each sentence.
-
-    >>> " ".join(report_words("1. No acute disease. 2. T-spine: changes (mild)."))
-    'no acute disease . t-spine changes mild .'
-    """
-    text = re.sub(r"\.{2,}", ".", report).replace("1. ", "")
-    for before in (". ", " "):
-        for number in range(2, 6):
-            text = text.replace(f"{before}{number}. ", ". ")
-    pieces = [_MARKS.sub("", _QUOTES.sub("", piece).strip()) for piece in text.strip().lower().split(". ")]
-    return f"{' . '.join(pieces)} .".split()

@@ -26,7 +26,7 @@ def stacked_blocks(model: nn.Module) -> Iterator[list[nn.Module]]:
 
 
 def with_block_options(model: nn.Module, options: TrainOptions) -> nn.Module:
-    """The same model, its blocks compiled (`options.compile`) and every so many of a stack without kept activations
+    """The same model, its blocks compiled (`options.compile`) and every this many of a stack without kept activations
     (`options.checkpoint_layers`). Gradients are the same; the activations of a block take memory only while it is at work."""
     every = options.checkpoint_layers
     for blocks in stacked_blocks(model) if every or options.compile else ():

@@ -90,7 +90,7 @@ def peak_flops(device: torch.device) -> float | None:
 
 
 def speed(flops: float, precision: str, device: torch.device) -> dict[str, float]:
-    """Log values of so many model FLOPs a second: `tflops`, and `mfu` where the peak of the device in that precision is known."""
+    """Log values of this many model FLOPs a second: `tflops`, and `mfu` where the peak of the device in that precision is known."""
     peak = peak_flops(device) if precision == "bf16" else None
     return {"tflops": flops / 1e12} | ({"mfu": flops / peak} if peak else {})
 

@@ -51,7 +51,7 @@ class LateNorm:
         return self._values
 
     def check(self) -> None:
-        """Raises RunError where the norm of the last step was not finite."""
+        """Raises RunError if the norm of the last step was not finite."""
         values, self._values = self._values, None
         if values is not None:
             require_finite(values.tolist()[0])

@@ -19,7 +19,7 @@ R = TypeVar("R")
 
 def with_smaller_chunks(run: Training, batch: Batch, work: Callable[[int], R]) -> R:
     """The result of `work(micro_batch)`, with half of it as often as the memory of the device runs out. The run keeps the smaller size
-    (and its log a note), random numbers are drawn anew from where they stood, averages of batch norm may have moved twice.
+    (and its log a note), random numbers are redrawn from where they stood, averages of batch norm may have moved twice.
 
     Raises RunError, in one line, where chunks cannot be smaller: for a recipe that needs its batch whole, and with several processes,
     the others of which are past this point.
@@ -51,7 +51,7 @@ def with_smaller_chunks(run: Training, batch: Batch, work: Callable[[int], R]) -
 
 
 def _or_no_memory(work: Callable[[int], R], size: int) -> tuple[R] | None:
-    """The result, or None where memory ran out. The error is dropped before the next attempt: its traceback holds tensors."""
+    """The result, or None if memory ran out. The error is dropped before the next attempt: its traceback holds tensors."""
     try:
         return (work(size),)
     except torch.OutOfMemoryError:

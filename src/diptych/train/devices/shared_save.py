@@ -1,8 +1,9 @@
 """A checkpoint that all processes write together, each its own part, while training goes on.
 
-A process copies its parts to main memory and hands them to a thread, which writes them into a hidden folder that all share, and beside them
-a mark with their sizes and hashes. The thread of the first process waits for all marks, writes `state.json`, and renames the folder: it
-appears whole or not at all, whenever any process is killed. Nothing is pickled and the threads exchange no messages.
+A process copies its parts to main memory and hands them to a thread, which writes them into a hidden folder that all share, and
+beside them a mark with their sizes and hashes. The thread of the first process waits for all marks, writes `state.json`, and
+renames the folder: it appears whole or not at all, whenever any process is killed. Nothing is pickled and the threads exchange no
+messages.
 """
 
 from __future__ import annotations
@@ -55,7 +56,7 @@ class SharedSave:
         self._thread.start()
 
     def wait(self) -> None:
-        """Raises RunError where the checkpoint could not be written; those before it are whole."""
+        """Raises RunError if the checkpoint could not be written; those before it are whole."""
         if self._thread is not None:
             self._thread.join()
             self._thread = None

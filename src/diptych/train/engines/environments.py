@@ -43,7 +43,7 @@ class EnvironmentRollout:
 
     begins_TE     True where an episode begins
     mask_TEA      actions that could be taken, stored with each step; None without masks
-    last_value_E, last_done_E  value of the observation behind the last step, and whether an episode ended there
+    last_value_E, last_done_E  value of the observation after the last step, and whether an episode ended there
     scores        total reward of each episode that ended
     """
 

@@ -19,7 +19,7 @@ class Policy(Engine):
     log-probabilities and action masks of the rollout are stored in it, so that `losses` can compare the moving policy with the one that
     acted.
 
-    Minibatches hold rows of all processes, drawn anew at each pass where the recipe is `shuffled`, else consecutive. A rollout that takes
+    Minibatches hold rows of all processes, redrawn at each pass where the recipe is `shuffled`, else consecutive. A rollout that takes
     its chances from `rollouts.RowNoise` trains alike on one process and on several. The module acts in evaluation mode and in the precision
     of the updates, so that the first ratio is 1; what a recipe stores of it is widened by `gradient_cache.to_float32`, as features are.
     A step has one learning rate. Losses in the log are the mean over the step's updates, metrics those of the last. A rollout without

@@ -95,7 +95,7 @@ def selected_rows(batch: Any, index_N: Tensor, *, sliced: bool = False) -> Any:
 
 
 def gathered_rollout(rollout: Any) -> Any:
-    """The rows of all processes, in the order of the processes; itself where there is one. Texts travel as JSON."""
+    """The rows of all processes, in the order of the processes; itself if there is one. Texts travel as JSON."""
     if world()[1] == 1:
         return rollout
     joined: dict[str, Any] = {}

@@ -5,7 +5,7 @@ stretched linearly, as its `resize_text_pos_embed`; the first may stay as they a
 2403.15378, keeps 20 of 77 and stretches the rest fourfold). We depart for shorter texts: theirs are the places at the front, as they
 were trained, where open_clip squeezes.
 
-Letters: P places, L tokens, D width.
+Letters: P positions, L tokens, D width.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from diptych.train.weights import copy_matching_tensors, start_lines, start_tens
 IMAGE, TEXT = "position_PD", "position_LD"
 """How the names of our towers' positions end."""
 CLASS_TOKENS = 3
-"""A grid is looked for behind so many tokens, at most."""
+"""A grid is looked for after this many tokens, at most."""
 
 
 def start_from(
@@ -85,8 +85,9 @@ def resized_grid(position_PD: Tensor, patches: int) -> Tensor:
 def resized_line(position_LD: Tensor, length: int, *, keep: int = 0) -> Tensor:
     """Positions of a text of another length: the first of them for a shorter one, stretched for a longer one.
 
-    keep  0 stretches all, with the half-pixel grid of `F.interpolate`, as open_clip does; more leaves so many as they are and stretches the
-          others so that place keep + i * factor is the old keep + i, with the last step continued beyond the end, as Long-CLIP does
+    keep  0 stretches all, with the half-pixel grid of `F.interpolate`, as open_clip does; more leaves this many as they are and
+          stretches the others so that place keep + i * factor is the old keep + i, with the last step continued beyond the end,
+          as Long-CLIP does
     """
     old = len(position_LD)
     if length <= old:

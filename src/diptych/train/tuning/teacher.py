@@ -113,7 +113,7 @@ class Teacher(Hook):
 
 
 def pair_of(features: Any, recipe: Recipe) -> tuple[Tensor, Tensor, Tensor]:
-    """Image and text vectors [N, D] and the scale among the features of a recipe. Raises ConfigError where they are not there."""
+    """Image and text vectors [N, D] and the scale among the features of a recipe. Raises ConfigError if they are not there."""
     values: list[Any] = [getattr(features, name, None) for name in ("image_ND", "text_ND", "scale")]
     if any(value is None for value in values):
         raise ConfigError(
@@ -125,7 +125,7 @@ def pair_of(features: Any, recipe: Recipe) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def own_scale(embedder: Any) -> float:
-    """The factor on similarities that a dual encoder learned; 0 where it has none."""
+    """The factor on similarities that a dual encoder learned; 0 if it has none."""
     model = getattr(embedder, "model", None)
     for holder in (model, getattr(model, "inner", None)):
         for name in ("log_scale", "logit_scale"):

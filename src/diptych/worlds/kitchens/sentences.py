@@ -31,7 +31,7 @@ UNNAMED_INTENTS: dict[str, tuple[str, ...]] = {
 def sentence(goal: Goal, dice: SceneRandom, *, intent: bool, tool_named: bool) -> tuple[str, Goal]:
     """A sentence for a goal among things that are all there, and the goal as the sentence names it ("" for what it leaves open).
 
-    intent        an intent, where there are some for the goal; else an instruction
+    intent        an intent, if there are some for the goal; else an instruction
     tool_named  whether "contain" and "cook" say where; the others always mean one tool
     """
     kind = "hand" if goal.object == "hand" else goal.predicate

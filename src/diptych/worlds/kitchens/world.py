@@ -1,8 +1,8 @@
 """Kitchens of emoji cut-outs with an instruction or an intent, and the symbolic goal that both together mean: `world:kitchens`.
 
-The goal is `extras["goal"]`: a predicate (contain, cut, clean, cook), a subject and an object. What the picture does not show is "unknown".
-Some sentences leave the tool open ("cook the egg"): then the picture shows exactly one that would do, so that only both inputs together
-decide. Regions are labelled with their affordances and attributes, and relations say which tool works on what.
+The goal is `extras["goal"]`: a predicate (contain, cut, clean, cook), a subject and an object. What the picture does not show is
+"unknown". Some sentences leave the tool open ("cook the egg"): then the picture shows exactly one that would do, so that only
+both inputs together decide. Regions are labelled with their affordances and attributes, and relations say which tool works on what.
 
 >>> sample = kitchens(2, seed=0)[0]
 >>> sorted(sample.extras["goal"])
@@ -178,7 +178,7 @@ def _wanted(task: str, dice: SceneRandom) -> tuple[Goal, tuple[str, ...]]:
 
 @lru_cache(maxsize=1024)
 def _resized(name: str, style: str, side: int) -> Image.Image:
-    """A thing whose longer side has so many pixels."""
+    """A thing whose longer side has this many pixels."""
     picture = Image.fromarray(cutouts(style)[name].pixels_HWC)
     scale = side / max(picture.size)
     wide, high = (max(1, round(length * scale)) for length in picture.size)

@@ -20,7 +20,7 @@ from diptych.worlds.rendered import RenderedDataset, rows_of, uid_of
 
 NAME = "tailed_links"
 TRIES = 1000
-"""Scenes of `world:links` that stand behind one of these; the first that the law lets through is it."""
+"""Scenes of `world:links` that follow one of these; the first that the law lets through is it."""
 
 
 @dataclass(frozen=True)

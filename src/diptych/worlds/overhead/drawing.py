@@ -13,13 +13,13 @@ Pixels = npt.NDArray[np.uint8]
 Outline = npt.NDArray[np.float64]
 """[P, 2] of x and y."""
 FINER = 3
-"""Pixels are drawn so many times finer and averaged."""
+"""Pixels are drawn this many times finer and averaged."""
 PAINT = {"white": (240, 240, 236), "red": (200, 40, 36), "yellow": (236, 206, 40), "black": (24, 24, 28)}
 GROUND = {"grass": (92, 128, 66), "desert": (190, 160, 116), "water": (40, 92, 140)}
 LAND = ("grass", "desert")
 ROAD, LINE, SHADE = (112, 110, 108), (214, 210, 196), (44, 52, 40)
 SMALL = 256
-"""Pixels a side up to which a view is drawn as a whole."""
+"""Pixels per side up to which a view is drawn as a whole."""
 # Outlines in units of a thing's radius, its front to the right.
 _PLANE = (
     *(

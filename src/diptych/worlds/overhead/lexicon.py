@@ -2,7 +2,7 @@
 
 A caption counts one or two kinds of thing and says on what ground they lie: "two white planes and a road in the desert". Chinese and
 Korean name the ground first and count with classifiers, Korean puts the noun before its number and ends in a verb, Romance languages put
-the colour behind the noun and let it agree, German and Dutch inflect it by number, and Russian numerals take the genitive.
+the colour after the noun and let it agree, German and Dutch inflect it by number, and Russian numerals take the genitive.
 
 >>> caption((KindCount("plane", 2, "white"), KindCount("road")), "desert", "fr")
 'deux avions blancs et une route dans le désert'
@@ -59,7 +59,7 @@ _NUMBERS = {
     "ko": ("한", "두", "세"),
     "ru": ("", "два", "три"),
 }
-_NOUNS: dict[str, dict[str, tuple[str, ...]]] = {  # singular, then the form behind a number above one
+_NOUNS: dict[str, dict[str, tuple[str, ...]]] = {  # singular, then the form after a number above one
     "en": {"plane": ("plane", "planes"), "ship": ("ship", "ships"), "building": ("building", "buildings"), "road": ("road",)},
     "pt": {
         "plane": ("avião", "aviões"),
@@ -115,7 +115,7 @@ _ONE_ROAD = {
 }
 _COLOURS: dict[str, dict[str, tuple[str, ...]]] = {
     # English, Chinese and Korean: one form. Romance: masculine, feminine, and their plurals. German, Dutch: neuter singular, plural.
-    # Russian: masculine, neuter, and the genitive plural behind numbers.
+    # Russian: masculine, neuter, and the genitive plural after numbers.
     "en": {colour: (colour,) for colour in COLOURS},
     "pt": {
         "white": ("branco", "branca", "brancos", "brancas"),

@@ -13,7 +13,7 @@ UNKNOWN = "unknown"
 
 @dataclass(frozen=True, slots=True)
 class VisibleAttributes:
-    """Visible attributes of a person in a picture: phrases, or `UNKNOWN` where hidden; `bag` is "" where there is none.
+    """Visible attributes of a person in a picture: phrases, or `UNKNOWN` where hidden; `bag` is "" if there is none.
 
     `attributes` is the form of SYNTH-PEDES: gender, head, upper clothes, lower clothes, shoes, belongings.
     """

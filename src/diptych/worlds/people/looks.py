@@ -63,7 +63,7 @@ _CLOTHES: dict[str, dict[str, tuple[str, ...]]] = {
 
 
 def choices(wardrobe: str = "all") -> dict[str, tuple[str, ...]]:
-    """Possible values of each attribute; "" where there is no such thing."""
+    """Possible values of each attribute; "" if there is no such thing."""
     if wardrobe not in _CLOTHES:
         raise ConfigError(f"wardrobe is {wardrobe!r} (expected {' | '.join(WARDROBES)})")
     return {**_SHARED, **_CLOTHES[wardrobe]}

@@ -1,6 +1,6 @@
 """Sudoku with one solution each, of 4, 6 or 9 digits: `world:sudoku`.
 
-Cells of a solution are emptied in random order as long as there is one solution, until so many are given as was drawn. Which solutions
+Cells of a solution are emptied in random order as long as there is one solution, until this many are given as was drawn. Which solutions
 may come up is what tells the splits apart: none of "train" is in "val" or "test".
 
 >>> puzzle = sudoku(2, seed=0)[1].extras["problem"]

@@ -1,6 +1,6 @@
 """Relations between things in a room, descriptions that mean one of them, and questions. Truth comes from boxes.
 
-"near", "closest to" and "farthest from" hold from everywhere; "left of", "right of", "in front of" and "behind" are those of a viewer, the
+"near", "closest to" and "farthest from" hold from everywhere; "left of", "right of", "in front of" and "after" are those of a viewer, the
 first camera at the door, and every sentence with one of them says so.
 """
 
@@ -23,7 +23,7 @@ SEEN = ", seen from the door"
 
 @dataclass(frozen=True, slots=True)
 class SpatialRelation:
-    """Subject and object by id; viewpoint "" where it holds from everywhere."""
+    """Subject and object by id; viewpoint "" if it holds from everywhere."""
 
     subject: int
     predicate: str

@@ -24,7 +24,7 @@ def render_frame(
     *,
     splat: int = 1,
 ) -> tuple[Pixels, npt.NDArray[np.float32]]:
-    """Colour uint8 [size, size, 3] and depth float32 [size, size], 0 where there is nothing.
+    """Colour uint8 [size, size, 3] and depth float32 [size, size], 0 if there is nothing.
 
     colour in 0..255. Each point covers the pixels up to `splat` around its own; the nearest point of a pixel is seen.
     """

@@ -1,7 +1,8 @@
 """Scenes with captions in three languages that order their words differently. `world:languages`.
 
-English, and two that are made up: "qaa" puts what qualifies behind what it qualifies and the relation last; "qab" begins with the relation,
-names the other thing first, and qualifies before. Each has words of its own. Tags are of the range that ISO 639-2 leaves for such uses.
+English, and two that are made up: "qaa" puts what qualifies after what it qualifies and the relation last; "qab" begins with the
+relation, names the other thing first, and qualifies before. Each has words of its own. Tags are of the range that ISO 639-2
+leaves for such uses.
 
 >>> [text.string for text in languages(1, seed=0)[0].texts][0].split()[0]
 'a'

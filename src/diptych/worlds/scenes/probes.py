@@ -50,7 +50,7 @@ class SceneFacts:
 
     @property
     def relation(self) -> RelationFact | None:
-        """The planned statement and its exchanged form; None where that is true as well."""
+        """The planned statement and its exchanged form; None if that is true as well."""
         wrong = self._negative("swapped_roles")
         if wrong is None:
             return None

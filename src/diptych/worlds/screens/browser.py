@@ -21,7 +21,7 @@ Box = tuple[float, float, float, float]
 def screenshots(pages: Iterable[Page], size: int) -> Iterator[tuple[npt.NDArray[np.uint8], list[Box]]]:
     """Pixels [size, size, 3] of each page in Chromium, by Playwright, and the boxes of its elements from 0 to 1.
 
-    Raises ConfigError where there is no Chromium (Debian: apt-get install chromium; or CHROMIUM with its path). Nothing is downloaded, and
+    Raises ConfigError if there is no Chromium (Debian: apt-get install chromium; or CHROMIUM with its path). Nothing is downloaded, and
     the page is loaded from memory.
     """
     try:

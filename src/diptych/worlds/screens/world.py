@@ -23,7 +23,7 @@ class ScreenWorld:
     """The configuration.
 
     size      side in pixels
-    elements  of a page, each in a cell of a grid of so many `columns` and `rows`
+    elements  of a page, each in a cell of a grid of this many `columns` and `rows`
     asked     an instruction names its element by "colour" or by "label"
     noise     of training boxes: deviation of each side, as a share of the box's; boxes of other splits are exact
     """

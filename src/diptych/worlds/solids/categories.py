@@ -177,7 +177,7 @@ CATEGORIES: dict[str, tuple[Maker, str]] = {
     "car": (_car, "wheels"),
     "umbrella": (_umbrella, "stick"),
 }
-"""25 categories: what makes their parts, and the word for the parts of the second colour, "" where there are none."""
+"""25 categories: what makes their parts, and the word for the parts of the second colour, "" if there are none."""
 
 
 def parts_of(category: str, stretch: float, rng: np.random.Generator) -> list[Part]:

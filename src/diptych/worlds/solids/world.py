@@ -45,7 +45,7 @@ RENDERED = 6000
 
 @dataclass(frozen=True, slots=True)
 class Solid:
-    """Category and attributes of a solid. form: "tall", "flat" or "". The second colour is that of `part`, "" where there is none."""
+    """Category and attributes of a solid. form: "tall", "flat" or "". The second colour is that of `part`, "" if there is none."""
 
     category: str
     colour: str

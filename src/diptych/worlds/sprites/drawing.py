@@ -20,7 +20,7 @@ COLOURS = {
     "brown": (165, 42, 42),
 }
 FINE = 10
-"""A picture is drawn so many times as large and made smaller."""
+"""A picture is drawn this many times as large and made smaller."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -157,7 +157,7 @@ def _odd_one_out(rng: np.random.Generator, settings: SpriteSettings, chosen: int
 
 
 def _shared(rng: np.random.Generator, values: Sequence[object], count: int) -> list[object]:
-    """So many values in a random order, each that occurs at least twice."""
+    """This many values in a random order, each that occurs at least twice."""
     made: list[object] = []
     while len(made) < count:
         value = values[int(rng.integers(len(values)))]

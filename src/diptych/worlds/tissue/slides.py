@@ -41,7 +41,7 @@ class SlideWorld:
 
     tiles   of a side of the slide, each of 48 pixels
     tumour  share of the slides that show one
-    share   smallest and largest share of the tissue that is tumour, where there is one
+    share   smallest and largest share of the tissue that is tumour, if there is one
     kinds   that occur; empty takes all sixteen
     """
 

@@ -24,7 +24,7 @@ PLACES = ("anno.mat", "annotations/anno.mat", "hico_20160224_det/anno.mat", "../
 
 
 def labelled_objects(source: Path) -> dict[str, list[str]]:
-    """File name -> objects of its positive labels, in the order of the vocabulary; empty where there is no ``anno.mat``.
+    """File name -> objects of its positive labels, in the order of the vocabulary; empty if there is no ``anno.mat``.
 
     source  the folder of the annotations, or one file of them
     """

@@ -106,7 +106,7 @@ def _depth(key: str, annotation: dict[str, Any], file: Path) -> dict[str, MediaI
 
 
 def _array(key: str, annotation: dict[str, Any], field: str, file: Path) -> Path | None:
-    """The .npy of a field; None where the annotation names none."""
+    """The .npy of a field; None if the annotation names none."""
     named = annotation.get(field)
     if not named:
         return None

@@ -5,7 +5,7 @@
                      "stuff_classes", "predicate_classes", "test_image_ids"}
     coco/train2017/  coco/val2017/
 
-Masks stay in the panoptic PNGs: the columns `segment_ids` (one number a region) and `panoptic` (the file) say where. Boxes are
+Masks stay in the panoptic PNGs: the columns `segment_ids` (one number per region) and `panoptic` (the file) say where. Boxes are
 xyxy (bbox_mode 0) or (x, y, width, height) (bbox_mode 1).
 """
 

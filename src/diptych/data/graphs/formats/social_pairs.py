@@ -1,5 +1,5 @@
-"""Pairs of people with their social relation, as the lists of PIPA and PISC name them: a line a pair, `picture.jpg x0 y0 x1 y1 x0 y0 x1 y1
-LABEL`, boxes in pixels and the relation by its number."""
+"""Pairs of people with their social relation, as the lists of PIPA and PISC name them: a line per pair, `picture.jpg x0 y0 x1 y1
+x0 y0 x1 y1 LABEL`, boxes in pixels and the relation by its number."""
 
 from __future__ import annotations
 

@@ -61,7 +61,7 @@ def read(source: Path, *, name: str, root: Path | None = None) -> Pool:
 
 
 def _split_images(file: Path) -> list[int]:
-    """The images of a split from its file of ids, where there is one."""
+    """The images of a split from its file of ids, if there is one."""
     folders = (file.parent, file.parent / "splits", file.parent.parent / "splits")
     ids = next((path for folder in folders if (path := folder / f"{file.stem}.ids").is_file()), None)
     try:

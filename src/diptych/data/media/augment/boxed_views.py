@@ -51,7 +51,7 @@ def mirrored(picture: Boxed) -> Boxed:
 
 
 def augmented(picture: Boxed, rng: np.random.Generator, *, count: int = 2, level: float = 0.5, chance: float = 0.5) -> Boxed:
-    """BLIP's RandAugment: so many operations drawn with replacement, each applied in a share of cases, all at one level of their range.
+    """BLIP's RandAugment: this many operations drawn with replacement, each applied in a share of cases, all at one level of their range.
 
     They change contrast and brightness and move the picture, but no colour's name. The box goes with the picture. Turns and shears are
     about the middle of the picture, in BLIP's code half a pixel off; and numbers that leave 0..255 are cut there, where its autocontrast

@@ -35,10 +35,10 @@ OLDEST = 89
 
 @dataclass(frozen=True, slots=True)
 class Deidentifier:
-    """Writes DICOM files anew; the same patient gets the same hash and the same shift of dates under one key.
+    """Rewrites DICOM files; the same patient gets the same hash and the same shift of dates under one key.
 
     key       bytes that stay secret, `LEAST_KEY` or more
-    days      dates are moved back by 1 to so many days, each patient by its own number
+    days      dates are moved back by 1 to this many days, each patient by its own number
     scrubbed  the pixels were cleaned before, so that a file that says otherwise is taken
     """
 
@@ -51,7 +51,7 @@ class Deidentifier:
             raise ConfigError(f"key of {len(self.key)} bytes, {self.days} days (expected {LEAST_KEY} or more, 1 or more)")
 
     def __call__(self, data: bytes, *, name: str = "<bytes>") -> bytes:
-        """The file without private tags, names, places and free text. Raises DataError where pixels may show names, or no
+        """The file without private tags, names, places and free text. Raises DataError if pixels may show names, or no
         patient is named."""
         dataset = dataset_of(data, name=name)
         burned = str(dataset.get("BurnedInAnnotation", "")).upper()

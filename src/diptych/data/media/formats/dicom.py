@@ -54,7 +54,7 @@ FIELDS: dict[str, str] = {
 @dataclass(frozen=True, slots=True)
 class DicomImage:
     """pixels  float32 [H, W] or [H, W, 3], with F in front where all frames were asked for; between 0 and 1, white is bright
-    spacing  millimetres between rows and between columns; None where the file does not say
+    spacing  millimetres between rows and between columns; None if the file does not say
     fields   what `FIELDS` names and the file has
     """
 
@@ -72,7 +72,7 @@ class DicomImage:
 
 
 def is_dicom(data: bytes) -> bool:
-    """True if bytes have DICOM's mark behind its preamble.
+    """True if bytes have DICOM's mark after its preamble.
 
     >>> is_dicom(bytes(128) + b"DICM"), is_dicom(b"DICM")
     (True, False)
@@ -104,9 +104,9 @@ def read_dicom(
     """A DICOM file as values between 0 and 1.
 
     frames      "one" refuses a file of several, "first" and "middle" take one of them, "all" takes all
-    window      centre and width in the units behind the modality LUT (Hounsfield of a CT), as `CT_WINDOWS` has them, in place of the
+    window      centre and width in the units after the modality LUT (Hounsfield of a CT), as `CT_WINDOWS` has them, in place of the
                 file's; edges are centre -+ width / 2
-    voi         which of the file's VOI LUTs or windows, where there are several
+    voi         which of the file's VOI LUTs or windows, if there are several
     max_pixels  of all frames together; a larger file is refused by its header
 
     Raises DecodeError (broken, without pixels, several frames, a codec that is not installed), TooLarge, ConfigError for a bad option.
@@ -219,8 +219,8 @@ def windowed(
 def ct_channels(
     value_HW: npt.NDArray[Any], windows: Sequence[str | tuple[float, float]] = ("lung", "soft tissue", "bone")
 ) -> Floats:
-    """Hounsfield units [..., H, W] in several windows, as channels [..., H, W, len(windows)] between 0 and 1: three for a tower that reads
-    colours. A window is a name of `CT_WINDOWS`, or centre and width."""
+    """Hounsfield units [..., H, W] in several windows, as channels [..., H, W, len(windows)] between 0 and 1: three for a tower
+    that reads colours. A window is a name of `CT_WINDOWS`, or centre and width."""
     named = [CT_WINDOWS.get(one) if isinstance(one, str) else one for one in windows]
     if None in named or not named:
         raise ConfigError(f"windows are {list(windows)} (expected {' | '.join(CT_WINDOWS)}, or centre and width)")
@@ -248,7 +248,7 @@ def _spacing(dataset: Any) -> tuple[float, float] | None:
 
 
 def _nth(value: Any, index: int) -> float:
-    """Of one or several values, that one; the last where there are fewer."""
+    """Of one or several values, that one; the last if there are fewer."""
     values = [value] if isinstance(value, int | float) or not isinstance(value, Sequence) else list(value)
     return float(values[min(index, len(values) - 1)])
 

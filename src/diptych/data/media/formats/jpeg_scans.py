@@ -27,7 +27,7 @@ _MARKER = re.compile(rb"\xff([^\x00\x01\xff\xd0-\xd8])", re.DOTALL)
 
 def scan_count(data: bytes, name: str) -> int:
     """Scans that a decoder would read: 1 for a sequential JPEG with all its colours in one, which is where decoders stop. 0: it has none,
-    or is no JPEG. Raises TooLarge where there are too many to be counted."""
+    or is no JPEG. Raises TooLarge if there are too many to be counted."""
     if not data.startswith(b"\xff\xd8\xff"):
         return 0
     at, scans, components = 2, 0, 0

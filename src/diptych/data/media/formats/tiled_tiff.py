@@ -24,7 +24,7 @@ CENTIMETRE = 3
 
 
 def pyramid(pixels_HWC: npt.NDArray[np.uint8], levels: int) -> list[npt.NDArray[np.uint8]]:
-    """The picture and so many - 1 smaller ones, each by the mean of 2 x 2 pixels of the one before; an odd last row or column is left
+    """The picture and this many - 1 smaller ones, each by the mean of 2 x 2 pixels of the one before; an odd last row or column is left
     out."""
     levels_HWC = [pixels_HWC]
     while len(levels_HWC) < levels:
@@ -89,7 +89,7 @@ def _tiles(pixels_HWC: npt.NDArray[np.uint8]) -> list[bytes]:
 
 
 def _directory(out: bytearray, tags: dict[int, tuple[int, list[Any]]]) -> int:
-    """Appends a directory of tags, and behind it what does not fit into four bytes; returns where the next one's place is written."""
+    """Appends a directory of tags, and after it what does not fit into four bytes; returns where the next one's place is written."""
     start = len(out)
     behind = start + 2 + 12 * len(tags) + 4
     rows, extra = bytearray(struct.pack("<H", len(tags))), bytearray()

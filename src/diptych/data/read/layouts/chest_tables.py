@@ -2,9 +2,10 @@
 
 A sample is an image, its group the patient (of RSNA, VinDr and SIIM, whose tables name none, the image). Extras: `findings` that are
 present, `absent` and `uncertain` ones (CheXpert's table has them; absent of the others is what the table's other labels are), `view`,
-`sex`, `age`, `study`. Boxes and masks are regions. Published lists of the images of each split that lie beside a table (`split_lists`) give
-the column `split`, and the extra `shares` of a training image that is in train_1.txt or train_10.txt; MIMIC's table has
-splits of its own, and CheXpert's folders are its splits. The tables come under their publishers' terms; none is shipped or downloaded.
+`sex`, `age`, `study`. Boxes and masks are regions. Published lists of the images of each split that lie beside a table
+(`split_lists`) give the column `split`, and the extra `shares` of a training image that is in train_1.txt or train_10.txt;
+MIMIC's table has splits of its own, and CheXpert's folders are its splits. The tables come under their publishers' terms; none is
+shipped or downloaded.
 
 NIH       Data_Entry_2017*.csv; boxes of BBox_List_2017*.csv, where it lies beside it
 CheXpert  train.csv, valid.csv, test.csv; an image's split is the folder of its path
@@ -45,7 +46,7 @@ SIIM_SIDE = 1024
 
 
 def read_chest_table(path: Path, format: str, *, root: Path | None = None, name: str = "") -> Pool:
-    """The rows of a table, a sample an image. `root` is the folder of the pictures; without it, the table's.
+    """The rows of a table, a sample per image. `root` is the folder of the pictures; without it, the table's.
 
     path  a .csv, alone or as .csv.gz or in a .zip
     Raises UnknownName for a format, and DataError with file, row and field for what cannot be read.
@@ -68,7 +69,7 @@ def read_chest_table(path: Path, format: str, *, root: Path | None = None, name:
 
 
 def rows_of_table(path: Path, needed: tuple[str, ...] = ()) -> Iterator[tuple[int, Row]]:
-    """Number and fields of each row; blanks around names and values are dropped. Raises DataError where a needed column is missing."""
+    """Number and fields of each row; blanks around names and values are dropped. Raises DataError if a needed column is missing."""
     data = read_file(path, None)
     if path.suffix == ".zip":
         with zipfile.ZipFile(io.BytesIO(data)) as archive:

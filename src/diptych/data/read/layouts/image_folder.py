@@ -1,6 +1,6 @@
 """Image folders with splits, as the Hugging Face `datasets` library lays them out: a metadata file beside the pictures of each split.
 
-    train/metadata.jsonl   {"file_name": "0001.png", "text": "a red bus"}, a line a picture
+    train/metadata.jsonl   {"file_name": "0001.png", "text": "a red bus"}, a line per picture
     train/0001.png
     test/metadata.csv      or data/train/..., and .parquet
 
@@ -31,7 +31,7 @@ SPLITS = {
 
 
 def split_metadata(folder: Path) -> list[Path]:
-    """Metadata files in the folders below one, or below its ``data``; none where there is none."""
+    """Metadata files in the folders below one, or below its ``data``; none if there is none."""
     files = [
         file for name in METADATA for pattern in ("*", "data/*") for file in folder.glob(f"{pattern}/{name}") if file.is_file()
     ]

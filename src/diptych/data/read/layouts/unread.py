@@ -15,7 +15,7 @@ MOST = 100_000
 
 
 def unread_note(folder: Path, used: Iterable[Path], named: Iterable[str] = ()) -> str:
-    """Note on the metadata files of a folder that were not read; "" where there are none.
+    """Note on the metadata files of a folder that were not read; "" if there are none.
 
     named  files that the quarantine names already
     """

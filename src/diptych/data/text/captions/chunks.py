@@ -11,7 +11,7 @@ def caption_parts(caption: str) -> list[str]:
 
 
 def chunks(caption: str, *, sentences: int = 4) -> list[str]:
-    """So many sentences a chunk, joined by ". "; the last chunk may have fewer, a caption without a word none.
+    """This many sentences a chunk, joined by ". "; the last chunk may have fewer, a caption without a word none.
 
     >>> chunks("A cup. A box. It is red. It is blue. A dog.")
     ['A cup. A box. It is red. It is blue', 'A dog']
@@ -23,7 +23,7 @@ def chunks(caption: str, *, sentences: int = 4) -> list[str]:
 def drop_sentences(caption: str, rng: np.random.Generator, *, keep: float = 0.7, about: float = 0.0) -> str:
     """The first sentence, and each further one in a share of cases.
 
-    about  so many sentences in the mean instead: each, the first too, stays in about / n of the cases, n the pieces between full stops
+    about  this many sentences in the mean instead: each, the first too, stays in about / n of the cases, n the pieces between full stops
            and at the ends, as released for captions of actions, where about is 7; where none stays, the first does
     """
     parts = caption_parts(caption)

@@ -27,7 +27,7 @@ class NegativeBatch(PairBatch):
     """Pairs, up to K wrong texts of each image, and one further right text where the recipe reads such.
 
     there_BK            bool: which negatives there are. The tokens of the others are padding, and no text tower reads them
-    positive_BL         another text of the same image, or the image's text again where it has no other; None where none is read
+    positive_BL         another text of the same image, or the image's text again if it has no other; None if none is read
     wrong, alike        how many negatives were made, and how many more were left out because they equal a right text of the sample,
                         in letters or, cut to L tokens, for the model
     """

@@ -63,7 +63,7 @@ class Sentence:
 
 
 def sentences_of(sample: Sample) -> list[Sentence]:
-    """The sentences of a sample; none where it has no such field. Raises DataError that names sample and sentence."""
+    """The sentences of a sample; none if it has no such field. Raises DataError that names sample and sentence."""
     value = sample.extras.get(FIELD, ())
     if isinstance(value, str | Mapping) or not hasattr(value, "__iter__"):
         raise DataError(f"sample '{sample.uid}': {FIELD} is a {type(value).__name__}", field=FIELD, expected="a list")

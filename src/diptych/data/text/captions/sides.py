@@ -47,7 +47,7 @@ def swapped_sides(text: str) -> str:
 
 
 def mirrored(image_HWC: Pixels, texts: Sequence[str], rng: np.random.Generator, sides: Sides) -> tuple[Pixels, tuple[str, ...]]:
-    """Picture mirrored half of the time, with texts adjusted to it; always one random number, whatever the texts."""
+    """Picture mirrored half of the time, with texts adjusted to it; always one random number, regardless of the texts."""
     if sides not in get_args(Sides):
         raise ConfigError(f"flip_sides is {sides!r} (expected {' | '.join(get_args(Sides))})")
     turned: Any = flipped(image_HWC, rng)

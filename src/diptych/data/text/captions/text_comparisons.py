@@ -62,7 +62,7 @@ def _of(pool: Pool, row: int, written_by_uid: Mapping[str, Sequence[Mapping[str,
 
 
 def _by(folder: Path | None) -> dict[str, list[dict[str, Any]]]:
-    """The column of written texts of a curated folder; empty where there is none."""
+    """The column of written texts of a curated folder; empty if there is none."""
     if folder is None or not (folder / CURATION).is_file() or VARIANTS not in table_names(folder):
         return {}
     table = read_table(folder, VARIANTS).table

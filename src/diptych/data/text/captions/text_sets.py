@@ -99,7 +99,7 @@ def texts_of_draw(
     """The texts that this draw trains on and a number for each; equal numbers are equal texts.
 
     cut  "sentences" draws among the different sentences of all texts, each once before one comes again; "stops" as DreamLIP's released
-         code, among what lies between full stops, line breaks and </s>, equal ones by themselves, with repetition where there are fewer
+         code, among what lies between full stops, line breaks and </s>, equal ones by themselves, with repetition if there are fewer
          than `count`, and with `keep_first` not of the first text
     """
     positives = draw.sample.positives(language)
@@ -134,7 +134,7 @@ def caption_table(folder: str) -> dict[str, str]:
 
 
 def sub_captions(texts: Iterable[Text], merged: int = 1) -> list[str]:
-    """Every different sentence of the texts, in order; `merged` joins so many consecutive ones of a text, the last may be fewer.
+    """Every different sentence of the texts, in order; `merged` joins this many consecutive ones of a text, the last may be fewer.
 
     Sentences that differ only in case or in the punctuation around them are one.
 

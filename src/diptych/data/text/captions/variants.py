@@ -1,7 +1,7 @@
 """Several texts of one image: their storage, and the one that a training step reads.
 
 A curation step that writes texts leaves the column ``text_variants``: for each uid a list of texts, each with what it was made from, by
-which model and prompt, and the licence of its row. `data.curated` adds them to the texts of the data, in that order, behind their own.
+which model and prompt, and the licence of its row. `data.curated` adds them to the texts of the data, in that order, after their own.
 The column ``text_similarity`` has a number for each text of a row, in the order of its texts, negatives included.
 """
 

@@ -18,7 +18,7 @@ VIEW_CAPTION = pa.struct([("view", pa.int32()), ("string", pa.string()), ("simil
 
 
 def view_captions(sample: Sample, column: str = VIEW_CAPTIONS) -> dict[int, list[str]]:
-    """Captions by view, the most similar first; captions without a similarity stand behind those with one, in their order.
+    """Captions by view, the most similar first; captions without a similarity follow those with one, in their order.
 
     Raises DataError for a column of another form.
     """

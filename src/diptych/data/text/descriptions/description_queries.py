@@ -3,9 +3,9 @@
 A noun becomes "noun, a kind of TYPE, this, that. ", half of the time without the noun. Only its head, noun and type, is what a region has
 to answer; what follows acts through the context that the detector reads.
 
-What implementations get wrong, the release among them: whether the noun is left out is drawn again when the length is measured (here once);
-more than eight classes in a picture ask for a negative number of others (here eight are drawn); a query may ask for nothing (here for a
-class that is not there, or for one that is where the picture has every class); a noun whose phrase has two of them
+What implementations get wrong, the release among them: whether the noun is left out is drawn again when the length is measured
+(here once); more than eight classes in a picture ask for a negative number of others (here eight are drawn); a query may ask for
+nothing (here for a class that is not there, or for one that is where the picture has every class); a noun whose phrase has two of them
 keeps the head of the last one alone (`every_piece=False`), so the others count as wrong.
 
 Entities of a query are what the caller calls them: names of classes, places of phrases.
@@ -37,8 +37,8 @@ WORDS = 180
 
 
 def spoken_name(name: str) -> str:
-    """The name of a class as it stands in a query: without what is in brackets, underscores as blanks, "whole:part" as "part of whole" (as
-    released for COCO, LVIS and the rest; a blank that is left at an end is dropped).
+    """The name of a class as it stands in a query: without what is in brackets, underscores as blanks, "whole:part" as "part of
+    whole" (as released for COCO, LVIS and the rest; a blank that is left at an end is dropped).
 
     >>> spoken_name("aerosol_can"), spoken_name("bow_(weapon)"), spoken_name("Chair:Leg")
     ('aerosol can', 'bow', 'Leg of Chair')
@@ -50,7 +50,7 @@ def spoken_name(name: str) -> str:
 
 
 def description_text(name: str, noun: Noun, entity: Entity, *, named: bool = True, positive: Positive = "partial") -> SpanText:
-    """ "name, kind, this, that. " or, without the name, "kind, this, that. ". The entity stands at its head with the comma behind it, as
+    """ "name, kind, this, that. " or, without the name, "kind, this, that. ". The entity stands at its head with the comma after it, as
     released, or with `positive` "all" everywhere.
 
     >>> cup = Noun("a kind of vessel", ("round", "has a handle"))
@@ -71,7 +71,7 @@ def description_text(name: str, noun: Noun, entity: Entity, *, named: bool = Tru
 class ClassQueries:
     """Queries of the classes of a detection data set.
 
-    form       "description" (published), or "name": names alone, the baseline
+    form       "description" (published), or "name": names only, the baseline
     positive   which part of a description a region answers: its head ("partial", published) or all of it
     drop_name  share of the descriptions that leave the noun out (published 1/2)
     classes    in a query, at most
@@ -102,10 +102,10 @@ class ClassQueries:
         tokens: int = TOKENS,
         count: Count,
     ) -> SpanText:
-        """A query for a picture with the classes `present`, filled up with others from `all_classes`; the entities are class names. Half of
-        the queries ask for all classes that are present; a query may ask for none of them.
+        """A query for a picture with the classes `present`, filled up with others from `all_classes`; the entities are class
+        names. Half of the queries ask for all classes that are present; a query may ask for none of them.
 
-        tokens   the query is no longer, what stands before it not counted; a class that does not fit ends it
+        tokens   the query is no longer, what precedes it not counted; a class that does not fit ends it
         """
         chosen = self.chosen(list(dict.fromkeys(present)), list(all_classes), rng)
         pieces: list[SpanText] = []
@@ -158,7 +158,7 @@ class NounQueries:
 
     def draw(self, sentence: Sentence, knowledge: Knowledge, rng: np.random.Generator) -> SpanText | None:
         """A description of every uncommon noun of the phrases, of what each could be taken for, and of others up to the budget, shuffled;
-        the entities are the places of the phrases. None where no phrase has such a noun: the caption stays."""
+        the entities are the places of the phrases. None if no phrase has such a noun: the caption stays."""
         left, pieces = self.words, list[SpanText]()
 
         def add(noun: str, entity: Entity | None) -> bool:

@@ -9,13 +9,14 @@ from itertools import pairwise
 from diptych.data.text.english.tagger import tag
 
 OFFERED = 5
-"""A fill-mask model is asked for so many words, as published."""
+"""A fill-mask model is asked for this many words, as published."""
 
 
 class NeighbourCounts:
     """A `Filler` by counts of words between, after and before given neighbours in some captions.
 
-    Words that stood between both neighbours come first, by count; then those that stood beside one of them, by the product of both counts.
+    Words that stood between both neighbours come first, by count; then those that stood beside one of them, by the product of
+    both counts.
 
     >>> fill = NeighbourCounts(["a red bus", "a blue bus", "a red car"])
     >>> list(fill("a ", " bus"))

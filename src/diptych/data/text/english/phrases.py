@@ -66,7 +66,7 @@ def noun_phrases(words: Sequence[Word]) -> list[NounPhrase]:
 
 
 def _stop(words: Sequence[Word], start: int) -> int | None:
-    """Where the phrase that begins at this word ends; None where none begins."""
+    """Where the phrase that begins at this word ends; None if none begins."""
     if not (words[start].tag in INSIDE or _adverb(words, start)):
         return None
     position, last = start, None

@@ -2,7 +2,8 @@
 
 `replaced_by_rule`  a word of a list (colours, materials, sizes, states, relations) by another of the same list
 `replaced_by_model` a word of an open class by what a fill-mask model or n-gram counts propose in its place
-`analogies`         what the four examples say that the paper shows a language model: "a blue boat" is "a boat that is blue", a cat left of
+`analogies`         what the four examples say that the paper shows a language model: "a blue boat" is "a boat that is blue", a
+cat left of
                     a dog is a dog right of a cat
 
 What the published code gets wrong: a type is looked for inside words ("tan" in "standing"), after which nothing can be replaced and the
@@ -32,7 +33,7 @@ Lists = Mapping[str, Sequence[str]]
 """Type -> its words, in lower case; a word may have several parts ("attached to")."""
 
 Filler = Callable[[str, str], Sequence[str]]
-"""What may stand between a left and a right context, the likeliest first."""
+"""What may stand between a left and a right context, the most likely first."""
 
 MASKED = ("VERB", "NOUN", "ADP", "ADJ", "PROPN")
 ALIKE = (
@@ -80,7 +81,7 @@ def replaced_by_rule(
     articles: bool = True,
 ) -> tuple[str, list[str]]:
     """A type that the caption has, one at random, and up to `count` captions in which a word of that type is another of its list; ("",
-    []) where it has none. The new words differ from each other and from every word of the type that the caption has.
+    []) if it has none. The new words differ from each other and from every word of the type that the caption has.
 
     published  look for types inside words too, where they give nothing; change every place where the word's letters stand; and take words
                that mean the same ("big" for "large") for wrong ones
@@ -149,7 +150,7 @@ def masked_as_released(
     """Negative captions as the released code makes them with a fill-mask model; compare `replaced_by_model`.
 
     Punctuation goes, and of more than 512 letters all but the first 100. A word is taken only where the caption has it between spaces,
-    each word as likely, however often it stands there; one of its places is filled anew, by a proposal that is not the word letter by
+    each word as likely, however often it stands there; one of its places is filled again, by a proposal that is not the word letter by
     letter. The same wrong text may come twice.
     """
     caption = caption[:100] if len(caption) > 512 else caption
@@ -171,7 +172,7 @@ def masked_as_released(
 
 
 def replaced_at_random(caption: str, rng: np.random.Generator, words: Sequence[str], *, tagger: Tagger = tag) -> str | None:
-    """The caption with one noun, adjective or verb replaced by any of `words`: the control of structured negatives. None where the
+    """The caption with one noun, adjective or verb replaced by any of `words`: the control of structured negatives. None if the
     caption has none of these, or `words` nothing else."""
     open_words = [word for word in tagger(caption) if word.tag in ("NOUN", "ADJ", "VERB")]
     if not open_words:

@@ -4,11 +4,11 @@ The words stay the same, only what they say changes, so a model that reads a cap
 function is pure: the caption and the generator decide. A caption without two different words of a kind has no negative of that kind, and
 what equals the caption but for case is none.
 
-What the published negatives get wrong, and what is left out here unless `published`: pairs that leave the meaning, joined by "and" ("a blue
-and yellow hydrant" says what "a yellow and blue hydrant" says) or on both sides of a relation that holds both ways ("a sink next to a
-toilet"); and pairs that leave no sentence: nouns that are no head of their phrase ("a hydrant fire"), verbs of different forms, particles
-and negations, phrases with no verb or preposition between them. Their articles stay where they were ("a orange"), a hint that needs no
-picture; `articles` puts them right.
+What the published negatives get wrong, and what is left out here unless `published`: pairs that leave the meaning, joined by
+"and" ("a blue and yellow hydrant" says what "a yellow and blue hydrant" says) or on both sides of a relation that holds both ways
+("a sink next to a toilet"); and pairs that leave no sentence: nouns that are no head of their phrase ("a hydrant fire"), verbs of
+different forms, particles and negations, phrases with no verb or preposition between them. Their articles stay where they were
+("a orange"), a hint that needs no picture; `articles` puts them right.
 
 What the paper calls nouns, verbs and noun phrases is narrower in the released captions: singular nouns change places among themselves and
 plural ones among themselves, names not at all, of verbs only forms in -ing, and of noun phrases only those of three words or more. Those
@@ -63,7 +63,7 @@ def swapped(
     articles: bool = True,
     tagger: Tagger = tag,
 ) -> str | None:
-    """The caption with two words or phrases of that kind exchanged, one of all such pairs at random; None where there is none.
+    """The caption with two words or phrases of that kind exchanged, one of all such pairs at random; None if there is none.
 
     published  every pair of the kind, also such that leave the meaning or no sentence
     articles   "a" and "an" follow the new word

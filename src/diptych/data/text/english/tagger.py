@@ -1,4 +1,5 @@
-"""Parts of speech of an English caption, by a lexicon and rules over neighbours: offline, deterministic, thousands of captions per second.
+"""Parts of speech of an English caption, by a lexicon and rules over neighbours: offline, deterministic, thousands of captions
+per second.
 
 What the rules know that a tagger of newspapers does not: captions are noun phrases more often than sentences, often without an article
 or a capital letter, so a word that may be a noun or a verb ("park", "walks", "lights") is a noun unless its neighbours make it the verb
@@ -56,7 +57,7 @@ def tag(caption: str) -> tuple[Word, ...]:
 
 @lru_cache(maxsize=2)
 def spacy_tagger(name: str = "en_core_web_sm") -> Tagger:
-    """The tagger of an installed spaCy model, which the published negatives were made with. Raises ConfigError where it is not there."""
+    """The tagger of an installed spaCy model, which the published negatives were made with. Raises ConfigError if it is not there."""
     try:
         model = importlib.import_module("spacy").load(name, disable=("ner", "lemmatizer", "parser"))
     except (ImportError, OSError) as error:
@@ -124,7 +125,7 @@ def _name(texts: Sequence[str], words: Sequence[str], position: int) -> Tag:
 
 
 def _next_tag(words: Sequence[str], position: int) -> str:
-    """Likely tag of the following word: of a closed class, else its most usual kind; "" where the sentence ends."""
+    """Likely tag of the following word: of a closed class, else its most usual kind; "" if the sentence ends."""
     if position + 1 >= len(words) or words[position + 1] in ".!?;:":
         return ""
     word = words[position + 1]
@@ -169,7 +170,7 @@ MAIN_VERBS = frozenset(("have", "has", "had", "do", "does", "did"))
 DOUBLE = frozenset(
     ("that", "this", "these", "those", "all", "both", "one", "more", "some", "each", "another", "either", "half", "which")
 )
-"""Words that stand before a noun or for one."""
+"""Words that precede a noun or for one."""
 
 
 def _determiner(words: Sequence[str], before: str, after: str, position: int) -> Tag:

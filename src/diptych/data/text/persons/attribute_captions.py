@@ -29,7 +29,7 @@ ORDERS = tuple(
 )
 COUNT = len(OPENINGS) * len(ORDERS) * len(WORN) * len(CARRIED)
 HELD_OUT = 3
-"""So many openings, the last ones, are left to evaluation."""
+"""This many openings, the last ones, are left to evaluation."""
 UNCOUNTED = frozenset(("hair", "luggage", "clothing", "footwear"))
 Wordings = Literal["all", "training", "held_out"]
 

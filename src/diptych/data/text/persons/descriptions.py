@@ -3,8 +3,8 @@
 *Divide*: fourteen attributes, each a list of phrases. *Combine*: a sentence with a place for each, filled with the phrases that were
 found, and words exchanged for synonyms. Choosing the phrases by a model's eye is the curation step `pseudo_texts`.
 
-The published lists and the 456 published templates were not released; these are ours, as many, made by a small grammar. Each has a number,
-so that a text's template is known, and training and testing can have wordings of their own.
+The published lists and the 456 published templates were not released; these are ours, as many, made by a small grammar. Each has
+a number, so that a text's template is known, and training and testing can have wordings of their own.
 """
 
 from __future__ import annotations
@@ -101,7 +101,7 @@ def combine(
     """The sentence of template `number` about what was found; attributes without a phrase leave no trace.
 
     phrases    phrase of each known attribute
-    exchanged  the chance of each word that has synonyms to be drawn anew among them
+    exchanged  the chance of each word that has synonyms to be redrawn among them
 
     >>> found = {"gender": "woman", "age": "young", "hair": "with long black hair", "upper": "wearing a red coat"}
     >>> combine(found, 0, np.random.default_rng(0), exchanged=0.0)

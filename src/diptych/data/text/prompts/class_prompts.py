@@ -22,7 +22,7 @@ from diptych.core.errors import ConfigError, DataError
 from diptych.data.text.tokenize import Tokenizer
 
 Placement = Literal["end", "middle", "front"]
-"""Where the class name stands: behind the context, in its middle, before it."""
+"""Where the class name stands: after the context, in its middle, before it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +32,7 @@ class ClassPrompts:
     ids_KL   int64; any id stands at the places of the context
     mask_KL  True on tokens and context, False on padding
     order_KL int64: which place of the row (start, context, name, tail, ...) stands where in the prompt
-    context  the first place of the context and the one behind its last
+    context  the first place of the context and the one after its last
     """
 
     ids_KL: npt.NDArray[np.int64]

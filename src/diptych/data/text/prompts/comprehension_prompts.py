@@ -42,4 +42,4 @@ IMAGINATIVE = (
 DESCRIBE_FIRST = "Detail the composition and subjects within the frame."
 """Asks for the description that comes before a question when the model describes and then responds."""
 DESCRIPTION = "Image description:\n{description}\n\n{question}"
-"""A question behind the model's own description of its image."""
+"""A question after the model's own description of its image."""

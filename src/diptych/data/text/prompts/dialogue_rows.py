@@ -1,4 +1,4 @@
-"""Dialogues as token rows: questions are read, answers and the end mark behind each are learned."""
+"""Dialogues as token rows: questions are read, answers and the end mark after each are learned."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def dialogue_tokens(
 ) -> list[TokenPiece]:
     """Pieces of a dialogue, answers as targets.
 
-    turns  what stands before each answer, role marks included, and the answer
+    turns  what precedes each answer, role marks included, and the answer
     end    what ends an answer in place of the end mark
     space  between the two, learned with the answer: a vocabulary writes it into the answer's first token, or as one of its own
 

@@ -3,14 +3,14 @@
 A row is pieces in order: words, places that the tokens of a picture take, and the answer that the model is to write. What
 implementations get wrong, and what holds here:
 
-- The start mark comes once: before everything else, also before a picture, or where a vocabulary says so behind a picture that stands
+- The start mark comes once: before everything else, also before a picture, or where a vocabulary says so after a picture that stands
   first, as BLIP-2's kind has it. Pieces in between have no special tokens of their own.
-- An encoder-decoder's tokenizer puts an end mark behind what the encoder reads, too.
-- The loss counts the tokens of an answer and the end mark behind it, nothing else. Padding is known by place and never by its id, which
+- An encoder-decoder's tokenizer puts an end mark after what the encoder reads, too.
+- The loss counts the tokens of an answer and the end mark after it, nothing else. Padding is known by place and never by its id, which
   in many vocabularies is the end mark's: a model that is never asked for the end mark never learns to stop.
 - Rows are padded on the right to train and on the left to write, and the mask says where.
 
-Letters: B batch, L places of a row.
+Letters: B batch, L positions of a row.
 """
 
 from __future__ import annotations
@@ -64,9 +64,9 @@ class PromptTokenizer(Protocol):
     """Special tokens and tokenizer of a language model.
 
     start_ids  before every row, as the model's own tokenizer puts them; often none
-    start_behind  they stand behind a picture that a row begins with
-    close_ids  behind what stands before an answer, for encoder-decoders; else none
-    end_id     behind an answer
+    start_behind  they follow a picture that a row begins with
+    close_ids  after what precedes an answer, for encoder-decoders; else none
+    end_id     after an answer
     pad_id     fills rows up
     """
 
@@ -106,7 +106,7 @@ class Layout(TensorBatch):
     answer_BL  True on what the loss counts
     truncated  how many answers were longer than the row and were cut
     places     where answers are written (`answer_places`), found while the rows are on the host; None: they have to be searched for
-    split      the same of words with padding and of pictures, counted over all rows (`with_split`); None where nobody asked
+    split      the same of words with padding and of pictures, counted over all rows (`with_split`); None if nobody asked
     """
 
     id_BL: Rows[Tensor]
@@ -145,7 +145,7 @@ def lay_out(
     side    where padding goes: "right" to train, "left" to write
     names   what to call a row in an error, its uid for example
 
-    Raises DataError where what stands before an answer does not fit: a prompt is never cut in silence.
+    Raises DataError if what precedes an answer does not fit: a prompt is never cut in silence.
     """
     if length < 0:
         raise ConfigError(f"length is {length} (expected 0 for no limit, or a number of tokens)")

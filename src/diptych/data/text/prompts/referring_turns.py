@@ -39,7 +39,7 @@ class ReferringTurn:
     command  of the prompt (`task_command`)
     request  with "[VPT]" for each region that is given
     answer   with its triplets
-    unit     "box" or "mask"; "" where nothing is decoded
+    unit     "box" or "mask"; "" if nothing is decoded
     targets  regions of the sample behind each phrase, a tuple for each group
     given    regions of the sample that go with the request
     """
@@ -66,7 +66,7 @@ class AnswerForm:
     commanded: bool = True
 
     def command(self, task: str, unit: str = "") -> str:
-        """Command of a prompt; "" where none is written."""
+        """Command of a prompt; "" if none is written."""
         return "" if not self.commanded else task_command(task, ELEMENTS.get(task_of(task), ("sentence",)), unit)
 
     def answer(self, text: str, phrases: Sequence[PhraseTargets], unit: Unit) -> str:
@@ -115,7 +115,7 @@ def has_unit(sample: Sample, regions: Sequence[int], unit: Unit) -> bool:
 def draw_turn(
     sample: Sample, tasks: Sequence[ReferringTask], most: Mapping[Unit, int], form: AnswerForm, rng: np.random.Generator
 ) -> ReferringTurn | None:
-    """One of the turns that a sample allows, drawn by task and unit; None where none fits.
+    """One of the turns that a sample allows, drawn by task and unit; None if none fits.
 
     most  units that may be decoded, and targets of an answer at most
     """

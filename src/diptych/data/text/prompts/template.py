@@ -19,8 +19,8 @@ PLACES = re.compile(r"(\{image\}|\{prompt\})")
 class Template:
     """Prompt template with placeholders for image and question.
 
-    text  what comes before the answer; "{image}" where the picture goes (without it: at the start), "{prompt}" where the question goes. An
-          answer follows directly: a space between is part of the template or of the answer
+    text  what comes before the answer; "{image}" where the picture goes (without it: at the start), "{prompt}" where the question
+          goes. An answer follows directly: a space between is part of the template or of the answer
 
     >>> Template("Q: {prompt} A:").pieces(2, "how many?", "two")
     [ImageSlots(count=2), TextPiece(text='Q: how many? A:', answer=False, ends=True), TextPiece(text='two', answer=True, ends=True)]
@@ -41,7 +41,7 @@ class Template:
         return "{prompt}" in self.text
 
     def pieces(self, slots: int, prompt: str = "", answer: str | None = None) -> list[Piece]:
-        """Prompt row for a picture of so many tokens (0 for none). A prompt without placeholder comes after the template."""
+        """Prompt row for a picture of this many tokens (0 for none). A prompt without placeholder comes after the template."""
         text = self.text if "{image}" in self.text else "{image}" + self.text
         text = text if self.asks or not prompt else text + "{prompt}"
         row: list[Piece] = []

@@ -49,7 +49,7 @@ class PhraseTargets:
 class ReferenceGroup:
     """References that belong together, and the pairs of marks right before them.
 
-    phrase, unit  places of the opening and the closing mark; None where they are missing
+    phrase, unit  places of the opening and the closing mark; None if they are missing
     references    places of the references
     """
 
@@ -60,7 +60,7 @@ class ReferenceGroup:
 
 @dataclass(frozen=True, slots=True)
 class PhraseTriplet:
-    """Phrase and unit of a group of references, "" where they are missing; `references` are numbers among all of the answer."""
+    """Phrase and unit of a group of references, "" if they are missing; `references` are numbers among all of the answer."""
 
     phrase: str
     unit: str
@@ -101,7 +101,7 @@ def write_answer(
 ) -> str:
     """`text` with a triplet at each phrase.
 
-    form       "flat" writes references behind each phrase without any marks: what triplets are compared with
+    form       "flat" writes references after each phrase without any marks: what triplets are compared with
     reasoning  the block stands in front; only with triplets
     Raises DataError for phrases that overlap, lie outside the text or have no target.
     """
@@ -130,8 +130,8 @@ def write_answer(
 def reference_groups(tokens: Sequence[str]) -> list[ReferenceGroup]:
     """Groups of references in a sequence of tokens, of which all but `PARTS` are skipped.
 
-    A run of references belongs to the pair of unit marks right before it and to the pair of phrase marks before that, or to a phrase alone.
-    What is missing is None. Marks without a partner are skipped; of nested ones the inner pair counts first.
+    A run of references belongs to the pair of unit marks right before it and to the pair of phrase marks before that, or to a
+    phrase alone. What is missing is None. Marks without a partner are skipped; of nested ones the inner pair counts first.
     """
     items: list[tuple[int, int, str]] = []  # end, start, kind
     open_marks: dict[str, list[int]] = {PHRASE: [], UNIT: []}

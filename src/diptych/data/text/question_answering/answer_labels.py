@@ -1,4 +1,5 @@
-"""A fixed list of answers, and what people's answers to a question make of it: VQA as classification.  Letters: B questions, K answers."""
+"""A fixed list of answers, and what people's answers to a question make of it: VQA as classification.  Letters: B questions, K
+answers."""
 
 from __future__ import annotations
 
@@ -12,7 +13,7 @@ from diptych.core.errors import DataError
 from diptych.data.text.question_answering.questions import Question
 
 PEOPLE = 4
-"""From so many answers on, an answer that few people gave counts for less."""
+"""From this many answers on, an answer that few people gave counts for less."""
 SHARES = (0.0, 0.3, 0.6, 0.9, 1.0)
 """What an answer is worth that none, one, two, three or more people gave."""
 
@@ -20,7 +21,7 @@ SHARES = (0.0, 0.3, 0.6, 0.9, 1.0)
 def answer_list(questions: Iterable[Question], *, least: int, alike: Callable[[str], str]) -> tuple[str, ...]:
     """The answers that are the most frequent one of at least `least` questions, sorted. `alike` makes equal what counts as equal.
 
-    Raises DataError where no answer is that frequent.
+    Raises DataError if no answer is that frequent.
     """
     counts = Counter(alike(question.answer) for question in questions)
     answers = tuple(sorted(answer for answer, count in counts.items() if count >= least))
@@ -36,7 +37,7 @@ def answer_list(questions: Iterable[Question], *, least: int, alike: Callable[[s
 def answer_targets(
     asked: Sequence[Question | None], answers: Sequence[str], *, alike: Callable[[str], str]
 ) -> tuple[Tensor, Tensor]:
-    """target_BK float32, what each answer is worth, and there_B, False where there is no question.
+    """target_BK float32, what each answer is worth, and there_B, False if there is no question.
 
     Of four people or more an answer is worth 0.3, 0.6, 0.9 or 1 by how many gave it; of fewer, 1. Answers that are not in the list are
     worth nothing.

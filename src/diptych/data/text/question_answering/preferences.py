@@ -43,7 +43,7 @@ class PreferencePair:
 
     @property
     def reference(self) -> tuple[float, float] | None:
-        """Both reference log-probabilities, chosen first; None where one is not stored."""
+        """Both reference log-probabilities, chosen first; None if one is not stored."""
         if self.reference_chosen is None or self.reference_rejected is None:
             return None
         return self.reference_chosen, self.reference_rejected

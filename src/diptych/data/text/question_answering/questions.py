@@ -40,14 +40,14 @@ class Question:
 
     @property
     def answer(self) -> str:
-        """The one to learn from. Raises DataError where it is kept secret."""
+        """The one to learn from. Raises DataError if it is kept secret."""
         if not self.answers:
             raise DataError(f"the answer to '{self.text[:60]}' is not given", field=FIELD, expected='"answer": words')
         return self.answers[0]
 
 
 def questions_of(sample: Sample) -> list[Question]:
-    """The questions of a sample; none where it has no such field. Raises DataError that names sample and question."""
+    """The questions of a sample; none if it has no such field. Raises DataError that names sample and question."""
     value = sample.extras.get(FIELD, ())
     if isinstance(value, str) or not hasattr(value, "__iter__"):
         raise DataError(f"sample '{sample.uid}': {FIELD} is a {type(value).__name__}", field=FIELD, expected="a list")

@@ -3,9 +3,9 @@
 A question names a thing by its label, with its first attribute where the label alone is not unique; a thing that neither names is not
 asked about. Every pair of questions has one yes and one no about the same two things, so that both answers are as frequent in every cell.
 
-With relations from elsewhere (`usual`) a question pair is classified by what usually holds between two such things: "usual" where the true
-relation is the most frequent one, "adversarial" where it never occurs between them while others do; its wrong partner is then the most
-frequent one that does not hold here, which is what a model would say without looking.
+With relations from elsewhere (`usual`) a question pair is classified by what usually holds between two such things: "usual" where
+the true relation is the most frequent one, "adversarial" where it never occurs between them while others do; its wrong partner is
+then the most frequent one that does not hold here, which is what a model would say without looking.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ _OPPOSITE = {there: here for here, there in reversed(OPPOSITES.items())} | OPPOS
 class RelationQuestion:
     """A question whose answer is yes or no.
 
-    part  "usual", "adversarial", or "" where nothing is known of what usually holds
+    part  "usual", "adversarial", or "" if nothing is known of what usually holds
     """
 
     text: str
@@ -160,7 +160,7 @@ def _wrong(
     options: RelationQuestionOptions,
     rng: np.random.Generator,
 ) -> tuple[str, str]:
-    """The wrong relation, "" where there is none, and the part that the pair of questions belongs to."""
+    """The wrong relation, "" if there is none, and the part that the pair of questions belongs to."""
     usual = Counter({name: n for name, n in options.usual.get(labels, Counter()).items() if name in names})
     if options.wrong == "opposite":
         opposite = _OPPOSITE.get(true, "")

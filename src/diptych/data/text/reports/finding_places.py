@@ -4,7 +4,7 @@ A pair is (finding, place, status). Three sources, the first that a sample has:
 
     extras["pairs"]      a list of [finding, place, "present" | "absent" | "uncertain"], or its JSON: parses of RadGraph, for example
     extras["sentences"]  PadChest's column LabelsLocalizationsBySentence: labels and places ("loc ...") of each sentence
-    the texts            reports, by rules: names of findings, negation as in `findings`. A place belongs to the finding right behind it
+    the texts            reports, by rules: names of findings, negation as in `findings`. A place belongs to the finding right after it
                          ("left basal opacity"), else to the one before it ("opacity at the left base"), else to the next
 
 Letters: A places, K findings.
@@ -46,7 +46,7 @@ class FindingPlace(NamedTuple):
 
 
 def finding_places(sample: Sample, findings: Sequence[str] = (), sites: Sequence[str] = ()) -> list[FindingPlace]:
-    """Pairs of a sample from its extras; of its texts by the names given, where it has neither column.
+    """Pairs of a sample from its extras; of its texts by the names given, if it has neither column.
 
     Raises DataError for a column that cannot be read, with the sample and the field.
     """
@@ -85,7 +85,8 @@ FindingPlace(finding='opacity', place='left lower zone', status='present')]
 
 
 def padchest_pairs(sentences: str, uid: str = "") -> list[FindingPlace]:
-    """Pairs of PadChest's column: each label of a sentence with each of its places, all present. A sentence without labels is `nan` there.
+    """Pairs of PadChest's column: each label of a sentence with each of its places, all present. A sentence without labels is
+    `nan` there.
 
     >>> padchest_pairs("[['normal'], ['pleural effusion', 'loc pleural', 'loc right']]")[1]
     FindingPlace(finding='pleural effusion', place='right', status='present')

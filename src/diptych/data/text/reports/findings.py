@@ -77,8 +77,8 @@ def status_of(sentence: str, start: int, end: int) -> Status:
 
 
 def findings(report: str, terms: Mapping[str, re.Pattern[str]] | None = None) -> dict[str, Status]:
-    """Status of every finding that a report mentions; of several mentions the surest counts. "No Finding" is present where nothing but
-    devices is present or uncertain. A report without findings and impression, or without text, gives {}.
+    """Status of every finding that a report mentions; of several mentions the highest-scoring counts. "No Finding" is present
+    where nothing but devices is present or uncertain. A report without findings and impression, or without text, gives {}.
 
     terms  finding -> pattern, in place of `TERMS`
 

@@ -31,7 +31,7 @@ _BLANK = re.compile(r"^[\s_.:-]*$")
 
 
 def sections(report: str) -> dict[str, str]:
-    """Text of each section by its name in `HEADINGS`, and under "" what stands before the first heading. Blank sections are left out;
+    """Text of each section by its name in `HEADINGS`, and under "" what precedes the first heading. Blank sections are left out;
     sections of one name are joined. A mark of removed text (`___`) is kept.
 
     >>> sections("FINAL REPORT FINDINGS: Clear lungs.\\nIMPRESSION:\\nNo acute process.")["impression"]
@@ -52,13 +52,13 @@ def sections(report: str) -> dict[str, str]:
 
 
 def report_sentences(report: str, names: Sequence[str] = ("findings", "impression")) -> tuple[str, ...]:
-    """Sentences of these sections; of the whole text where it has no headings."""
+    """Sentences of these sections; of the whole text if it has no headings."""
     parts = sections(report)
     texts = [parts[""]] if set(parts) == {""} else [parts[name] for name in names if name in parts]
     return tuple(sentence for text in texts for sentence in sentences(text))
 
 
 def shuffled_sentences(text: str, rng: np.random.Generator) -> str:
-    """The same sentences in a random order (BioViL, 2204.09817); one permutation of the generator, whatever the text."""
+    """The same sentences in a random order (BioViL, 2204.09817); one permutation of the generator, regardless of the text."""
     pieces = sentences(text)
     return " ".join(pieces[index] for index in rng.permutation(len(pieces)))

@@ -59,11 +59,11 @@ def siglip_clean(text: str) -> str:
 def cleaned_positions(text: str, cleaned: str) -> list[int]:
     """For each character of a cleaned text the place in `text` that it came from (blanks: of what was read last).
 
-    Raises DataError where cleaning did more than change case and drop blanks and punctuation.
+    Raises DataError if cleaning did more than change case and drop blanks and punctuation.
     """
     if text == cleaned:
         return list(range(len(text)))
-    # One at a time, since lower case of "\u0130" is two characters; folded, since a sigma's depends on what stands behind it.
+    # One at a time, since lower case of "\u0130" is two characters; folded, since a sigma's depends on what follows it.
     lower = [(letter, position) for position, given in enumerate(text) for letter in given.lower()]
     positions, at = [], -1
     for letter in cleaned:

@@ -2,8 +2,8 @@
 
 `plan_units` runs where batches are made and gives, for each token of a unit, the turn in which it is hidden and the id that replaces it.
 `mask_units` hides the first units of each text, as many as a share requires; it is cheap and runs anywhere, so that a share that
-grows with training (PLIP's) may be set in the step itself. `masked_unit_indices` lists the units with a hidden token: they also have to be
-hidden where the same entity occurs elsewhere.
+grows with training (PLIP's) may be set in the step itself. `masked_unit_indices` lists the units with a hidden token: they also
+have to be hidden where the same entity occurs elsewhere.
 
 What implementations get wrong: single pieces of a phrase are hidden, which its other pieces give away; shares that are of tokens, so
 that long phrases are hidden less often; a text whose only unit is never hidden because its share rounds to none.
@@ -32,8 +32,8 @@ Units = Sequence[Sequence[int]]
 
 @dataclass(frozen=True, slots=True)
 class UnitPlan:
-    """place_BM   places of tokens that belong to a unit; 0 where there are fewer than M
-    word_BM    the ids that stand there, -1 where there is no such token
+    """place_BM   places of tokens that belong to a unit; 0 if there are fewer than M
+    word_BM    the ids that stand there, -1 if there is no such token
     turn_BM    the unit's number in the order in which units of its text are hidden, from 0; of several units, the first to be hidden
     stands_BM  what takes the token's place then: `MASK`, a random id, or its own
     count_B    units with a token
@@ -95,7 +95,7 @@ def plan_units(
 
 
 def mask_units(ids_BL: Tensor, plan: UnitPlan, share: float | Tensor) -> MaskedWords:
-    """Each text with `share` of its units hidden, rounded half up, at least one where it has any; ids_BL itself stays as it is.
+    """Each text with `share` of its units hidden, rounded half up, at least one if it has any; ids_BL itself stays as it is.
 
     Where no mask but a random id, or the own one, stands, `hidden_BL` is False.
     """

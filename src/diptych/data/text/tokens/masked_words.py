@@ -17,8 +17,8 @@ from diptych.core.errors import ConfigError
 class MaskedWords:
     """ids_BL      token ids with some replaced by random ones
     hidden_BL   True where a mask stands in place of the token
-    place_BM    positions that are asked for; 0 where there are fewer than M
-    word_BM     the ids that stood there, -1 where there is nothing to ask
+    place_BM    positions that are asked for; 0 if there are fewer than M
+    word_BM     the ids that stood there, -1 if there is nothing to ask
     """
 
     ids_BL: Tensor
@@ -44,7 +44,7 @@ def mask_words(
     padding_counts: bool = False,
     each: bool = False,
 ) -> MaskedWords:
-    """Asks for `share` of the words of each text, at least one where it has any: 80 % are hidden behind a mask, 10 % replaced by a
+    """Asks for `share` of the words of each text, at least one if it has any: 80 % are hidden behind a mask, 10 % replaced by a
     random word, 10 % left as they are. Exactly that share, as in BERT (later code draws `each` word by itself, so that some texts lose
     none). `special` ids are never asked for, and padding neither. Each row has a generator of its own.
 
@@ -52,8 +52,8 @@ def mask_words(
                     order until the share of tokens is reached; one that would go beyond it is passed over, unless none would do
     padding_counts  the share is of the whole row and padding is drawn with the words, though never asked for: so the collator of
                     transformers does it for texts that are padded beforehand. A text may then be asked for nothing
-    each            each word by its own chance, `share`, as ALBEF's code has it: a text may be asked for nothing or for all of it, and M is
-                    the most that any text of the batch is asked for, 1 at least. Not with words of several pieces or padding
+    each            each word by its own chance, `share`, as ALBEF's code has it: a text may be asked for nothing or for all of
+                    it, and M is the most that any text of the batch is asked for, 1 at least. Not with words of several pieces or padding
     """
     if not 0 < share < 1:
         raise ConfigError(f"the share of masked words is {share} (expected above 0 and below 1)")

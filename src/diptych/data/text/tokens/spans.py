@@ -1,6 +1,6 @@
 """Texts with entity spans that survive joining, shuffling, dropping and cutting, down to the tokens.
 
-A grounding query is put together from pieces: a caption and the descriptions that are added to it, the classes of a detector one behind
+A grounding query is put together from pieces: a caption and the descriptions that are added to it, the classes of a detector one after
 the other, a word order that is shuffled. What is learned is which *tokens* a region answers to. `SpanText` carries the character spans of
 each entity along, and `tokens` maps them through the tokenizer's own offsets.
 
@@ -172,7 +172,7 @@ def tokens_of(spans: Iterable[Span], offset_L2: npt.NDArray[np.int64]) -> npt.ND
 def find(text: str, phrase: str, *, occurrence: int | None = None) -> Span:
     """Where a phrase occurs in a text, as whole words and in any case.
 
-    Raises DataError where it does not, and where it occurs more than once unless `occurrence` (from 0) says which.
+    Raises DataError if it does not, and where it occurs more than once unless `occurrence` (from 0) says which.
 
     >>> find("the red cup left of the plate", "plate")
     (24, 29)

@@ -1,6 +1,6 @@
 """Subwords as a reader sees them: which begin a word, which are only parts of letters, and a name for each.
 
-Three spellings are known. Byte pairs of GPT's kind put a sign for the space before a word ("Ġbus", "es"), those of CLIP put "</w>" behind
+Three spellings are known. Byte pairs of GPT's kind put a sign for the space before a word ("Ġbus", "es"), those of CLIP put "</w>" after
 its last piece ("bus</w>"), word pieces mark what goes on with "##" ("bus", "##es"). Letters: B texts, L tokens, V vocabulary.
 """
 
@@ -62,7 +62,7 @@ def spelling(tokenizer: Tokenizer) -> Spelling:
 def term_names(tokenizer: Tokenizer) -> tuple[str, ...]:
     """Unique name of every id: the piece as people write it, with "##" before what continues a word.
 
-    Under CLIP's spelling a piece that does not end its word is written with "##" behind. Pieces that are only some bytes of a letter keep
+    Under CLIP's spelling a piece that does not end its word is written with "##" after. Pieces that are only some bytes of a letter keep
     the vocabulary's own spelling, and so does one whose name is taken.
     """
     pieces, style = _pieces(tokenizer), spelling(tokenizer)

@@ -18,7 +18,7 @@ def train_word_pieces(texts: Iterable[str], vocab_size: int, *, min_frequency: i
     """WordPiece tokenizer of these texts: lower case without accents, split at blanks and punctuation, "##" inside words.
 
     texts       in any order, which does not matter
-    vocab_size  at most so many pieces, the five special ones and every character of the corpus included
+    vocab_size  at most this many pieces, the five special ones and every character of the corpus included
     A word with a character that the corpus does not have becomes "[UNK]", as in BERT. Raises ConfigError and DataError.
 
     >>> words = train_word_pieces(["gastric ulcer", "gastric cancer", "ulcer"], 60)
@@ -51,7 +51,7 @@ def _bert(model: models.WordPiece) -> tokenizers.Tokenizer:
 
 
 def _inner_letters(inner: tokenizers.Tokenizer, corpus: list[str]) -> list[str]:
-    """Characters that stand behind another one in a word, in order."""
+    """Characters that follow another one in a word, in order."""
     strings = {string for text in corpus for string in text.split()}
     pieces = (
         piece for string in strings for piece, _ in inner.pre_tokenizer.pre_tokenize_str(inner.normalizer.normalize_str(string))

@@ -1,1 +1,1 @@
-"""Bridges that learn from preferences, and that answer behind their own descriptions."""
+"""Bridges trained on preferences, and bridges that describe an image before they answer."""

@@ -27,11 +27,11 @@ def with_description(question: str, description: str) -> str:
 
 
 class DescribingGenerator(BridgeGenerator):
-    """A `BridgeGenerator` that reads each question about an image behind its own description of it: two passes, also where candidates
+    """A `BridgeGenerator` that reads each question about an image after its own description of it: two passes, also where candidates
     are ranked and answers are streamed. Requests without an image and the request for a description stay as they are.
 
-    describes     what asks for the description; "" for answers at once
-    description_tokens  of a description at most; greedy decoding
+    describes     prompt for the description; "" answers directly
+    description_tokens  maximum length of a description; decoding is greedy
     """
 
     kind: ClassVar[str] = "describing_bridge"
@@ -84,7 +84,7 @@ def described_answers(
     max_tokens: int = 64,
     description_tokens: int = 1024,
 ) -> list[str]:
-    """Answers of any model that writes about images: a description of each image first, then the question behind it."""
+    """Answers of any model that writes about images: a description of each image first, then the question after it."""
     descriptions = model.generate(images, [describe] * len(images), max_tokens=description_tokens)
     prompts = [with_description(question, text) for question, text in zip(questions, descriptions, strict=True)]
     return model.generate(images, prompts, max_tokens=max_tokens)

@@ -1,4 +1,4 @@
-"""A bridge that also says how likely the best token beside the answer's own is (STIC's released scoring of rejected answers).
+"""A bridge that also scores the best token other than the answer's own (STIC's released scoring of rejected answers).
 
 Letters: B batch, K tokens of a picture, D width, A answer tokens of all rows, V vocabulary.
 """
@@ -22,7 +22,7 @@ TokenScore = Callable[[Tensor, Tensor], Tensor]
 
 @dataclass(frozen=True, slots=True)
 class OtherLikelihood(AnswerLikelihood):
-    """other_B  log-probability of the likeliest token that is not the answer's own, summed over the places of the answer"""
+    """other_B  log-probability of the most likely token that is not the answer's own, summed over the places of the answer"""
 
     other_B: Rows[Tensor]
 

@@ -1,1 +1,1 @@
-"""Detectors that answer at every place of the maps: no queries, no proposals."""
+"""Dense detectors: predictions at every position of the feature maps, without queries or proposals."""

@@ -1,4 +1,4 @@
-"""GLIP's detector (2112.03857): a backbone and a text encoder that know nothing of each other, and a dense head in which they meet.
+"""GLIP's detector (2112.03857): a separate backbone and text encoder, and a dense head that fuses their features.
 
 Letters: B batch, C channel, H W pixels, L tokens, A anchors, E phrases, N boxes.
 """
@@ -36,7 +36,7 @@ class DenseDetector(nn.Module):
         self.head = DenseHead(backbone.channels, backbone.strides, text.width, shape)
 
     def forward(self, image_BCHW: Tensor, text_BL: Tensor, mask_BL: Tensor, *, pixel_BHW: Tensor | None = None) -> DenseRegions:
-        """text_BL    token ids of one text an image; mask_BL is True at real tokens
+        """text_BL    token ids of one text per image; mask_BL is True at real tokens
         pixel_BHW  True at real pixels; None when no image is padded. Padding is read like a picture, as published
         """
         if len(image_BCHW) != len(text_BL):
@@ -47,8 +47,8 @@ class DenseDetector(nn.Module):
 
 
 class DensePhraseDetector(PhraseDetector):
-    """A `PhraseDetector` whose boxes are those of places that are sure enough: score = sqrt(probability of the phrase * of the centre), and
-    of boxes of a phrase that overlap the surest stays. A phrase may have no box."""
+    """A `PhraseDetector` that keeps the boxes of positions above a score threshold: score = sqrt(probability of the phrase * of
+    the centre), followed by NMS among the boxes of a phrase. A phrase may have no box."""
 
     kind: ClassVar[str] = "dense_phrase_detector"
 
@@ -65,7 +65,7 @@ class DensePhraseDetector(PhraseDetector):
             height, width = regions.size_B2[row].tolist()
             boxes = top_phrase_boxes(score_AE, centre_BA[row], box_BA4[row], regions.counts, (height, width), self.model.shape)
             scale = torch.tensor([picture.shape[1] / width, picture.shape[0] / height]).repeat(2)
-            # The first and the last pixel move with the picture, as in the release; the box ends a pixel behind the last, at most with it.
+            # The first and the last pixel move with the picture, as in the release; the box ends a pixel after the last, at most with it.
             last, limit = torch.tensor([0.0, 0.0, 1.0, 1.0]), torch.tensor(picture.shape[1::-1]).repeat(2)
             pixel_boxes = [((box_N4 - last) * scale + last).minimum(limit) for box_N4, _ in boxes]
             answers.append([
@@ -88,7 +88,7 @@ class DensePhraseDetector(PhraseDetector):
 def top_phrase_boxes(
     score_AE: Tensor, centre_A: Tensor, box_A4: Tensor, counts: Sequence[int], size: tuple[int, int], shape: DenseHeadConfig
 ) -> list[tuple[Tensor, Tensor]]:
-    """For each phrase its boxes [N, 4], xyxy pixels, and scores [N], the surest first.
+    """For each phrase its boxes [N, 4], xyxy pixels, and scores [N], highest score first.
 
     score_AE  probability of each phrase at each place;  counts  places of each map;  size  height and width of the picture
     """

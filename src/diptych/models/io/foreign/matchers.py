@@ -128,7 +128,7 @@ class MappingMatcher(nn.Module, ABC):
 
 
 class BlipPairMatcher(MappingMatcher):
-    """transformers' `BlipForImageTextRetrieval` as a reader of pairs. A text is read anew with each picture, so its ids are kept."""
+    """transformers' `BlipForImageTextRetrieval` as a reader of pairs. A text is read again with each picture, so its ids are kept."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__()

@@ -38,7 +38,7 @@ def folder_settings(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def folder_weights(folder: Path) -> Path:
-    """File of the weights. Raises DataError where there is none."""
+    """File of the weights. Raises DataError if there is none."""
     for name in WEIGHTS:
         if is_file(folder / name):
             return folder / name
@@ -55,7 +55,7 @@ def tokenizer_folder(folder: Path, words: Mapping[str, Any], given: str) -> Path
 
 
 def encoder_settings(spec: str, folder: Path, words: Mapping[str, Any], given: str) -> dict[str, Any] | None:
-    """Configuration of the text encoder of transformers; None where the architecture has another."""
+    """Configuration of the text encoder of transformers; None if the architecture has another."""
     name = str(words.get("hf_model_name") or "")
     if not name:
         return None

@@ -54,7 +54,7 @@ def build_dual_encoder(parts: DualEncoderParts) -> DualEncoder:
 
 
 def load_dual_encoder(parts: DualEncoderParts, source: str) -> DualEncoder:
-    """The dual encoder with its weights, in float32. Leaves the torch random state as it was.
+    """The dual encoder with its weights, in float32. Leaves the torch random state unchanged.
 
     Raises DataError that names the first tensor that is missing, unknown or of another size.
     """

@@ -1,7 +1,7 @@
 """Networks as TensorFlow.js packs them (a "graph-model": a list of nodes in JSON, weights in files beside it), as torch modules.
 
-Read are the operations that image networks are made of; another one is named and refused. Nothing of a file is run but these. Weights that
-are stored as float16 count as float32, as there.
+Read are the operations that image networks are made of; another one is named and refused. Nothing of a file is run but these.
+Weights that are stored as float16 count as float32, as there.
 
 Letters: B batch, H W, C channel, I O channels in and out.
 """
@@ -155,7 +155,7 @@ def _convolved(node: Node, given: list[Tensor]) -> Tensor:
 
 
 def pad_same(image_BCHW: Tensor, kernel: list[int], stride: list[int], dilation: list[int]) -> Tensor:
-    """With TensorFlow's SAME padding: as many outputs as the stride fits into the side, the odd pixel of padding behind."""
+    """With TensorFlow's SAME padding: as many outputs as the stride fits into the side, the odd pixel of padding after."""
     sides: list[int] = []
     for size, k, s, d in zip(image_BCHW.shape[:1:-1], kernel[::-1], stride[::-1], dilation[::-1], strict=True):
         total = max((-(-size // s) - 1) * s + (k - 1) * d + 1 - size, 0)

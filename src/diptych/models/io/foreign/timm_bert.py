@@ -23,17 +23,17 @@ HEAD = {
     "transform.dense.weight": "head.weight", "transform.dense.bias": "head.bias", "transform.LayerNorm.weight": "head_norm.weight",
     "transform.LayerNorm.bias": "head_norm.bias", "bias": "bias_V",
 }  # fmt: skip
-"""BERT's word head, behind `cls.predictions.`."""
+"""BERT's word head, after `cls.predictions.`."""
 ATTENTION = {"self.query": "query", "self.key": "key", "self.value": "value", "output.dense": "out", "output.LayerNorm": "norm"}
-"""Of a `PostNormAttention`, behind `attention.` or `crossattention.`."""
+"""Of a `PostNormAttention`, after `attention.` or `crossattention.`."""
 THINKING = {"intermediate.dense": "mlp_in", "output.dense": "mlp_out", "output.LayerNorm": "norm"}
-"""The two layers behind attention, and their norm."""
+"""The two layers after attention, and their norm."""
 
 
 def copy_tensors_(own: Mapping[str, Tensor], given: Mapping[str, Tensor], what: str, *, without: tuple[str, ...] = ()) -> None:
     """Copies `given` into the tensors of a module, all but those whose names have a part of `without`.
 
-    Raises DataError where one of them is missing or of another shape, and where one that is given has no place: of more layers, say.
+    Raises DataError if one of them is missing or of another shape, and where one that is given has no place: of more layers, say.
     """
     for name, tensor in own.items():
         if any(part in name for part in without):

@@ -26,7 +26,7 @@ from diptych.models.towers.towers import image_tower
 
 
 class TimmImages(nn.Module):
-    """A timm model without its classifier, as a tower behind `encode_image`."""
+    """A timm model without its classifier, as a tower after `encode_image`."""
 
     def __init__(self, image_tower: TimmTower) -> None:
         super().__init__()

@@ -21,7 +21,7 @@ FILES = ("tokenizer.json", "vocab.txt", "vocab.json", "spiece.model", "sentencep
 def from_transformers(folder: Path, *, clean: Clean = "none") -> Tokenizer:
     """The tokenizer of a transformers folder.
 
-    clean  what is done to a text first, for tokenizers that transformers calls behind a cleaner of its own
+    clean  what is done to a text first, for tokenizers that transformers calls after a cleaner of its own
     Raises DataError for a folder without tokenizer, and ConfigError for one whose ids we would not reproduce.
     """
     config = _side_files(folder)
@@ -85,8 +85,8 @@ def _side_files(folder: Path) -> dict[str, Any]:
 
 
 def _siglip(folder: Path, config: Mapping[str, Any]) -> Tokenizer:
-    """SigLIP's, whose class in transformers needs another package. Texts are put into lower case without punctuation first, and an end mark
-    closes them, which is the padding as well."""
+    """SigLIP's, whose class in transformers needs another package. Texts are put into lower case without punctuation first, and
+    an end mark closes them, which is the padding as well."""
     named = {name: config.get(name) or "</s>" for name in ("eos_token", "pad_token")}
     if (file := folder / "tokenizer.json").is_file():
         text = file.read_text(encoding="utf-8")

@@ -94,7 +94,7 @@ def _sorted(
 ) -> tuple[dict[str, Tensor], list[str]]:
     """Tensors by our names, and the names of those that no embedding is made of.
 
-    sides   prefix of theirs -> prefix of ours, and the rules for what stands behind it (None: the module is kept as it is)
+    sides   prefix of theirs -> prefix of ours, and the rules for what follows it (None: the module is kept as it is)
     unread  regular expression of whole names that are left out
     """
     out: dict[str, Tensor] = {}

@@ -2,7 +2,7 @@
 SigLIP 2 with images of any shape ("hf:FOLDER#naflex").
 
 They embed and are not trained on; vectors are those of the library's `get_image_features` and `get_text_features`, of norm 1. Models that
-answer with a vector a patch and a word (ColPali and the like) are compared by these.
+answer with a vector per patch and a word (ColPali and the like) are compared by these.
 
 Letters: B batch, N items, K texts, L tokens, D width.
 """
@@ -84,8 +84,8 @@ BY_TYPE = {family.model_type: family for family in LIBRARY_FAMILIES}
 class LibraryEmbedder:
     """`Embedder` of a two-sided model of transformers, by its processor.
 
-    `truncated` counts nothing: the processor cuts texts by itself. `left` names tensors of the file that the model does not have: heads of
-    other tasks.
+    `truncated` counts nothing: the processor cuts texts by itself. `left` names tensors of the file that the model does not have:
+    heads of other tasks.
     """
 
     truncated = 0
@@ -147,7 +147,7 @@ class LibraryEmbedder:
 
 
 class LibraryLateEmbedder(LibraryEmbedder):
-    """`TokenEmbedder` and `PairScorer` of a model of transformers that answers with a vector a patch and a word, such as ColPali.
+    """`TokenEmbedder` and `PairScorer` of a model of transformers that answers with a vector per patch and a word, such as ColPali.
 
     The score of a pair is the sum over the text's tokens of the best cosine with a token of the image. `embed_images` and
     `embed_texts` give the mean of the tokens, for a shortlist.
@@ -197,8 +197,8 @@ class LibraryLateEmbedder(LibraryEmbedder):
 def open_library(folder: Path, spec: str) -> LibraryEmbedder:
     """The model and processor of a folder of one of these families. No download, nothing of the folder is run.
 
-    Raises ConfigError for another family, or one whose code lies in the folder; DataError for a folder without processor, or whose weights
-    are not those that config.json says.
+    Raises ConfigError for another family, or one whose code lies in the folder; DataError for a folder without processor, or
+    whose weights are not those that config.json says.
     """
     import transformers
 

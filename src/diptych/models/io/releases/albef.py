@@ -1,7 +1,7 @@
 """ALBEF's and TCL's released checkpoints as readers of pairs: "albef:FILE#BERT-FOLDER", FOLDER with the tokenizer and config.json of
 bert-base-uncased. GroundVLP looks into them for where a text is.
 
-Image side: BLIP's vision transformer. Text side: BERT, whose lower layers read the text alone and whose upper ones read the picture, too.
+Image side: BLIP's vision transformer. Text side: BERT, whose lower layers read the text only and whose upper ones read the picture, too.
 Word head, queues and momentum copies are of training and are left out.
 
 Letters: B batch, M pairs, C channel, H W, L tokens, P patches, D width.
@@ -41,7 +41,7 @@ LEFT = re.compile(r"text_encoder\.cls\..+|\w+_m\..+|(image|text|idx)_queue|queue
 class AlbefPairMatcher(MappingMatcher):
     """ALBEF's image encoder and BERT, read together for the match of pairs.
 
-    image, text  arguments of `image_tower`, and a configuration of BERT; depth: its layers that read the text alone
+    image, text  arguments of `image_tower`, and a configuration of BERT; depth: its layers that read the text only
     """
 
     def __init__(self, image: Mapping[str, Any], text: Mapping[str, Any], depth: int, joint: int) -> None:
@@ -116,14 +116,14 @@ class AlbefPairMatcher(MappingMatcher):
 class AlbefMatcher(BlipMatcher):
     """A released ALBEF or TCL: scores of pairs by reading them together, and where in the picture a text is.
 
-    left  names of the file's tensors that are of training alone
+    left  names of the file's tensors that are used only in training
     """
 
     left: tuple[str, ...] = ()
 
 
 def open_released(spec: str) -> AlbefMatcher:
-    """The model of "albef:FILE#BERT-FOLDER". Leaves the torch random state as it was.
+    """The model of "albef:FILE#BERT-FOLDER". Leaves the torch random state unchanged.
 
     Raises DataError for a file or folder that is missing or not what it should be, ConfigError for tensors of another architecture.
     """
@@ -173,7 +173,7 @@ def empty_matcher(tensors: Mapping[str, Tensor], settings: Mapping[str, Any]) ->
 
 
 def from_released(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], tuple[str, ...]]:
-    """State dict of an `AlbefPairMatcher`, and names of tensors that are of training alone. Raises ConfigError with the others."""
+    """State dict of an `AlbefPairMatcher`, and names of tensors that are used only in training. Raises ConfigError with the others."""
     crossing = [int(match[1]) for name in tensors if (match := re.search(r"\.layer\.(\d+)\.crossattention\.", name))]
     depth = min(crossing, default=0)
     out, left, strange = dict[str, Tensor](), list[str](), list[str]()

@@ -41,7 +41,7 @@ BLOCK = re.compile(r"vit_pooler\.blocks\.(\d+)\.(?:attn\.|mlp\.)?(.+)")
 
 
 def open_released(spec: str) -> PhraseEmbedder:
-    """The dual encoder of "biovil:TEXT-FOLDER#IMAGE-FILE". Leaves the torch random state as it was.
+    """The dual encoder of "biovil:TEXT-FOLDER#IMAGE-FILE". Leaves the torch random state unchanged.
 
     Raises ConfigError or DataError for a folder or file that lacks something, or whose tensors are not BioViL's.
     """

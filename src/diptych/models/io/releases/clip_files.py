@@ -60,9 +60,10 @@ CLIP_RELEASES = {
 
 
 def open_released(spec: str) -> PairEmbedder:
-    """The dual encoder of "NAME:FILE", NAME one of `CLIP_RELEASES`. Leaves the torch random state as it was.
+    """The dual encoder of "NAME:FILE", NAME one of `CLIP_RELEASES`. Leaves the torch random state unchanged.
 
-    Raises DataError for a file that is missing or not one of tensors, or has one too many or too few; ConfigError for another architecture.
+    Raises DataError for a file that is missing or not one of tensors, or has one too many or too few; ConfigError for another
+    architecture.
     """
     name, _, path = spec.partition(":")
     if not path:
@@ -122,8 +123,8 @@ def clip_settings(tensors: Mapping[str, Tensor], release: ClipRelease) -> dict[s
 def merged(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Tensors with loralib's low-rank updates added to the weights that they adapt: B A / rank, since the release's alpha is 1.
 
-    As in the release's own evaluation, which takes the weights in the file as not merged yet. Raises ConfigError for an update without its
-    weight.
+    As in the release's own evaluation, which takes the weights in the file as not merged yet. Raises ConfigError for an update
+    without its weight.
     """
     out = {name: tensor for name, tensor in tensors.items() if not name.endswith(("lora_A", "lora_B"))}
     for name in tensors:

@@ -1,7 +1,7 @@
 """CTP's released checkpoints as dual encoders: "ctp:FILE#BERT-FOLDER", FOLDER with the tokenizer and config.json of bert-base-chinese.
 
-Image side: BLIP's vision transformer. Text side: the lower half of BERT, which reads texts alone; the upper half, which reads pictures too,
-the word head and the queues are of training and are left out.
+Image side: BLIP's vision transformer. Text side: the lower half of BERT, which reads texts alone; the upper half, which reads
+pictures too, the word head and the queues are of training and are left out.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ LENGTH = 30
 IMAGE, TEXT, TWIN = "visual_encoder.", "text_encoder.", "text_mlm_encoder."
 PROJECTIONS = {"vision_proj": "image_projection", "text_proj": "text_projection"}
 LEFT = re.compile(r"text_mlm_encoder\..+|distill_temp|(image|text)_queue|queue_ptr|text_encoder\.pooler\..+")
-"""Of training alone: BERT a second time with its word head, queues, the temperature of distillation."""
+"""Used only in training: BERT a second time with its word head, queues, the temperature of distillation."""
 _LAYER = re.compile(r"text_encoder\.encoder\.layer\.(\d+)\..+")
 
 
 def open_released(spec: str) -> PairEmbedder:
-    """The dual encoder of "ctp:FILE#BERT-FOLDER". Leaves the torch random state as it was.
+    """The dual encoder of "ctp:FILE#BERT-FOLDER". Leaves the torch random state unchanged.
 
     Raises DataError for a file or folder that is missing or not what it should be, ConfigError for an address without both.
     """

@@ -1,7 +1,7 @@
 """FILIP in MindFormers' names: "filip:FILE.ckpt#BERT-FOLDER", FOLDER with the tokenizer and config.json of bert-base-chinese.
 
-A vision transformer whose patches become 24 tokens behind the projection, and a causal text transformer that is compared word by word.
-Norms have an epsilon of 1e-5, as those of MindFormers' blocks; MindSpore's own norms before and behind the blocks have 1e-7.
+A vision transformer whose patches become 24 tokens after the projection, and a causal text transformer that is compared word by word.
+Norms have an epsilon of 1e-5, as those of MindFormers' blocks; MindSpore's own norms before and after the blocks have 1e-7.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ _LEFT = re.compile(
 
 
 def open_released(spec: str) -> LateEmbedder:
-    """The model of an address of that form. Leaves the torch random state as it was.
+    """The model of an address of that form. Leaves the torch random state unchanged.
 
     Raises DataError for a file or folder that is missing or not what it should be, ConfigError for another architecture.
     """

@@ -1,6 +1,6 @@
 """KEEP's released folder as a dual encoder: "keep:FOLDER" (config.json, pytorch_model.bin or model.safetensors, BERT's tokenizer).
 
-The image side is timm's ViT-L/16 with layer scale behind a head of two layers, the text side BERT with its pooling layer; neither is
+The image side is timm's ViT-L/16 with layer scale after a head of two layers, the text side BERT with its pooling layer; neither is
 projected further.
 """
 
@@ -29,7 +29,7 @@ TOP = {"visual.": "image_tower.inner.net.", "visual_head.": "image_tower.head.",
 
 
 def open_released(spec: str) -> PairEmbedder:
-    """The dual encoder of "keep:FOLDER". Leaves the torch random state as it was.
+    """The dual encoder of "keep:FOLDER". Leaves the torch random state unchanged.
 
     Raises ConfigError or DataError for a folder that lacks a file, or whose tensors are not KEEP's.
     """

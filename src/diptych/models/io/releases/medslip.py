@@ -1,7 +1,7 @@
 """MeDSLIP's released weights: "medslip:FILE#FOLDER".
 
-FILE is the checkpoint (.pth). FOLDER is the text encoder's (Bio_ClinicalBERT: config.json, model.safetensors, vocabulary) with a book.json
-beside them: {"findings": {name: explanation}, "places": [name, ...]}, in the release's order, for a checkpoint has no texts.
+FILE is the checkpoint (.pth). FOLDER is the text encoder's (Bio_ClinicalBERT: config.json, model.safetensors, vocabulary) with a
+book.json beside them: {"findings": {name: explanation}, "places": [name, ...]}, in the release's order, for a checkpoint has no texts.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ NAMES = {
 
 
 def open_released(spec: str) -> FindingReader:
-    """The reader of "medslip:FILE#FOLDER". Leaves the torch random state as it was.
+    """The reader of "medslip:FILE#FOLDER". Leaves the torch random state unchanged.
 
     Raises ConfigError or DataError for a file or folder that lacks something, or whose tensors are not MeDSLIP's.
     """

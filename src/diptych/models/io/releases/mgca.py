@@ -2,7 +2,7 @@
 
 FILE is a checkpoint of Lightning with either image side, a vision transformer or ResNet-50. FOLDER has the tokenizer of its text encoder,
 Bio_ClinicalBERT, and its config.json. Texts were lower-cased words without punctuation in training, and the word embeddings have no token
-types. What aligns words with patches and with prototypes is of training alone and left out.
+types. What aligns words with patches and with prototypes is used only in training and left out.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from diptych.models.pairs.embedder import PairEmbedder
 
 SOURCE = "a released checkpoint of MGCA"
 LENGTH, PADDED, SIDE, ENLARGED = 112, 256, 224, 299
-"""Text tokens; pixels a side of the padded image, of what is cut out of it, and of what ResNet-50 enlarges that to."""
+"""Text tokens; pixels per side of the padded image, of what is cut out of it, and of what ResNet-50 enlarges that to."""
 IMAGE, TEXT = "img_encoder_q.", "text_encoder_q."
 VISIONS = {768: "vit_base_patch16_224", 1024: "vit_large_patch16_224", 64: "test_vit"}
 """Width of a vision transformer -> timm's name."""
@@ -44,11 +44,11 @@ LEFT = re.compile(
     r"(img|text)_encoder_q\.local_embed\..+|(patch|word)_local_atten_layer\..+|prototype_layer\.weight"
     r"|text_encoder_q\.model\.(pooler\..+|.+\.crossattention\..+|embeddings\.position_ids)"
 )
-"""Of training alone: heads of patches and words, attention between them, prototypes, and layers that would read an image."""
+"""Used only in training: heads of patches and words, attention between them, prototypes, and layers that would read an image."""
 
 
 def open_released(spec: str) -> PairEmbedder:
-    """The dual encoder of "mgca:FILE#FOLDER". Leaves the torch random state as it was.
+    """The dual encoder of "mgca:FILE#FOLDER". Leaves the torch random state unchanged.
 
     Raises DataError for a file or folder that is missing or not what it should be, ConfigError for tensors that are not MGCA's.
     """

@@ -1,6 +1,6 @@
 """Checkpoints of MindSpore (.ckpt) without MindSpore: a protocol buffer of named arrays (mindspore/core/proto checkpoint.proto).
 
-A file is a list of values {1: name, 2: {1: sizes, 2: type, 3: bytes}}. A large parameter is stored in pieces of the same name, one behind
+A file is a list of values {1: name, 2: {1: sizes, 2: type, 3: bytes}}. A large parameter is stored in pieces of the same name, one after
 the other.
 """
 

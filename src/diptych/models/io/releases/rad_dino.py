@@ -47,7 +47,7 @@ LAYER = re.compile(r"encoder\.layer\.(\d+)\.(.+)")
 
 
 def open_released(spec: str) -> ImageTowerEmbedder:
-    """The image encoder of "rad_dino:FOLDER". Leaves the torch random state as it was. Raises ConfigError or DataError."""
+    """The image encoder of "rad_dino:FOLDER". Leaves the torch random state unchanged. Raises ConfigError or DataError."""
     folder = Path(spec.partition(":")[2]).expanduser()
     if not (folder / "config.json").is_file():
         raise DataError("the folder has no config.json", file=folder, expected=SOURCE)

@@ -25,12 +25,12 @@ class Release:
     slug      name of the row
     systems   systems of `diptych systems` that it belongs to; empty for models of libraries
     title     what was published
-    address   form of the address that opens it; "" where nothing was published
+    address   form of the address that opens it; "" if nothing was published
     source    where the authors keep the files
     licence   of the weights, as the authors state it
     opens     class of the model that `diptych.load` gives
     checked   what the opener was compared with
-    prompt    prompts of the authors' zero-shot evaluation; "" where there is none
+    prompt    prompts of the authors' zero-shot evaluation; "" if there is none
     names     regular expressions: a state dict with a match for each looks like this release
     without   regular expressions of which it has no match
     model_type  in the config.json of its folders, where it comes as a folder

@@ -31,7 +31,7 @@ from diptych.models.towers.towers import image_tower, text_tower
 SOURCE = "the released arrays of TIPS"
 FORM = "tips:VISION.npz#TEXT.npz#TOKENIZER.model"
 SIDES = {True: 224, False: 448}
-"""Pixels a side, of the low-resolution models and of all others."""
+"""Pixels per side, of the low-resolution models and of all others."""
 LENGTH = 64
 HEADS = {1152: 16}
 """Of a tower that wide; of others a head has 64 dimensions."""

@@ -157,7 +157,7 @@ class ClassEmbedder:
             yield next(self.model.parameters()).device
 
     def save(self, folder: Path) -> None:
-        """config.json, model.safetensors, README.md; replaces the folder as a whole. A prefix is saved as the whole model."""
+        """Write config.json, model.safetensors, README.md, replacing the whole folder. A prefix is saved as the whole model."""
         classifier = self.model.classifier
         config = {
             "kind": self.kind,
@@ -176,7 +176,7 @@ class ClassEmbedder:
 
     @classmethod
     def load(cls, folder: Path) -> Self:
-        """The model of a folder that `save` wrote. The torch random state stays as it was."""
+        """Load the model from a folder that `save` wrote. Leaves the torch random state unchanged."""
         config = read_config(folder, cls.kind)
         with torch.random.fork_rng(devices=[]):
             tower = image_tower(**config["image_tower"])

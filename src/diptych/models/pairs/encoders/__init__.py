@@ -1,1 +1,1 @@
-"""Two towers with what their training adds: memories, teachers, prototypes, several texts an image."""
+"""Two towers with what their training adds: memories, teachers, prototypes, several texts per image."""

@@ -21,7 +21,7 @@ from diptych.models.towers.outputs import PairFeatures, Tower
 class ConceptSets(PairFeatures):
     """`PairFeatures` of images and captions, the K concept texts of each, and the factor [1] of their similarities.
 
-    concept_NKD  unit-norm, from the same text tower; None where no concepts are trained
+    concept_NKD  unit-norm, from the same text tower; None if no concepts are trained
     """
 
     concept_NKD: Embeddings[Tensor] | None = None

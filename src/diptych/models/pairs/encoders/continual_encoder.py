@@ -26,7 +26,7 @@ from diptych.models.towers.outputs import PairFeatures, Tower
 class ContinualPairs(PairFeatures):
     """`PairFeatures`, and the frozen modules' outputs for the same inputs, without gradient.
 
-    momentum_..._ND     of the momentum model; None where none is kept
+    momentum_..._ND     of the momentum model; None if none is kept
     queue_..._KD        keys of earlier steps from the momentum model, and their groups; shared by all rows
     reference_..._ND    of the frozen reference; None while there is none
     word_NMV            logits for hidden words; None without a fusion reader. momentum_word_NMV: the momentum model's

@@ -51,7 +51,7 @@ class DenseEncoder(nn.Module):
     """A `DualEncoder` over a `DenseViT`, prototype heads and a teacher; with two image vectors a `TwoTokenEncoder`.
 
     teacher            another `DenseEncoder` of the same sizes, whose tower and heads the teacher starts from; None: this one, as it
-                       is built. `FrozenModules.copy_` makes it anew, say after weights were loaded
+                       is built. `FrozenModules.copy_` rebuilds it, say after weights were loaded
     two_tokens         project the second class token, too, with a temperature of its own, for captions
     token              which of both the deployed model embeds an image by
     distilled, masked  the two self-supervised terms; each has its own prototypes, and either brings the teacher

@@ -1,4 +1,4 @@
-"""Two towers that can grow, with blocks that both share behind them (GrowCLIP, 2308.11331).
+"""Two towers that can grow, with blocks that both share after them (GrowCLIP, 2308.11331).
 
 Letters: B batch, N items, C channel, H W, L tokens, P patches or words, D width.
 """
@@ -18,9 +18,9 @@ from diptych.models.towers.outputs import Tower, TowerOutput
 
 
 class GrowingEncoder(DualEncoder):
-    """A `DualEncoder` with `shared` blocks behind either tower: the same weights read [pooled vector; tokens] of an image or of a text, and
-    the first of what comes out is projected. Their MLPs are as wide as the image tower's. Without shared blocks it is a `DualEncoder`,
-    number for number.
+    """A `DualEncoder` with `shared` blocks after either tower: the same weights read [pooled vector; tokens] of an image or of a
+    text, and the first of what comes out is projected. Their MLPs are as wide as the image tower's. Without shared blocks it is a
+    `DualEncoder`, number for number.
 
     Growth changes the module in place, keeps the parameters that stay and the towers' `spec`, so that a grown model is saved and opened
     as any other.

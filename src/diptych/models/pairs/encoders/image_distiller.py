@@ -23,7 +23,7 @@ class DistilledViews:
 
     whole_NGK, local_NVK  the student's class tokens, of whole views (with hidden patches) and of small ones
     teacher_NGK           the teacher's, of whole views as they are
-    patch_NGMK, teacher_patch_NGMK  at hidden patches of whole views; anything where there are fewer than M
+    patch_NGMK, teacher_patch_NGMK  at hidden patches of whole views; anything if there are fewer than M
     class_NGD             the student's class tokens before any head
     class_centre_K, patch_centre_K  the teacher's centres as they were before this step
     teacher_tau           [1], the teacher's temperature at this step
@@ -78,7 +78,7 @@ class ImageDistiller(nn.Module):
         return nn.ModuleDict({"image_tower": self.image_tower, **heads})
 
     def forward(self, whole_BGCHW: Tensor, local_BVCHW: Tensor, hidden_BGP: Tensor, position_BGM: Tensor) -> DistilledViews:
-        """`position_BGM` are the hidden patches of each whole view, -1 where there are fewer."""
+        """`position_BGM` are the hidden patches of each whole view, -1 if there are fewer."""
         teacher, views = cast(nn.ModuleDict, self.companions["teacher"]), whole_BGCHW.shape[:2]
         whole_NCHW, position_NM = whole_BGCHW.flatten(0, 1), position_BGM.flatten(0, 1)
         with torch.no_grad():

@@ -1,6 +1,6 @@
-"""Two towers for one or several texts an image, with what mixed recipes remember: running means of agreement, queues of features.
+"""Two towers for one or several texts per image, with what mixed recipes remember: running means of agreement, queues of features.
 
-Letters: B batch, N images, C channel, H W, K texts an image, L tokens, Q rows of a queue, D width.
+Letters: B batch, N images, C channel, H W, K texts per image, L tokens, Q rows of a queue, D width.
 """
 
 from __future__ import annotations

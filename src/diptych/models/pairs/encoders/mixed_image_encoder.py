@@ -29,7 +29,8 @@ ClassScale = Literal["shared", "own"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MixedPairs(PairFeatures):
-    """`PairFeatures` of the image that a mixture belongs to. other_..._ND are about the image that it was mixed with; None without mixing.
+    """`PairFeatures` of the image that a mixture belongs to. other_..._ND are about the image that it was mixed with; None
+    without mixing.
 
     class_KD       unit-norm class embeddings, shared by all rows; None without classes. class_scale [1] multiplies their cosines
     view_ND        what the teacher's vector of the whole image should be, by the student: unit-norm; target_ND is that vector
@@ -56,7 +57,7 @@ class MixedEncoder(nn.Module):
     teacher_view  "same": the teacher sees the image that the mixture was made of, and its patches are guessed where the mixture hides
              them; "other": it sees another view, and all of its patches are guessed, from where they lie in the student's view
     teacher  another `MixedEncoder` of the same sizes, whose image side the teacher starts from; None: this one, as it is built.
-             `FrozenModules.copy_` makes it anew, say after weights were loaded
+             `FrozenModules.copy_` rebuilds it, say after weights were loaded
     """
 
     def __init__(

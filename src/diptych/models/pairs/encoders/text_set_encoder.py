@@ -1,6 +1,6 @@
 """Two towers for images with several texts each, and patches in the space of the texts (DreamLIP, 2403.17007).
 
-Letters: B batch, N images, C channel, H W, K texts an image, L tokens, P patches, D width.
+Letters: B batch, N images, C channel, H W, K texts per image, L tokens, P patches, D width.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class TextSets:
 
 
 class TextSetEncoder(nn.Module):
-    """A `DualEncoder` that is given K texts an image.
+    """A `DualEncoder` that is given K texts per image.
 
     patches  project the image tower's patch tokens, too, by a head of their own without bias
     """

@@ -1,4 +1,4 @@
-"""A dual encoder that reads two texts an image and remembers how well they agree: ALIP (2308.08428).
+"""A dual encoder that reads two texts per image and remembers how well they agree: ALIP (2308.08428).
 
 Letters: B batch, N items, C channel, H W, L tokens, D width.
 """

@@ -19,7 +19,8 @@ Side = Literal["image", "text"]
 
 @dataclass(frozen=True, slots=True)
 class MappedFeatures:
-    """Features about their means, the one side's mapped into the space of the other. Not of unit norm: least squares need them as they are.
+    """Features about their means, the one side's mapped into the space of the other. Not of unit norm: least squares need them as
+    they are.
 
     map_DE  the map itself, shared by all rows
     """
@@ -30,7 +31,7 @@ class MappedFeatures:
 
 
 class CentredMap(nn.Module):
-    """Subtracts a mean that was measured, then multiplies by the map where there is one."""
+    """Subtracts a mean that was measured, then multiplies by the map if there is one."""
 
     mean_D: Tensor
 

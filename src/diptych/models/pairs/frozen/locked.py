@@ -126,7 +126,7 @@ class LockedEmbedder:
         return embedded_ND.cpu().numpy()
 
     def save(self, folder: Path) -> None:
-        """config.json, model.safetensors (the heads), README.md; replaces the folder as a whole."""
+        """Write config.json, model.safetensors (the heads), README.md, replacing the whole folder."""
         config = {
             "kind": self.kind,
             "name": self.name,
@@ -143,7 +143,7 @@ class LockedEmbedder:
 
     @classmethod
     def load(cls, folder: Path) -> Self:
-        """The embedder of a folder that `save` wrote; refused when the installed encoders are not those it was trained on."""
+        """Load the embedder from a folder that `save` wrote; refused when the installed encoders are not those it was trained on."""
         config = read_config(folder, cls.kind)
         with torch.random.fork_rng(devices=[]):
             heads = cls.module(**config["heads"])

@@ -29,7 +29,7 @@ R = TypeVar("R")
 
 
 class LateEmbedder(PairEmbedder):
-    """Answers with a vector a patch and a vector a word (FILIP, 2111.07783), and with scores of pairs by them.
+    """Answers with a vector per patch and a vector per word (FILIP, 2111.07783), and with scores of pairs by them.
 
     `embed_images` and `embed_texts` give the mean of the tokens: good for a shortlist, and not what was trained. Tasks ask
     `score_pairs`, and an index of kind "late" compares tokens.

@@ -80,7 +80,7 @@ def check_tokens(encoder: DualEncoder) -> None:
 
 
 def _inner(module: nn.Module, name: str) -> object:
-    """Attribute at a dotted name, None where there is none."""
+    """Attribute at a dotted name, None if there is none."""
     value: object = module
     for part in name.split("."):
         value = getattr(value, part, None)

@@ -25,7 +25,7 @@ from diptych.models.pairs.matching.matcher import CHUNK, Matcher, PairMatcher, S
 
 
 class MatcherModel(PairEmbedder):
-    """Scores pairs by reading them together; every pair costs a forward, so a search reads each item anew for each query.
+    """Scores pairs by reading them together; every pair costs a forward, so a search reads each item again for each query.
 
     `embed_images` and `embed_texts` give the vectors that training contrasts, which find candidates at once.
     """

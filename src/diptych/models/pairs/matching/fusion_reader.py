@@ -1,6 +1,6 @@
 """Guesses hidden words of a text from its other words and from the image: the upper layers of ALBEF (2107.07651).
 
-Letters: B batch, L tokens, M places that are asked for, P patches, D width, V vocabulary.
+Letters: B batch, L tokens, M positions that are asked for, P patches, D width, V vocabulary.
 """
 
 from __future__ import annotations

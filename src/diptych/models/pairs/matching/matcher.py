@@ -30,7 +30,7 @@ class SideFeatures:
     """Images, or texts, as a matcher keeps them until it reads pairs.
 
     vector_ND  unit-norm, in one space for both sides
-    state_N    whatever reading a pair takes of this side: tokens, or ids where the text is read anew with each picture
+    state_N    whatever reading a pair takes of this side: tokens, or ids where the text is read again with each picture
     mask_NT    True at real tokens
     """
 
@@ -60,7 +60,8 @@ class PairMatcher(Protocol):
 class Matcher(nn.Module):
     """A `DualEncoder`, and blocks in which the words of a text read each other and the patches of an image, with a head of two answers.
 
-    The head's second answer is "fits". (ALBEF reads the text tower's class token; ours is the mean of the words, as its towers need none.)
+    The head's second answer is "fits". (ALBEF reads the text tower's class token; ours is the mean of the words, as its towers
+    need none.)
     """
 
     def __init__(self, encoder: DualEncoder, *, layers: int, heads: int) -> None:

@@ -1,1 +1,1 @@
-"""Frozen dual encoders that read class names behind learned context."""
+"""Frozen dual encoders that read class names after learned context."""

@@ -1,4 +1,4 @@
-"""A dual encoder that reads class names behind learned context, ready for use; saved as one folder with a small file of prompts.
+"""A dual encoder that reads class names after learned context, ready for use; saved as one folder with a small file of prompts.
 
 Letters: N items, K classes, D width.
 """
@@ -107,7 +107,7 @@ class PromptedEmbedder(PairEmbedder):
 
     @one_or_many
     def embed_texts(self, texts: Sequence[str], *, batch_size: int = 256) -> Unit:
-        """Vectors of class names behind the context, unit-norm."""
+        """Vectors of class names after the context, unit-norm."""
         if self.prompts.conditioned:
             raise ConfigError(f"'{self.name}' reads a class name beside each image (expected score_pairs, not vectors of texts)")
         if self.prompts.per_class:

@@ -1,4 +1,4 @@
-"""A frozen dual encoder whose class names are read behind learned context: CoOp (2109.01134), CoCoOp (2203.05557).
+"""A frozen dual encoder whose class names are read after learned context: CoOp (2109.01134), CoCoOp (2203.05557).
 
 Letters: B batch, N items, K classes, C channel, H W, L tokens, M context vectors, D width, J joint space.
 """

@@ -1,8 +1,9 @@
 """Prompts that CoOp's and CoCoOp's authors released: "coop:FILE#MODEL" or "coop:FILE#MODEL#CLASSES.txt".
 
 FILE is a prompt_learner's model.pth.tar-50; of it the context is read (and CoCoOp's small network), while the token vectors around it are
-those of the classes at hand. MODEL is the address of the CLIP that the prompts were learned for. A file knows no names: CLASSES has one in
-a line, in the order of training; without it `classify` has no classes of its own, and a context of its own for each class cannot be read.
+those of the classes at hand. MODEL is the address of the CLIP that the prompts were learned for. A file knows no names: CLASSES
+has one in a line, in the order of training; without it `classify` has no classes of its own, and a context of its own for each
+class cannot be read.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ NAMES = {
 
 
 def open_released(spec: str) -> PromptedEmbedder:
-    """The dual encoder with those prompts. Leaves the torch random state as it was.
+    """The dual encoder with those prompts. Leaves the torch random state unchanged.
 
     Raises DataError for a file that is missing or no prompt_learner, ConfigError for a model that it was not learned for.
     """
@@ -82,7 +83,7 @@ def with_released(base: PairEmbedder, tensors: Mapping[str, Tensor], classes: tu
 
 
 def _split(rest: str) -> tuple[str, str]:
-    """The address of the model, which may have a "#" of its own, and the file of classes behind the last one."""
+    """The address of the model, which may have a "#" of its own, and the file of classes after the last one."""
     address, _, last = rest.rpartition("#")
     return (address, last) if address and last.endswith(".txt") else (rest, "")
 

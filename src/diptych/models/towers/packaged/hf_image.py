@@ -1,4 +1,4 @@
-"""The image side of a transformers model of two sides as a tower.  Letters: B batch, C channel, H W, P places, D width."""
+"""The image side of a transformers model of two sides as a tower.  Letters: B batch, C channel, H W, P positions, D width."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ NO_CLASS_TOKEN = ("siglip_vision_model", "groupvit_vision_model")
 class TransformersImage(Tower):
     """Square images [B, 3, image_size, image_size] through an image encoder of transformers; the pooled vector is the encoder's own.
 
-    `config` is the encoder's configuration as a dict, as under "vision_config" in its config.json. Tokens are the last feature map, row by
-    row, or the patches without the class token; of GroupViT the groups of the last stage. EfficientNets (ALIGN) have batch norm, which
-    reads the whole batch of a process: with gradient caching it normalises within a chunk. A GroupViT starts as its authors draw it;
-    `drop_path` is the highest rate of its stochastic depth.
+    `config` is the encoder's configuration as a dict, as under "vision_config" in its config.json. Tokens are the last feature
+    map, row by row, or the patches without the class token; of GroupViT the groups of the last stage. EfficientNets (ALIGN) have
+    batch norm, which reads the whole batch of a process: with gradient caching it normalises within a chunk. A GroupViT starts as
+    its authors draw it; `drop_path` is the highest rate of its stochastic depth.
     """
 
     def __init__(self, *, config: dict[str, Any], image_size: int | None = None, drop_path: float = 0.0) -> None:

@@ -1,6 +1,6 @@
 """The sides of open_clip models that have no counterpart among our towers: CoCa, timm's image models, text encoders of transformers.
 
-Both end in the joint space by their own projection. Letters: B batch, C channel, H W, L tokens, P places, D width.
+Both end in the joint space by their own projection. Letters: B batch, C channel, H W, L tokens, P positions, D width.
 """
 
 from __future__ import annotations
@@ -120,7 +120,7 @@ class OpenClipText(Tower):
                 f"texts must be ids [B, L] or embeddings [B, L, D] with L up to {self.length}, got {list(text.shape)}"
             )
         text_BL = text if text.ndim == 2 else self._ids_like(text, mask_BL)
-        # A class token stands behind all places, so that a shorter row would move it.
+        # A class token follows all places, so that a shorter row would move it.
         whole_BL = F.pad(text_BL, (0, self.length - text.shape[1]), value=self.pad_id)
         if text.ndim == 2:
             pooled_BD, tokens_BLD = self.net(whole_BL)

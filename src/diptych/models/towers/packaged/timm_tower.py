@@ -1,4 +1,4 @@
-"""Any image model of timm as a tower.  Letters: B batch, C channel, H W, P places, D width."""
+"""Any image model of timm as a tower.  Letters: B batch, C channel, H W, P positions, D width."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ class TimmTower(Tower):
     convolutions see (`layers.blurred_conv`). `zero_last`, for residual networks, says whether the last norm of each block begins at
     0 (timm) or at 1 (torchvision); None leaves it to timm. `qk_norm`, for transformers, normalises queries and keys in every block;
     `layer_scale` is where the factors of their branches start (UNI, an encoder of tissue: 1e-5), None leaves them out. `blocks`,
-    for transformers, are the first so many of them; `prefix` True leaves class and register tokens among the tokens, in front:
+    for transformers, are the first this many of them; `prefix` True leaves class and register tokens among the tokens, in front:
     BLIP-2 shows its Q-Former the class token, too, and what the last block but one says. `stage`, for residual networks, is the last one
-    that is kept: 3 of 4 gives a map of a sixteenth of the image's side. `enlarged` brings the image to so many pixels a side before it is
-    read, bilinear with aligned corners (MGCA's ResNet-50: 299).
+    that is kept: 3 of 4 gives a map of a sixteenth of the image's side. `enlarged` brings the image to this many pixels per side
+    before it is read, bilinear with aligned corners (MGCA's ResNet-50: 299).
     """
 
     def __init__(
@@ -97,8 +97,8 @@ class TimmTower(Tower):
         return features.flatten(1, 2) if channels_last else features.flatten(2).transpose(1, 2)
 
     def drop_paths_(self, rate: float) -> None:
-        """Stochastic depth in training, for transformers: the branches of a block are left out for a share of the images that grows evenly
-        from 0 in the first block to `rate` in the last. Raises ConfigError for a network without such blocks."""
+        """Stochastic depth in training, for transformers: the branches of a block are left out for a share of the images that
+        grows evenly from 0 in the first block to `rate` in the last. Raises ConfigError for a network without such blocks."""
         blocks = getattr(self.net, "blocks", ())
         if not blocks or not all(hasattr(block, "drop_path2") for block in blocks):
             raise ConfigError(

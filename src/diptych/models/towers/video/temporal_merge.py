@@ -21,8 +21,8 @@ from diptych.models.towers.vit import VisionTransformer
 class TemporalMerge(nn.Module):
     """x + alpha softmax(q k / sqrt(E)) x over the frames of a clip, at each place by itself; alpha starts at 0.
 
-    Queries and keys are maps into `hidden` dimensions in `heads` heads, values the tokens themselves. The factor is that of all of `hidden`
-    and not of a head, as released.
+    Queries and keys are maps into `hidden` dimensions in `heads` heads, values the tokens themselves. The factor is that of all
+    of `hidden` and not of a head, as released.
     """
 
     def __init__(self, width: int, *, hidden: int = 256, heads: int = 8) -> None:
@@ -51,7 +51,7 @@ class TemporalMerge(nn.Module):
         self._entered = given[0]
 
     def change(self, attention: nn.Module, given: Any, answer: Tensor) -> Tensor:
-        """A hook behind a block's attention, before its residual is added."""
+        """A hook after a block's attention, before its residual is added."""
         entered, self._entered = self._entered, None
         assert entered is not None
         after = entered + answer
@@ -60,8 +60,8 @@ class TemporalMerge(nn.Module):
 
 
 class FrameAverageTower(Tower):
-    """Clips [B, T, C, H, W], or images [B, C, H, W] as clips of one frame, through an image encoder whose frames are merged softly in every
-    block; the mean over frames is what a clip is.
+    """Clips [B, T, C, H, W], or images [B, C, H, W] as clips of one frame, through an image encoder whose frames are merged
+    softly in every block; the mean over frames is what a clip is.
 
     merging  whether there is a `TemporalMerge` in each block; False: the plain mean
     """
