@@ -39,12 +39,12 @@ def read(
     most_columns: int = MOST_COLUMNS,
     unpacked_bytes: int = UNPACKED_BYTES,
 ) -> Any:
-    """Open image-text data, whatever its form: a `Pool`, or what renders a world, which answers to the same names.
+    """Open image-text data of any format: a `Pool`, or a rendered world with the same interface.
 
     source   "emoji" (in the package), "world:NAME?options" (rendered), a folder, a CSV, TSV, JSONL or Parquet file, WebDataset tars,
              COCO or Karpathy JSON, a folder that `diptych data build` made, a Hugging Face `datasets` object, or a data set;
              a list of these is read as one data set, whose uids must differ
-    split    only the rows of that split; if there is none of that name, the column (or "folder") that says the split of each row:
+    split    only the rows of that split; if no split has that name, the column (or "folder") that holds the split of each row:
              then every row, with splits
     columns  which columns hold what, {"image": "path", "text": "caption"}; or as arguments of their own:
     image, text, media, uid, group, licence, origin, language
@@ -81,7 +81,7 @@ _USUAL = {
 def read_recorded(source: str, where: object, columns: Any = None) -> Any:
     """Data by the address that a file names: on this machine only, for the file may come from anybody. Raises RunError for others.
 
-    columns  what the file says of them, such as {"image": "where"}
+    columns  their names in the file, such as {"image": "where"}
     """
     options = columns if isinstance(columns, dict) else {}
     if "://" in source or "://" in str(options):

@@ -95,7 +95,7 @@ def evaluate_several(
                 done[words] = {split: evaluate(opened, name, data, split=split, out=out, **options)}
             else:
                 done[words] = evaluate_splits(opened, name, data, out=out, **options)
-        except Exception as error:  # whatever a task has against the data costs that task
+        except Exception as error:  # any error fails only that task
             if tasks:
                 raise
             reason = next(iter(str(error).splitlines()), "")
@@ -161,7 +161,7 @@ def confusions(results: str | Path, data: Any, path: str | Path, *, title: str =
     """Write an HTML page of what a model confuses, with pictures: of every result of a probe of captions among `results`, a folder that
     `evaluate(..., out=...)` wrote, whose rows are those of a split of `data`.
 
-    Raises ConfigError if there is none.
+    Raises ConfigError if the results hold no probe on these data.
     """
     from diptych.report.confusions import confused_page
     from diptych.report.evaluation import stored_results

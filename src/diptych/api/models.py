@@ -39,7 +39,7 @@ def load(
               "openai:http://HOST:PORT/v1#MODEL?OPTIONS" (`models.endpoint.address`); that and hf: folders of LLaVA, BLIP-2 and
               the like open as `Generator`, those of Grounding DINO and OWL-ViT as `Grounder`
     download  allows fetching what is not on this machine; nothing is fetched without it
-    engine    "torch", or "onnx": ONNX Runtime on an export, which is rebuilt where `name` is none (extra `[onnx]`)
+    engine    "torch", or "onnx": ONNX Runtime on an export, which is created unless `name` already is one (extra `[onnx]`)
     device    "auto" (CUDA where it is, else the processor; DIPTYCH_DEVICE says otherwise), "cpu", "cuda", "cuda:N" or "mps". A
               model on an accelerator takes larger batches, and halves them where its memory does not hold one
     precision  of embedders: "auto" is bf16 where a CUDA device multiplies it in hardware, else float32; "fp32", "bf16"

@@ -132,7 +132,7 @@ def _is_comparison(file: Path) -> Iterator[None]:
 
 
 def _run_folders(paths: Sequence[Path]) -> Sequence[Path]:
-    """The paths themselves. Raises ConfigError if one is no run folder, or there is none."""
+    """The paths themselves. Raises ConfigError if one is not a run folder, or if the list is empty."""
     for path in paths:
         if not (path / "run.json").is_file():
             raise ConfigError(

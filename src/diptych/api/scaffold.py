@@ -40,7 +40,7 @@ def new_package(kind: str, name: str, folder: Path | str) -> Path:
     name    lower case with underscores: of the package, the module's class in CamelCase, and what the command line calls it
     folder  must not exist, or be empty
 
-    Raises UnknownName, and ConfigError for a name that is none or taken, or a folder that cannot be written.
+    Raises UnknownName, and ConfigError for an invalid or taken name, or a folder that cannot be written.
     """
     if kind not in TEMPLATES:
         raise UnknownName("kind", kind, TEMPLATES)

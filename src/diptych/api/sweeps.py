@@ -249,7 +249,7 @@ class _Sweeping:
             self.say(
                 f"trial {trial.number}: {words}: pruned at step {max(trial.storage.get_trial(trial._trial_id).intermediate_values)}"
             )
-        except Exception as error:  # whatever a recipe does wrong costs its own trial
+        except Exception as error:  # any error of a recipe fails only its own trial
             reason = str(error) if isinstance(error, DiptychError) else f"{type(error).__name__}: {error}"
             trial.set_user_attr(REASON, reason)
             study.tell(trial.number, state=states.FAIL)
@@ -371,7 +371,7 @@ def _study(optuna: Any, out: Path, storage: str, name: str, sampler: Sampler, se
             storage=kept, study_name=name if not storage else f"{name}-{out.resolve().name}", direction="maximize",
             load_if_exists=True, pruner=pruner, sampler=_sampler(optuna, sampler, seed, 0),
         )  # fmt: skip
-    except Exception as error:  # whatever a database has against it
+    except Exception as error:  # any error of the database
         raise RunError(f"the storage {storage or out / 'journal.log'} cannot be used: {type(error).__name__}: {error}") from error
 
 

@@ -1,4 +1,4 @@
-"""Intersection over union of xyxy boxes in NumPy: pairwise, and row by row. The tensors of losses have `objectives.boxes.boxes`.
+"""Intersection over union of xyxy boxes in NumPy: pairwise and row by row. For tensors in losses see `objectives.boxes.boxes`.
 
 What implementations get wrong: 0 / 0 for two boxes without area (0 here); an intersection whose two negative sides multiply to a positive
 area; boxes that count their last pixel in, mixed with half-open ones.

@@ -1,4 +1,4 @@
-"""Configuration is a dataclass: to and from plain values, a stable hash, YAML on disk.
+"""Dataclass configurations: conversion to and from plain values, a stable hash, YAML files.
 
 A field with ``metadata={"prepared": True}`` holds what `Recipe.prepare` learned from the data (a vocabulary, class names);
 it is saved in ``prepared.json`` beside ``config.yaml`` so that the latter stays readable.
@@ -44,8 +44,8 @@ def to_plain(value: Any) -> Any:
 
 
 def from_plain(kind: type[T], plain: dict[str, Any]) -> T:
-    """Rebuild a dataclass. An unknown field or a value of the wrong type is refused with its name. Fields that are in a group now are also
-    read by their own names (`core.grouped_fields`)."""
+    """Rebuild a dataclass. An unknown field or a value of the wrong type is refused with its name. Fields that are in a group now
+    are also read by their own names (`core.grouped_fields`)."""
     plain = into_groups(kind, plain)
     hints = typing.get_type_hints(kind)
     fields = {f.name: f for f in dataclasses.fields(cast(Any, kind)) if f.init}

@@ -1,4 +1,4 @@
-"""Registries: names of one kind, with entry points that are imported when they are used."""
+"""Registries: names with entry points that are imported on first use."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Errors that explain themselves: what came, where it stood, what would have worked."""
+"""Error classes whose messages name the value, its location, and what would have worked."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from importlib.metadata import PackageNotFoundError, requires
 
 
 class DiptychError(Exception):
-    """Every error that a user can cause and mend. Its text is one line, whatever names in the user's data hold; the command line prints
-    it without a traceback.
+    """Base class of errors that a user can cause and fix. The message is one line, even if names in the user's data contain line
+    breaks; the command line prints it without a traceback.
 
     >>> print(DiptychError("no column 'a\\nb'"))
     no column 'a\\nb'

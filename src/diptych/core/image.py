@@ -1,4 +1,4 @@
-"""Where an image's bytes come from. Nothing here decodes; `data/media/decode.py` does."""
+"""Sources of an image's bytes. Decoding is in `data/media/decode.py`."""
 
 from __future__ import annotations
 

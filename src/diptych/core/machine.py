@@ -1,4 +1,4 @@
-"""Processor class of this machine, by the matrix instructions that the libraries really use.
+"""Processor class of this machine, by the matrix instructions that the libraries actually use.
 
 A speed holds for machines of one class: `plain` (AVX2 or less), `avx512`, `amx` (bf16 tiles), `cuda`. Two variables keep the libraries
 from instructions that the processor has, and count here too: ONEDNN_MAX_CPU_ISA (matrix products and convolutions of PyTorch) and

@@ -21,7 +21,7 @@ from diptych.core.registry import MEDIA
 
 Pixels = npt.NDArray[np.uint8]
 Source = ImageSource
-"""Encoded bytes and a name for messages, whatever they encode."""
+"""Encoded bytes of any medium, and a name for messages."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

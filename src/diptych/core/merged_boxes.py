@@ -1,4 +1,4 @@
-"""Merge near-duplicate boxes of one thing in a scene graph: detectors find a thing several times, with slightly other boxes."""
+"""Merge near-duplicate boxes of one object in a scene graph: detectors report an object several times with slightly different boxes."""
 
 from __future__ import annotations
 

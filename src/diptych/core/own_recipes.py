@@ -1,4 +1,4 @@
-"""Recipes in files of one's own: ``my_recipes.py:MyCLIP`` wherever a recipe's name is taken.
+"""Recipes in user files: ``my_recipes.py:MyCLIP`` is accepted wherever a recipe name is.
 
 A run folder remembers which file its recipe came from. Such a file is a program, and a run folder may come from anybody: so it is
 carried out on behalf of a folder only where it was named by hand before, on this machine, by the same path.

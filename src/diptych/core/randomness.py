@@ -1,4 +1,4 @@
-"""Random generators keyed by purpose, so that any sample of any epoch can be drawn again on any worker."""
+"""Random generators keyed by purpose, so that any sample of any epoch can be reproduced on any worker."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def keyed_rng(*key: int | str) -> np.random.Generator:
     True
     """
     digest = hashlib.blake2b("\x1f".join(map(str, key)).encode(), digest_size=16).digest()
-    return np.random.Generator(np.random.Philox(_Key(digest)))
+    return np.random.Generator(np.random.Philox(_Key(digest)))  # type: ignore[arg-type]  # numpy's stub leaves ISeedSequence out
 
 
 def keyed_seed(*key: int | str) -> int:

@@ -1,4 +1,4 @@
-"""The Ray cluster of this process: joined by address, else started on this machine."""
+"""The Ray cluster of this process: an existing one by its address, or a new one on this machine."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Everything that has a name: an entry string, imported when it is used. Other packages add names without a fork.
+"""Registries of all named components: entry strings, imported on first use. Other packages can add names without a fork.
 
     RECIPES     what `diptych train` takes          diptych.recipes
     OPERATORS   what `diptych curate` takes         diptych.operators

@@ -48,7 +48,7 @@ class Result:
     """The score of one protocol on one data set.
 
     main     the metric that decides
-    notes    whatever the protocol has to declare: tie policy and share of ties, templates, parse failures, fingerprints
+    notes    declarations of the protocol: tie policy and share of ties, templates, parse failures, fingerprints
     """
 
     task: str

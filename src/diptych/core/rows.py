@@ -1,4 +1,4 @@
-"""Which fields of a batch, or of the features of one, have an entry a row.
+"""Fields of a batch, or of its features, that have one entry per row.
 
     @dataclass(frozen=True)
     class Pairs:

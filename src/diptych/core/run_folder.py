@@ -1,4 +1,4 @@
-"""A run on disk: configuration, metrics, checkpoints, the model that inference needs, the report."""
+"""Run folder on disk: configuration, metrics, checkpoints, the model for inference, the report."""
 
 from __future__ import annotations
 

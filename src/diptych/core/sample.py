@@ -1,4 +1,4 @@
-"""One row of image-text data, before anything is decoded."""
+"""One undecoded row of image-text data."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Sample:
     uid      stable, unique in its data set, no dots or slashes; every column table is keyed by it
     group    the unit that must not leak between splits and whose members are never each other's negatives
              (patient, identity, article, concept); "" means the sample stands alone
-    extras   whatever else a recipe needs (labels, scores), by column name
+    extras   further values that a recipe needs (labels, scores), by column name
     """
 
     uid: str

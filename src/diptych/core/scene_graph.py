@@ -1,4 +1,4 @@
-"""Regions, relations and the graph they make. Boxes are xyxy in pixels, half-open: width = x1 - x0."""
+"""Scene graphs: regions and relations. Boxes are xyxy in pixels, half-open: width = x1 - x0."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Box = tuple[float, float, float, float]
 class Region:
     """A labelled box in an image.
 
-    `mask` is a COCO run-length encoding (``{"size": [h, w], "counts": str}``) or a list of polygons; None when there is none.
+    `mask` is a COCO run-length encoding (``{"size": [h, w], "counts": str}``) or a list of polygons; None if the region has no mask.
     """
 
     box: Box

@@ -1,4 +1,4 @@
-"""Rules by which relation benchmarks turn raw detections into triplets, and the resulting triplets.
+"""Rules of relation benchmarks for turning raw detections into triplets, and the resulting triplets.
 
 A detector's own `detect` is made for use: it multiplies every score, merges boxes and leaves out what cannot be drawn. Published
 metrics are computed otherwise, by a rule of each benchmark. `TripletRule` states one; `RuledDetector` follows it.
@@ -41,10 +41,10 @@ class TripletRule:
     """Rule from the raw detections of an image to its triplets. Boxes are not merged, clipped or left out for their size.
 
     subjects  scored: each subject has its most likely name, whose probability is in the score (scene graphs);
-              given: each subject is called `subject`, whatever it looks like, and the score leaves it out (HICO-DET, V-COCO);
+              given: each subject is labelled `subject`, whatever was detected, and its score is not used (HICO-DET, V-COCO);
               cut: the same, after every pair is dropped whose most likely subject is something else (zero-shot evaluation)
     subject   that name
-    possible  the (relation, object) that can be; all others are left out before the cut. None: whatever is asked for can be
+    possible  the (relation, object) that can be; all others are removed before the cut. None: all requested pairs are possible
     missing   the object name that stands for "it is not in the picture": such a relation points at its own subject
     top       this many triplets of an image are kept, the best-scored; 0 keeps all
     """

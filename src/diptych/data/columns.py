@@ -1,4 +1,4 @@
-"""Column tables, which are added to a data set later: Parquet tables keyed by uid, each with the step and configuration that made it.
+"""Column tables added to an existing data set: Parquet tables keyed by uid, each with the step and configuration that produced it.
 
 Nothing is copied to try a new caption, score or box: a version of a data set is a list of tables and a subset of uids.
 """

@@ -1,4 +1,4 @@
-"""Small constant tensors on a device, made once: a list copied in every step makes the host wait for a GPU."""
+"""Cached constant tensors on a device: copying a list in every step would make the host wait for a GPU."""
 
 from __future__ import annotations
 

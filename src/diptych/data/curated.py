@@ -1,13 +1,13 @@
-"""A curated data set: what `diptych curate` left of its source. No image is copied; it is the source without the rows that left.
+"""A curated data set: the rows of its source that `diptych curate` kept. No image is copied.
 
 The folder names its source, and holds who was removed and the columns that steps made (`data.columns`). Opened again, the columns
-that name a text ("balanced_text", "repaired_text") stand instead of the texts of the source, those of `text_variants` after them, and
-those of `tagged_relations` instead of its relations; lists and numbers become extras.
+that name a text ("balanced_text", "repaired_text", "masked_texts") stand instead of the texts of the source, those of `text_variants`
+after them, and those of `tagged_relations` instead of its relations; lists and numbers become extras.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ from diptych.data.shards.build import open_built
 from diptych.data.shards.lineage import former_fingerprints, taken_down_uids
 from diptych.data.shards.mark import CURATION as MARK
 from diptych.data.shards.mark import is_built
-from diptych.data.text.captions.variants import VARIANTS, variant_rows
+from diptych.data.text.captions.variants import MASKED, VARIANTS, variant_rows
 
 TEXT_COLUMNS = {"balanced_text": "alt", "repaired_text": "rewrite"}
 """Columns that replace texts, with the origin of what they hold."""
@@ -64,7 +64,7 @@ def open_curated(path: Path, read: Callable[[Any], Any]) -> Pool:
             expected=f"{facts['input']['fingerprint']}; curate it again",
         )
     pool = pool.exclude({*read_table(path, "removed").table["uid"].to_pylist(), *taken_down_uids(path)})
-    for name in facts["columns"]:
+    for name in _in_order(facts["columns"], table_names(path)):
         if name in table_names(path):
             pool = with_made_column(pool, name, read_table(path, name).table.replace_schema_metadata(None))
     pool = pool.named(path.name)
@@ -79,11 +79,22 @@ def with_made_column(pool: Pool, name: str, table: pa.Table) -> Pool:
     if name in TEXT_COLUMNS:
         texts = pa.table({"uid": table["uid"], "string": table[name], "origin": [TEXT_COLUMNS[name]] * table.num_rows})
         return pool.with_table(texts, replace=True)
+    if name == MASKED:
+        return pool.with_table(variant_rows(table, MASKED), replace=True)
     if name == VARIANTS:
         return pool.with_table(variant_rows(table))
     if name == RELATIONS:
         return pool.with_table(_relations(table), replace=True)
     return pool if name in pool.column_names else pool.with_table(table)
+
+
+def _in_order(columns: Sequence[str], tables: Sequence[str]) -> list[str]:
+    """Columns in the order in which they are joined: by name, and by step where texts are masked, so that masked ones replace all texts of
+    earlier steps."""
+    if MASKED not in columns:
+        return list(columns)
+    step_of = {table.partition("-")[2]: table for table in sorted(tables) if table.startswith("step_")}
+    return sorted(columns, key=lambda name: (step_of.get(name, ""), name))
 
 
 def curation_id(path: Path) -> str:

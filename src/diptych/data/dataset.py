@@ -1,4 +1,4 @@
-"""`Pool`: samples by row over flat columns. Selecting, splitting and joining cost almost nothing; a `Sample` is made on demand.
+"""`Pool`: samples by row over flat columns. Selecting, splitting and joining are cheap; a `Sample` is created on demand.
 
 A million rows take a few hundred bytes each. A pool can be pickled and shared with loader workers: it holds no open file.
 """
@@ -412,8 +412,8 @@ class Pool:
 
     @property
     def fingerprint(self) -> str:
-        """Sixteen hex digits over every uid, its texts, group, image and media (sha256 where known, else size), in whatever order; and
-        over the relations where a table gave them."""
+        """Sixteen hex digits over every uid, its texts, group, image and media (sha256 if known, else size), independent of their
+        order; and over the relations where a table gave them."""
         if not self._fingerprint:
             rows = hashlib.sha256(np.ascontiguousarray(self._metadata.row_array, np.int64).data).hexdigest()
             if rows not in self._fingerprints:  # of mapped columns by the whole and the rows, which is all that differs

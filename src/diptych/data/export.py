@@ -1,6 +1,6 @@
-"""A pool as others read it: CSV, Parquet, a data set of Hugging Face `datasets`, or tars as `img2dataset` writes them.
+"""Export of a pool in common formats: CSV, Parquet, a data set of Hugging Face `datasets`, or tars as `img2dataset` writes them.
 
-Every column goes along: captions, splits, groups, licences, and whatever was added by tables (scores, labels, embeddings).
+All columns are exported: captions, splits, groups, licences, and those added by tables (scores, labels, embeddings).
 """
 
 from __future__ import annotations

@@ -25,7 +25,7 @@ class Fold:
 
 
 def conditions_of(texts: Sequence[str]) -> dict[str, list[str]]:
-    """Held-out values by column, from "COLUMN=VALUE" or "COLUMN=VALUE,VALUE". Raises ConfigError for what is none.
+    """Held-out values by column, from "COLUMN=VALUE" or "COLUMN=VALUE,VALUE". Raises ConfigError for any other form.
 
     >>> conditions_of(["vendor=phosphor,lucide", "style=flat"])
     {'vendor': ['phosphor', 'lucide'], 'style': ['flat']}

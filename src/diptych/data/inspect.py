@@ -1,4 +1,4 @@
-"""The report before training: what is odd about the data, and what it will do to a contrastive loss."""
+"""Data report before training: anomalies of the data, and their effect on a contrastive loss."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Label maps: which class each pixel belongs to, from a picture of class numbers or from the masks of regions.
+"""Label maps: the class of each pixel, from an image of class ids or from the masks of regions.
 
     media["labels"]   a raster of class numbers as big as the image (KEY.raster-labels.png): 255 is ignored; with `reduce_zero`, 0 is
                       ignored too and 1 is the first class (ADE20K)

@@ -1,4 +1,4 @@
-"""Columns of a pool with one value per sample, and the selected rows. Selecting copies only row numbers."""
+"""Columns of a pool with one value per sample, and the selected rows. Selecting copies only row indices."""
 
 from __future__ import annotations
 

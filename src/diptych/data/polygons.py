@@ -1,4 +1,4 @@
-"""Outlines of objects as pixels, by COCO's rule, so that areas and overlaps are those of its own tools.
+"""Rasterisation of polygons by COCO's rule, so that areas and overlaps agree with its own tools.
 
 An outline is a flat list x0, y0, x1, y1, ... in pixels, 0 at the outer corner of the first pixel. It is followed on a grid five times as
 fine; where it crosses the middle of a column of pixels, everything below changes sides. Other rules (a pixel belongs to what covers its

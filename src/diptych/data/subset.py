@@ -1,4 +1,4 @@
-"""A part of a data set by uid: the list that the search page saves, `diptych index export` writes, or a person types."""
+"""A subset of a data set by uid: a list saved by the search page, written by `diptych index export`, or typed by hand."""
 
 from __future__ import annotations
 

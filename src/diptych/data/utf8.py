@@ -1,4 +1,4 @@
-"""Rows of a table whose strings are UTF-8, which Parquet does not see to."""
+"""Rows of a table whose strings are valid UTF-8, which Parquet does not guarantee."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Ints = npt.NDArray[np.int64]
 
 
 def utf8_rows(table: pa.Table, file: Path, bad: list[QuarantineEntry]) -> Ints:
-    """The rows of a Parquet table whose strings are UTF-8, at whatever depth: the format does not see to it."""
+    """The rows of a Parquet table whose strings are UTF-8, at any nesting depth: Parquet does not guarantee it."""
     keep = np.ones(table.num_rows, bool)
     for name in table.column_names:
         column = table[name]

@@ -227,7 +227,7 @@ def _sum_of(data: bytes) -> int:
 
 
 def words_problem(vocabulary: Path, sums: RecordedSums) -> str:
-    """Reason why the vocabulary is not the one that was recorded, or "". What was added after it by a killed `add` is none."""
+    """Reason why the vocabulary is not the one that was recorded, or "". Additions of a killed `add` do not count."""
     if not sums.words:
         return ""
     size, recorded = sums.words[-1]

@@ -1,4 +1,4 @@
-"""Embed a data set block by block: failures cost their own sample and are named, a NaN stops everything.
+"""Embed a data set block by block: failed samples are skipped and reported, a NaN stops the run.
 
 Letters: N items, D width.
 """

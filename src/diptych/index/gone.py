@@ -1,4 +1,4 @@
-"""Record of what left an index: items that were removed, and uids and pictures that were taken down and are not taken in again.
+"""Record of removals from an index: removed items, and uids and pictures that were taken down and are not added again.
 
 FOLDER/gone.jsonl   one JSON object per line: {"removed": uid}, {"back": uid}, {"uid": taken down}, {"sha256": taken down}
 """

@@ -1,4 +1,4 @@
-"""From samples to the items of an index: one per picture or point cloud, or one per text, with columns to filter by and to show."""
+"""Items of an index from samples: one per picture or point cloud, or one per text, with columns to filter by and to show."""
 
 from __future__ import annotations
 

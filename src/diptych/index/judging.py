@@ -80,7 +80,7 @@ class TunedSearch:
 
 
 def read_judgements(file: Path) -> dict[str, dict[str, float]]:
-    """Judgements of a CSV file. Raises DataError for a missing column, a grade that is none, and a query without a relevant item."""
+    """Judgements of a CSV file. Raises DataError for a missing column, an invalid grade, and a query without a relevant item."""
     try:
         with file.open(encoding="utf-8-sig", newline="") as opened:
             rows = list(csv.DictReader(opened))

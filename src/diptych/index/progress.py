@@ -1,4 +1,4 @@
-"""A bar on stderr where a person is watching: how many samples, how many per second, how long still."""
+"""Progress bar on stderr in interactive terminals: samples, samples per second, remaining time."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""HTML reports and pictures. A page is one file that opens offline: no script, font or picture comes from elsewhere."""
+"""HTML reports and pictures. A page is one self-contained file that opens offline, without external scripts, fonts or pictures."""

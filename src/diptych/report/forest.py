@@ -1,4 +1,4 @@
-"""Forest plot: one line an experiment, its mean and interval coloured by verdict, seeds as dots, controls as ticks. Plain SVG."""
+"""Forest plot: one line per experiment, its mean and interval coloured by verdict, seeds as dots, controls as ticks. Plain SVG."""
 
 from __future__ import annotations
 
@@ -50,7 +50,8 @@ class ControlMark:
 
 @dataclass(frozen=True, slots=True)
 class ForestRow:
-    """Row of a forest plot: method minus baseline in units of the smallest difference that matters, positive where the method is better."""
+    """Row of a forest plot: method minus baseline in units of the smallest difference that matters, positive where the method is
+    better."""
 
     name: str
     mean: float

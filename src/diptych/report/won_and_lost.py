@@ -1,4 +1,4 @@
-"""Items that one arm gets right under every seed and another under none, with pictures."""
+"""Items that one arm gets right under all seeds and another under no seed, with pictures."""
 
 from __future__ import annotations
 

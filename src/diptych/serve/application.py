@@ -1,4 +1,4 @@
-"""The application: routes by theme, around them what guards and observes them."""
+"""The application: routes by theme, wrapped in middleware for access control and logging."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Dynamic batching: one thread enters models and indexes, and takes with it whatever has come while it was busy.
+"""Dynamic batching: one thread calls models and indexes, and batches the requests that arrived while it was busy.
 
 Nothing waits for company: a request that finds the thread idle goes in alone and at once; under load the batches grow by
 themselves, up to `batch` inputs. What does not fit into the queue is refused, with the time after which it is worth trying again.
@@ -137,7 +137,7 @@ def _run(model: Any, jobs: Sequence[EmbeddingJob]) -> None:
     """Embed for all, finish each. What goes wrong in the embedding is tried for each job alone, so that it fails only its own."""
     try:
         texts, images = _embed_jobs(model, jobs)
-    except Exception as error:  # whatever it is, it is the answer of those jobs, and the thread lives on
+    except Exception as error:  # any error becomes the answer of those jobs; the thread goes on
         if len(jobs) == 1:
             jobs[0].result.set_exception(error)
         else:

@@ -40,7 +40,7 @@ def search_hash(request: SearchRequest) -> str:
 
 
 def cursor_of(request: SearchRequest) -> Cursor | None:
-    """The cursor of a request; None on its first page. Raises RequestError (422) for what is none, or that of another search."""
+    """The cursor of a request; None on its first page. Raises RequestError (422) for an invalid cursor and for that of another search."""
     if not request.cursor:
         return None
     try:

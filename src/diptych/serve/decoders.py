@@ -1,4 +1,4 @@
-"""Image decoding in processes of their own, which are killed on timeout or when the client is gone.
+"""Image decoding in separate processes, which are killed on timeout or when the client disconnects.
 
 A thread cannot be ended, and a decoder that a picture keeps busy would keep a place of the service for as long.
 """
@@ -26,7 +26,7 @@ PIECE = 1 << 20
 START_SECONDS = 30.0
 """Of a process; they do not count as time of its first picture."""
 ENVIRONMENT = ("PATH", "PYTHON", "LD_", "LANG", "LC_", "TMP", "HOME", "VIRTUAL_ENV")
-"""What a decoder gets of the environment: the token of the service is none of its business."""
+"""Environment variables passed to a decoder process; the token of the service is not among them."""
 MODULE = "diptych.data.media.decode_child"
 
 

@@ -1,4 +1,4 @@
-"""Streaming generation: the model runs in its thread and its pieces arrive here; it stops when the client is gone."""
+"""Streaming generation: the model runs in its own thread; generation stops when the client disconnects."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which items of an index the data of a service hold: none means other data, and a few are what the start page shows."""
+"""Items of an index that the data of a service contain: none means other data, and a few are shown on the start page."""
 
 from __future__ import annotations
 

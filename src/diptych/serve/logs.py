@@ -1,6 +1,6 @@
-"""One JSON line an event on stderr. Never in it: what clients sent (texts, pictures, uids, filters), or their addresses.
+"""One JSON line per event on stderr, never with client input (texts, pictures, uids, filters) or client addresses.
 
-Lines are short whatever was sent, and there are only so many a second: what comes faster is counted in the next line of its kind
+Lines are short for any request, and their number per second is limited: further ones are counted in the next line of their kind
 (`left_out`).
 """
 

@@ -1,4 +1,4 @@
-"""Refusals: one clear line each, in one shape, without anything private of the machine."""
+"""Error responses in one format: one clear line each, without private details of the machine."""
 
 from __future__ import annotations
 

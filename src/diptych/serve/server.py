@@ -1,4 +1,5 @@
-"""uvicorn with a graceful end: at the first SIGTERM or Ctrl-C nothing new comes in, what is under way is answered, then it is over."""
+"""uvicorn with graceful shutdown: after the first SIGTERM or Ctrl-C, new connections are refused, pending requests are answered,
+then the server exits."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Stop sequences in streamed text: a possible beginning of one is held back until it is decided."""
+"""Stop sequences in streamed text: a possible beginning of one is held back until it is resolved."""
 
 from __future__ import annotations
 

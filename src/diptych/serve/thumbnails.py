@@ -1,4 +1,4 @@
-"""Small pictures of the items of a pool, remembered for a while."""
+"""Cache of thumbnails of the items of a pool."""
 
 from __future__ import annotations
 

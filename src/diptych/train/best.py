@@ -1,4 +1,4 @@
-"""The best moment of a run, by its own evaluations: its model is kept, and where none better comes, the run ends early.
+"""Best checkpoint and early stopping by the run's own evaluations.
 
 Everything follows from `metrics.jsonl`, which a resumed run has up to where it goes on: so a run that was killed ends as one that never
 was. Evaluators that take part give a number "score", higher for better.

@@ -1,4 +1,4 @@
-"""Checkpoints: everything from which a run goes on as if it had never stopped.
+"""Checkpoints: the complete state from which a run resumes as if it had never stopped.
 
     checkpoints/step-00000120/
         model.safetensors        every tensor of the module that the recipe stores
@@ -7,9 +7,9 @@
         hooks.safetensors, hooks.json
         state.json               step, stage, seed, fingerprints, and size and SHA-256 of the files above
 
-A folder appears whole or not at all (written beside, flushed, renamed); nothing is pickled. Of sharded tensors each process writes its own
-part (model.00001-of-00008.safetensors, and so on; `devices/shared_save.py`), and any number of processes reads them. Random states are not
-here because there are none to keep: every step seeds its own.
+A folder appears whole or not at all (written beside, flushed, renamed); nothing is pickled. Of sharded tensors each process
+writes its own part (model.00001-of-00008.safetensors, and so on; `devices/shared_save.py`), and any number of processes reads
+them. Random states are not here because there are none to keep: every step seeds its own.
 """
 
 from __future__ import annotations
@@ -167,8 +167,8 @@ def sweep(checkpoints: Path) -> None:
 
 
 def load(path: Path) -> Checkpoint:
-    """Reads a checkpoint; one whose files are missing, short or changed is refused with the file's name. Of a sharded one, tensors are put
-    together when they are asked for."""
+    """Reads a checkpoint; one whose files are missing, short or changed is refused with the file's name. Of a sharded one,
+    tensors are put together when they are asked for."""
     return _read(path, verify(path))
 
 

@@ -1,4 +1,4 @@
-"""Stretches of a run that begin with a look at everything that they will train on (ProtoCLIP's episodes)."""
+"""Episodes of a run, each of which starts with a pass over all samples that it will train on (ProtoCLIP)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Trains a recipe: one loop, from the first batch to the folder that inference opens.
+"""Trains a recipe: the training loop, from the first batch to the model folder.
 
     diptych train clip --data emoji --out runs/clip --steps 200          # on two cores, in minutes
     torchrun --nproc-per-node 8 --no-python diptych train clip --data pairs/ --out runs/clip --shard fsdp

@@ -1,4 +1,4 @@
-"""The gradient of a whole batch with the memory of a chunk, for any recipe.
+"""Gradient caching: the gradient of a large batch with the memory of a chunk, for any recipe.
 
 `features` is computed twice and `losses` once. Pass 1 runs the chunks without a graph and remembers the random state before
 each. The chunks' tensors become leaves, are joined to the features of the batch, and the losses are taken and differentiated
@@ -155,7 +155,7 @@ def tensors(value: Any) -> list[Tensor]:
 
 
 def map_tensors(value: Any, visit: Visit) -> Any:
-    """The same tree with every tensor replaced by what `visit` makes of it."""
+    """The same tree with every tensor replaced by the result of `visit`."""
     return visit(value) if isinstance(value, Tensor) else _rebuild([value], lambda parts: map_tensors(parts[0], visit))
 
 

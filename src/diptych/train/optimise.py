@@ -1,4 +1,4 @@
-"""From an `Optimiser` (data) to a torch optimiser: parameter groups, learning rate of each step, clipping."""
+"""Builds a torch optimiser from an `Optimiser` specification: parameter groups, learning rate of each step, clipping."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ def freeze(model: nn.Module, spec: Optimiser) -> None:
 
 
 def build_optimiser(model: nn.Module, spec: Optimiser) -> torch.optim.Optimizer:
-    """One group for each (learning-rate scale, decay, length of the schedule) that occurs. Group key "scale" is the factor of the learning
-    rate, "length" that of the run's steps that its schedule has, "constant" that it has none."""
+    """One group for each (learning-rate scale, decay, length of the schedule) that occurs. Group key "scale" is the factor of the
+    learning rate, "length" that of the run's steps that its schedule has, "constant" that it has none."""
     groups: dict[tuple[float, bool, float, bool], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
@@ -188,7 +188,7 @@ def weight_decay(spec: Optimiser, step: int, steps: int) -> float:
 
 
 def rate_above_floor(spec: Optimiser, step: int, steps: int, scale: float) -> float:
-    """The rate of parameters whose own is `scale` times lr, above a floor of lr * final_lr that is one for all."""
+    """The rate of parameters whose own is `scale` times lr, above a floor of lr * final_lr that all parameters share."""
     down, level = (learning_rate(replace(spec, final_lr=final), step, steps) for final in (0.0, 1.0))
     if spec.schedule == "decay":
         return max(spec.final_lr * spec.lr, scale * down)
@@ -254,7 +254,8 @@ def optimiser_state(
     model: nn.Module, memory: Mapping[Any, Mapping[str, Any]], *, keep: bool = True, whole: bool = True
 ) -> dict[str, dict[str, Tensor | float | int]]:
     """Parameter name -> key -> value for everything that an optimiser remembers of the parameters, shards put together, in main memory.
-    All processes have to ask together, and those that do not `keep` get nothing. Not `whole`: every process gets its shards as they are."""
+    All processes have to ask together, and those that do not `keep` get nothing. Not `whole`: every process gets its shards as
+    they are."""
     state: dict[str, dict[str, Tensor | float | int]] = {}
     for name, parameter in model.named_parameters():
         for key, value in memory.get(parameter, {}).items():

@@ -1,4 +1,4 @@
-"""Several processes, one run: who am I, how is the model wrapped, what must be put together again.
+"""Distributed training: ranks, wrapping of the model, gathering of results.
 
 Processes are started by `torchrun`; a run that is not sees one process and every function here is free. NCCL carries CUDA
 tensors, gloo those on the CPU.
@@ -68,8 +68,8 @@ def join_world(device: str, shard: Shard) -> Iterator[DistributedContext]:
 
 def wrap(model: nn.Module, world: DistributedContext, options: TrainOptions, precision: Precision = "fp32") -> nn.Module:
     """The module to call in training. "fsdp" cuts the parameters of `model` itself into shards (DTensors), each block of a
-    stack of equal blocks on its own, and returns it; "ddp" returns a wrapper around it. Raises ConfigError for a `shard_size` that does not
-    divide the number of processes."""
+    stack of equal blocks on its own, and returns it; "ddp" returns a wrapper around it. Raises ConfigError for a `shard_size`
+    that does not divide the number of processes."""
     if world.size == 1 or options.shard == "none":
         return model
     if options.shard == "ddp":

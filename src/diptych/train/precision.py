@@ -1,4 +1,4 @@
-"""Which device and which number format a run uses, and how features come back to full precision."""
+"""Device and precision of a run, and conversion of features to full precision."""
 
 from __future__ import annotations
 

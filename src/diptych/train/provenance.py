@@ -23,8 +23,9 @@ from diptych.core.environment import COMMAND
 from diptych.core.own_recipes import named_programs, recipe_file_address
 from diptych.core.registry import RECIPES
 from diptych.core.run_folder import RunFolder
-from diptych.core.sources.closure import PACKAGE, SOURCES
+from diptych.core.sources.closure import SOURCES
 from diptych.core.sources.program import is_of_package, local_files, recipe_files, same_syntax
+from diptych.core.sources.syntax import PACKAGE
 
 MODULES = "modules.json"
 CONFIG = "config.yaml"

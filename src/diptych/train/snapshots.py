@@ -1,4 +1,4 @@
-"""Saves the model at each stage of a run, for protocols that evaluate its development."""
+"""Saves the model at several points of a run, for protocols that evaluate its development."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The phases of a run on one line of steps, and the data that each trains on."""
+"""The phases of a run on a common step axis, and the training data of each."""
 
 from __future__ import annotations
 

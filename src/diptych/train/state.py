@@ -1,4 +1,4 @@
-"""A run in progress: model, optimiser, data position and hooks of the phase it is in. `fit.py` moves it along."""
+"""A run in progress: model, optimiser, data position and hooks of the phase it is in. `fit.py` advances it."""
 
 from __future__ import annotations
 

@@ -45,7 +45,7 @@ class Boards:
                 self._open[name] = TRACKERS[name](folder, start)
             except MissingExtra:
                 raise
-            except Exception as error:  # whatever a service or a store has against it
+            except Exception as error:  # any error of a tracking service
                 self._fail(name, error)
 
     def write(self, values: dict[str, float], step: int) -> None:

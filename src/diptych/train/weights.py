@@ -1,4 +1,4 @@
-"""Copying tensors: from a checkpoint into a module, from one module into another, from a moment into a larger one."""
+"""Copying of tensors: from a checkpoint into a module, between modules, and of optimiser moments into larger ones."""
 
 from __future__ import annotations
 

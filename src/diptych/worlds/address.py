@@ -62,8 +62,8 @@ def split_names(data: Any) -> list[str]:
 
 
 def with_held_out(data: Any, share: float = HELD_OUT, *, val: bool = False) -> Any:
-    """Data without splits, with a share of their groups held out as "test": the same ones for the same samples, in whatever order.
-    val: as many again as "val", for evaluations inside a run.
+    """Data without splits, with a share of their groups held out as "test": the same groups for the same samples, independent of
+    their order. val: as many again as "val", for evaluations inside a run.
 
     Data that have splits are taken as they are, and so are rendered worlds, data of too few groups, and those of which a few groups
     hold nearly everything. share: 0 holds nothing out. Raises ConfigError for a share outside [0, 0.4].

@@ -1,4 +1,4 @@
-"""Rendered pairs whose things come up by Zipf's law, as on the web: one coloured shape an image, a few of them in most images.
+"""Rendered pairs whose objects follow Zipf's law, as on the web: one coloured shape per image, a few of them in most images.
 
 An image of 48 pixels holds one shape on noise, anywhere. Its text names it with its place and a few words that say nothing ("a picture
 of a red circle at the left"). Every kind stands equally often in the test images, so that the mean over images is the mean over kinds.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import re
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -118,12 +120,22 @@ def labelled(count: int, name: str, values: list[Any]) -> Pool:
     return made.with_table(pa.table({"uid": made.uids, name: values}))
 
 
+def main_colours(html: str) -> set[int]:
+    """Channels that are the highest in the pictures of a page."""
+    files = [base64.b64decode(data) for data in re.findall(r"data:image/webp;base64,([\w+/=]+)", html)]
+    return {int(decode(BytesImage(file, "thumbnail")).reshape(-1, 3).mean(0).argmax()) for file in files}
+
+
 def test_a_head_is_trained_by_one_command_and_read_by_the_next(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     build(labelled(120, "bad", [None if row % 10 == 9 else row % 3 == 0 for row in range(120)]), tmp_path / "labelled")
     words = ["--kind", "safety", "--label", "bad", "--model", "colours", "--steps", "60"]
     assert main(["curate", "train_head", str(tmp_path / "labelled"), str(tmp_path / "head"), *words]) == 0
     said = capsys.readouterr().out
     assert "of 22 held out: area under the ROC curve 1.000" in said
+    page = (tmp_path / "head" / "train_head.html").read_text(encoding="utf-8")
+    above, below = page.split('id="just-above"')[1].split('id="just-below"')
+    assert main_colours(above) == {0}, "what is labelled, the red ones, lies above the proposed threshold"
+    assert main_colours(below) == {1, 2}
     build(pool(30, seed=5), tmp_path / "pairs")
     words = ["--head", str(tmp_path / "head"), "--model", "colours", "--column", "punsafe"]
     assert main(["curate", "image_scores", str(tmp_path / "pairs"), str(tmp_path / "scored"), *words]) == 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from typing import Any
 
 import numpy as np
@@ -254,6 +255,38 @@ def test_baselines_without_a_value_model() -> None:
     assert self_critical(reward_BS, torch.tensor([1.0, 2.0])).tolist() == [[0.0, -1.0, -1.0, 2.0], [0.0] * 4]
     with pytest.raises(ShapeError, match="2 answers or more"):
         group_relative(reward_BS[:, :1])
+
+
+def test_masks_of_the_release(parity: Any) -> None:
+    """Numbers of `MaskableCategorical` and of both logits processors of RL4LMs at 97df0bd."""
+    logit_NV = torch.tensor([[2.0, 0.5, -1.0, 3.0, 0.0], [0.1, 0.2, 0.3, 0.4, 0.5]], dtype=torch.float64)
+    mask_NV = torch.tensor([[1, 0, 1, 1, 0], [0, 1, 0, 0, 1]]).bool()
+    outside = -36.04365338911715
+    released = [
+        [-1.4174379118897062, outside, -4.4174379118897065, -0.41743791188970636, outside],
+        [outside, -1.7194163314769022, outside, outside, -1.4194163314769022],
+    ]
+    found = masked_log_probabilities(logit_NV, mask_NV, renormalised=False)
+    entropy = masked_entropy(logit_NV, mask_NV, renormalised=False)
+    pairs = [(found, torch.tensor(released)), (entropy, torch.tensor([0.735677388477106, 1.5470835764334043]))]
+    parity("rl4lms", "log-probabilities and entropy, not renormalised", "MaskableCategorical of RL4LMs", pairs, tolerance=1e-6)
+    rare_NV = torch.tensor([[30.0, 0.0, 1.0]])  # those inside the mask are rarer than the least that a float32 can add to 1
+    rare = masked_entropy(rare_NV, torch.tensor([[False, True, True]]), renormalised=False)
+    assert float(rare) == pytest.approx(-math.log(torch.finfo(torch.float32).eps), rel=1e-6)
+
+    logit_NV = torch.tensor([[2.0, 0.5, -1.0, 3.0, 0.0, 1.0], [0.1, 0.2, 0.3, 0.4, 0.5, 0.6]])
+    kept = [
+        top_p_mask(logit_NV, 0.5, min_keep=4, always=(0, 5)),
+        top_p_mask(logit_NV, 0.5, min_keep=5, always=(0, 5)),  # four of an encoder-decoder
+        top_p_mask(logit_NV, 0.7, always=(2,)),
+    ]
+    theirs = [
+        [[1, 1, 0, 1, 0, 1], [1, 0, 1, 1, 1, 1]],
+        [[1, 1, 0, 1, 1, 1], [1, 1, 1, 1, 1, 1]],
+        [[1, 0, 1, 1, 0, 0], [0, 0, 1, 1, 1, 1]],
+    ]
+    masks = [(one.float(), torch.tensor(other).float()) for one, other in zip(kept, theirs, strict=True)]
+    parity("rl4lms", "nucleus masks that keep some", "MaskLogitsProcessor of RL4LMs", masks, tolerance=0)
 
 
 def test_whitening() -> None:

@@ -123,7 +123,7 @@ def test_a_step_reads_prompts_positives_and_negatives() -> None:
     (step,) = batches(data, recipe, seed=0, stop=1)
     batch, words = step.batch, recipe.words()
     learned = words.inner.token_to_id("<R>")
-    assert (batch.text_BEL == learned).sum(-1).tolist() == [[1]] * 8
+    assert (batch.text_BEL == learned).sum(-1).tolist() == [[1]] * recipe.batch_size
     assert words.vocab_size == learned + 1
     names = [words.inner.id_to_token(int(token)).strip("Ġ") for token in batch.text_BEL[0, 0][batch.negative_mask_BL[0]]]
     assert sorted(names) == sorted(data[next_row(data, batch, words)].texts[0].string.replace("{} ", "").split())

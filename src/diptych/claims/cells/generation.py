@@ -20,18 +20,18 @@ from diptych.tasks.generation.relation_generation import RelationGeneration
 from diptych.worlds.figures.world import figures
 from diptych.worlds.related.world import RelatedWorld, exemplars
 
-INVERTED, EXEMPLARS, PROMPTS = "up left of", 8, 48
+INVERTED, EXEMPLARS, PROMPTS = "inside", 8, 24
 SEEN, NEW = ("red", "yellow"), ("green", "blue", "purple", "white")
 """Colours of the exemplars, and of the prompts that are drawn."""
-JOINED, FIGURES, FIGURES_TESTED = "shaking hands with", 16, 48
-STEPS, SMOKE_ROWS = 20, 2
+JOINED, FIGURES, FIGURES_TESTED = "shaking hands with", 16, 24
+STEPS, SMOKE_ROWS = 10, 2
 """Steps of denoising."""
 
 
 @dataclass(frozen=True)
 class InvertedRelation:
-    """Learns a relation that no caption of the frozen model names from 8 exemplars in two colours, and draws it with things of other
-    colours. "clean" is the share of pictures with the relation and without a colour of the exemplars.
+    """Learns a relation as a new word of the frozen model from 8 exemplars in two colours, and draws it with things of other colours.
+    "clean" is the share of pictures with the relation and without a colour of the exemplars.
 
     words  asks the frozen model with these words in place of a learned one, and trains nothing
     """

@@ -1,4 +1,4 @@
-"""Interfaces (protocols) between packages, one noun a file.
+"""Interfaces (protocols) between packages, one per file.
 
 `train` uses recipes and tasks, and `curate` uses models, only through these. torch is imported for type checking only.
 """

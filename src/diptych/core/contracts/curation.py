@@ -1,4 +1,4 @@
-"""Pool in, what stays out, and why the rest left."""
+"""Curation operators: a pool in, the kept rows out, with the reason for every dropped row."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Samples by row, the draws of a step, and the batch that a recipe makes of them."""
+"""Samples by row, the random draws of a step, and the batch that a recipe builds from them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An optimiser as data."""
+"""Declarative specification of an optimiser."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ class Rule:
     """Optimiser settings for parameters whose name matches `pattern` (a regular expression, `re.search`).
 
     lr_scale multiplies the learning rate; 0 freezes (no gradient is computed). With `counted` it does not: gradients are computed and
-    count in the norm that is clipped, and a `floor` that is one "rate" for all still moves them. decay None keeps the default.
+    count in the norm that is clipped, and a shared `floor` "rate" still applies to them. decay None keeps the default.
     With `length` above 1 their schedule is that of a run this many times as long, of which these steps are the beginning: a rate
     that falls is not at its end when the others are. `constant` keeps their rate at lr * lr_scale, without warm-up or schedule.
     The first rule that matches wins.

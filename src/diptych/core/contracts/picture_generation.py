@@ -1,4 +1,4 @@
-"""Generation of pictures: the capability of a model, and a thing that a picture should show."""
+"""Image generation: the capability of a model, and an object that an image should show."""
 
 from __future__ import annotations
 

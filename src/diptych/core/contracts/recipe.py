@@ -27,7 +27,7 @@ M = TypeVar("M", bound="nn.Module", default=Any)
 B = TypeVar("B", bound=Batch, default=Any)
 """What `Recipe.batch` makes."""
 F = TypeVar("F", default=Any)
-"""What the module makes of a batch: a dataclass of tensors."""
+"""Output of the module for a batch: a dataclass of tensors."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""Roles: further models that a task needs beside the evaluated one, and the models of a pipeline."""
+"""Roles: further models that a task needs besides the evaluated one, and the models of a pipeline."""
 
 from __future__ import annotations
 

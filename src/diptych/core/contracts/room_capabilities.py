@@ -1,4 +1,4 @@
-"""Capabilities of models of rooms, as protocols; `capabilities` has them beside the others."""
+"""Capabilities of models of indoor scenes, as protocols; re-exported by `capabilities`."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Files that are whole or not there: writing, locking, naming, caching, reading JSON."""
+"""File utilities: atomic writing, locking, naming, caching, reading JSON."""

@@ -1,4 +1,4 @@
-"""Cache folder of files that can be computed again at any time."""
+"""Cache folder of files that can be recomputed at any time."""
 
 from __future__ import annotations
 

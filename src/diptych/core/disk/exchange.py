@@ -1,4 +1,4 @@
-"""Two names of a file system exchanged in one step, so that no moment is without either: `renameat2` of Linux, `renamex_np` of macOS."""
+"""Atomic exchange of two file names, so that both always exist: `renameat2` of Linux, `renamex_np` of macOS."""
 
 from __future__ import annotations
 

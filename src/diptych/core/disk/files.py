@@ -1,4 +1,4 @@
-"""Writing so that a reader, or a kill at any moment, sees the old file or the new one, never half of one.
+"""Atomic file writing: a reader, or a kill at any moment, sees the old file or the new one, never a partial one.
 
 Files and folders have the modes that the user's umask gives to any other program's: 0644 and 0755 where it is 022.
 """

@@ -1,4 +1,4 @@
-"""File locks that end with the process that holds them, however it ends, so that none is left stale."""
+"""File locks that are released when the process that holds them ends for any reason, so that no stale lock remains."""
 
 from __future__ import annotations
 

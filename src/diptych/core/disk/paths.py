@@ -1,4 +1,4 @@
-"""Paths that come out of data: what no file can be called, what leads out of its folder, and files that are no files.
+"""Checks of paths that come from data: invalid file names, paths that leave their folder, and special files.
 
 A path in a manifest, a caption file that is a link to a secret, a pipe with the name of a picture: each is read only if it is what it
 seems to be, a regular file inside the folder that it was found in.

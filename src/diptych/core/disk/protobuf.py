@@ -1,4 +1,4 @@
-"""Fields of a protocol buffer's message, without its schema: what SentencePiece models and MindSpore checkpoints are read by."""
+"""Fields of a protocol buffer's message, without its schema, for reading SentencePiece models and MindSpore checkpoints."""
 
 from __future__ import annotations
 

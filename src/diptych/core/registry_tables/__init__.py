@@ -1,1 +1,1 @@
-"""Names of what is built in, with their entry points, by registry (`core.registry`)."""
+"""Built-in names with their entry points, by registry (`core.registry`)."""

@@ -1,1 +1,1 @@
-"""Sources of a program: what it imports, and its syntax without what cannot change a result."""
+"""Source code of a program: its imports, and its syntax without the parts that cannot change a result."""

@@ -40,7 +40,7 @@ def closure(*modules: str, sources: Path = SOURCES) -> set[str]:
 
 
 def module_file(sources: Path, module: str) -> Path | None:
-    """The file of a module or package; None when there is none."""
+    """The file of a module or package; None if there is no such file under `sources`."""
     stem = sources.joinpath(*module.split("."))
     for path in (stem.with_suffix(".py"), stem / "__init__.py"):
         if path.is_file():

@@ -10,8 +10,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from importlib import metadata
 from pathlib import Path
 
-from diptych.core.sources.closure import PACKAGE, SOURCES, closure_hash, module_file
-from diptych.core.sources.syntax import strip_syntax
+from diptych.core.sources.closure import SOURCES, closure_hash, module_file
+from diptych.core.sources.syntax import PACKAGE, strip_syntax
 
 LIBRARIES = ("torch", "torchvision", "timm", "transformers", "open_clip_torch", "numpy", "pillow", "simplejpeg")
 """Packages whose versions may change what a training comes to."""

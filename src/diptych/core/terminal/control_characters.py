@@ -1,4 +1,4 @@
-r"""Text from data as it is shown to people: characters that act on a terminal or turn the direction of what follows are spelled out.
+r"""Escaping of text from data for display: characters that control a terminal or the writing direction are spelled out.
 
 A caption may hold an escape sequence that rewrites the screen, or a right-to-left override that makes `exe.gpj` read `jpg.exe`
 (CVE-2021-42574). Data keep them; pages and terminals show `\x1b` and `\u202e`. Joiners stay, for emoji and some scripts need them.
@@ -12,7 +12,7 @@ ACTIVE = re.compile(
     "["
     r"\x00-\x08\x0b-\x1f\x7f-\x9f"  # control characters but tab and newline
     r"\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069"  # direction
-    r"\u200b\u2028\u2029\u2060-\u2064\ufeff\ufff9-\ufffb"  # nothing to see, or a line that is none
+    r"\u200b\u2028\u2029\u2060-\u2064\ufeff\ufff9-\ufffb"  # invisible characters and line separators
     r"\ud800-\udfff"  # halves of pairs, which cannot be written out
     "]"
 )

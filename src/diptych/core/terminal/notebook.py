@@ -33,7 +33,7 @@ def frame(rows: Sequence[Row]) -> Any:
 
 
 def table(rows: Sequence[Row], *, caption: str = "", raw: Sequence[str] = ()) -> str:
-    """The rows as an HTML table. Values are spelled out, whatever they hold; only columns named in `raw` are HTML themselves."""
+    """The rows as an HTML table. Values are escaped; only columns named in `raw` contain HTML."""
     names = list(dict.fromkeys(name for row in rows for name in row))
     head = "".join(f"<th>{escape(name)}</th>" for name in names)
     lines = ["".join(f"<td>{_cell(row.get(name, ''), name in raw)}</td>" for name in names) for row in rows]

@@ -1,4 +1,4 @@
-"""A bar on stderr where a person is watching; nothing where none is, as in a pipe or a log. Steps inside a step are a line below it."""
+"""Progress bars on stderr in interactive terminals; none in pipes and logs. Nested steps get a line of their own below."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Ctrl-C and SIGTERM: the first asks the run to stop, further ones end it; exit codes 130 and 143.
+"""Ctrl-C and SIGTERM: the first requests a graceful stop, further ones terminate; exit codes 130 and 143.
 
-Python runs a handler only when its main thread comes back from whatever library it is in. A process that waits for another one
+Python runs a handler only when its main thread returns from native code. A process that waits for another one
 inside of a collective never does, so signals are also read from a pipe, by a thread that can end the process from outside.
 """
 

@@ -7,9 +7,10 @@ safety      chance of a label that is true or false, from embeddings: unsafe pic
 watermark   the same from pixels, since embeddings hardly see a watermark
 aesthetic   a rating such as 1 to 10, linear in the embedding, as LAION's aesthetic predictor (Schuhmann et al., 2022, 2210.08402)
 
-The folder of `train_head` is the head; it holds nothing of the images. A share of the labelled rows is held out, by uid, and judged by
-the head: the notes of the run have the result, and for yes or no the threshold with the highest F1. Equal pictures on both sides make
-it too good, so remove duplicates before.
+The folder of `train_head` is the head; head.json and head.safetensors hold nothing of the images. A share of the labelled rows is held
+out, by uid, and judged by the head: the notes of the run have the result, and for yes or no the threshold with the highest F1.
+`train_head.html` has the histogram of the scores of held-out images, that threshold (for ratings: the one that keeps the better half), and
+pictures on both sides of it. Equal pictures in both parts make the head look too good, so remove duplicates before.
 
 Cost: an embedding of each image (watermark: a decode), and for watermark a network that is trained on the pixels.
 """
@@ -89,14 +90,33 @@ class TrainHead:
         aside = np.sort(order_N[: round(self.held_out * len(uids))])
         used = np.sort(order_N[len(aside) :])
         head = self._fit(_taken(inputs, used), label_N[used], fingerprint)
+        pages: dict[str, bytes] = {}
         notes = [f"{self.kind} head of {len(used):,} labelled images: use this folder as the head"]
         if len(aside):
             score_N = _scores(head, _taken(inputs, aside), fingerprint)
             notes.append(f"of {len(aside):,} held out: {_quality(self.kind, score_N, label_N[aside])}")
+            row_of = {uid: row for row, uid in enumerate(labelled.uids)}
+            held_out = labelled.select([row_of[uids[row]] for row in aside.tolist()])
+            pages = {"train_head.html": self._page(held_out, score_N, label_N[aside]).encode()}
         with tempfile.TemporaryDirectory() as scratch:
             head.save(Path(scratch, "head"))
             files = {name: Path(scratch, "head", name).read_bytes() for name in ("head.json", "head.safetensors")}
-        return CurationStepResult(tuple(sorted(data.uids)), (), {}, time.perf_counter() - start, files, tuple(notes))
+        return CurationStepResult(tuple(sorted(data.uids)), (), {}, time.perf_counter() - start, files | pages, tuple(notes))
+
+    def _page(self, data: Dataset, score_N: Floats, label_N: Floats) -> str:
+        """Histogram of the scores of held-out images, the proposed threshold, and pictures on both sides."""
+        from diptych.report.pages.threshold import threshold_page
+
+        best = None if self.kind == "aesthetic" else best_threshold(score_N, label_N > 0.5)
+        threshold = float(np.median(score_N)) if best is None else best[0]
+        order = np.argsort(-score_N, kind="stable").tolist()
+        above, below = ([row for row in order if (score_N[row] >= threshold) == side] for side in (True, False))
+        lead = f"{len(score_N):,} held-out images, {len(above):,} of them from the threshold on."
+        sides = ("Just above", "Just below")
+        title = f"{self.label}: {self.kind} head"
+        return threshold_page(
+            data, score_N, above, below, name=self.label, threshold=threshold, title=title, lead=lead, sides=sides
+        )
 
     def _labels(self, data: Any) -> dict[str, float]:
         names = getattr(data, "column_names", [])
@@ -212,18 +232,25 @@ def _scores(head: Any, inputs: Any, fingerprint: str) -> Floats:
 
 def _quality(kind: Kind, score_N: Floats, label_N: Floats) -> str:
     """Sentence on scores beside the labels: correlation of ratings, or area under the ROC curve and the threshold of the highest F1."""
-    from sklearn.metrics import precision_recall_curve, roc_auc_score
+    from sklearn.metrics import roc_auc_score
 
     if kind == "aesthetic":
         spread = min(float(np.std(score_N)), float(np.std(label_N)))
         return f"correlation {np.corrcoef(score_N, label_N)[0, 1]:.3f}" if spread > 0 else "all ratings are the same"
-    true_N = label_N > 0.5
-    if true_N.all() or not true_N.any():
+    best = best_threshold(score_N, label_N > 0.5)
+    if best is None:
         return "all labels are the same"
+    area = roc_auc_score(label_N > 0.5, score_N)
+    return f"area under the ROC curve {area:.3f}; the highest F1, {best[1]:.3f}, is that of scores from {best[0]:.3g}"
+
+
+def best_threshold(score_N: Floats, true_N: npt.NDArray[np.bool_]) -> tuple[float, float] | None:
+    """Threshold of the highest F1, and that F1; None where all labels are the same."""
+    from sklearn.metrics import precision_recall_curve
+
+    if true_N.all() or not true_N.any():
+        return None
     precision_T, recall_T, threshold_T = precision_recall_curve(true_N, score_N)
     f1_T = 2 * precision_T * recall_T / np.maximum(precision_T + recall_T, 1e-12)
     best = int(f1_T[:-1].argmax())  # the last point has no threshold
-    area = roc_auc_score(true_N, score_N)
-    return (
-        f"area under the ROC curve {area:.3f}; the highest F1, {f1_T[best]:.3f}, is that of scores from {threshold_T[best]:.3g}"
-    )
+    return float(threshold_T[best]), float(f1_T[best])

@@ -7,7 +7,9 @@ iban         an account number whose check digits are right (ISO 13616, modulo 9
 ip           a public IPv4 address
 
 Names and street addresses have no form and are not found. The column ``personal_data`` lists the kinds of each row that has some; rows
-leave, unless they are only to be marked. Numbers with check digits are rarely anything else; a telephone number may be.
+leave, unless they are only to be marked or masked. Masked texts have <EMAIL>, <PHONE>, <CREDIT_CARD>, <IBAN> and <IP> in the place of
+the data; the column ``masked_texts`` holds them, and the source those before. Numbers with check digits are rarely anything else; a
+telephone number may be.
 
 Cost: five regular expressions over every text.
 """
@@ -27,6 +29,7 @@ from diptych.core.contracts import CurationStepResult, Dataset, Drop
 from diptych.core.errors import UnknownName
 from diptych.core.terminal.progress import with_bar
 from diptych.curate.text.texts import texts_of
+from diptych.data.text.captions.variants import MASKED, MASKED_TEXT
 
 TRIED = 2_000
 
@@ -82,16 +85,38 @@ def personal_data_in(text: str, kinds: tuple[str, ...] = KINDS) -> list[str]:
     return [kind for kind in kinds if any(PATTERNS[kind][1](match.group()) for match in PATTERNS[kind][0].finditer(text))]
 
 
+def mask_personal_data(text: str, kinds: tuple[str, ...] = KINDS) -> str:
+    """Text with the kind in the place of personal data; of kinds that overlap the one that begins first names all.
+
+    >>> mask_personal_data("ask jo@example.org or 555-123-4567")
+    'ask <EMAIL> or <PHONE>'
+    """
+    spans = sorted(
+        (match.start(), -match.end(), kind)
+        for kind in kinds
+        for match in PATTERNS[kind][0].finditer(text)
+        if PATTERNS[kind][1](match.group())
+    )
+    parts, end = [], 0
+    for start, minus_end, kind in spans:
+        if start >= end:
+            parts += [text[end:start], f"<{kind.upper()}>"]
+        end = max(end, -minus_end)
+    return "".join([*parts, text[end:]])
+
+
 @dataclass(frozen=True)
 class PersonalData:
     """kinds      what is looked for: email, phone, credit_card, iban, ip
     mark_only  keep the rows, and write the column alone
+    mask       keep the rows, and write the kind (<EMAIL>) in the place of the data in their texts, negatives included
     """
 
     slug: ClassVar[str] = "personal_data"
 
     kinds: tuple[str, ...] = KINDS
     mark_only: bool = False
+    mask: bool = False
 
     def __post_init__(self) -> None:
         for kind in self.kinds:
@@ -116,7 +141,24 @@ class PersonalData:
                 for kind in personal_data_in(text, self.kinds):
                     if kind not in kinds.setdefault(uid, []):
                         kinds[uid].append(kind)
-        dropped = () if self.mark_only else tuple(Drop(uid, self.slug, f"{kinds[uid][0]} in its text") for uid in sorted(kinds))
-        kept = tuple(uid for uid in sorted(data.uids) if self.mark_only or uid not in kinds)
-        columns = {"personal_data": kinds} if kinds else {}
+        stay = self.mark_only or self.mask
+        dropped = () if stay else tuple(Drop(uid, self.slug, f"{kinds[uid][0]} in its text") for uid in sorted(kinds))
+        kept = tuple(uid for uid in sorted(data.uids) if stay or uid not in kinds)
+        columns: dict[str, Any] = {"personal_data": kinds} if kinds else {}
+        if self.mask and (masked := self._masked_texts(data)).num_rows:
+            columns[MASKED] = masked
         return CurationStepResult(kept, dropped, columns, time.perf_counter() - start)
+
+    def _masked_texts(self, data: Dataset) -> pa.Table:
+        """All texts of each row of which one changes: columns "uid" and "masked_texts"."""
+        rows: dict[str, list[dict[str, str]]] = {}
+        for row, uid in enumerate(data.uids):
+            texts = data[row].texts
+            masked = [mask_personal_data(text.string, self.kinds) for text in texts]
+            if masked != [text.string for text in texts]:
+                both = zip(texts, masked, strict=True)
+                rows[uid] = [{"string": new, "language": old.language, "origin": old.origin} for old, new in both]
+        uids = sorted(rows)
+        return pa.table(
+            {"uid": pa.array(uids, pa.string()), MASKED: pa.array([rows[uid] for uid in uids], pa.list_(MASKED_TEXT))}
+        )

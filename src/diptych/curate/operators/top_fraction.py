@@ -19,10 +19,6 @@ import numpy as np
 from diptych.core.contracts import CurationStepResult, Dataset, Drop
 from diptych.core.errors import ConfigError, UnknownName
 
-SHOWN = 12
-"""Pictures on each side of the threshold."""
-BINS = 20
-
 
 @dataclass(frozen=True)
 class TopFraction:
@@ -79,23 +75,7 @@ class TopFraction:
         return [math.nan if value is None else float(value) for value in values]
 
     def _page(self, data: Any, values: list[float], kept: list[int], left: list[int], threshold: float) -> str:
-        from diptych.report import page
-        from diptych.report.curves import bar_chart
-        from diptych.report.pictures import Album
+        from diptych.report.pages.threshold import threshold_page
 
-        finite = np.array([value for value in values if math.isfinite(value)])
-        count_B, edge_B = np.histogram(finite, bins=min(BINS, max(1, len(set(finite.tolist())))))
-        bars = {f"{edge:.3g}": int(count) for edge, count in zip(edge_B[:-1], count_B, strict=True)}
-        album = Album(data)
-
-        def sheet(rows: list[int]) -> str:
-            return page.sheet(
-                page.figure(album.of(data.uids[row])[0], f"{values[row]:.3f} {album.of(data.uids[row])[1]}") for row in rows
-            )
-
-        sections = [
-            page.Section("Histogram", (bar_chart(self.column, bars), page.text(f"Threshold {threshold:.4g}."))),
-            page.Section("Just kept", (sheet(kept[-SHOWN:]),)),
-            page.Section("Just dropped", (sheet(left[:SHOWN]),) if left else ()),
-        ]
-        return page.page(f"{self.column}: {self.share:.0%}", f"{len(kept):,} rows stay, {len(left):,} leave.", sections)
+        title, lead = f"{self.column}: {self.share:.0%}", f"{len(kept):,} rows stay, {len(left):,} leave."
+        return threshold_page(data, np.array(values), kept, left, name=self.column, threshold=threshold, title=title, lead=lead)

@@ -1,4 +1,4 @@
-"""Packages of PubMed Central: a .tar.gz an article, with XML and pictures. Nothing is unpacked: members are read where they lie."""
+"""Packages of PubMed Central: one .tar.gz per article with XML and pictures. Members are read in place; nothing is unpacked."""
 
 from __future__ import annotations
 

@@ -109,8 +109,8 @@ def panel_texts(caption: str) -> tuple[str, tuple[str, ...]]:
 def panels_as_rows(data: Pool, *, column: str = COLUMN) -> Pool:
     """Pool with a row a panel in place of each compound figure, by the boxes that `diptych curate pubmed` wrote into `column`.
 
-    A panel's text is what the caption says of the whole figure and then of it, where the caption has as many letters as the figure panels;
-    else the whole caption. The group stays the article's. Nothing is decoded before a panel is.
+    A panel's text is the part of the caption about the whole figure followed by the part about the panel, if the caption has as
+    many letters as the figure has panels; else the whole caption. The group stays the article's. Nothing is decoded before a panel is.
     """
     return Pool.from_samples(_panels(data, column), name=f"panels of {data.name}")
 

@@ -1,1 +1,1 @@
-"""Pictures and words laid out as one picture."""
+"""Composition of pictures and text into one picture."""

@@ -1,4 +1,4 @@
-"""One picture made of pictures and words: text under or over a picture, pictures below each other, and what was tried on them.
+"""Compositions of pictures and text: text below or above a picture, stacked pictures, and their variants.
 
 Sizes are those of In-Image Learning (Wang et al., 2024, 2402.17971) and its published code: the canvas is as wide as the picture
 (1.8 times as wide where that is below 250 pixels; the picture keeps its size), text of 20 pixels begins 20 pixels from the left,

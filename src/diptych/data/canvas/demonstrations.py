@@ -1,4 +1,4 @@
-"""Demonstrations: a solved example each, as its canvas for models that read pictures, or as parts for those that read text.
+"""Few-shot demonstrations: each a solved example, as a canvas for models that read pictures or as prompt parts for those that read text.
 
 A folder or file of JSON lines beside its pictures:
 

@@ -1,4 +1,4 @@
-"""Scene graphs from and to the files that the field publishes: `write(pool, "out/", format="hico-det")`, `read("out/")`.
+"""Reading and writing scene graphs in published annotation formats: `write(pool, "out/", format="hico-det")`, `read("out/")`.
 
 Reading gives a `Pool` whose samples have `regions` and `relations` (`core.scene_graph`): boxes are xyxy in pixels, names are
 words. Which file holds what, and what each form cannot say, stands at the top of its module and on the page "Your data".
@@ -135,7 +135,7 @@ def write(data: Iterable[Sample], folder: Path | str, *, format: str, images: bo
 
 
 def format_of(path: Path) -> str:
-    """The format of a folder, by its file names, or of a file, by its keys; "" when it is none of them."""
+    """The format of a folder, by its file names, or of a file, by its keys; "" if it is not recognised."""
     if path.is_dir():
         if (path / "Sentences").is_dir() and (path / "Annotations").is_dir():
             return "flickr30k-entities"

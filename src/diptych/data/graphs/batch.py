@@ -37,7 +37,7 @@ from diptych.data.media.transforms import IMAGENET_MEAN, IMAGENET_STD, Pixels, P
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
 TextInput = Callable[[Sequence[str]], tuple[Tensor, Tensor | None]]
-"""Texts, each on its own, to token ids [T, L] and their mask, or to whatever else stands for them, [T, ...] and None."""
+"""Texts, each on its own, to token ids [T, L] and their mask, or to another representation [T, ...] and None."""
 
 OUTSIDE = 1.0  # pixels by which a box may stick out of its picture
 

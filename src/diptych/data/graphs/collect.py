@@ -1,4 +1,4 @@
-"""From the entries of an annotation file to a `Pool` with regions and relations. Checks everything once, for all formats.
+"""Builds a `Pool` with regions and relations from the entries of an annotation file, with the checks that all formats share.
 
 What cannot be used costs itself and no more, and is named in the quarantine with file and row: a box outside its image or without
 area, a label or predicate that the file does not explain, a relation to a box that is not there, an image that comes twice or has
@@ -72,7 +72,7 @@ class Collector:
         self._bad.append(QuarantineEntry("", "read", _line(reason)[:500], where))
 
     def each(self, rows: Iterable[tuple[int, Any]], parse: Callable[[int, Any], ImageAnnotation | None]) -> None:
-        """Add what `parse` makes of every row. A `DataError` costs its row; None is a row that says nothing."""
+        """Add the result of `parse` for every row. A row that raises `DataError` is skipped; None is a row without content."""
         for row, value in rows:
             try:
                 if (entry := parse(row, value)) is not None:

@@ -1,4 +1,4 @@
-"""Regions that answer tokens: what a grounding detector predicts, and what is true.
+"""Regions aligned with tokens: predictions of a grounding detector, and ground truth.
 
 Letters: B images, S layers, Q queries, A anchors, L tokens (padded), G true boxes (padded).
 """

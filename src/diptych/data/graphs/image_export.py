@@ -1,4 +1,4 @@
-"""Helpers shared by all annotation writers: placing images where a format has them, samples by split, ids, checks of labels."""
+"""Helpers shared by all annotation writers: image paths of a format, samples by split, ids, checks of labels."""
 
 from __future__ import annotations
 

@@ -52,7 +52,7 @@ class MovedMask:
         return replace(self, row_H=self.row_H[top : top + height], column_W=self.column_W[first : first + width])
 
     def pixels(self) -> Mask:
-        """bool [H, W]. Raises DataError if the mask is none, or one of another picture."""
+        """bool [H, W]. Raises DataError if the mask is invalid or of another image size."""
         mask_HW: Mask = pixels_of(self.mask, *self.size)[np.ix_(self.row_H, self.column_W)]
         return mask_HW[:, ::-1] if self.turned else mask_HW
 

@@ -1,4 +1,4 @@
-"""Class-agnostic data: all regions have one label, for a detector that learns to find things without naming them."""
+"""Class-agnostic data: all regions have one label, for a detector that learns to localise objects without classifying them."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""Pairs of regions as tensors: what is true of them, what a model is asked about them, and what it says. The common tongue of data,
-detectors, matching and losses.
+"""Pairs of regions as tensors: ground truth, model inputs and predictions. The shared representation of data, detectors, matching
+and losses.
 
 Letters: B images, S decoder layers (the last one is what inference reads), Q pair queries, G pairs (padded to the most of any
 image), C entity names with the background as the last, R relation names. Boxes are cxcywh in shares of the image.

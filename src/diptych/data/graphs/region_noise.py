@@ -1,4 +1,4 @@
-"""Regions that are slightly wrong, for a model that is given regions and must put them right (DN-DETR, 2203.01305; RLIPv2's R-Tagger).
+"""Noisy regions, for training a model to correct given regions (DN-DETR, 2203.01305; RLIPv2's R-Tagger).
 
 With a box (cx, cy, w, h), strength b and u uniform in [-b, b], drawn for each number:
 

@@ -1,4 +1,4 @@
-"""Fewer labels on purpose: few-shot subsets, relations hidden from training, wrong predicates. The pictures stay what they are.
+"""Reduced or corrupted labels: few-shot subsets, relations hidden from training, wrong predicates. The pictures are unchanged.
 
 few_shot_rows       a share of the images in which every predicate and every object still occurs (HICO-DET 1 % and 10 %)
 without_triplets    the annotations of unseen (subject, predicate, object) classes removed (UC-RF, UC-NF, UO)

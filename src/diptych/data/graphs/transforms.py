@@ -1,4 +1,4 @@
-"""Pictures and their graphs, moved together: resize, crop, mirror, colour. Boxes follow the pixels, relations follow the boxes.
+"""Joint transforms of pictures and their graphs: resize, crop, mirror, colour. Boxes follow the pixels, relations follow the boxes.
 
 Two recipes of views are here: `SquareResize`, one square size for small models, and `DetrTransform`, the multi-scale resize and crop that
 DETR and all its relatives train with. `ResizeShortSide` is what those are evaluated with.

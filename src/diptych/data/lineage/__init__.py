@@ -1,1 +1,1 @@
-"""Lineage of data on disk: what made a folder, the whole life of a row, data cards."""
+"""Lineage of data on disk: the steps that produced a folder, the history of a row, data cards."""

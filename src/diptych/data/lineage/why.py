@@ -1,4 +1,4 @@
-"""The whole life of a row: where it came from, what each step said of it, which texts it had before and after, why it is gone."""
+"""History of a row: its source, the decision of each step, its texts before and after, and why it was dropped."""
 
 from __future__ import annotations
 

@@ -37,7 +37,7 @@ class DecodedImages:
     opens the file for itself."""
 
     def __init__(self, file: Path, rows: Sequence[int], pool: Pool) -> None:
-        """`rows[r]` is the place of row r in the array, or -1: then the image is that of `pool`, whatever it is."""
+        """`rows[r]` is the index of row r in the array, or -1: then the image is read from `pool`."""
         self.file, self.rows, self.pool = file, list(rows), pool
 
     @cached_property

@@ -1,4 +1,4 @@
-"""Order of an epoch that is computed, not stored: a keyed permutation of 0..n-1 of which any places can be asked for, in constant memory.
+"""Order of an epoch that is computed, not stored: a keyed permutation of 0..n-1 with random access to any positions in constant memory.
 
 A balanced Feistel network over the smallest power of four that holds n, six rounds of a 64-bit mixing function (SplitMix64, Steele et al.
 2014); a value past n is sent through again until it lies below (cycle walking, Black and Rogaway 2002), four times at most on average.

@@ -1,4 +1,4 @@
-"""Features of images found again by what the images hold: those that one command computed serve every other.
+"""Feature cache keyed by image content, so that all commands share the features that one computed.
 
 A feature table may keep `digests.npy` (uint8 [N, 16]) beside its rows: what each image is known by. Letters: N rows, D width.
 """

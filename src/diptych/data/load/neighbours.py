@@ -1,4 +1,4 @@
-"""Batches in which every second row looks like the one before it: the hard images of NegCLIP."""
+"""Batches in which every second row is visually similar to the one before it: the hard images of NegCLIP."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which samples a reservoir would hold, decided from each sample alone.
+"""Reservoir sampling that decides membership from each sample alone.
 
 Reservoir sampling keeps a uniform sample of everything that has passed, and its result depends on the order of passing. Here each
 sample has a number in [0, 1) that depends on (seed, uid) alone, and the reservoir holds the samples with the smallest numbers: the same

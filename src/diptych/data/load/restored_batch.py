@@ -1,4 +1,4 @@
-"""Pairs whose texts are read three times: whole, and with words hidden from an encoder and from a decoder (LexLIP, 2302.02908).
+"""Batches with three versions of each text: complete, masked for an encoder, and masked for a decoder (LexLIP, 2302.02908).
 
 Letters: B batch, L text tokens, M positions that are asked for.
 """

@@ -1,4 +1,4 @@
-"""Order of rows whose shards are fetched from object storage: a few shards at a time, so that each is fetched once an epoch.
+"""Order of rows whose shards are fetched from object storage: a few shards at a time, so that each is fetched once per epoch.
 
 Letters: N rows, S shards.
 """

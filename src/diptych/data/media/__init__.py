@@ -1,1 +1,1 @@
-"""From bytes to pixels."""
+"""Media: decoding, formats, augmentation and transforms."""

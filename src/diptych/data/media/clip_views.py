@@ -1,4 +1,4 @@
-"""Which frames of a clip are read, and how they are cropped: one view in training, one or several in a test (X-CLIP, 2208.02816).
+"""Frame sampling and cropping of clips: one view in training, one or several at test time (X-CLIP, 2208.02816).
 
 A `Reading` says how the pixels come. "released" is X-CLIP's pipeline: frames are resized as OpenCV does it, without smoothing, those of
 just the right size as well (enlarged by 256/224, of which the middle is taken), and in training one frame is drawn of each of equal

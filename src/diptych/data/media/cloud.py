@@ -1,4 +1,4 @@
-"""A point cloud: x, y and z of every point, and whatever else is known of it.
+"""A point cloud: x, y and z of every point, and optional further features.
 
 Letters: P points, F features.
 """

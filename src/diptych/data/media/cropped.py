@@ -1,4 +1,4 @@
-"""A part of a picture, cut out when it is read."""
+"""A crop of a picture, cut out on access."""
 
 from __future__ import annotations
 

@@ -298,7 +298,7 @@ def _upright_size(image: Any) -> tuple[int, int]:
 
 
 def _orientation(image: Any) -> int:
-    """EXIF orientation 1..8; 1 when there is none or the block is damaged, which should not cost the picture."""
+    """EXIF orientation 1..8; 1 if there is none or the block is damaged, so that the picture can still be read."""
     try:
         value = int(image.getexif().get(ORIENTATION, 1))
     except (OSError, ValueError, SyntaxError, TypeError, KeyError, IndexError, struct.error):

@@ -54,7 +54,7 @@ def read_part(part: Source, medium: str) -> bytes:
 
 
 def only_part(item: MediaItem, limit: MediaLimit) -> bytes:
-    """Bytes of a medium that is one file."""
+    """Bytes of a medium stored as a single file."""
     if len(item.parts) != 1:
         raise DecodeError(f"{len(item.parts):,} files", expected="one", **place_of(item))
     return read_parts(item, limit)[0]
@@ -67,7 +67,7 @@ def refuse_elements(count: int, unit: str, item: MediaItem, limit: MediaLimit) -
 
 
 def array_of(item: MediaItem) -> npt.NDArray[Any] | None:
-    """The array of an item that is one in memory already, else None."""
+    """The array of an item that is already decoded in memory, else None."""
     part = item.parts[0]
     return part.array if len(item.parts) == 1 and isinstance(part, ArraySource) else None
 

@@ -1,4 +1,4 @@
-"""A square cut out of a picture at the size that it has.  Letters: H W pixels, C channels."""
+"""A square crop of a picture at native resolution.  Letters: H W pixels, C channels."""
 
 from __future__ import annotations
 

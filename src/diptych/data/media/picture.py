@@ -48,7 +48,7 @@ class Pictures:
     limit: MediaLimit = MediaLimit(bytes=1 << 30, elements=MAX_PIXELS, parts=64)
 
     def decode(self, item: MediaItem, *, limit: MediaLimit | None = None, min_side: int = 0) -> tuple[Pixels, ...]:
-        """Each uint8 [H, W, 3], of whatever sizes, in order. The limit holds for all of them together."""
+        """Each uint8 [H, W, 3], of any size, in order. The limit applies to all of them together."""
         limit = limit or self.limit
         return tuple(decode_part(part, item.medium, limit, min_side) for part in read_pictures(item, limit))
 

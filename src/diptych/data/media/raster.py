@@ -1,4 +1,4 @@
-"""A raster: bands on one grid, in the numbers of the file. 16-bit radiographs, float elevations, many-band satellite scenes.
+"""A raster: bands on one grid, in the value range of the file. 16-bit radiographs, float elevations, many-band satellite scenes.
 
 What people get wrong: PIL keeps 8 of the 16 bits of colour files without a word, and converting to RGB clips 16-bit greys.
 

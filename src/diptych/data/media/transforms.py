@@ -1,4 +1,4 @@
-"""Pixels to what a tower reads: square, normalised float32; the exact way for evaluation, random crops for training.
+"""Preprocessing of pixels for a tower: square, normalised float32; deterministic for evaluation, random crops for training.
 
 Letters: B batch, C channel, H W pixels.
 """

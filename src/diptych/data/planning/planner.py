@@ -75,7 +75,7 @@ def accepts(plan: Plan, goal: Goal, labels: Iterable[str], *, facts: Sequence[st
 
 
 def symbol(label: str) -> str:
-    """A label as a PDDL name: "Cell phone" becomes cell_phone. Raises DataError for what is none."""
+    """A label as a PDDL name: "Cell phone" becomes cell_phone. Raises DataError if no name can be formed."""
     name = "_".join(label.strip().lower().split())
     if not NAME.fullmatch(name):
         raise DataError(f"{label!r} is no name of an object", field="labels", expected="letters, digits, '_' and '-'")

@@ -23,7 +23,7 @@ FORMATS = ("aro", "sugarcrepe", "vl_checklist", "winoground")
 
 
 def format_of(folder: Path) -> str:
-    """The probe that a folder holds, by the names of its files; "" if it is none."""
+    """The probe that a folder holds, recognised by its file names; "" for any other folder."""
     return next((name for name in FORMATS if _part(name, "holds")(folder)), "") if folder.is_dir() else ""
 
 

@@ -1,4 +1,4 @@
-"""A picture with captions of which some are true and some are false: the noun that all probes share.
+"""A picture with true and false captions: the data type that all probes share.
 
 Beside a sample they lie as `extras["cases"]`, a list of {"kind": what the false ones get wrong, "options": captions, "roles": a
 role each}.

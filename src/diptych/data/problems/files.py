@@ -28,7 +28,7 @@ SPLITS = {"train": "train", "valid": "val", "test": "test"}
 
 
 def format_of(path: Path) -> str:
-    """The format of a file or folder; "" if it is none of these."""
+    """The format of a file or folder; "" if it is not recognised."""
     if path.is_dir():
         if any(STORY.fullmatch(file.name) for file in path.glob("qa*.txt")):
             return "babi"

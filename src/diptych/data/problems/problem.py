@@ -1,4 +1,4 @@
-"""Problems of a sample, as they lie beside it: `extras["problem"]`.
+"""Problems of a sample, stored in `extras["problem"]`.
 
 {"kind": "sudoku", "cells": "0040100000020300", "answer": "2341143242133124"}
 {"kind": "story", "facts": ["mary moved to the bathroom"], "question": "where is mary", "answer": "bathroom", "task": "qa1"}

@@ -26,7 +26,7 @@ FORMATS = ("ii_bench", "llava", "mmrel", "multi_image", "nlvr2", "q_spatial")
 
 
 def format_of(path: Path) -> str:
-    """The format of a file by its first row; "" if it is none of these."""
+    """The format of a file by its first row; "" if it is not recognised."""
     if path.suffix.lower() not in SUFFIXES or not path.is_file():
         return ""
     row = first_row(path)

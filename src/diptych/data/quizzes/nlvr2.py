@@ -1,4 +1,5 @@
-"""NLVR2 (Suhr et al., 2019, arXiv 1811.00491): whether a statement holds of a pair of photographs. Files of one row per line, named .json:
+"""NLVR2 (Suhr et al., 2019, arXiv 1811.00491): statements that are true or false of a pair of photographs. Files of one row per
+line, named .json:
 
 {"identifier": "dev-850-0-0", "sentence": "The right image shows two dogs.", "label": "True", "directory": 37}
 

@@ -1,4 +1,4 @@
-"""Rows of a file of questions, and the pictures that they mean."""
+"""Rows of a question file, and the pictures that they refer to."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def first_row(path: Path) -> Row | None:
         row, stop = json.JSONDecoder().raw_decode(text[1:].lstrip() if listed else text)
     except (OSError, ValueError, RecursionError, pa.ArrowException):
         return None
-    # COCO and the like; a second row after the first means one row per line, whatever the name
+    # COCO and the like; a second row after the first means one row per line, regardless of the name
     whole_file = path.suffix.lower() == ".json" and not listed and not text[stop:].strip()
     return row if isinstance(row, dict) and not whole_file else None
 

@@ -301,7 +301,7 @@ def _extra(column: pa.Array) -> pa.Array | None:
 
 
 def _without_gaps(pool: Pool, texts: Texts, faults: Mapping[int, str], captions: bool, where: Callable[[int], str]) -> Pool:
-    """Leave out rows without image, rows with a fault, and with `captions` rows without text where others have some. Images
+    """Leave out rows without image, rows with a fault, and with `captions` rows without text if other rows have text. Images
     alone, without any text, are fine."""
     has_text = texts.counts() > 0
     some_text = bool(has_text.any())

@@ -168,7 +168,7 @@ def _rows(
 
 
 def _place(source: str, document: Path, root: Path) -> Path | str:
-    """File of a picture, or the reason that there is none: only files in the folder of the documents are allowed."""
+    """File of a picture, or the reason why it is not available: only files in the folder of the documents are allowed."""
     shown = source[:100]
     try:
         parts = urlsplit(source.strip())
@@ -200,7 +200,7 @@ class _Run:
 
 
 class _HTML(HTMLParser):
-    """Block elements end a run of text; what stands in silent elements is left out, whatever is nested there or never closed."""
+    """Block elements end a run of text; the content of silent elements is skipped, including nested and unclosed elements."""
 
     def __init__(self) -> None:
         super().__init__(convert_charrefs=True)

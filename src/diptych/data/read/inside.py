@@ -1,4 +1,4 @@
-"""Confinement of data of strangers: files that a table names outside of a folder are left out, whatever their path says."""
+"""Confinement of untrusted data: files outside of a folder are left out, regardless of the path in a table."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Pairs before any image is there: Parquet tables of texts, and the addresses where their images are. What curation starts from.
+"""Pairs without downloaded images: Parquet tables of texts and image addresses, the input of curation.
 
-A row needs a text (column caption, text, alt or title; in whatever case, so LAION's TEXT counts). It is known by its column "uid", else
+A row needs a text (column caption, text, alt or title; case-insensitive, so LAION's TEXT counts). It is known by its column "uid", else
 by a hash of address and text: the identity of a *pair*, so one image with two texts is two rows. A file that is damaged or lacks a
 column, a text that is not UTF-8 and a pair that was there before cost themselves alone, with a line in the quarantine.
 """
@@ -175,7 +175,8 @@ def _is_utf8(value: bytes) -> bool:
 
 
 def _once(table: pa.Table, bad: list[QuarantineEntry]) -> pa.Table:
-    """Each uid once, rows in order of uid: of equal ones the first in order of their other columns, whatever files they came from."""
+    """Each uid once, rows in order of uid: of duplicates the first in order of their other columns, independent of the files they
+    came from."""
     uids = table["uid"].to_pylist()
     if len(set(uids)) == len(uids):
         return table.take(pa.array(sorted(range(len(uids)), key=uids.__getitem__), pa.int64()))

@@ -71,7 +71,7 @@ class MediaNames:
         return None
 
     def folder(self, name: str) -> NamedPart | None:
-        """Parse the name of a folder of parts, ``KEY.clip``; None if it is none."""
+        """Parse the name of a folder of parts, ``KEY.clip``; None for any other name."""
         match = self._label.fullmatch(name)
         return _part_of_match(match) if match else None
 
@@ -96,7 +96,7 @@ def in_order(files: Sequence[str]) -> list[str]:
 
 
 def parts_of(folder: Path) -> list[str]:
-    """The pictures of a folder that is one medium, in order."""
+    """The pictures of a folder that forms one medium, in order."""
     if path_problem(str(folder)) or not folder.is_dir():
         return []
     return in_order([file.name for file in folder.iterdir() if file.suffix.lower().lstrip(".") in PICTURE_SUFFIXES])

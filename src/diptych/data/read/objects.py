@@ -26,8 +26,8 @@ A_PAIR = "pairs (image, text), rows {name: value}, or Sample"
 
 
 def read_object(source: Any, options: ReadOptions, *, name: str, root: Path | None) -> Pool | None:
-    """The pool of a pandas or polars DataFrame, an Arrow table, a list of pairs or of rows, or a data set of torch; None for what is none
-    of these. `root`: the folder that image paths are relative to; without, the working directory."""
+    """The pool of a pandas or polars DataFrame, an Arrow table, a list of pairs or of rows, or a data set of torch; None for
+    anything else of these. `root`: the folder that image paths are relative to; without, the working directory."""
     module = type(source).__module__.partition(".")[0]
     if module == "pandas" and hasattr(source, "columns"):
         return _columns({str(column): source[column].tolist() for column in source.columns}, options, name or "table", root)

@@ -1,4 +1,4 @@
-"""Validation of columns from foreign tables: strings are UTF-8, paths are paths, texts are texts.
+"""Validation of columns from foreign tables: strings must be UTF-8, and paths and texts of the right type.
 
 What is wrong costs its row and names it. A column that as a whole cannot be what it is taken for is a `DataError` instead.
 """

@@ -1,4 +1,4 @@
-"""Size of a Parquet table in memory, known before it takes that memory: a few bytes of a file may stand for gigabytes."""
+"""Size of a Parquet table in memory, computed before loading it: a few bytes of a file may expand to gigabytes."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def _unpacked_bytes(file: BinaryIO, limit: int) -> int:
 
 
 def _string_bytes(array: pa.Array) -> int:
-    """Bytes of all strings of an array, at whatever depth."""
+    """Total bytes of the strings of an array, at any nesting depth."""
     if pa.types.is_dictionary(array.type):
         lengths = pc.binary_length(array.dictionary).cast(pa.int64())
         return int(pc.sum(lengths.take(array.indices)).as_py() or 0)

@@ -1,4 +1,4 @@
-"""Add samples to a built folder: new shards beside those that are there, then the manifest that names them.
+"""Add samples to a built folder: new shards next to the existing ones, then the manifest that names them.
 
 Readers see all of the new samples or none. An `add` that was killed goes on where it stopped when it is called again. Samples that are
 there already are passed over: with the same uid, picture and texts, or with a picture that another sample shows.

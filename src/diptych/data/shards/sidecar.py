@@ -15,7 +15,7 @@ from diptych.data.read.read_options import TEXT_NAMES, ReadOptions
 IMAGES = frozenset(PICTURE_SUFFIXES)
 TEXTS = ("txt", "caption", "text")
 LARGEST = 16 * 2**20
-"""Bytes of a sidecar; a larger one is none."""
+"""Maximum bytes of a sidecar; larger files are rejected."""
 MOST_FIELDS = 1_000
 _WHOLE = re.compile(r"-?[0-9]{1,18}")
 _JSON_TEXT = tuple(name for rank in TEXT_NAMES for name in rank)

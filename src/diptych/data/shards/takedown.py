@@ -1,4 +1,4 @@
-"""Take samples out of a data set for good: from the tars, the manifest and every table. A search index has its own `take_down`.
+"""Remove samples permanently from a data set: from the tars, the manifest and every table. A search index has its own `take_down`.
 
     OUT/takedown.json           what a takedown that has not ended is to take out; the next call goes on with it
     OUT/taken_down.parquet      uid, sha256 and reason of everything that was taken down: it is not taken in again
@@ -97,7 +97,7 @@ def taken_down(folder: Path) -> TakenDown:
 def uids_where(pool: Pool, conditions: Sequence[str]) -> list[str]:
     """Uids of the samples that meet all conditions, each COLUMN=VALUE, such as "group=p0412" or "licence=unknown".
 
-    Raises ConfigError for a condition that is none, UnknownName for a column that the data lack.
+    Raises ConfigError for an invalid condition, UnknownName for a column that the data lack.
     """
     keep = set(pool.uids)
     for condition in conditions:

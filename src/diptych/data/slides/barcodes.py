@@ -1,4 +1,4 @@
-"""Barcodes of The Cancer Genome Atlas: which patient a slide is of.
+"""Barcodes of The Cancer Genome Atlas: the patient of a slide.
 
 TCGA-BP-4161-01Z-00-DX1.a5c24186-a438-4c65-857e-d6da30340342
 ^^^^^^^^^^^^ project, site and patient; slides of one patient must not stand on both sides of a split

@@ -1,4 +1,4 @@
-"""The tiles of a slide at one scale, whatever its scanner's: places in pixels of level 0, pixels at this many micrometres each.
+"""The tiles of a slide at one scale, independent of the scanner's: places in pixels of level 0, pixels at this many micrometres each.
 
 What implementations get wrong: a level taken by its index, which means another scale on every scanner; places stored at one scale
 and tiles read at another; background that is embedded, and counted as normal tissue.

@@ -1,4 +1,4 @@
-"""Where a slide shows tissue: what is more saturated than the glass, by Otsu's threshold.  Letters: H W pixels."""
+"""Tissue mask of a slide: pixels more saturated than the glass, by Otsu's threshold.  Letters: H W pixels."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""From texts to token ids."""
+"""Text processing: captions, prompts, tokenization."""

@@ -1,4 +1,4 @@
-"""Languages by tag: what they are called in English, and how much of the web's text they are."""
+"""Languages by tag: their English names, and their share of the web's text."""
 
 from __future__ import annotations
 

@@ -71,8 +71,8 @@ def version_of(deb: Path) -> str:
 def files(deb: Path, under: str, links: Links | None = None) -> Files:
     """Regular files of a package below the folder `under`, as (path relative to it, bytes), streamed in archive order.
 
-    Symbolic links that stay in the folder are noted in `links` (see `resolve_links`). Devices and whatever leaves the folder are passed
-    over.
+    Symbolic links that stay in the folder are noted in `links` (see `resolve_links`). Devices and entries outside of the folder
+    are passed over.
     """
     with subprocess.Popen(["dpkg-deb", "--fsys-tarfile", str(deb)], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
         assert process.stdout is not None

@@ -74,7 +74,8 @@ def fetch(name: str, out: Path | str, *, keep_debs: bool = False, progress: bool
 
 
 def split_by(samples: list[Sample], units: list[str], held_out: str) -> list[Sample]:
-    """The samples with their split: a share of the units, and whatever has the same bytes as one of theirs, is held out under that name.
+    """The samples with their split: a share of the units, and every sample with the same bytes as one of theirs, is held out
+    under that name.
 
     What has no unit ("") is training. Which units are held out depends on their names only.
     """

@@ -1,4 +1,4 @@
-"""Which link is asked next: no host by too many at once or too soon, no thread waits while another host is free."""
+"""Schedule of requests by host: no host gets too many requests at once or too soon, and no thread waits while another host is free."""
 
 from __future__ import annotations
 

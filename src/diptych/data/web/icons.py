@@ -77,7 +77,7 @@ def read_icons() -> tuple[list[Sample], list[QuarantineEntry]]:
 
 
 def _splits(samples: list[Sample]) -> list[str]:
-    """Split of each icon; equal drawings stay together whatever they are called."""
+    """Split of each icon; equal drawings get the same split, regardless of their names."""
     concepts = Pool.from_samples([replace(one, group=one.group.partition(" ")[0]) for one in samples], name="icons")
     digests = [hashlib.sha256(one.image.read()).hexdigest() if one.image is not None else "" for one in samples]
     splits = hold_out(concepts.with_columns({"sha256": digests}), {"family": [HELD_OUT_FAMILY]}).column("split")
@@ -85,7 +85,8 @@ def _splits(samples: list[Sample]) -> list[str]:
 
 
 def draw(svg: str, side: int = SIDE) -> bytes:
-    """PNG of an SVG, black on a white square of `side` pixels that it fills in one direction. Raises ValueError for what is none."""
+    """PNG of an SVG, black on a white square of `side` pixels that it fills in one direction. Raises ValueError if it is not a
+    valid SVG."""
     try:
         from resvg_py import svg_to_bytes
     except ImportError as error:

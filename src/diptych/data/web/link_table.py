@@ -1,4 +1,4 @@
-"""From web archives to one table of links: a part a file, so that a run that was killed goes on; each pair once, in order of uid.
+"""Builds one table of links from web archives: one part per file, so that a killed run can resume; each pair once, in order of uid.
 
 OUT/links.parquet        uid, url, text, page, licence: `diptych data download` takes it from here, and `diptych curate` judges its texts
 OUT/quarantine.parquet   records and files that could not be read, and why

@@ -1,5 +1,4 @@
-"""Polite download of one image: opt-outs are honoured, private networks are refused, and no server can hold a link longer than it
-may take.
+"""Polite download of one image: opt-outs are honoured, private networks are refused, and no server can exceed the time limit of a link.
 
 Every address, also one that a redirect leads to, is looked up once, checked, and then connected to by its number, so that a name
 cannot answer differently the second time. Only http and https; bounded in time, bytes and redirects.

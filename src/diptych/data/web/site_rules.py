@@ -1,4 +1,4 @@
-"""Rules of sites on their files: robots.txt (RFC 9309) and reservations of text and data mining (W3C TDMRep), asked once a site."""
+"""Rules of sites on their files: robots.txt (RFC 9309) and reservations of text and data mining (W3C TDMRep), requested once per site."""
 
 from __future__ import annotations
 

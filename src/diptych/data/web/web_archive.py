@@ -267,7 +267,7 @@ def _link(
         url = urljoin(base, source.strip())
         sound = urlsplit(url).scheme in ("http", "https") and bool(urlsplit(url).hostname)
     except ValueError:
-        return  # an address that is none
+        return  # not a valid address
     if not is_utf8(url + text):
         bad.append(QuarantineEntry("", "text", "a link holds half a surrogate pair, which is not a character", where))
     elif sound:

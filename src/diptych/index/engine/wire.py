@@ -25,7 +25,7 @@ def send(line: socket.socket, value: dict[str, Any]) -> None:
 
 
 def receive(line: socket.socket) -> dict[str, Any] | None:
-    """The next frame; None at the end. Raises RunError for what is none."""
+    """The next frame; None at the end. Raises RunError for malformed data."""
     head = _exactly(line, 8)
     if head is None:
         return None

@@ -192,7 +192,7 @@ class Lexicon:
         return self.model.documents(texts, self._facts.option("mean_length", float))  # type: ignore[no-any-return]
 
     def _vectors_of_terms(self, weights: Sequence[Mapping[str, float]]) -> Sequence[Vectors]:
-        """New terms get their numbers first, so that whatever is stored can be read. An item without any term is left out."""
+        """New terms get their ids first, so that everything stored can be read. An item without any term is left out."""
         self.vocabulary.learn(term for row in weights for term in row)
         return [{WORDS: self.vocabulary.encode(row)} if row else {} for row in weights]
 

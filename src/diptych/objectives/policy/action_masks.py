@@ -59,8 +59,8 @@ def masked_entropy(logit_NV: Tensor, mask_NV: Tensor | None, *, renormalised: bo
     if mask_NV is None:
         return -(log_NV.exp() * log_NV).sum(-1)
     inside_NV = log_NV.masked_fill(~mask_NV, 0.0)
-    probability_NV = inside_NV.exp() * mask_NV
-    return -(probability_NV / probability_NV.sum(-1, keepdim=True) * inside_NV).sum(-1)
+    probability_NV = logit_NV.masked_fill(~mask_NV, -torch.inf).softmax(-1)
+    return -(probability_NV * inside_NV).sum(-1)
 
 
 def drawn_actions(log_NV: Tensor, uniform_N: Tensor) -> Tensor:

@@ -152,8 +152,8 @@ class RelationBooth(ReferenceRecipe):
         return cls(
             small_steps=1200,
             small_data="world:figures?n=2000&seed=9999&apart=0.6&relations=waving to,dancing with",
-            batch_size=8,
-            steps=200,
+            batch_size=4,
+            steps=60,
             lr=2e-3,
         )
 

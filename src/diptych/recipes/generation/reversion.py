@@ -257,7 +257,9 @@ class ReVersion(Recipe[DiffusionNet, ExemplarBatch, InversionFeatures]):
             small_data="world:related?n=3000&seed=9999&hold_out=up left of,down right of",
             positive_words=("left", "right", "above", "below", "around"),
             positives=2,
-            steps=200,
+            batch_size=4,
+            steps=80,
+            lr=3e-2,
         )
 
     @classmethod

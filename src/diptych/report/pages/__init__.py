@@ -1,1 +1,1 @@
-"""Whole pages, one a kind of work; their building blocks lie in the folder above."""
+"""Complete pages, one module per kind; their building blocks are in the parent package."""

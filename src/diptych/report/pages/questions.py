@@ -1,4 +1,4 @@
-"""The page of questions that programs wrote: each beside the picture and graph that it was written from."""
+"""Page of generated questions, each next to the picture and graph that it was generated from."""
 
 from __future__ import annotations
 

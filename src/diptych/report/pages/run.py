@@ -78,7 +78,7 @@ def _chance(level: float) -> str:
 
 
 def training_blocks(lines: list[dict[str, Any]]) -> tuple[str, ...]:
-    """Loss, learning rate and whatever else the recipe logged, over steps; evaluations inside the run."""
+    """Loss, learning rate and all other values that the recipe logged, over steps; evaluations during the run."""
     train = [line for line in lines if line.get("kind") == "train"]
     extra = sorted({key for line in train for key in line} - SKIPPED)
     names = ["loss", "lr", "grad_norm", *(name for name in extra if name != "contrastive")]

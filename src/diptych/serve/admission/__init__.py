@@ -1,1 +1,1 @@
-"""Who may come in, how often, with how much."""
+"""Admission control: access, rates, and limits on requests."""

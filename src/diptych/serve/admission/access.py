@@ -1,4 +1,4 @@
-"""Who may do what: tokens with their rights and rates.
+"""Access control: tokens with their permissions and rates.
 
 A file of tokens is a JSON list: [{"name": "shop", "token": "...", "write": true, "rate": 20, "burst": 40}, ...]
 """

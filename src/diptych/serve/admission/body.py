@@ -1,4 +1,4 @@
-"""Refuse a request body that is too large before it fills the memory, with or without a declared length, and one that never ends."""
+"""Refuse request bodies that are too large before they fill the memory, with or without a declared length, and those that never end."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""HEAD wherever there is GET: the same answer without its body."""
+"""HEAD for every GET route: the same response without its body."""
 
 from __future__ import annotations
 

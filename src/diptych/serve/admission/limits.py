@@ -33,7 +33,7 @@ class Limits:
     request_seconds  from the first byte of a request until the client has taken the last byte of its answer
     body_seconds     until a body has arrived
     decode_seconds   of one picture
-    seconds          from then until the answer, whatever is asked
+    seconds          from then until the answer, for every route
     drain_seconds    for requests that are under way when the service is asked to stop
     """
 

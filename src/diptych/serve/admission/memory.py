@@ -1,4 +1,4 @@
-"""The memory that requests may hold together: bodies that are being read, and pictures by the size that their headers declare.
+"""Memory limit of all requests together: bodies that are being read, and pictures by the size that their headers declare.
 
 It is taken before it is used, and given back when the request ends, however it ends.
 """

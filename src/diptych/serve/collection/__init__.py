@@ -1,1 +1,1 @@
-"""The collection that a service serves: its data, changes of its items, and another model in its place."""
+"""The collection that a service serves: its data, changes to its items, and reloading with another model."""

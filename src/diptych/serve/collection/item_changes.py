@@ -1,4 +1,4 @@
-"""Changes that a service makes to items: what a request asks for, and what it means for an item as it is now."""
+"""Changes that a service makes to items: the requested change, and its effect on the current item."""
 
 from __future__ import annotations
 
@@ -136,8 +136,8 @@ def sample_of(part: DataPart, row: Mapping[str, Any], texts: tuple[Text, ...]) -
 
 
 def check_columns(columns: Mapping[str, Any], part: DataPart, index_columns: list[Mapping[str, str]]) -> None:
-    """Raise RequestError (422) for a field that cannot be stored: its name is taken, its value is none or of another kind than in other
-    items."""
+    """Raise RequestError (422) for a field that cannot be stored: its name is taken, its value is missing or of another type than
+    in other items."""
     for name, value in columns.items():
         if name in OWN and (value is None or isinstance(value, str)):
             continue

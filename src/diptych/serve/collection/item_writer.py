@@ -1,8 +1,8 @@
 """Adds, corrects and removes items of a running service: first in the data, where it is on disk, then in every index, then the answer.
 
 One thread takes the changes that have arrived and makes them together: one write to the log of the folder, one call of each index in the
-model's thread. What fails is taken back, in the data and in the indexes. A kill after the write to the log leaves an item that the indexes
-lack, or have too many; `reconcile` mends that when the service starts.
+model's thread. What fails is taken back, in the data and in the indexes. A kill after the write to the log leaves an item that
+the indexes lack, or have too many; `reconcile` mends that when the service starts.
 """
 
 from __future__ import annotations
@@ -169,7 +169,7 @@ class ItemWriter:
         """Make some changes together; where that fails each alone, so that one cannot fail the others."""
         try:
             answers = self._try(part, jobs)
-        except Exception as error:  # whatever it is, it is the answer of those jobs, and the thread lives on
+        except Exception as error:  # any error becomes the answer of those jobs; the thread goes on
             if len(jobs) > 1:
                 for job in jobs:
                     self._make(part, [job])

@@ -1,4 +1,4 @@
-"""POST /items, PATCH and DELETE /items/UID, POST /admin/reload: what changes a service while it runs. All need the right to write.
+"""POST /items, PATCH and DELETE /items/UID, POST /admin/reload: changes to a running service. All need write permission.
 
 An answer of 200 means that the change is on disk and searched. Each may be sent again after an answer that was lost.
 """

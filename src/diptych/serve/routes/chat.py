@@ -76,7 +76,7 @@ def add(app: FastAPI, service: Service) -> None:
 
 
 async def _stream_answer(writing: GenerationStream, number: str, usage: bool, connection: Request) -> Response:
-    """The answer begins when its first piece is there, so that whatever can be refused has its own status."""
+    """The response starts with the first generated piece, so that every refusal still has its own status code."""
     pieces = writing.pieces()
     ends = asyncio.get_running_loop().time() + writing.service.limits.seconds
     try:

@@ -1,4 +1,4 @@
-"""GET / and /page/NAME: the search page and its parts, which anybody may read: they tell nothing of models or data."""
+"""GET / and /page/NAME: the search page and its parts, which need no permission: they contain nothing about models or data."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Is it up, is it ready, what does it have, what has it done."""
+"""Health, readiness, contents and metrics of the service."""
 
 from __future__ import annotations
 

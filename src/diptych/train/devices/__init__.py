@@ -1,1 +1,1 @@
-"""Parts of a run that depend on its device: values that are read a step late, memory that runs out, blocks that are compiled."""
+"""Device-dependent parts of a run: delayed reading of values, out-of-memory handling, compiled blocks."""

@@ -1,4 +1,4 @@
-"""Stacks of equal blocks in a model: compiled, or with activations that are computed again. Names and tensors stay as they are."""
+"""Stacks of equal blocks in a model: compilation and activation checkpointing. Names and tensors do not change."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Values of a device, read by the host a step later: by then they are there, and nobody waits for the step that is at work."""
+"""Device values that the host reads one step later, when they are available without waiting for the running step."""
 
 from __future__ import annotations
 

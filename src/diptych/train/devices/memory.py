@@ -1,4 +1,4 @@
-"""Out of memory in a step: the step is taken again in chunks of half the size, which leaves its gradients as they are."""
+"""Out-of-memory handling of a step: it is repeated in chunks of half the size, with the same gradients."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Writes a checkpoint of a run: whole tensors by the first process, or of sharded ones by every process its own."""
+"""Writes a checkpoint of a run: whole tensors by the first process, or the shards of every process."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Rollouts of a policy in gymnasium environments, with one line for an environment that throws and for an episode without end.
+"""Rollouts of a policy in gymnasium environments, with one-line errors for an environment that raises and for an episode that
+does not end.
 
 Letters: T steps, E environments, A actions.
 """

@@ -1,4 +1,4 @@
-"""Policies: the model answers, is rewarded, and learns from its own answers (PPO and its kin)."""
+"""Policy-gradient engine: the model answers, is rewarded, and is trained on its own answers (PPO and similar methods)."""
 
 from __future__ import annotations
 

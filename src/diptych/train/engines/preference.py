@@ -1,4 +1,5 @@
-"""Preferences: gradient steps on answers that were judged, measured against models that stay as they are (DPO and its kin).
+"""Preference-optimisation engine: gradient steps on preferred and rejected answers against frozen reference models (DPO and
+similar methods).
 
 The log-probabilities of the reference come with the pairs, computed once before a phase (`scored_samples` in the recipe's `Stage.make`),
 or from a frozen companion that is asked in every step, at the cost of a second model in memory and a second forward pass.
@@ -49,7 +50,7 @@ class Preference(Engine):
 
 @torch.no_grad()
 def scored_samples(run: Trainer, samples: Sequence[Sample], *, size: int) -> Iterator[tuple[Sequence[Sample], Batch, Any]]:
-    """Samples in order, `size` at a time, with the batch that the recipe of the present phase makes of them, and its features by the
+    """Samples in order, `size` at a time, with the batch that the recipe of the current phase builds from them, and its features by the
     model as it is, in evaluation mode and without gradient. The caller puts the model back into training mode.
 
     Draws are keyed by the sample alone, so that a recipe that augments is scored on one view of each.

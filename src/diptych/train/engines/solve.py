@@ -1,4 +1,4 @@
-"""Closed form: one pass over the data adds up sums, the weights follow from them at once."""
+"""Closed-form engine: one pass over the data accumulates sums, from which the weights are computed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""AdamW as transformers had it beside torch's, which published training code still calls."""
+"""AdamW as formerly implemented in transformers, which published training code still uses."""
 
 from __future__ import annotations
 

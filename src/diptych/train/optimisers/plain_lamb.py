@@ -1,4 +1,4 @@
-"""LAMB as the early PyTorch implementation has it that FILIP's authors trained with (cybertronai/pytorch-lamb d3ab8dc)."""
+"""LAMB as in the early PyTorch implementation that FILIP's authors used (cybertronai/pytorch-lamb d3ab8dc)."""
 
 from __future__ import annotations
 

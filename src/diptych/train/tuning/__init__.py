@@ -1,1 +1,2 @@
-"""Ways to tune any recipe (`core.contracts.Tuning`), a way a file: adapters, rates, blending, a teacher, positions of another count."""
+"""Ways to tune any recipe (`core.contracts.Tuning`), one per module: adapters, learning rates, blending, distillation, resized
+positions."""

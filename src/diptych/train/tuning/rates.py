@@ -23,7 +23,7 @@ BLOCK = re.compile(r"(?:^|\.)(?:blocks?|layers?|resblocks|stages)\.(\d+)\.")
 
 
 def tuned_optimiser(spec: Optimiser, model: nn.Module, tuning: Tuning, *, head_only: bool = False) -> Optimiser:
-    """The optimiser with a rule for every parameter that tuning treats otherwise; `spec` itself if there is none.
+    """The optimiser with a rule for every parameter that tuning treats differently; `spec` itself if there are none.
 
     head_only  of the steps in which the heads are trained alone
     Raises UnknownName for a pattern that no parameter answers, ConfigError for layers that cannot be counted.

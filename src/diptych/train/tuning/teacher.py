@@ -1,9 +1,9 @@
-"""Stay close to a teacher while learning: the model as it was at the start, or any other embedder (`Tuning.distill`).
+"""Distillation from a teacher during fine-tuning: the initial model or any other embedder (`Tuning.distill`).
 
 The loss is open_clip's `DistillClipLoss` (`objectives.distillation.topology.clip_distillation`): cross-entropies between the teacher's
 and the student's softmax over the similarities of the batch, rows and columns, each side with its own scale.
 
-The start answers with the very features of the recipe, whatever they are made of. Another embedder sees the same crops in the student's
+The initial model as teacher computes the recipe's own features. Another embedder sees the same crops in the student's
 resolution and the same texts, through its own preprocessing and tokenizer.
 
 Letters: B batch, N items, C channel, H W.

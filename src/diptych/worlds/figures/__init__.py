@@ -1,1 +1,1 @@
-"""Two stick figures that do something together: key points, masks, reference pictures, and a checker of generated pictures."""
+"""Two stick figures in an interaction: key points, masks, reference pictures, and a checker of generated pictures."""

@@ -1,1 +1,1 @@
-"""Rendered kitchens with an instruction or an intent, and the goal that it means: `world:kitchens`."""
+"""Rendered kitchens with an instruction or an intent, and its goal: `world:kitchens`."""

@@ -1,4 +1,4 @@
-"""Shapes with made-up names that say nothing of how they look, each known by its description. `world:invented`.
+"""Shapes with made-up names that do not reveal their appearance, each defined by its description. `world:invented`.
 
 A name stands for a colour, a texture and a shape ("a kind of thing, red, striped, star"); `similar objects` differ from it in one of the
 three. With `hold_out`, colours of shapes that occur in the split "unseen" only, and their names with them.

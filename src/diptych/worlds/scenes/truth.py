@@ -1,4 +1,4 @@
-"""The complete graph of a rendered scene, computed from its masks: nothing here looks at how the scene was planned.
+"""The complete graph of a rendered scene, computed from its masks: independent of how the scene was planned.
 
 A relation that is not listed does not hold. The rules, with distances in pixels of the image:
 

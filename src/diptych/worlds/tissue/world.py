@@ -1,4 +1,4 @@
-"""Tiles with captions as the web has them: several images a case, captions at several levels of the tree, some kinds rare.
+"""Tiles with captions as the web has them: several images per case, captions at several levels of the tree, some kinds rare.
 
 A case is a group of images with the same captions, as clusters of near duplicates are. Some cases are named by their kind, some only by
 the family, some not at all: which concept the captions name is the extra "concept", which kind it is the extra "label". In the test rows

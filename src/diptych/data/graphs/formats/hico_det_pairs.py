@@ -1,4 +1,4 @@
-"""HICO-DET as a list of pairs an image (``instances_train2015.json``, ``instances_test2015.json``: UPT, PViC and others).
+"""HICO-DET as a list of pairs per image (``instances_train2015.json``, ``instances_test2015.json``: UPT, PViC and others).
 
     instances_test2015.json   {"annotation": [{"boxes_h", "boxes_o", "hoi", "object", "verb"}], "filenames", "size", "objects",
                                "verbs", "correspondence", "empty", "rare", "non_rare"}

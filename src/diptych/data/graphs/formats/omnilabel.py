@@ -1,4 +1,4 @@
-"""OmniLabel: free descriptions of things, each looked for in some pictures, present or not (Schulter et al., 2023, 2304.11463).
+"""OmniLabel: free-form object descriptions, each annotated as present or absent in some pictures (Schulter et al., 2023, 2304.11463).
 
     dataset_all_val.json   images: [{"id", "file_name"}]
                            descriptions: [{"id", "text", "image_ids": [...], "anno_info": {"type": ...}}]

@@ -172,7 +172,7 @@ def write(samples: Sequence[Sample], folder: Path, placer: ImageExporter) -> lis
 
 
 class _Action:
-    """One of the 26 lists while it is written: a row for each of V-COCO's people, whatever they do."""
+    """One of the 26 lists while it is written: a row for each of V-COCO's people, whatever their action."""
 
     def __init__(self, name: str, roles: tuple[str, ...]) -> None:
         self.name, self.roles = name, roles

@@ -1,4 +1,4 @@
-"""Visual Genome as published: free-form names, one JSON a kind of annotation.
+"""Visual Genome as published: free-form names, one JSON file per kind of annotation.
 
     objects.json         [{"image_id", "objects": [{"object_id", "x", "y", "w", "h", "names", "synsets", "merged_object_ids"}]}]
     relationships.json   [{"image_id", "relationships": [{"relationship_id", "predicate", "synsets", "subject", "object"}]}]

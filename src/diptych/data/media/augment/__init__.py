@@ -1,1 +1,1 @@
-"""Pictures changed at random for training: colours, places, several views of one."""
+"""Random augmentation of pictures for training: colours, geometry, multiple views."""

@@ -1,4 +1,4 @@
-"""Images made hard to read: shrunk to a few pixels, or with other colours (STIC, 2405.19716).  Letters: H W C."""
+"""Image corruptions: downscaling to a few pixels, or colour changes (STIC, 2405.19716).  Letters: H W C."""
 
 from __future__ import annotations
 

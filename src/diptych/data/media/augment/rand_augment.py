@@ -1,4 +1,4 @@
-"""RandAugment (Cubuk et al., 2019, arXiv 1909.13719): a few changes of colour and place, each as likely, all of one strength.
+"""RandAugment (Cubuk et al., 2019, arXiv 1909.13719): a few colour and geometric operations, equally likely, all with one magnitude.
 
 Operations, ranges and signs are those of ViLT's and LexLIP's released code: 14 operations, places that become free are black, `Posterize`
 and `Solarize` are strongest at magnitude 0.  Letters: H W, C.

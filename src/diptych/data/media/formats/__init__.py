@@ -1,1 +1,1 @@
-"""Files of pictures, clouds, slides and videos that no decoder of Pillow reads or bounds."""
+"""Readers of image, cloud, slide and video formats that Pillow cannot read or whose cost it does not bound."""

@@ -7,7 +7,7 @@ from functools import cache
 from diptych.core.errors import DecodeError, MissingExtra
 
 FORMAT = "HEIF"
-"""What PIL calls them, whatever their name ends in."""
+"""PIL's names of the formats, independent of the file suffix."""
 _CODED = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx")
 _OPEN = (b"mif1", b"msf1")
 """Brands that name the codec, and those that leave it to the list of compatible ones."""

@@ -30,7 +30,7 @@ TYPES = {
     "float32": "<f4",
     "float64": "<f8",
 }
-HEADER = 65_536  # bytes; a longer header is none
+HEADER = 65_536  # bytes; a longer header is rejected
 
 
 @dataclass(slots=True)

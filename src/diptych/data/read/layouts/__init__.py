@@ -1,1 +1,1 @@
-"""Layouts of other tools and data sets, and what of a folder was not read."""
+"""Layouts of other tools and data sets, and the files of a folder that were not read."""

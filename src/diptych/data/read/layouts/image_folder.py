@@ -31,7 +31,7 @@ SPLITS = {
 
 
 def split_metadata(folder: Path) -> list[Path]:
-    """Metadata files in the folders below one, or below its ``data``; none if there is none."""
+    """Metadata files in the subfolders of a folder, or of its ``data``; may be empty."""
     files = [
         file for name in METADATA for pattern in ("*", "data/*") for file in folder.glob(f"{pattern}/{name}") if file.is_file()
     ]

@@ -1,4 +1,4 @@
-"""Plain data out of a pickle without unpickling: only the operations that make lists, dicts, tuples, texts and numbers are carried out.
+"""Plain data from a pickle without unpickling: only operations that build lists, dicts, tuples, strings and numbers are executed.
 
 A pickle is a program; no part of it that names, imports or calls anything is carried out, and the file is refused at the first one. So a
 file of a stranger can be read (`refs(unc).p` of RefCOCO), and one that holds more than data is named with the operation and its byte.

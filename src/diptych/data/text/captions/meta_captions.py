@@ -1,4 +1,4 @@
-"""Captions of pictures from above from what is known beside them: class, country, month, UTM zone, and where in the picture it lies.
+"""Captions of overhead pictures from their metadata: class, country, month, UTM zone, and the position in the picture.
 
 After the meta captions of RS5M (Zhang et al., 2024, 2306.11300), by sentences of our own: the released ones are many more.
 """
@@ -27,8 +27,8 @@ OPENINGS = (
 def meta_caption(facts: Mapping[str, Any], rng: np.random.Generator) -> str:
     """Sentence from what is known of a picture; "" without a label. One number of `rng`, always.
 
-    facts  label; and where they are known country, month (1 to 12, a name, or an ISO date), longitude and latitude in degrees, and location
-           ("the upper left")
+    facts  label; and where they are known country, month (1 to 12, a name, or an ISO date), longitude and latitude in degrees,
+           and location ("the upper left")
 
     >>> meta_caption({"label": "AnnualCrop", "country": "Spain", "month": 7, "longitude": -3.7}, np.random.default_rng(0))
     'a remote sensing image that shows annual crop in Spain in July, UTM zone 30'
@@ -45,7 +45,7 @@ def meta_caption(facts: Mapping[str, Any], rng: np.random.Generator) -> str:
 
 
 def month_name(value: Any) -> str:
-    """English name of a month; "" for what is none.
+    """English name of a month; "" for anything else.
 
     >>> month_name(3), month_name("2016-07-09T10:00:00Z"), month_name("july"), month_name("3"), month_name(13), month_name(None)
     ('March', 'July', 'July', 'March', '', '')
@@ -59,7 +59,8 @@ def month_name(value: Any) -> str:
 
 
 def utm_zone(longitude: Any, latitude: Any = None) -> str:
-    """Zone of six degrees, with N or S where the latitude is known; "" outside 180 degrees west to east, or beyond 84 degrees of latitude.
+    """Zone of six degrees, with N or S where the latitude is known; "" outside 180 degrees west to east, or beyond 84 degrees of
+    latitude.
 
     >>> utm_zone(-3.7, 40.4), utm_zone(151.2, -33.9), utm_zone(180.0), utm_zone(200), utm_zone("x")
     ('30N', '56S', '60', '', '')

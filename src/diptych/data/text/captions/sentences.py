@@ -1,4 +1,4 @@
-"""Text to sentences, by rules: what a long caption is made of.
+"""Rule-based sentence splitting of long captions.
 
 A sentence ends at a new line, at a separator mark (`</s>`, `<s>`, `<br>`), at `.`, `!`, `?` or `…` before white space, and at the
 full-width marks of Chinese and Japanese anywhere. It does not end inside a number (3.5), after an abbreviation that leads on (e.g.,

@@ -1,4 +1,4 @@
-"""Left and right in English texts: what a mirrored picture makes untrue.
+"""Left and right in English texts, which mirroring a picture makes untrue.
 
 A picture that is mirrored half of the time teaches a model that "left of" and "right of" are the same, unless its text is looked at.
 """

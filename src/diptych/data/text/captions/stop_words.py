@@ -27,7 +27,7 @@ STOP_WORDS = frozenset(_WORDS.split()) | frozenset(word.replace("'", mark) for w
 def content_words(text: str) -> list[str]:
     """The words of a text without stop words, full stops and commas, each once and in the order of the alphabet.
 
-    A stop word with punctuation on it ("the.") is none, as in SITTA's code.
+    A stop word with attached punctuation ("the.") does not count as one, as in SITTA's code.
 
     >>> content_words("A red circle, and the red square.")
     ['circle', 'red', 'square']

@@ -35,6 +35,9 @@ VARIANT = pa.struct(
     ]
 )
 """source: where the words come from ("alt 0": the row's first text of that origin; or another row); prompt: the hash of the prompt."""
+MASKED = "masked_texts"
+MASKED_TEXT = pa.struct([("string", pa.string()), ("language", pa.string()), ("origin", pa.string())])
+"""Texts that stand in the place of all texts of a row, as `personal_data` writes them."""
 Policy = Literal["uniform", "weighted", "similarity"]
 
 
@@ -133,9 +136,9 @@ def similarities(draw: Draw) -> dict[int, float]:
     return {id(text): float(value) for text, value in zip(sample.texts, values, strict=True)}
 
 
-def variant_rows(table: pa.Table) -> pa.Table:
-    """The column as a table of texts, one per row, with "uid", "string", "language" and "origin"."""
-    lists = table[VARIANTS].combine_chunks()
+def variant_rows(table: pa.Table, name: str = VARIANTS) -> pa.Table:
+    """The column `name` as a table of texts, one per row, with "uid", "string", "language" and "origin"."""
+    lists = table[name].combine_chunks()
     each = pc.list_flatten(lists)
     columns = {name: pc.struct_field(each, name) for name in ("string", "language", "origin")}
     return pa.table({"uid": table["uid"].take(pc.list_parent_indices(lists)), **columns})

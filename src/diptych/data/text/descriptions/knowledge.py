@@ -42,7 +42,7 @@ class Noun:
 
 
 UNREAD = Noun("object", ())
-"""What an answer that is no JSON says of its noun, as released."""
+"""Knowledge recorded for a noun whose answer is not valid JSON, as released."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Noun phrases of a tagged caption: a head, its modifiers, how many.
+"""Noun phrases of a tagged caption: head, modifiers and number.
 
 A phrase is a longest run of determiners, numbers, adjectives and nouns that ends in a noun; adjectives may be joined ("a red and white
 flower", "a ripe, red tomato"). A number or letter after its noun belongs to it ("letter F", "number 5").

@@ -1,4 +1,4 @@
-"""A long text as the simple statements that it makes, by rules."""
+"""Rule-based decomposition of a long text into simple statements."""
 
 from __future__ import annotations
 

@@ -1,10 +1,10 @@
-"""Who does what to whom: a caption as things, their attributes and the relations between them, by rules over noun phrases.
+"""Scene graph parser: objects, attributes and relations of a caption, by rules over noun phrases.
 
 A relation is what stands between two phrases of a sentence: a verb, a preposition, or both ("sitting on"). What attaches to what is
 decided by three rules, good for captions and wrong for some sentences: a preposition belongs to the phrase before it, unless that one was
-reached by "of" or "for", then to the one that has it; a verb belongs to the subject of a prepositional phrase before it ("a man on a horse
-holding a flag": the man holds); what "and" leads on belongs to the subject of the clause. Pronouns are no things. "A pair of scissors"
-is scissors.
+reached by "of" or "for", then to the one that has it; a verb belongs to the subject of a prepositional phrase before it ("a man
+on a horse holding a flag": the man holds); what "and" leads on belongs to the subject of the clause. Pronouns are no things. "A
+pair of scissors" is scissors.
 """
 
 from __future__ import annotations

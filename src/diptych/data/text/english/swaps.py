@@ -2,7 +2,7 @@
 
 The words stay the same, only what they say changes, so a model that reads a caption as a bag of words cannot tell the two apart. Every
 function is pure: the caption and the generator decide. A caption without two different words of a kind has no negative of that kind, and
-what equals the caption but for case is none.
+a result that equals the caption up to case does not count.
 
 What the published negatives get wrong, and what is left out here unless `published`: pairs that leave the meaning, joined by
 "and" ("a blue and yellow hydrant" says what "a yellow and blue hydrant" says) or on both sides of a relation that holds both ways

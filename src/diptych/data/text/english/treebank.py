@@ -1,9 +1,9 @@
 """Words as the Penn Treebank cuts them (MacIntyre's rules, 1995), in the form of `word_tokenize` of NLTK 3.8, which ARO shuffles.
 
 "can't" is "ca n't", "dog's" is "dog 's", quotes become `` and '', signs stand alone; "well-known" stays one word, and so do stops
-within a sentence. A sentence ends where a stop, question or exclamation mark stands before white space, whatever follows; not
-after an ellipsis, a single letter but I or an abbreviation. NLTK has learned its abbreviations from newspapers; ours are those of
-captions among them: of the 4,839 captions of NegCLIP's validation file all are cut alike.
+within a sentence. A sentence ends where a stop, question or exclamation mark stands before white space, regardless of what
+follows, but not after an ellipsis, a single letter but I or an abbreviation. NLTK has learned its abbreviations from newspapers;
+ours are those of captions among them: of the 4,839 captions of NegCLIP's validation file all are cut alike.
 """
 
 from __future__ import annotations

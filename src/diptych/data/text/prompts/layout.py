@@ -1,4 +1,4 @@
-"""Prompts and answers of a language model as rows of ids, with places for what a picture becomes.
+"""Prompts and answers of a language model as rows of ids, with positions for image tokens.
 
 A row is pieces in order: words, places that the tokens of a picture take, and the answer that the model is to write. What
 implementations get wrong, and what holds here:

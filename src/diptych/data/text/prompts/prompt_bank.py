@@ -1,5 +1,5 @@
-"""Sentences with a place for a name, of which one is drawn a time: which one it was stays known, and training and testing can have
-wordings of their own."""
+"""Sentences with a place for a name, one of which is drawn each time: the choice is recorded, and training and testing can have
+separate wordings."""
 
 from __future__ import annotations
 

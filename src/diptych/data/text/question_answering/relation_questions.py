@@ -51,7 +51,7 @@ OPPOSITES = {
     "wider than": "narrower than",
     "higher than": "lower than",
 }
-"""Relations that exclude each other whatever else a graph leaves out."""
+"""Mutually exclusive relations, even in incomplete graphs."""
 _OPPOSITE = {there: here for here, there in reversed(OPPOSITES.items())} | OPPOSITES
 
 

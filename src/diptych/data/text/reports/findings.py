@@ -99,7 +99,8 @@ def findings(report: str, terms: Mapping[str, re.Pattern[str]] | None = None) ->
 
 
 def finding_values(report: str, names: tuple[str, ...] = FINDINGS) -> list[float]:
-    """1 present, 0 absent, -1 uncertain, NaN not mentioned, as CheXpert's table has them. Raises UnknownName for a name that is none."""
+    """1 present, 0 absent, -1 uncertain, NaN not mentioned, as CheXpert's table has them. Raises UnknownName for a name that is
+    not a finding."""
     for name in names:
         if name not in FINDINGS:
             raise UnknownName("finding", name, FINDINGS)

@@ -24,7 +24,7 @@ from diptych.core.errors import ConfigError, ShapeError
 from diptych.data.text.tokens.masked_words import MaskedWords
 
 MASK = -1
-"""In `UnitPlan.stands_BM`: the mask, whatever it is in a vocabulary."""
+"""Value in `UnitPlan.stands_BM` that denotes the mask token, independent of the vocabulary."""
 
 Units = Sequence[Sequence[int]]
 """Places of the tokens of each unit of a text. One without a place keeps its number and is never hidden."""

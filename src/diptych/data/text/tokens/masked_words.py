@@ -1,4 +1,4 @@
-"""Hides words of texts, so that a model can be asked for them (BERT's task).  Letters: B batch, L tokens, M hidden places per text."""
+"""Masks words of texts for masked language modelling (BERT).  Letters: B batch, L tokens, M hidden places per text."""
 
 from __future__ import annotations
 

@@ -154,7 +154,7 @@ class SpanText:
 
     def tokens(self, offset_L2: npt.NDArray[np.int64]) -> dict[Entity, npt.NDArray[np.bool_]]:
         """For each entity its row of L, True at the tokens that share a character with one of its spans; all False where those were cut
-        off. `offset_L2` is what `Tokenizer.offsets` says of this text."""
+        off. `offset_L2` is the result of `Tokenizer.offsets` for this text."""
         return {entity: tokens_of(spans, offset_L2) for entity, spans in self.spans.items()}
 
 

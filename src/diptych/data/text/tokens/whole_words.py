@@ -1,4 +1,4 @@
-"""Subwords as a reader sees them: which begin a word, which are only parts of letters, and a name for each.
+"""Display of subwords: which ones begin a word, which are only parts of letters, and a name for each.
 
 Three spellings are known. Byte pairs of GPT's kind put a sign for the space before a word ("Ġbus", "es"), those of CLIP put "</w>" after
 its last piece ("bus</w>"), word pieces mark what goes on with "##" ("bus", "##es"). Letters: B texts, L tokens, V vocabulary.

@@ -1,4 +1,4 @@
-"""Captions with some of their words left out."""
+"""Word dropout in captions."""
 
 from __future__ import annotations
 
