@@ -69,10 +69,10 @@ def peak_bytes(data: Pool, step: Any, out: Path) -> int:
 @pytest.mark.parametrize(
     ("step", "bytes_a_row"),
     [
-        (ExactDuplicates(), 250),
-        (AlignFilters(short_side=0, min_words=0, max_words=0), 250),
-        (TextDuplicates(), 450),
-        (LAION(min_bytes=0), 250),
+        (ExactDuplicates(), 80),
+        (AlignFilters(short_side=0, min_words=0, max_words=0), 80),
+        (TextDuplicates(), 250),
+        (LAION(min_bytes=0), 100),
     ],
 )
 def test_memory_of_python_and_numpy_by_row(step: Any, bytes_a_row: int, tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 from diptych.core.run_folder import RunFolder
 from diptych.train.fit import fit
 from diptych.train.options import TrainOptions
+from diptych.worlds.scenes.descriptions import descriptions
 
 SLUGS = ("protoclip", "tips", "ctp", "m3i", "lexlip", "dcd", "minigpt4", "rlipv2", "fiber")
 STEPS = 10
@@ -24,6 +25,9 @@ STEPS = 10
 def trained(slug: str, out: Path, shard: Any) -> RunFolder:
     """A run in double precision, where rounding does not grow over the steps. Under fsdp the model folder is written in float32."""
     recipe, data = tiny(slug)
+    if slug == "minigpt4":  # whose second stage wants detailed captions
+        data = descriptions(24, seed=0, detailed=16).remembering()
+        recipe = recipe.prepare(data)
     options = TrainOptions(
         progress=False, steps=STEPS, log_every=1, save_every=1000, precision="fp64", seed=3, workers=0, shard=shard
     )

@@ -1,4 +1,4 @@
-"""Random generators keyed by purpose, so that any sample of any epoch can be reproduced on any worker."""
+"""Random generators keyed by purpose, so that any sample of any epoch can be drawn again on any worker."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def keyed_rng(*key: int | str) -> np.random.Generator:
     True
     """
     digest = hashlib.blake2b("\x1f".join(map(str, key)).encode(), digest_size=16).digest()
-    return np.random.Generator(np.random.Philox(_Key(digest)))  # type: ignore[arg-type]  # numpy's stub leaves ISeedSequence out
+    return np.random.Generator(np.random.Philox(_Key(digest)))  # type: ignore[arg-type]  # numpy documents ISeedSequence, and types less
 
 
 def keyed_seed(*key: int | str) -> int:
@@ -38,7 +38,7 @@ def keyed_seed(*key: int | str) -> int:
 
 
 def keyed_uniforms(keys: Iterable[str], *purpose: int | str) -> npt.NDArray[np.float64]:
-    """One number in [0, 1) for each key, that depends on (purpose, key) alone: a draw a row, regardless of the order of rows. [N]
+    """One number in [0, 1) for each key, that depends on (purpose, key) alone: a draw a row, whatever the order of rows. [N]
 
     >>> bool(keyed_uniforms(["b", "a"], 0)[1] == keyed_uniforms(["a"], 0)[0])
     True
