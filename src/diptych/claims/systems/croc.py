@@ -10,9 +10,11 @@ from diptych.claims.sweep import around
 from diptych.claims.verdict import Margins
 from diptych.recipes.bridges.croc import Croc
 
+STEPS = 150
+
 
 def claims() -> tuple[Claim, ...]:
-    made = replace(Croc.tiny(), image_weights=WORLD, small_image_steps=800)
+    made = replace(Croc.tiny(), image_weights=WORLD, small_image_steps=800, steps=STEPS)
     captions = replace(made, replaced=0.0, reconstruction_weight=0.0, open="none")
     rates = around(made.lr)
     return (
@@ -25,17 +27,13 @@ def claims() -> tuple[Claim, ...]:
             refuted="a difference whose interval lies below zero",
             baseline=Arm("captions alone", AnsweredPairs(captions), rates),
             method=Arm("replaced and reconstructed", AnsweredPairs(made), rates),
-            controls=(
-                Arm("blind", AnsweredPairs(replace(made, blind=True))),
-                Arm("nearest rows", AnsweredPairs(replace(made, assign="nearest"))),
-                Arm("untrained", AnsweredPairs(made, learns=False)),
-            ),
+            controls=(Arm("untrained", AnsweredPairs(made, learns=False)),),
             metric="accuracy",
             margins=Margins(matters=0.03, equivalence=0.03),
             equal_budget=("steps", "samples"),
             data=f"{PAIRS:,} rendered images of two shapes with a caption and four questions each; {TESTED} of the same seed to test",
             reported=("accuracy/colour", "accuracy/shape"),
+            seeds=4,
             tuning_seeds=(0,),
-            why_long="the language model is trained in two of three stages: a cell takes one to two minutes",
         ),
     )

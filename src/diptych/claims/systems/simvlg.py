@@ -10,9 +10,11 @@ from diptych.claims.sweep import around
 from diptych.claims.verdict import Margins
 from diptych.recipes.bridges.simvlg import SimVLG
 
+STEPS = 120
+
 
 def claims() -> tuple[Claim, ...]:
-    merged = replace(SimVLG.tiny(), image_weights=WORLD, small_image_steps=800)
+    merged = replace(SimVLG.tiny(), image_weights=WORLD, small_image_steps=800, steps=STEPS)
     whole = replace(merged, merged=0)
     rates = around(merged.lr)
     return (
@@ -25,16 +27,13 @@ def claims() -> tuple[Claim, ...]:
             refuted="a difference whose interval lies below the margin of equivalence",
             baseline=Arm("all 16 tokens", CaptionedPairs(whole), rates),
             method=Arm("8 tokens", CaptionedPairs(merged), rates),
-            controls=(
-                Arm("blind", CaptionedPairs(replace(merged, blind=True))),
-                Arm("untrained", CaptionedPairs(merged, learns=False)),
-            ),
+            controls=(Arm("untrained", CaptionedPairs(merged, learns=False)),),
             metric="cider_d",
             margins=Margins(matters=0.2, equivalence=0.2),
             equal_budget=("steps", "samples"),
             data=f"{PAIRS:,} rendered images of two shapes with a text, {TESTED} of the same seed to test",
             reported=("exact", "rouge_l"),
+            seeds=4,
             tuning_seeds=(0,),
-            why_long="gradients run through the language model and captions are written to be scored",
         ),
     )

@@ -59,7 +59,7 @@ def claims() -> tuple[Claim, ...]:
         steps=STEPS,
         start_share=0.0,
         answer_share=0.0,
-        images=480,
+        images=240,
     )
     turned = RandomPairSTIC(**{each.name: getattr(made, each.name) for each in fields(made) if each.init})
     rates = around(made.pair_lr)
@@ -78,8 +78,9 @@ def claims() -> tuple[Claim, ...]:
             higher_is_better=False,
             margins=Margins(matters=0.03, equivalence=0.02),
             equal_budget=("steps", "samples"),
-            data=f"480 rendered images of two shapes to describe, {TESTED} of the same seed to test; {PAIRS:,} others to begin with",
+            data=f"240 rendered images of two shapes to describe, {TESTED} of the same seed to test; {PAIRS:,} others to begin with",
             reported=("recall", "words"),
+            seeds=4,
             tuning_seeds=(0,),
         ),
     )
