@@ -193,7 +193,7 @@ class FiberRecipe(PairRecipe[M, B, F]):
                 *rules,
             ]
         chosen = replace(super().optimiser(), betas=(0.9, 0.98), eps=1e-8, schedule="linear", warmup_from=self.warmup_from)
-        return replace(chosen, adam=self.adam, rules=tuple(rules))
+        return replace(chosen, adam=self.adam, warmup_rounds="down", rules=tuple(rules))
 
 
 def _operations(image_HWC: boxed_views.Pixels, rng: np.random.Generator) -> boxed_views.Pixels:
