@@ -190,6 +190,7 @@ class FiberRecipe(PairRecipe[M, B, F]):
                 Rule(r"alpha_1$|\.gates\.\d+\.norm\.weight$", lr_scale=self.gate_scale, decay=True),
                 Rule(r"\.(answer|statement)\.1\.weight$", lr_scale=self.head_scale, decay=True),
                 Rule(r"temperature_1$", decay=True),
+                Rule(r"relative_position_bias_table$", decay=False),
                 *rules,
             ]
         chosen = replace(super().optimiser(), betas=(0.9, 0.98), eps=1e-8, schedule="linear", warmup_from=self.warmup_from)
