@@ -190,10 +190,11 @@ class FiberRecipe(PairRecipe[M, B, F]):
                 Rule(r"alpha_1$|\.gates\.\d+\.norm\.weight$", lr_scale=self.gate_scale, decay=True),
                 Rule(r"\.(answer|statement)\.1\.weight$", lr_scale=self.head_scale, decay=True),
                 Rule(r"temperature_1$", decay=True),
+                Rule(r"relative_position_bias_table$", decay=False),
                 *rules,
             ]
         chosen = replace(super().optimiser(), betas=(0.9, 0.98), eps=1e-8, schedule="linear", warmup_from=self.warmup_from)
-        return replace(chosen, adam=self.adam, rules=tuple(rules))
+        return replace(chosen, adam=self.adam, warmup_rounds="down", rules=tuple(rules))
 
 
 def _operations(image_HWC: boxed_views.Pixels, rng: np.random.Generator) -> boxed_views.Pixels:

@@ -82,12 +82,14 @@ class SceneGraphRates:
     bias_lr      factor of the learning rate for biases
     lr_drops     shares of the run after which the learning rate is a tenth of what it was
     warmup_from  share of the learning rate at the first step, from which it rises; None starts near 0
+    late         each step has the rate of so many before it; -1: of the next one, as where the schedule moves before the update
     """
 
     momentum: float = 0.9
     bias_lr: float = 1.0
     lr_drops: tuple[float, ...] = (28 / 60, 48 / 60)
     warmup_from: float | None = 0.1
+    late: float = 0
 
     def applied_to(self, optimiser: Optimiser, fixed: tuple[str, ...]) -> Optimiser:
         """The optimiser with these rates; parameters that a pattern of `fixed` matches do not learn."""
@@ -100,6 +102,7 @@ class SceneGraphRates:
             coupled_decay=bool(self.momentum),
             schedule="step",
             warmup_from=self.warmup_from,
+            late=self.late,
             drop_at=self.lr_drops,
             # Everything decays but biases: norms and the scale of the cosines too, as released.
             rules=(*(Rule(name, lr_scale=0.0) for name in fixed), biases, Rule("", decay=True)),

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from diptych.core.contracts import Draw, Draws, Stage
+from diptych.core.contracts import Draw, Draws, Optimiser, Rule, Stage
 from diptych.core.errors import ConfigError, DataError
 from diptych.core.rows import Rows
 from diptych.core.sample import Sample
@@ -80,6 +80,7 @@ class MonoInternVL(VisualInstructionRecipe):
     concept_share, semantic_share, alignment_share  shares of the steps; the rest is instruction tuning
     alignment_lr, instruct_lr  rates of the last two; `lr` is that of the first two
     mono_weights   "hf:FOLDER" of a published Mono-InternVL-2B whose tensors it starts from
+    decay          weight decay is on "all" parameters, as released, where DeepSpeed makes the optimiser, or on "matrices" alone
     """
 
     slug = "mono_internvl"
@@ -98,6 +99,7 @@ class MonoInternVL(VisualInstructionRecipe):
     alignment_share: float = 0.1
     alignment_lr: float = 4e-5
     mono_weights: str = ""
+    decay: Literal["all", "matrices"] = "all"
 
     template: str = SYSTEM + USER + "<img>{image}</img>\n{prompt}" + ASSISTANT
     later: str = USER + "{prompt}" + ASSISTANT
@@ -206,6 +208,10 @@ class MonoInternVL(VisualInstructionRecipe):
         written: AnswerLikelihood = model(image_NCHW if len(image_NCHW) else None, batch.layout, count_B=count_B)
         return written
 
+    def optimiser(self) -> Optimiser:
+        chosen = super().optimiser()
+        return replace(chosen, rules=(*chosen.rules, Rule("", decay=True))) if self.decay == "all" else chosen
+
     def stages(self) -> Sequence[Stage]:
         if self.step != "concept" or self.instruct:
             return ()
@@ -264,6 +270,7 @@ class MonoInternVL(VisualInstructionRecipe):
                 "alignment_lr": 1e-3,
                 "instruct_lr": 1e-3,
                 "batch_size": 32,
+                "decay": "matrices",
             }
         )
 

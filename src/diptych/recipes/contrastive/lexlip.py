@@ -308,7 +308,7 @@ class LexLIP(PairRecipe[nn.Module, PairBatch, LexicalOutput]):
 
     def optimiser(self) -> Optimiser:
         chosen = replace(super().optimiser(), betas=(0.9, 0.999), eps=1e-8, schedule="linear", warmup_from=self.warmup_from)
-        chosen = replace(chosen, adam=self.adam)
+        chosen = replace(chosen, adam=self.adam, warmup_rounds="down")
         return replace(chosen, rules=RELEASED_DECAY) if self.decay == "released" else chosen
 
     def deploy(self, model: nn.Module) -> LexicalModel:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Self
+from dataclasses import dataclass, replace
+from typing import Literal, Self
 
+from diptych.core.contracts import Optimiser, Rule
 from diptych.recipes._shared.diffusion.text_to_image_recipe import TextToImageRecipe
 
 
@@ -28,6 +29,8 @@ class TextToImage(TextToImageRecipe):
     drop_text   share of the prompts that are left out
     train_text  the text encoder is trained, too
     betas, eps  of AdamW
+    optimised   "released": the rate rises from a millionth of `lr` and stays, and all weights decay; "plain": it falls by a cosine after a
+                warm-up from near 0, and matrices alone decay
     """
 
     slug = "text_to_image"
@@ -37,11 +40,18 @@ class TextToImage(TextToImageRecipe):
     lr: float = 1e-4
     warmup: float = 10_000.0
     weight_decay: float = 0.01
+    optimised: Literal["released", "plain"] = "released"
+
+    def optimiser(self) -> Optimiser:
+        chosen = super().optimiser()
+        if self.optimised == "plain":
+            return chosen
+        return replace(chosen, schedule="constant", warmup_from=1e-6, rules=(*chosen.rules, Rule("", decay=True)))
 
     @classmethod
     def tiny(cls) -> Self:
         """Pictures of 32 pixels by a network of a million parameters: ten minutes on two cores."""
-        return cls(**cls.small())
+        return cls(**cls.small(), optimised="plain")
 
     @classmethod
     def paper(cls) -> Self:

@@ -371,10 +371,11 @@ class PENet(Recipe[SceneGraphNetwork, GraphBatch, GraphScores]):
     @classmethod
     def detection(cls) -> Self:
         """The detector that the others need: 50,000 steps of 8 images (Tang et al., 2020). Biases learn twice as fast; 12,000
-        proposals of a map are considered while it trains, and 2,000 kept of an image."""
+        proposals of a map are considered while it trains, and 2,000 kept of an image. Gradients are not clipped, and the schedule moves
+        before each update, as in the release's script for detectors."""
         shape = FasterRCNNConfig(learns_considered=12_000, proposals=2_000, detections=256, counting="inclusive")
-        rates = SceneGraphRates(bias_lr=2.0, lr_drops=(0.6, 0.9))
-        plan: dict[str, Any] = {**PUBLISHED, "detector": shape, "steps": 50_000, "rates": rates}
+        rates = SceneGraphRates(bias_lr=2.0, lr_drops=(0.6, 0.9), late=-1)
+        plan: dict[str, Any] = {**PUBLISHED, "detector": shape, "steps": 50_000, "rates": rates, "clip_norm": 0.0}
         return cls(vocabulary="vg150", setting="sgdet", trains="detector", **plan)
 
 

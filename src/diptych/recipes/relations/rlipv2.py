@@ -66,6 +66,7 @@ class RLIPv2(GraphRecipe):
     backbone_lr, text_lr   learning rate of backbone and label encoder, as shares of lr
     decay        weight decay is on "all" parameters, as released, or on "matrices" alone
     lr_drop      share of the run after which the learning rate is a tenth
+    late         steps by which the schedule is late: 1, as released, where it moves after the update
     hide         HICO-DET's unseen classes whose relations are left out of training: uc_rf, uc_nf, uo
     subject_name  what every true subject is called; "": by its own label. Released scripts for HICO-DET and V-COCO call all of them
                  "bicycle", the second name, where they mean "person", the first
@@ -101,6 +102,7 @@ class RLIPv2(GraphRecipe):
     weight_decay: float = 1e-4
     clip_norm: float = 0.1
     lr_drop: float = 0.75
+    late: int = 1
     backbone_lr: float = 0.1
     text_lr: float = 0.1
     frozen: str = FROZEN["resnet50"]
@@ -255,6 +257,7 @@ class RLIPv2(GraphRecipe):
             eps=1e-8,
             schedule="step",
             drop_at=self.lr_drop,
+            late=self.late,
             rules=(
                 *([Rule(self.frozen, lr_scale=0.0)] if self.frozen else []),
                 Rule(r"^backbone\.", lr_scale=self.backbone_lr, decay=decay),
@@ -304,6 +307,7 @@ class RLIPv2(GraphRecipe):
             lr=1e-3,
             warmup=100.0,
             lr_drop=0.8,
+            late=0,
             backbone_lr=1.0,
             text_lr=1.0,
             clip_norm=1.0,
