@@ -39,7 +39,7 @@ def commands(page: Path) -> list[str]:
     text = page.read_text(encoding="utf-8")
     lines = [line.strip().removeprefix("$ ") for language, block in FENCED.findall(text) if language in ("", "console", "bash")
              for line in block.replace("\\\n", " ").splitlines()]  # fmt: skip
-    lines = [line[line.index("diptych train") :] if line.startswith("torchrun") else line for line in lines]
+    lines = [line[line.index("diptych ") :] if line.startswith("torchrun") and "diptych " in line else line for line in lines]
     return [line for line in [*lines, *QUOTED.findall(FENCED.sub("", text))] if line.startswith("diptych ")]
 
 
