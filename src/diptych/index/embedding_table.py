@@ -348,8 +348,8 @@ def _plan_digest(data: Dataset, plan: FillPlan) -> str:
     return digest.hexdigest()
 
 
+def _read_begun(path: Path) -> dict[str, Any] | None:
     """Contents of the file that `plan` writes when a call begins; None if it is missing or unreadable."""
-    """What `plan` wrote when a call began; None where there is nothing of the kind."""
     try:
         begun = read_object(path)
     except ValueError:
