@@ -17,7 +17,7 @@ TRAINED, TESTED = 5_000, 2_000
 
 @dataclass(frozen=True, slots=True)
 class LookUpScore:
-    """Recall at 1 over both directions, by the words of the nearest training pictures, and what chance gives."""
+    """Recall at 1 over both directions, by the words of the nearest training images, and the chance level."""
 
     split: str
     recall: float
@@ -29,7 +29,8 @@ class LookUpScore:
 
 
 def look_up_scores(data: Pool, *, language: str = "") -> list[LookUpScore]:
-    """For every held-out split of data that have "train"; empty where there is none, or where rows lack pictures or texts."""
+    """Scores for every held-out split of data with a "train" split; empty without such splits, or if rows lack images or
+    texts."""
     if "train" not in data.split_names:
         return []
     try:
