@@ -135,7 +135,7 @@ class MultipleChoice:
     # ---------------------------------------------------------------- asked
 
     def predict(self, model: Any, data: Dataset) -> pa.Table:
-        """A row for each order of each question."""
+        """Returns one row for each order of each question."""
         if not isinstance(model, Generator if self.how == "write" else Ranker):
             other = "letter | mean | sum" if self.how == "write" else "write"
             raise ConfigError(f"'{getattr(model, 'name', model)}' cannot answer by how={self.how} (expected {other})")
@@ -143,7 +143,7 @@ class MultipleChoice:
         shots = self._shots()
         pictures: list[Sequence[ImageSource]] = [ask.item.pictures for ask in asks]
         shades: list[Sequence[ImageSource]] = [grey_images(each) for each in pictures] if self.blind else []
-        both = [*asks, *asks[: len(shades)]]  # at once, so that a killed run goes on with either
+        both = [*asks, *asks[: len(shades)]]  # in one call, so that an interrupted run can resume both
         all_replies, chosen = self._ask_model(model, both, [*pictures, *shades], shots)
         replies, indices = all_replies[: len(asks)], chosen[: len(asks)]
         blind: tuple[Sequence[Reply | None], Sequence[int | None]] = [None] * len(asks), [None] * len(asks)

@@ -1,4 +1,4 @@
-"""Retrieval by the nearest training picture: what a split allows to whoever only compares pixels."""
+"""Nearest-neighbour retrieval baseline: the recall that a split allows by comparing only pixels."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from diptych.models.closed_form.model import raw_input_model
 from diptych.tasks.pairs.retrieval import Retrieval
 
 TRAINED, TESTED = 5_000, 2_000
-"""Most rows of training and of a held-out split that are read, evenly spaced."""
+"""Maximum number of rows read from training and from a held-out split, evenly spaced."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -185,12 +185,12 @@ def _referred(name: str, references: References) -> References:
 
 
 def increasing_numbers(text: str, least: int = 20) -> float:
-    """Length of the increasing run of numbers that a text begins its numbers with, over its words, of which at least least / 2 count."""
+    """Length of the leading increasing run among the numbers of a text, divided by its number of words (at least least / 2)."""
     words = text.split()
     numbers = [float(word) for word in words if _is_number(word)]
     run = 0
     for number in numbers:
-        if run and not number > numbers[run - 1]:  # a nan is no increase
+        if run and not number > numbers[run - 1]:  # NaN ends the run
             break
         run += 1
     return run / max(len(words), least / 2) if run else 0.0
