@@ -88,7 +88,7 @@ class Align:
     """Word-to-patch alignment of a picture and a text.
 
     model  that embeds both; patches and words, or pictures and texts
-    grid   parts a side that occlusion covers, one after the other: costs grid * grid + 1 embeddings
+    grid   parts per side that occlusion covers, one after the other: costs grid * grid + 1 embeddings
     """
 
     slug: ClassVar[str] = "alignment"
@@ -105,7 +105,7 @@ class Align:
 def align(model: Any, image: ImageSource, text: str, *, grid: int = 7) -> Alignment:
     """Word-to-patch alignment of a text and a picture.
 
-    grid  parts a side that occlusion covers, one after the other: costs grid * grid + 1 embeddings
+    grid  parts per side that occlusion covers, one after the other: costs grid * grid + 1 embeddings
     Raises ConfigError for a model that embeds neither tokens nor pictures and texts.
     """
     words = (text, *list(dict.fromkeys(text.split()))[:WORDS])

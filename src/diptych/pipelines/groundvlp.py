@@ -39,7 +39,7 @@ class GroundingResult:
     """Grounding of a referring expression: candidate regions, their grades and the heat map.
 
     regions   the candidates, with the detector's scores; 1 where it was asked for everything
-    grades    of each; best is the place of the highest, None where there is no candidate
+    grades    of each; best is the place of the highest, None if there is no candidate
     agent     the noun that the text is about, "" for none; category what the detector was asked for, "" for everything
     heat_HW   where the words of the text were looked for, at the picture's size; below 0 at edges, where the grid was smoothed
     score     log-odds that picture and text fit

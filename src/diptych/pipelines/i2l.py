@@ -62,9 +62,9 @@ class I2LReply:
     """Reply of the model, and the prompting method used.
 
     how     "i2l", "interleaved" or "text"
-    rating  1 to 4, or 0 where it gave none; None where it was not asked
+    rating  1 to 4, or 0 where it gave none; None if it was not asked
     caption of the picture, where one was written
-    size    width and height of the canvas in pixels; None where there was none
+    size    width and height of the canvas in pixels; None if there was none
     tries   number of calls until the reply was not empty
     canvas  the picture that the model got, uint8 [H, W, 3]; no part of comparisons and JSON
     """

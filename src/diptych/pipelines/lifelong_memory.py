@@ -119,7 +119,7 @@ class LifelongMemory:
     refine      search windows again, by the similarity of captions to the question
     pad         frames by which windows are widened before that
     sure        confidence from which refinement stays within the model's windows
-    fps         frames a second of the video
+    fps         frames per second of the video
     wording     a JSON file with other texts around questions and memory
     system      instructions as a turn of their own; False puts them in front, for a model that takes no dialogue
     compat      "released" asks and reads as the published code: of a clip's annotations the last alone, no line break behind the header

@@ -52,10 +52,10 @@ class PairRequest:
 
 @dataclass(frozen=True, slots=True)
 class SocialAnswer:
-    """relation  one of the relations, "" where the reply names none or several
+    """relation  one of the relations, "" if the reply names none or several
     named     all relations that the reply names
     reply     as the reasoner wrote it
-    story     the paragraph that it read, "" where it was asked directly
+    story     the paragraph that it read, "" if it was asked directly
     records   what the storyteller read
     unnamed   symbols of people that the story does not mention
     """

@@ -100,7 +100,7 @@ class Program:
     ask: Ask
     needs: tuple[Need, ...]
     balanced: bool = True
-    """True where its questions have metadata, and count when questions are balanced."""
+    """True if its questions have metadata, and count when questions are balanced."""
 
 
 @dataclass(frozen=True, slots=True)

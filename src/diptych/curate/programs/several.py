@@ -40,7 +40,7 @@ class SeveralQuestion:
     """A question about several images.
 
     images        rows of the index
-    answer_image  position among `images` of the one that is asked for; None where the answer is words
+    answer_image  position among `images` of the one that is asked for; None if the answer is words
     """
 
     question: ProgramQuestion

@@ -8,7 +8,7 @@ second point, and the released SVLC cuts the negatives off before it gathers the
 which then repels images. Here the columns of all texts come first and then all negatives, for any number of processes, and
 missing negatives are excluded from all sums.
 
-Letters: N images of this process, K negatives an image at most, D width.
+Letters: N images of this process, K negatives per image at most, D width.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ def own_negatives(
 
 
 def _kept(there_NK: Tensor, process_group: Group) -> Tensor | None:
-    """bool [N, M]: own images by the texts of all processes and then their negatives; None where all are there."""
+    """bool [N, M]: own images by the texts of all processes and then their negatives; None if all are there."""
     all_M = all_gather(there_NK.to(torch.uint8), process_group).flatten().bool()
     if all_M.device.type == "cpu" and bool(all_M.all()):  # the host would wait for a GPU
         return None

@@ -11,7 +11,7 @@ What implementations get wrong: texts stacked as [K, N] and then viewed as [N, K
 features come as [N, K, D] and are never re-viewed); a text to which all patches are alike, whose weights are 0 / 0 (here they are
 even); a text drawn twice, which is its own negative (here `text_id_NK` leaves the pair out).
 
-Letters: N images, K texts an image, P patches, D width.
+Letters: N images, K texts per image, P patches, D width.
 """
 
 from __future__ import annotations

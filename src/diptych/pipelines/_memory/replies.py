@@ -26,7 +26,7 @@ UNKNOWN = ("na", "n/a", "none", "unknown", "nan")
 class WindowReply:
     """windows      frames, best first
     outcome      "read", "unknown" (NA), or "unread"
-    confidence   1 to 3; None where none was given
+    confidence   1 to 3; None if none was given
     """
 
     windows: tuple[Window, ...]
@@ -37,7 +37,7 @@ class WindowReply:
 
 @dataclass(frozen=True, slots=True)
 class OptionReply:
-    """option  its number from 0; None where the reply has none"""
+    """option  its number from 0; None if the reply has none"""
 
     option: int | None
     explanation: str = ""
@@ -112,7 +112,7 @@ def _last_resort(reply: str, released: bool) -> str | None:
 
 
 def _evaluated(reply: str) -> dict[str, Any] | None:
-    """Dictionary that a reply is as a whole, in Python's literals; an empty one where it is another value, None where it is no value.
+    """Dictionary that a reply is as a whole, in Python's literals; an empty one where it is another value, None if it is no value.
     Names are none, nor calls: what programs could do is not done here."""
     try:
         tree = ast.parse(reply.lstrip(" \t"), mode="eval")

@@ -1,4 +1,4 @@
-"""Records: one row per item, with everything that scoring needs, so that metrics can be recomputed without the model.
+"""Returns one row per item, with everything that scoring needs, so that metrics can be recomputed without the model.
 
 Facts about all rows (template set, fingerprints, counts) are stored as JSON under one key of the table's metadata.
 """

@@ -87,7 +87,7 @@ class CaptionScoring:
         trained_on: Iterable[str] = (),
         **facts: Any,
     ) -> pa.Table:
-        """Records, a row a case in the order of the data, with the scores of text-only baselines.
+        """Returns one row per case in the order of the data, with the scores of text-only baselines.
 
         missing     what data need for this task, for the error when there is no case
         trained_on  captions that the blind scorer counts words in; the true captions of other groups where there are none

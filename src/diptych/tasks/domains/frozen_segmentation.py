@@ -93,7 +93,7 @@ class FrozenSegmentation:
     group         the extra that holds the patient, or the sample's own group
     train_split, val_split, test_split  names of splits of the data
     train, val    data sets to use instead of splits; with `train`, all of the evaluated data is the test
-    side          pixels a side of the targets
+    side          pixels per side of the targets
     channels      of the head
     steps, head_batch, lr, decay, warmup  of its training
     """

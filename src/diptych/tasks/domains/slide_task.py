@@ -49,10 +49,10 @@ class SlideTask:
     """Options of reading slides that every slide protocol shares. Published values are KEEP's (2412.13126).
 
     size       pixels of a tile; 0 takes what the model is shown
-    mpp        micrometres a pixel of a tile
+    mpp        micrometres per pixel of a tile
     overlap    share of a tile that neighbours have in common; above 0 a tile is averaged with those above and to the left
     tissue     least share of a tile that is tissue
-    spacing    micrometres a pixel of slides that do not say so; 0 leaves those out
+    spacing    micrometres per pixel of slides that do not say so; 0 leaves those out
     templates  "pathology" for KEEP's 22, "pathology/held_out" for those that `keep --wordings training` never draws, or sentences with one
                {} each
     sets       so many sets of prompts at most (a name for each class, a template), drawn with `seed` where there are more

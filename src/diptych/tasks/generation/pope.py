@@ -34,7 +34,7 @@ class POPE:
     asks the same questions about a plain grey image: an F1 far above 2/3 there means that the questions can be answered from the
     frequencies of objects.
 
-    count     pairs of questions an image and setting, at most (published 3, for images with more than 3 objects)
+    count     pairs of questions per image and setting, at most (published 3, for images with more than 3 objects)
     template  {} is the object; an "a " before it becomes "an " where the object begins with a vowel, which the released generator tries
     how       "write": the answer in the model's own words; "mean" or "sum": which of "yes" and "no" is likelier, by nats a token or in all
     reader    how a written answer is read: first | released | single | whole | prefix (`_scoring.answers.yes_no`)

@@ -70,7 +70,7 @@ class TaskStream:
 
     @classmethod
     def read(cls, file: Path) -> TaskStream:
-        """Stream from the file that `write` made. Raises ConfigError where there is no such file."""
+        """Stream from the file that `write` made. Raises ConfigError if there is no such file."""
         if not file.is_file():
             raise ConfigError(f"{file} is no file (expected {FILE} in the folder `snapshots` of a run of recipe ctp)")
         plain = json.loads(file.read_text(encoding="utf-8"))

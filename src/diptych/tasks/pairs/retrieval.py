@@ -58,7 +58,7 @@ class Retrieval:
     language         texts of this language or of an unknown one; "" takes all
     origins          only texts of these origins ("label", "caption", "tags", ...); empty takes all but negatives
     texts_per_image  the first so many texts of a sample (5 for COCO and Flickr30k); 0 takes all
-    relevant         what answers a query: the same "group" or the same "uid"; "auto" is "group" when groups repeat
+    relevant         what counts as relevant: the same "group" or the same "uid"; "auto" is "group" when groups repeat
     compare          by "vectors", or by the scores that the model gives pairs ("pairs": late interaction, models that read both at once);
                      "auto" is "pairs" for models that have such scores. All of them are held at once, images by texts
     ties             what tied scores are worth: expected | pessimistic | optimistic | index (lower gallery row first)

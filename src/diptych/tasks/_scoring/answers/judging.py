@@ -47,7 +47,7 @@ class JudgedAnswer:
 
 @dataclass(frozen=True, slots=True)
 class JudgeRating:
-    """score  0 to 1; None where the judge's reply cannot be read. reply: its text, or its number"""
+    """score  0 to 1; None if the judge's reply cannot be read. reply: its text, or its number"""
 
     score: float | None
     reply: str = ""
@@ -131,7 +131,7 @@ class PairwisePreference:
     """Result of a pairwise comparison of two answers, asked in both orders.
 
     better      "first" or "second" where both orders say so; "tie" where both do or they disagree; "unread" where a reply is
-    consistent  whether both orders say the same; None where one is unread
+    consistent  whether both orders say the same; None if one is unread
     took_first  how many of the two replies name the answer that was shown first
     replies     both replies
     """

@@ -92,7 +92,7 @@ class SymbolicTable:
 class RewardParts:
     """Reward of a conversation in its parts, and the values that were read.
 
-    values, references  of the answers and of the references, None where no rule fits
+    values, references  of the answers and of the references, None if no rule fits
     """
 
     correct: float
