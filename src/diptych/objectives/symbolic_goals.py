@@ -1,5 +1,5 @@
-"""Losses of symbolic goal learning (Xu et al., 2022, arXiv 2202.12912): the goal's three parts, graded similarity of sentences, and what
-boxes are and how they go together.
+"""Losses of symbolic goal learning (Xu et al., 2022, arXiv 2202.12912): goal classification, graded sentence similarity, and box
+categories, affordances, attributes and relations.
 
 Letters: B batch, K classes, D width, R boxes of an image, A abilities, P predicates.
 """
@@ -14,7 +14,7 @@ from diptych.data.planning.goals import HIGHEST, PARTLY, SAME, SAME_TASK
 
 
 def goal_cross_entropy(predicate_BK: Tensor, subject_BK: Tensor, object_BK: Tensor, target_B3: Tensor) -> Tensor:
-    """The sum of three cross-entropies, each the mean over the batch.
+    """Sum of three cross-entropies (predicate, subject, object), each averaged over the batch.
 
     target_B3  int64: the classes of predicate, subject and object
     """
@@ -24,10 +24,10 @@ def goal_cross_entropy(predicate_BK: Tensor, subject_BK: Tensor, object_BK: Tens
 
 
 def similarity_grades(named_B3: Tensor) -> Tensor:
-    """[B, B] graded similarity of sentences by what they name: 5 for the same subject and object, 3.3 for one of them, 1.7 for the same
-    predicate alone, 0 for nothing.
+    """Graded similarity of sentences, [B, B]: 5 for the same subject and object, 3.3 for one of them, 1.7 for only the same
+    predicate, 0 otherwise.
 
-    named_B3  int64: classes of predicate, subject and object, -1 for what a sentence leaves open
+    named_B3  int64: classes of predicate, subject and object, -1 if the sentence does not specify it
     """
     same_BB3 = (named_B3[:, None] == named_B3[None]) & (named_B3[None] >= 0)
     task_BB, subject_BB, object_BB = same_BB3.unbind(-1)
@@ -37,8 +37,8 @@ def similarity_grades(named_B3: Tensor) -> Tensor:
 
 
 def graded_similarity_loss(sentence_BD: Tensor, grade_BB: Tensor) -> Tensor:
-    """The mean squared difference between cosines of sentences and a fifth of their grades, over all pairs of the batch that have a grade
-    above 0; 0 where there is none. The diagonal is not read."""
+    """Mean squared difference between sentence cosines and grades divided by 5, over all pairs of the batch with a grade above 0;
+    0 if there are none. The diagonal is ignored."""
     unit_BD = F.normalize(sentence_BD, dim=1)
     counted_BB = torch.triu(grade_BB > 0, diagonal=1)
     difference_BB = unit_BD @ unit_BD.T - grade_BB.to(unit_BD.dtype) / HIGHEST
@@ -54,9 +54,9 @@ def box_losses(
     relation_BRR: Tensor,
 ) -> dict[str, Tensor]:
     """Cross-entropy of the category of each box and of the relation of each ordered pair of boxes (class 0: none), and binary
-    cross-entropy of affordances and attributes; means over boxes, and over pairs, that are there.
+    cross-entropy of affordances and attributes; means over the existing boxes and pairs.
 
-    category_BR   int64, -1 where no box is
+    category_BR   int64, -1 where there is no box
     able_BRA      bool
     relation_BRR  int64, -1 where there is no pair
     """
@@ -71,6 +71,6 @@ def box_losses(
 
 
 def _mean_cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
-    """Over places whose target is not -1; 0 without any."""
+    """Mean cross-entropy over positions whose target is not -1; 0 if there are none."""
     total = F.cross_entropy(logits.flatten(0, -2), target.flatten(), ignore_index=-1, reduction="sum")
     return total / (target >= 0).sum().clamp(min=1)

@@ -44,7 +44,7 @@ class PictureQuestion:
 
 def score_reply(item: PictureQuestion, reply: str) -> dict[str, Any]:
     """Parsed reply and its correctness: `read` is the choice that it names ("" for none) or the reply itself without articles and marks;
-    `right` is None where no answer is known.
+    `right` is None if no answer is known.
     """
     if item.choices:
         index = strict(reply, item.choices)

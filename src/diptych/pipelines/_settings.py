@@ -15,7 +15,7 @@ def settings_of(pipeline: Any) -> dict[str, Any]:
 
 
 def identity_of(model: Any) -> str | None:
-    """Name and fingerprint of a model; None where there is none."""
+    """Name and fingerprint of a model; None if there is none."""
     return (
         None if model is None else f"{getattr(model, 'name', type(model).__name__)} {getattr(model, 'fingerprint', '')}".strip()
     )

@@ -1,11 +1,11 @@
-"""Word-to-patch alignment: for each word of a text, a grid of weights to lay over the picture.
+"""Word-to-patch alignment: for each word of a text, a grid of weights over the image.
 
-A model that embeds patches and words says so itself: the weight of a patch is its cosine with the word (FILIP, 2111.07783, figure 3).
+For a model that embeds patches and words, the weight of a patch is its cosine with the word (FILIP, 2111.07783, figure 3).
 A model that maps words to tokens embeds each word within its text, other models embed each word by itself; the row of the whole
-text is the mean over its tokens. A lexical model says of each patch how heavy the words of the vocabulary are there; a word of the text
-stands for those that it becomes. Any other embedder is asked by occlusion
-(Zeiler & Fergus, 1311.2901): a part of the picture is covered with the picture's mean colour, and its weight is by how much
-the cosine of picture and text falls. Occlusion sees what the embedding depends on, which need not be where a thing is.
+text is the mean over its tokens. A lexical model gives the weight of each vocabulary entry at each patch; a word of the text uses
+the entries that it is tokenised into. For any other embedder occlusion is used (Zeiler & Fergus, 1311.2901): a part of the image
+is covered with the image's mean colour, and its weight is the decrease of the image-text cosine. Occlusion shows what the
+embedding depends on, which need not be the location of the object.
 
 Letters: W texts (the whole one, then its words), H W rows and columns of the grid, P patches, T tokens, D width.
 """
@@ -88,7 +88,7 @@ class Align:
     """Word-to-patch alignment of a picture and a text.
 
     model  that embeds both; patches and words, or pictures and texts
-    grid   parts a side that occlusion covers, one after the other: costs grid * grid + 1 embeddings
+    grid   parts per side that occlusion covers, one after the other: costs grid * grid + 1 embeddings
     """
 
     slug: ClassVar[str] = "alignment"
@@ -105,7 +105,7 @@ class Align:
 def align(model: Any, image: ImageSource, text: str, *, grid: int = 7) -> Alignment:
     """Word-to-patch alignment of a text and a picture.
 
-    grid  parts a side that occlusion covers, one after the other: costs grid * grid + 1 embeddings
+    grid  parts per side that occlusion covers, one after the other: costs grid * grid + 1 embeddings
     Raises ConfigError for a model that embeds neither tokens nor pictures and texts.
     """
     words = (text, *list(dict.fromkeys(text.split()))[:WORDS])
@@ -137,7 +137,7 @@ def _by_patches(model: TokenEmbedder, image: ImageSource, words: Sequence[str]) 
 
 
 def _tokens(model: TokenEmbedder, words: Sequence[str]) -> dict[str, Unit]:
-    """Token positions of the whole text and of each word, where it stands first; a word that was cut off has none and is left out."""
+    """Token embeddings of the whole text and of the first occurrence of each word; truncated words are left out."""
     if len(words) == 1 or not isinstance(model, ContextEmbedder):
         return dict(zip(words, model.embed_words(list(words)), strict=True))
     whole = words[0]
@@ -149,7 +149,7 @@ def _tokens(model: TokenEmbedder, words: Sequence[str]) -> dict[str, Unit]:
 
 
 def method_of(model: Any) -> Method | None:
-    """Method that `align` uses for that model; None where it has none."""
+    """Method that `align` uses for this model; None if the model is not supported."""
     if isinstance(model, TokenEmbedder):
         return "patches"
     if isinstance(model, LexicalEmbedder) and isinstance(model, WordMapper):
@@ -158,7 +158,7 @@ def method_of(model: Any) -> Method | None:
 
 
 def _by_lexicon(model: Any, image: ImageSource, words: Sequence[str]) -> Alignment:
-    """Alignment through a lexicon; a word of which the vocabulary has nothing is left out."""
+    """Alignment with a lexical model; words without any vocabulary entry are left out."""
     weights = {words[0]: _unit(model.lexicalise_texts([words[0]])[0])}
     for word in words[1:]:
         try:
@@ -190,7 +190,7 @@ def _by_occlusion(model: Embedder, image: ImageSource, words: Sequence[str], gri
 
 
 def covered(pixels_HWC: Pixels, grid: int) -> list[Pixels]:
-    """Copies of a picture, grid * grid of them, each with another cell in its mean colour, row by row."""
+    """Returns grid * grid copies of an image, each with a different cell filled with the mean colour, row by row."""
     height, width = pixels_HWC.shape[:2]
     mean_C = pixels_HWC.reshape(-1, 3).mean(axis=0).round().astype(np.uint8)
     rows = [round(height * part / grid) for part in range(grid + 1)]

@@ -29,7 +29,7 @@ from diptych.data.vocabularies import vocabulary
 from diptych.report.heat import heat_picture
 
 MEANINGFUL = ("NOUN", "VERB", "ADJ", "PROPN", "NUM")
-"""Parts of speech whose words can be seen."""
+"""Parts of speech of content words."""
 Weighing = Literal["weighted", "sum", "mean"]
 EXPONENTS: dict[str, float] = {"weighted": 0.5, "sum": 0.0, "mean": 1.0}
 
@@ -39,7 +39,7 @@ class GroundingResult:
     """Grounding of a referring expression: candidate regions, their grades and the heat map.
 
     regions   the candidates, with the detector's scores; 1 where it was asked for everything
-    grades    of each; best is the place of the highest, None where there is no candidate
+    grades    of each; best is the place of the highest, None if there is no candidate
     agent     the noun that the text is about, "" for none; category what the detector was asked for, "" for everything
     heat_HW   where the words of the text were looked for, at the picture's size; below 0 at edges, where the grid was smoothed
     score     log-odds that picture and text fit
@@ -98,22 +98,23 @@ class GroundVLP:
     """GroundVLP: Harnessing Zero-shot Visual Grounding from Vision-Language Pre-training and Open-Vocabulary Object Detection (Shen et al.,
     2023, arXiv 2312.15043).
 
-    The text goes into a model that reads picture and text together. At one of its layers in which words read the picture, the shares of
-    attention times the positive part of the gradient of "they fit" make a map for each token; the maps of the words that can be seen, and
-    of the begin mark, are averaged. A detector proposes boxes of the category that the text is about, and the box with the highest
+    The text and the image go into an image-text matching model. At one cross-attention layer, attention times the positive part
+    of the gradient of the match score gives a map for each token; the maps of the content words and of the begin token are
+    averaged. A detector proposes boxes of the category that the text is about, and the box with the highest
 
         score * sum of the map inside it / area ** 0.5
 
-    wins: a sum alone favours large boxes, a mean small ones.
+    wins: the sum favours large boxes, the mean small ones.
 
-    We depart: the noun that the text is about is the last one of its first noun phrase, by our tagger in place of a parser of constituents
-    that has to be fetched, where the release takes the last noun in the singular of the first innermost phrase that has one: of "two women
-    next to a bench" women, there the bench. It becomes a category by an embedder's texts, as published by CLIP's, or by its name alone
-    where there is none. Of a text without a noun the detector is asked for everything (released: for the category nearest to "[UNK]").
-    Tokens of words are found by their characters, where the release counts pieces and is off by one for tokenizers that end with a mark.
-    Where no box has a grade above 0 the highest still wins (released: a box of no area).
+    Differences from the release: the noun that the text is about is the last one of its first noun phrase, found by our tagger
+    instead of a constituency parser that has to be downloaded; the release takes the last singular noun of the first innermost
+    phrase that has one. For "two women next to a bench" this gives women, the release bench. The noun is mapped to a category by
+    an embedder's texts (published: CLIP's), or by its name without an embedder. For a text without a noun the detector returns
+    all categories (released: the category nearest to "[UNK]"). Tokens of words are located by character offsets; the release
+    counts pieces and is off by one for tokenizers with an end token. If no box has a grade above 0 the highest still wins
+    (released: a box of no area).
 
-    It answers `ground`, too, so that every protocol over phrases can ask it: each phrase is read by itself.
+    `ground` is also implemented, so phrase grounding protocols can evaluate it: each phrase is read by itself.
 
     template   what the text is put into
     layer      of the match model; None takes its own choice
@@ -197,7 +198,7 @@ class GroundVLP:
     def ground(
         self, images: Sequence[ImageSource], queries: Sequence[PhraseQuery], *, top: int = 100, batch_size: int = 16
     ) -> list[list[PhraseBoxes]]:
-        """Boxes for the phrases of each query, the best first; what stands around a phrase is not read."""
+        """Boxes for the phrases of each query, best first; the text around a phrase is ignored."""
         if len(images) != len(queries):
             raise DataError(f"{len(images)} images and {len(queries)} queries", field="queries", expected="one an image")
         return [
@@ -215,7 +216,7 @@ class GroundVLP:
         return self.names or tuple(vocabulary("coco").objects)
 
     def category_of(self, agent: str) -> str:
-        """Category of a noun; "" for no noun, and, without an embedder, for one that is no category's name."""
+        """Category of a noun; "" for an empty noun, and, without an embedder, for a noun that is not a category name."""
         names = self.categories()
         if not agent:
             return ""
@@ -227,7 +228,7 @@ class GroundVLP:
         return next((name for form in forms for name in names if name.lower() == form), "")
 
     def candidates(self, image: ImageSource, category: str, least: float) -> list[Region]:
-        """Boxes of a category above a score, by the detector; all its boxes, with score 1, where there are none."""
+        """Detected boxes of a category above a score; if there are none, all detected boxes, with score 1."""
         if category:
             regions = _of(self.detector, image, (category,))
             while True:
@@ -268,7 +269,7 @@ def head_noun(text: str) -> str:
 
 
 def token_mean(match_map: MatchMap, spans: Sequence[tuple[int, int]]) -> npt.NDArray[np.float32]:
-    """Mean map [R, C] over the tokens of these characters and the begin mark; over all tokens where no token has any of them."""
+    """Mean map [R, C] over the tokens of these character spans and the begin token; over all tokens if no token overlaps them."""
     inside_L = tokens_of(spans, match_map.offset_L2)
     if not inside_L.any():
         whole: npt.NDArray[np.float32] = match_map.weight_LHW.mean(axis=0)
@@ -282,7 +283,7 @@ def token_mean(match_map: MatchMap, spans: Sequence[tuple[int, int]]) -> npt.NDA
 def upsampled(
     grid_RC: npt.NDArray[np.float32], box: tuple[float, float, float, float], height: int, width: int
 ) -> npt.NDArray[np.float32]:
-    """Grid resized over the part of the picture that it saw, bicubic; 0 elsewhere. [H, W]"""
+    """Resizes the grid (bicubic) to the part of the image that it covers; 0 elsewhere. [H, W]"""
     x0, x1 = round(box[0] * width), round(box[2] * width)
     y0, y1 = round(box[1] * height), round(box[3] * height)
     if x1 <= x0 or y1 <= y0:
@@ -298,7 +299,8 @@ def upsampled(
 def box_grade(
     heat_HW: npt.NDArray[Any], box: tuple[float, float, float, float], score: float = 1.0, *, exponent: float = 0.5
 ) -> float:
-    """Grade of a box: score * sum of the map inside the box / area ** exponent; pixels by whole numbers, cut down, the area as it is."""
+    """Grade of a box: score * sum of the map inside the box / area ** exponent; box pixels are truncated to integers, the area is
+    not."""
     x0, y0, x1, y1 = box
     inside = heat_HW[max(int(y0), 0) : max(int(y1), 0), max(int(x0), 0) : max(int(x1), 0)]
     return float(score * inside.sum(dtype=np.float64) / ((x1 - x0) * (y1 - y0)) ** exponent)

@@ -1,8 +1,9 @@
-"""In-Image Learning (Wang et al., 2024, 2402.17971): solved examples, cues and the question in one picture, the model's only input.
+"""In-Image Learning (Wang et al., 2024, 2402.17971): solved examples, cues and the question in a single image, the model's only
+input.
 
-The question is written under its picture, the demonstration's canvas stands above, and the prompt is empty. Beside it stand what the paper
-compares: captions in the place of pictures (text), pictures and text in turn (interleaved), and the hybrid, which asks the model first how
-hard the picture is to put into words. Without a demonstration all of them are zero-shot.
+The question is written under its image, the demonstration's canvas is placed above, and the prompt is empty. The paper's
+baselines are included: captions instead of images (text), interleaved images and text (interleaved), and the hybrid, which first
+asks the model how hard the image is to describe in words. Without a demonstration all of them are zero-shot.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from diptych.tasks._scoring.answers.blind import grey_images
 How = Literal["i2l", "interleaved", "text", "hybrid"]
 CAPTION = "Generate detailed caption for the image.\nCaption: "
 DESCRIBED = "Answer the question according to the description.\nDescription: {description}\n{question}\nAnswer: "
-"""What the published code asks for the caption, and of it."""
+"""Prompts of the published code: for the caption, and for the question about it."""
 RATING = (
     "How hard is it to describe this image in words, with all that a question about it may need? "
     "Answer with one number: 1 very easy, 2 easy, 3 hard, 4 very hard."
@@ -58,12 +59,12 @@ class ImageQuestion:
 
 @dataclass(frozen=True, slots=True)
 class I2LReply:
-    """Reply of the model, and the prompting by which it was given.
+    """Reply of the model, and the prompting method used.
 
     how     "i2l", "interleaved" or "text"
-    rating  1 to 4, or 0 where it gave none; None where it was not asked
+    rating  1 to 4, or 0 where it gave none; None if it was not asked
     caption of the picture, where one was written
-    size    width and height of the canvas in pixels; None where there was none
+    size    width and height of the canvas in pixels; None if there was none
     tries   number of calls until the reply was not empty
     canvas  the picture that the model got, uint8 [H, W, 3]; no part of comparisons and JSON
     """
@@ -193,7 +194,7 @@ class InImageLearning:
         return () if self.demos is None else tuple(read_demonstrations(self.demos))
 
     def chosen(self, category: str = "") -> tuple[Demonstration, ...]:
-        """Demonstrations of a category, or those for all where it has none of its own."""
+        """Demonstrations of a category, or the general ones if it has none of its own."""
         own = [demo for demo in self.demonstrations if category and demo.category == category]
         return tuple((own or [demo for demo in self.demonstrations if not demo.category or not category])[: self.count])
 
@@ -230,10 +231,10 @@ class InImageLearning:
         return resized(stacked([*solved, question_HWC], self.place), self.area)
 
     def question_canvas(self, image: ImageSource, question: str, *, width: int = 0) -> Canvas:
-        """Canvas of picture and question alone, of that width at least."""
+        """Canvas with only the image and the question, at least `width` pixels wide."""
         return with_text(decode(image, exact=True), question, self.lettering, width=width)
 
-    # ------------------------------------------------------------ the ways
+    # ------------------------------------------------------------ methods
 
     def _by(self, how: How, image: ImageSource, question: str, demos: Sequence[Demonstration]) -> I2LReply:
         if how == "i2l":
@@ -279,7 +280,7 @@ class InImageLearning:
 
 
 def parse_rating(reply: str) -> int | None:
-    """Rating in a reply, 1 to 4: its first number in that range; None where there is none.
+    """Rating in a reply, 1 to 4: its first number in that range; None if there is no such number.
 
     >>> tuple(parse_rating(reply) for reply in ("3", "I rate it 4 of 4.", "easy", "10"))
     (3, 4, None, None)
@@ -313,8 +314,7 @@ def caption_prompt(demos: Sequence[Demonstration]) -> tuple[Part, ...]:
 
 
 def description_prompt(caption: str, question: str, demos: Sequence[Demonstration], *, indent: int = 0) -> str:
-    """Prompt with the question about a caption, behind the demonstrations with theirs. Lines of the request behind its first are
-    indented."""
+    """Prompt with the demonstrations, then the question about a caption. Lines of the request after its first are indented."""
     template = DESCRIBED.replace("\n", "\n" + " " * indent)
     solved = [template.format(description=demo.caption, question=demo.question) + demo.solution for demo in demos]
     return "\n\n".join([*solved, template.format(description=caption, question=question)])

@@ -1,7 +1,7 @@
 """LifelongMemory (Wang et al., 2023, 2312.05269): questions about hours of video, answered by a language model that reads captions.
 
-A captioner describes a frame now and then, captions that repeat themselves are merged (the digest), a language model reads what is left
-and names an interval or an option with its confidence, and an interval may be refined. The language model never sees the video.
+A captioner describes frames at intervals, repeated captions are merged (the digest), a language model reads the digest and
+returns an interval or an option with its confidence, and an interval may be refined. The language model never sees the video.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from diptych.pipelines._memory.replies import OptionReply, Window, WindowReply, 
 from diptych.pipelines._settings import identity_of, settings_of
 from diptych.tasks._scoring.ranking.moments import recalls
 
-"""Handed to a model that is asked in words alone."""
+"""Placeholder image for a model that gets a text-only prompt."""
 
 
 @dataclass(frozen=True)
@@ -119,7 +119,7 @@ class LifelongMemory:
     refine      search windows again, by the similarity of captions to the question
     pad         frames by which windows are widened before that
     sure        confidence from which refinement stays within the model's windows
-    fps         frames a second of the video
+    fps         frames per second of the video
     wording     a JSON file with other texts around questions and memory
     system      instructions as a turn of their own; False puts them in front, for a model that takes no dialogue
     compat      "released" asks and reads as the published code: of a clip's annotations the last alone, no line break behind the header
@@ -187,7 +187,7 @@ class LifelongMemory:
         return self.answers([MemoryQuestion("1", (), request.question, options)], memory)[0]
 
     def answers(self, questions: Sequence[MemoryQuestion], memory: Memory) -> list[MemoryAnswer]:
-        """Answers, one for each question about one video: those for intervals share a prompt, those with options have one each."""
+        """Answers questions about one video: questions for intervals share a prompt, questions with options get one each."""
         if not memory:
             raise DataError("there are no captions to remember", field="captions", expected="one or more")
         shared = self.digested(memory) if self.keep_from <= 0 else None
@@ -242,7 +242,7 @@ class LifelongMemory:
         return model.generate([None], [prompt], max_tokens=self.max_tokens)[0]
 
     def _merge(self, texts: list[str]) -> str:
-        """Merged caption; the first of them where the model answers nothing."""
+        """Merged caption; the first one if the model's reply is empty."""
         if self.merges == "first":
             return texts[0]
         reply = self._reply(self.reader, self.words.merge_system, "\n".join(texts)).strip().strip('"').strip("'")

@@ -1,4 +1,4 @@
-"""Words of a picture by a lexical model: weights, and where in the picture each of them stands.
+"""Words of an image by a lexical model: weights, and the location of each word in the image.
 
 Letters: W words, H W rows and columns of the grid.
 """
@@ -28,7 +28,7 @@ class PictureWords:
     words       heaviest first
     weights     of norm 1 over all words of the picture
     count       words that have a weight at all
-    weight_WHW  float32: the weight that each part alone would give the word, on the same scale; None where the model cannot say
+    weight_WHW  float32: the weight that each part by itself would give the word, on the same scale; None if the model has no map
     box         part of the picture under the grid: x0, y0, x1, y1 as shares of its sides
     """
 

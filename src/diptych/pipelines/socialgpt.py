@@ -1,8 +1,9 @@
-"""SocialGPT (Li et al., 2024, arXiv 2410.21411): how two people in a picture are related, by a story about it and a language model.
+"""SocialGPT (Li et al., 2024, arXiv 2410.21411): social relation of two people in an image, from a story and a language model.
 
-A captioner describes the picture, each person and each thing that a detector finds; a storyteller makes a paragraph of these records; a
-reasoner reads it behind rules, role, definitions and an example, and names a relation. Nothing is trained. The four segments of the
-reasoning prompt can be searched (`tune_segments`): of several wordings of each the combination that answers labelled stories best.
+A captioner describes the image, each person and each detected object; a storyteller turns these records into a paragraph; a
+reasoner reads it after rules, role, definitions and an example, and names a relation. Nothing is trained. The four segments of
+the reasoning prompt can be optimised (`tune_segments`): over several wordings of each, for the combination that answers labelled
+stories best.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ from diptych.pipelines._social.prompts import (
 from diptych.pipelines._social.segment_objective import SegmentObjective, Slot
 from diptych.pipelines._social.segment_search import SearchResult, SegmentSearch
 
-"""Handed to a model that is asked in words alone."""
+"""Placeholder image for a model that gets a text-only prompt."""
 PERSON = "person"
 Four = tuple[float, float, float, float]
 
@@ -51,10 +52,10 @@ class PairRequest:
 
 @dataclass(frozen=True, slots=True)
 class SocialAnswer:
-    """relation  one of the relations, "" where the reply names none or several
+    """relation  one of the relations, "" if the reply names none or several
     named     all relations that the reply names
     reply     as the reasoner wrote it
-    story     the paragraph that it read, "" where it was asked directly
+    story     the paragraph that it read, "" if it was asked directly
     records   what the storyteller read
     unnamed   symbols of people that the story does not mention
     """
@@ -139,7 +140,7 @@ class SocialGPT:
     # ------------------------------------------------------------ use
 
     def run(self, request: PairRequest) -> SocialAnswer:
-        """The relation of the two people. Raises DataError where nobody says where they are."""
+        """Names the relation of the two people. Raises DataError if their boxes are neither given nor detected."""
         people, regions = self._people(request)
         if self.how == "direct":
             return self._direct(request.image, people)
@@ -155,7 +156,7 @@ class SocialGPT:
         return describe_scene(image, people, regions, captioner, least=self.least, side=self.side, tokens=self.caption_tokens)
 
     def story(self, records: SceneRecords) -> str:
-        """The paragraph about the records."""
+        """Writes the story: a paragraph about the records."""
         asked = STORY.format(
             sentences=self.sentences,
             width=records.width,
@@ -212,7 +213,7 @@ def tune_segments(
     start: Mapping[str, int] | None = None,
     seed: int = 0,
 ) -> tuple[Segments, SearchResult]:
-    """The best combination of segments for labelled stories by GSPO, and the way there.
+    """Finds the best combination of prompt segments for labelled stories by GSPO; returns it with the search history.
 
     model       a causal language model of transformers; `encode` gives a text's tokens
     candidates  wordings of system, prelude, relationship and example

@@ -1,4 +1,4 @@
-"""Patches that each image token of a language model stands for, where a connector makes fewer tokens than there are patches.
+"""Maps each image token of a language model to its source patches, for connectors that reduce the number of tokens.
 
 Letters: K tokens, T frames, P patches (of all frames), H W rows and columns of patches.
 """
@@ -23,7 +23,7 @@ from diptych.models.bridges.writer import BridgeGenerator
 from diptych.models.io.inference import evaluating
 
 REDUCING = ("merging", "pooled", "shuffled")
-"""Kinds of connectors that make fewer tokens than there are patches."""
+"""Connector types that produce fewer tokens than patches."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -41,11 +41,11 @@ class TokenSources:
 
     @property
     def owners(self) -> npt.NDArray[np.int64]:
-        """[T, H, W]: token in which each patch has its largest share, of several the first; -1 for a patch in none."""
+        """Token in which each patch has its largest share, [T, H, W], the first on a tie; -1 for a patch in no token."""
         return np.where(self.share_KTHW.max(0) > 0, self.share_KTHW.argmax(0), -1)
 
     def lines(self) -> list[str]:
-        """Lines to print: how many tokens there are, and how many patches they stand for."""
+        """Lines to print: the number of tokens, and the number of patches that they cover."""
         frames, rows, columns = self.share_KTHW.shape[1:]
         count_K = (self.share_KTHW > 0).sum((1, 2, 3))
         many = f"{frames} frames of {rows} x {columns}" if frames > 1 else f"{rows} x {columns}"
@@ -67,15 +67,16 @@ class TokenSources:
 
 
 def reduces_tokens(model: Any) -> bool:
-    """True for a model whose language model reads fewer image tokens than there are patches, so that `token_sources` answers."""
+    """True if the language model reads fewer image tokens than there are patches, so `token_sources` supports the model."""
     return isinstance(model, BridgeGenerator) and hasattr(model.bridge.connector, "reduce")
 
 
 def token_sources(model: BridgeGenerator, images: Sequence[ImageSource]) -> TokenSources:
-    """Source map of the tokens that a model makes of a picture, or of the frames of a clip. A model that cuts pictures into tiles is shown
-    the picture as one.
+    """Source map of a model's tokens for an image, or for the frames of a clip. A model that tiles images gets the image as a
+    single tile.
 
-    Raises ConfigError for a model whose tokens are patches, or mixtures of all of them, and for several pictures where it reads no clips.
+    Raises ConfigError for a model whose tokens are patches, or mixtures of all of them, and for several images if it reads no
+    clips.
     """
     reduce = getattr(model.bridge.connector, "reduce", None)
     if reduce is None:
@@ -91,7 +92,7 @@ def token_sources(model: BridgeGenerator, images: Sequence[ImageSource]) -> Toke
         share_KP = reduce(encoded.tokens_BPD).source_BKP[0].float().cpu().numpy()
     count = share_KP.shape[1] // len(numbers)
     side = math.isqrt(count)
-    if side * side == count - 1:  # a class token stands before the patches of each frame
+    if side * side == count - 1:  # a class token precedes the patches of each frame
         share_KTP = share_KP.reshape(len(share_KP), len(numbers), count)[..., 1:]
     elif side * side == count:
         share_KTP = share_KP.reshape(len(share_KP), len(numbers), count)

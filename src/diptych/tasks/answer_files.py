@@ -42,7 +42,7 @@ class AnswerRow:
     """One row of a result file.
 
     reply      what was answered; a fault where the row holds no words
-    question   words of the question, "" where the row has none
+    question   words of the question, "" if the row has none
     names, pictures   names of the question, and of the picture, in every spelling that may be meant
     """
 

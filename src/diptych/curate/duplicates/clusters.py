@@ -1,12 +1,13 @@
-"""Near-duplicates among embeddings, by clusters: dropped row -> kept row. Two rules.
+"""Near-duplicates among embeddings, by clusters: dropped row -> kept row. There are two rules.
 
-`greedy_duplicates`    rows in a given order; one leaves when a *kept* row is as near as `cosine`. Nothing that leaves is further than that
-                       from everything kept, whatever the clusters.
-`semdedup_duplicates`  SemDeDup's (Abbas et al., 2023, 2303.09540): inside a cluster, rows by distance to its centre; row j leaves when
-                       *any* row before it is that near, also one that has left itself. Chains of small steps then carry off what is
-                       far from all that stays. For parity.
+`greedy_duplicates`    rows in a given order; a row is dropped if a *kept* row is within `cosine`. Every dropped row is that close
+                       to some kept row, for any clustering.
+`semdedup_duplicates`  SemDeDup's (Abbas et al., 2023, 2303.09540): rows of a cluster by distance to its centre; row j is dropped
+                       if
+                       *any* row before it is that close, even a dropped one. Chains of small steps can then remove rows that are
+                       far from every kept row. For parity.
 
-With clusters each row is compared inside its nearest `probe` ones alone: pairs across a border are missed when probe is 1. Letters:
+With clusters, each row is compared only within its `probe` nearest ones: pairs across a border are missed if probe is 1. Letters:
 N rows, D width, K clusters.
 """
 
@@ -101,7 +102,7 @@ def greedy_duplicates(
         if best[0] >= cosine:
             out[row] = -best[1], best[0]
             continue
-        for home in homes:  # in all its clusters, so that a neighbour across a border finds it
+        for home in homes:  # added to all its clusters, so that neighbours across a border are compared with it
             if len(kept[home]) == len(held[home]):
                 held[home] = np.concatenate([held[home], np.empty_like(held[home])])
             held[home][len(kept[home])] = vector_ND[row]

@@ -147,7 +147,7 @@ class NearDuplicateEmbeddings:
 
 
 def cluster_rows(vector_ND: Unit, clusters: int, probe: int, *, seed: int = 0) -> Ints | None:
-    """Nearest clusters of each row, [N, probe]; None where all rows are compared. 0 clusters: the square root of N from `EXACT` rows on."""
+    """Nearest clusters of each row, [N, probe]; None if all rows are compared. 0 clusters: the square root of N from `EXACT` rows on."""
     count = len(vector_ND)
     clusters = clusters or (round(count**0.5) if count >= EXACT else 1)
     clusters = min(clusters, count)

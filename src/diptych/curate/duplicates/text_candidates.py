@@ -1,11 +1,12 @@
-"""Greedy near-duplicates among texts that share a MinHash band: a row is compared with kept rows (representatives) alone.
+"""Greedy near-duplicate search among texts that share a MinHash band: a row is compared only with kept rows (representatives).
 
 Texts of one template share bands with each other, and may all be kept: comparing each with all would be quadratic. Rows with a band key
 of more than `SPLIT` rows are therefore joined into groups (connected components over bands), and each group is indexed by its rarest
 shingles. Two sets of a Jaccard similarity of at least t share one of their first n - ceil(t n) + 1 shingles in any common order, and its
-position bounds how many they share (prefix and positional filters: Bayardo, Ma and Srikant, 2007; Xiao et al., 2008): with the rarest
-shingles first a text meets those that share what is rare in it, and no pair is lost. Each list of kept rows (representatives) holds at
-most `cap` of them, which bounds the comparisons of a row; a list that is full is counted, since a pair may be missed there.
+position bounds how many they share (prefix and positional filters: Bayardo, Ma and Srikant, 2007; Xiao et al., 2008): with the
+rarest shingles first, a text is compared with those that share its rare shingles, and no pair is lost. Each list of
+representatives holds at most `cap` rows, which bounds the comparisons per row; full lists are counted, since pairs may be missed
+there.
 
 Letters: N texts, B bands, K shingles.
 """
@@ -67,7 +68,7 @@ class _RareShingleLists:
         """Kept rows that share a band key and a rare shingle, and that can be similar enough by the position of the first such one."""
         seen: set[int] = set()
         out: set[int] = set()
-        least = self.similarity / (1 + self.similarity)  # of both sizes, so many shingles must be shared
+        least = self.similarity / (1 + self.similarity)  # minimum shared shingles, as a fraction of the sum of both sizes
         lists = self._lists.get(row.group, {})
         for position, shingle in enumerate(row.prefix):
             members = lists.get(shingle, ())
@@ -93,7 +94,7 @@ class _RareShingleLists:
 
 
 class _SmallBuckets:
-    """Rows that share a band key with 2 to SPLIT rows, in arrays sorted by key and row: some 16 bytes for each such key of a row."""
+    """Rows that share a band key with 2 to SPLIT rows, in arrays sorted by key and row: about 16 bytes per key and row."""
 
     def __init__(self, key_NB: Words, size_NB: npt.NDArray[np.int32]) -> None:
         row_M, band_M = np.nonzero((size_NB > 1) & (size_NB <= SPLIT))
@@ -182,7 +183,7 @@ def bucket_sizes(key_NB: Words) -> npt.NDArray[np.int32]:
 
 
 def _groups(key_NB: Words, size_NB: npt.NDArray[np.int32]) -> npt.NDArray[np.int64]:
-    """Group of each row, int64 [N]: rows that a chain of keys of more than SPLIT rows joins have the same one."""
+    """Group of each row, int64 [N]: rows connected by a chain of keys with more than SPLIT rows share a group."""
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
 

@@ -1,6 +1,6 @@
-"""Resumable work in parts: finished parts lie on disk under the key of the step.
+"""Resumable work in parts: finished parts are stored on disk under the key of the step.
 
-Parts are spans of fixed size of the rows in order of uid, whatever files the rows came from. A part appears whole or not at all.
+Parts are fixed-size spans of the rows sorted by uid, independent of the input files. Parts are written atomically.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ ROWS = 131_072
 
 @dataclass(frozen=True, slots=True)
 class PartStore:
-    """folder  where finished parts lie; None keeps nothing
-    key     what tells this step, its configuration and its data from any other
-    rows    of a part
-    embeddings  folder of embedding tables, which steps read and fill; None: embeddings lie with the parts
+    """folder  where finished parts are stored; None stores nothing
+    key     hash that identifies the step, its configuration and its data
+    rows    rows per part
+    embeddings  folder of embedding tables that steps read and extend; None stores embeddings with the parts
     """
 
     folder: Path | None = None
@@ -33,9 +33,10 @@ class PartStore:
     embeddings: Path | None = None
 
     def mapped(self, table: pa.Table, name: str, work: Callable[[pa.Table], pa.Table]) -> pa.Table:
-        """Table of `work` over every part of `table`, whose rows are in an order that does not depend on the input files.
+        """Applies `work` to every part of `table`, whose row order must not depend on the input files, and concatenates the
+        results.
 
-        `name` tells several such passes of a step apart. An empty table is worked on once, for its schema.
+        `name` distinguishes several passes of one step. For an empty table `work` is called once, for its schema.
         """
         made = []
         starts = range(0, max(1, table.num_rows), self.rows)

@@ -1,14 +1,14 @@
 """Runs curation steps over a pool, one after the other, and records what each dropped, why, and its cost.
 
-OUT/quarantine.parquet      what could not even be read, and why
+OUT/quarantine.parquet      rows that could not be read, and why
 OUT/curation.json           input, output, steps with configuration and counts
-OUT/tables/removed.parquet  uid, step, reason: a row for every sample that left
-OUT/tables/step_NN_SLUG...  verdict of each finished step; a run that was cut short goes on after the last of these
+OUT/tables/removed.parquet  uid, step, reason: one row per dropped sample
+OUT/tables/step_NN_SLUG...  verdict of each finished step; an interrupted run resumes after the last of these
 OUT/tables/NAME.parquet     columns that steps made (duplicate_of)
-OUT/NAME                    what else a step found out (metaclip.html)
+OUT/NAME                    other output files of a step (metaclip.html)
 OUT/lineage.json            steps from the first source on, with version, commit and time (`data.lineage`)
-OUT/costs.json              seconds of every step; apart, so that equal work gives equal tables
-OUT/parts/                  finished parts of a step that was cut short
+OUT/costs.json              seconds of every step; a separate file, so that equal work gives equal tables
+OUT/parts/                  finished parts of an interrupted step
 """
 
 from __future__ import annotations
@@ -68,7 +68,8 @@ Data = TypeVar("Data", bound=Selectable)
 
 @dataclass(frozen=True, slots=True)
 class StepReport:
-    """One step of a curation: rows before and after, seconds, whether it was read from an earlier run, and notes for people."""
+    """Report of one curation step: rows before and after, seconds, whether it was resumed from an earlier run, and printed
+    notes."""
 
     slug: str
     config: dict[str, Any]
@@ -89,7 +90,7 @@ class CurationResult(Generic[Data]):
     columns: dict[str, Any]
 
     def lines(self) -> list[str]:
-        """The removal table: for each step rows before and after and its cost, then how many left for which kind of reason."""
+        """The removal table: rows before and after and the cost of each step, then dropped rows by kind of reason."""
         lines = []
         drops = DropTable.of(self.removed).table
         for step in self.steps:
@@ -117,14 +118,14 @@ def kind_of(reason: str) -> str:
 def curate(
     data: Data, operators: Sequence[Operator], out: Path | None = None, *, source: str = "", embeddings: Path | None = None
 ) -> CurationResult[Data]:
-    """Result of applying the steps in order, each to the rows that the one before kept.
+    """Applies the steps in order, each to the rows that the previous one kept, and returns the result.
 
-    `source` is the address of `data`, so that `out` can be opened later as what is left of it (`data.curated`).
+    `source` is the address of `data`; it is recorded so that `out` can later be opened as the curated data set (`data.curated`).
 
-    `embeddings` is a folder of embedding tables, which steps read, and fill where they lack a picture (`index.embedding_table`).
+    `embeddings` is a folder of embedding tables that steps read, and extend with missing images (`index.embedding_table`).
 
-    With `out`, tables are written there, and finished steps of an earlier run with the same data and configuration are taken from
-    there. Raises RunError when a step invents, loses or repeats a uid, and when another process curates into `out`.
+    With `out`, tables are written there, and finished steps of an earlier run with the same data and configuration are reused.
+    Raises RunError if a step invents, loses or repeats a uid, or if another process is curating into `out`.
     """
     if out is None:
         return _curate_alone(data, operators, out, source, embeddings)
@@ -150,7 +151,7 @@ def _curate_alone(
     for number, operator in enumerate(operators):
         before, table = current, f"step_{number:02d}_{operator.slug}"
         config: dict[str, Any] = {"options": configuration(operator), "input": before.fingerprint}
-        if columns:  # which later steps read, and no fingerprint covers
+        if columns:  # later steps read them, and no fingerprint covers them
             config["after"] = [[step.slug, step.config] for step in steps]
         made_by = MadeBy(operator.slug, config)
         done = _earlier_verdict(out, table, made_by) if out else None
@@ -164,7 +165,7 @@ def _curate_alone(
         if out and not done:
             _write_step(out, table, result, verdict, made_by)
             parts.clear()
-            # As a resumed run reads them: Parquet names parts of nested types anew, which shows in the bytes of what is written next.
+            # Reloaded as a resumed run would: Parquet renames the fields of nested types, which changes the bytes written later.
             result = dataclasses.replace(result, columns=_stored_columns(out, table))
         for name, values in result.columns.items():
             columns[name] = joined(name, columns.get(name), values)
@@ -191,13 +192,13 @@ def _curate_alone(
 
 
 def plan(data: Dataset, operators: Sequence[Operator]) -> list[dict[str, Any]]:
-    """Estimated cost of each step on the whole input; a step after others will see fewer rows."""
+    """Estimated cost of each step on the whole input; later steps will actually see fewer rows."""
     return [{"step": operator.slug, **operator.plan(data)} for operator in operators]
 
 
 def configuration(operator: Operator) -> dict[str, Any]:
-    """Configuration of an operator as plain values; a model is given by name and fingerprint. Fields marked "runtime" decide nothing of the
-    result, and are left out."""
+    """Configuration of an operator as plain values; a model is given by name and fingerprint. Fields marked "runtime" do
+    not affect the result and are left out."""
     fields: Any = dataclasses.fields(operator)  # type: ignore[arg-type]  # operators are dataclasses by contract
     plain = {}
     for field in fields:
@@ -206,14 +207,14 @@ def configuration(operator: Operator) -> dict[str, Any]:
         value = getattr(operator, field.name)
         model = hasattr(value, "fingerprint")
         plain[field.name] = {"name": value.name, "fingerprint": value.fingerprint} if model else to_plain(value)
-    for name in getattr(operator, "paths", ()):  # what a file says decides, not only where it lies
+    for name in getattr(operator, "paths", ()):  # the content of a file counts, not only its path
         if path := getattr(operator, name):
             plain[f"{name}_sha256"] = _content(Path(path))
     return plain
 
 
 def _content(path: Path) -> str:
-    """The hash of a file, or of all files of a folder, for a run of its model's; "" where there is none (the step will say so)."""
+    """Hash of a file, of all files of a folder or of a run's model; "" if the path does not exist (the step reports it)."""
     if (path / "run.json").is_file():
         path = path / "model"
     digest = hashlib.sha256()
@@ -224,7 +225,7 @@ def _content(path: Path) -> str:
 
 
 def _refuse(data: Dataset, result: CurationStepResult, slug: str) -> None:
-    """Raise RunError for a step whose verdicts are not one for every uid."""
+    """Raises RunError unless the step returned exactly one verdict per uid."""
     judged = [*result.kept, *(drop.uid for drop in result.dropped)]
     uids = set(data.uids)
     if invented := set(judged) - uids:
@@ -235,7 +236,7 @@ def _refuse(data: Dataset, result: CurationStepResult, slug: str) -> None:
 
 
 def _write_step(out: Path, table: str, result: CurationStepResult, verdict: pa.Table, made_by: MadeBy) -> None:
-    """Writes a step, columns first: the verdict marks the step as finished."""
+    """Writes a step's tables, columns first: the presence of the verdict marks the step as finished."""
     for name, content in result.files.items():
         if isinstance(content, Path):
             out.mkdir(parents=True, exist_ok=True)
@@ -270,7 +271,7 @@ def _stored_columns(out: Path, table: str) -> dict[str, Any]:
         pairs = read_table(out, f"{table}-{column}").table.replace_schema_metadata(None)
         if column in config["as_tables"]:
             made[column] = pairs
-        elif pa.types.is_nested(pairs.schema.field(column).type):  # whose parts Parquet names anew: Arrow names them again
+        elif pa.types.is_nested(pairs.schema.field(column).type):  # Parquet renamed the nested fields: restore Arrow's names
             made[column] = dict(zip(pairs["uid"].to_pylist(), pairs[column].to_pylist(), strict=True))
         else:
             made[column] = ColumnByUid(pairs)

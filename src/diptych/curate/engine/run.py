@@ -1,10 +1,10 @@
 """Engine for column steps over large pools: Daft, on this machine or on a Ray cluster. The same rows in, the same rows out.
 
-A step is a *worker*: built once where it runs (an automaton, a language model), then called with Arrow arrays of some thousand rows.
-Results come back sorted by uid, so that neither the cut of the input files, nor the number of workers, nor the engine shows in them.
+A step is a *worker*: built once where it runs (an automaton, a language model), then called with Arrow arrays of some thousand
+rows. Results are sorted by uid, so they do not depend on the input files, the number of workers or the engine.
 
-What people get wrong: the engine of a process is chosen once, before the first frame; and Daft's usage statistics are on by default
-(they are off here: nothing of ours talks to the network by itself).
+What people get wrong: the engine of a process is chosen once, before the first frame; and Daft's usage statistics are on by
+default (they are disabled here: Diptych never accesses the network on its own).
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from diptych.core.ray_cluster import join_cluster
 
 Engine = Literal["local", "ray"]
 BATCH_ROWS = 16_384
-"""Rows that a worker gets at once: enough to forget the call, few enough that two cores share a small pool."""
+"""Rows per worker call: enough to amortise the call, few enough that two cores share a small pool."""
 
 
 class Worker(Protocol):
-    """Column function: columns in, one column out, row by row; deterministic. Travels to other machines, so it holds plain values."""
+    """Deterministic row-wise function from columns to one column. It is pickled to other machines, so it holds plain values."""
 
     kind: ClassVar[pa.DataType]
 
@@ -34,12 +34,12 @@ class Worker(Protocol):
 
 
 _CHOSEN: list[Engine] = []
-"""The engine of this process, once there is one: Daft's runner cannot be changed afterwards."""
+"""The engine of this process, once chosen: Daft's runner cannot be changed afterwards."""
 
 
 def start(engine: Engine = "local", *, cpus: int | None = None) -> None:
-    """Chooses the engine of this process. "ray" joins the cluster that RAY_ADDRESS names, else starts one here with `cpus` cores; None: all
-    that this process may use."""
+    """Chooses the engine of this process. "ray" joins the cluster at RAY_ADDRESS, or starts a local one with `cpus` cores (None:
+    all cores available to this process)."""
     if engine not in ("local", "ray"):
         raise ConfigError(f"engine is {engine!r} (expected local | ray)")
     if _CHOSEN and _CHOSEN[0] != engine:
@@ -56,7 +56,7 @@ def start(engine: Engine = "local", *, cpus: int | None = None) -> None:
 
 
 def current_engine() -> Engine | None:
-    """The engine of this process; None while there is none."""
+    """The engine of this process; None if none has been chosen."""
     return _CHOSEN[0] if _CHOSEN else None
 
 
@@ -68,9 +68,9 @@ def _running() -> Any:
 
 
 def mapped(table: pa.Table, reads: Sequence[str], worker: Worker, name: str) -> pa.Table:
-    """Table with one more column `name`, the worker's output for the columns it reads. Rows come back in order of "row".
+    """Adds a column `name` with the worker's output for the columns it reads. Rows are returned in order of "row".
 
-    `table` needs a column "row" (int64, no two alike): the key by which the result is put back in order.
+    `table` needs a column "row" (unique int64), which restores the order.
     """
     daft = _running()
     frame = daft.from_arrow(table)
@@ -83,8 +83,8 @@ def mapped(table: pa.Table, reads: Sequence[str], worker: Worker, name: str) -> 
 
 
 def mapped_where(table: pa.Table, reads: Sequence[str], worker: Worker, name: str) -> pa.Table:
-    """As `mapped`, for work that one call keeps busy by itself, such as asking a model: on this machine the worker is called here, and
-    Daft is not needed."""
+    """Like `mapped`, for work that saturates the machine in a single call, such as running a model: without a cluster the worker
+    is called in this process, and Daft is not needed."""
     if _CHOSEN == ["ray"]:
         return mapped(table, reads, worker, name)
     ordered = table.take(pc.sort_indices(table["row"])).combine_chunks()
@@ -92,7 +92,7 @@ def mapped_where(table: pa.Table, reads: Sequence[str], worker: Worker, name: st
 
 
 def count_distinct(table: pa.Table, by: str, of: str) -> pa.Table:
-    """Number of different values of the column `of` for each value of the column `by`: columns `by` and "count", in no order.
+    """Number of distinct values of column `of` for each value of column `by`: columns `by` and "count", unordered.
 
     On a Ray cluster Daft counts; on this machine Arrow does, and Daft is not needed.
     """
@@ -118,7 +118,7 @@ def _remote(daft: Any, worker: Worker) -> Any:
 
 
 def _plain(column: pa.Array | pa.ChunkedArray, kind: pa.DataType | None = None) -> pa.Array:
-    """Arrow array with Daft's large strings and lists as the usual ones."""
+    """Arrow array with Daft's large strings and lists cast to the regular types."""
     if isinstance(column, pa.ChunkedArray):
         column = column.combine_chunks()
     if kind is None and pa.types.is_large_string(column.type):

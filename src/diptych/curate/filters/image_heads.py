@@ -245,7 +245,7 @@ def _quality(kind: Kind, score_N: Floats, label_N: Floats) -> str:
 
 
 def best_threshold(score_N: Floats, true_N: npt.NDArray[np.bool_]) -> tuple[float, float] | None:
-    """Threshold of the highest F1, and that F1; None where all labels are the same."""
+    """Threshold of the highest F1, and that F1; None if all labels are the same."""
     from sklearn.metrics import precision_recall_curve
 
     if true_N.all() or not true_N.any():

@@ -1,17 +1,19 @@
 """ALIGN's frequency-based cleaning of web pairs (Jia et al., 2021, 2102.05918).
 
-A row leaves for the first rule that it breaks, and its reason begins with the name of that rule:
+A row is dropped by the first rule that it breaks, and its reason begins with the name of that rule:
 
 unreadable       the image cannot be read
 short_side       the short side is not above `short_side` pixels
 aspect_ratio     long side / short side is not below `aspect_ratio`
-texts_of_image   the image (these very bytes, in however many rows) carries more than `texts_of_image` texts
-unsafe           the column `unsafe` says more than `unsafe_above`; nothing here judges that by itself
+texts_of_image   the image (identical bytes, over all rows) has more than `texts_of_image` texts
+unsafe           the column `unsafe` exceeds `unsafe_above`; this step does not compute that score
 evaluation       a near-duplicate of an evaluation image, by the measure of `near_duplicates`
-no_text, length, shared_text, rare_token    no text of the row passes the rules of `alt_text`; the first text's fault is named
+no_text, length, shared_text, rare_token    no text of the row passes the rules of `alt_text`; the fault of the first text is
+                                            given
 
-A row with several texts stays while one of them passes; the column ``kept_texts`` then lists which. Counts are those of the data as
-they come in. Cost: one read and hash of every image and two passes over the texts; with `evaluation` also one decode of every image.
+A row with several texts is kept if any of them passes; the column ``kept_texts`` lists which. Counts are taken over the input,
+before any row is dropped. Cost: one read and hash of every image and two passes over the texts; with `evaluation` also one decode
+of every image.
 """
 
 from __future__ import annotations
@@ -43,7 +45,7 @@ from diptych.data.media.decode import probe
 from diptych.worlds.address import held_out, open_data
 
 NEAR_BITS, NEAR_COLOUR = 6, 8.0
-"""What `near_duplicates` calls near: of 64 bits, and of 255 in colour."""
+"""Near-duplicate thresholds of `near_duplicates`: bits of 64, and colour difference of 255."""
 
 Size = tuple[int, int]
 SIZES = pa.schema([("digest", DIGEST), ("width", pa.int32()), ("height", pa.int32())])
@@ -150,7 +152,7 @@ class AlignFilters:
         )
 
     def _crowded(self, texts: pa.Table) -> dict[int, str]:
-        """Fault of each image that carries too many texts, in whatever rows."""
+        """Fault of each image that has too many texts over all rows."""
         if not self.texts_of_image:
             return {}
         counts = count_distinct(texts, "image", "string")

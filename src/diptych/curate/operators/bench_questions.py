@@ -1,10 +1,11 @@
-"""Questions about the pictures of a data set, to ask models: written from symbols, filtered, with what supports each answer (Auto-Bench,
-Ji et al., 2023, 2311.14580).
+"""Writes benchmark questions about the images of a data set from symbols, filters them, and stores the evidence for each answer
+(Auto-Bench, Ji et al., 2023, 2311.14580).
 
-Captions, boxes and relations become symbols; programs write questions that these settle, or a language model writes them for each kind
-of ability. What fails a filter goes. `triplets.jsonl` holds what is left, for `diptych eval MODEL auto_bench --triplets FILE`;
-`filters.json` says what each filter took out, and how good it is: errors of its kind are planted in copies of the questions and looked
-for. No row leaves. Symbols hide what annotators missed, so that an answer is right about the symbols first.
+Captions, boxes and relations become symbols; programs write questions that these answer, or a language model writes them for each
+kind of ability. Questions that fail a filter are dropped. `triplets.jsonl` holds the rest, for `diptych eval MODEL auto_bench
+--triplets FILE`; `filters.json` reports what each filter dropped and its quality, measured on copies of the questions with
+planted errors. Drops no rows. Symbols lack what annotators missed, so an answer is correct with respect to the symbols and not
+necessarily the image.
 """
 
 from __future__ import annotations
@@ -132,7 +133,7 @@ class BenchQuestions(WritingStep):
         return CurationStepResult(tuple(symbols), (), columns, time.perf_counter() - start, files, (first, *notes))
 
     def _symbols(self, sample: Sample) -> Symbols:
-        """Symbols of each picture; boxes in shares of its sides, for which its size is read."""
+        """Symbols of an image; box coordinates are fractions of its width and height, which are read from the image."""
         size = None
         if sample.regions and sample.image is not None:
             height, width = decode(sample.image, exact=True).shape[:2]
@@ -186,7 +187,7 @@ def _table(symbols: Mapping[str, Symbols]) -> pa.Table:
 
 
 def _read(request: RowRequest, text: str) -> tuple[str, str]:
-    """JSON object in an answer, as one line, or the reason why it is none."""
+    """JSON object in an answer, as one line, or the reason why it is invalid."""
     start, end = text.find("{"), text.rfind("}")
     try:
         value = json.loads(text[start : end + 1]) if 0 <= start < end else None

@@ -1,17 +1,21 @@
-"""FuseCap: what vision experts find is fused into the caption (Rotstein et al., 2023, 2305.17718). Rows without a readable image leave.
+"""FuseCap: fuses the findings of vision experts into the caption (Rotstein et al., 2023, 2305.17718). Drops rows without a
+readable image.
 
-1. Experts analyse each image: a detector (or the regions that the data have) gives things with boxes and scores, an embedder their
-attributes, OCR the text on them. All findings are kept as the column ``findings``, with expert, score, box, and where they stand in the
-fused caption. 2. Findings of score `least` or more, the best first, are fused with the caption by a writer: rules that put attributes
-before what the caption names and the rest behind it, or a language model (published: FLAN-T5-XL, taught by 20,000 answers of ChatGPT).
-3. A fused caption that leaves a finding out or has a word that neither caption nor findings have is counted and not used.
+1. Experts analyse each image: a detector (or the data's regions) gives objects with boxes and scores, an embedder their
+attributes, OCR the text on them. All findings are stored in the column ``findings``, with expert, score, box, and their position
+in the fused caption.
+2. Findings with a score of at least `least`, best first, are fused with the caption by a writer: rules that put attributes before
+the objects that the caption names and append the rest, or a language model (published: FLAN-T5-XL, fine-tuned on 20,000 answers
+of ChatGPT).
+3. A fused caption that omits a finding, or has a word that neither the caption nor the findings have, is counted and not used.
 
-The fused caption is a further text of its row (``text_variants``), or with `instead` its only one (``repaired_text``), as published: then
-train any recipe on OUT, a captioner as the paper or `clip`. `fusecap.json` says how many fused captions are longer than a text window.
+The fused caption is an additional text of its row (``text_variants``), or with `instead` its only one (``repaired_text``), as
+published: then train any recipe on OUT, a captioner as in the paper, or `clip`. `fusecap.json` reports how many fused captions
+exceed the text
 
-The authors released captions and a captioner, no experts, fuser or thresholds; ours are stand-ins, and the thresholds are ours. A detector
-that is sure and wrong becomes confident text: look at ``findings`` first, and run again with another `least`. Cost: experts, each once an
-image; a text of the writer a row.
+window. The authors released captions and a captioner, but no experts, fuser or thresholds; the experts and thresholds here are
+stand-ins. Confident false detections become confident text: inspect ``findings`` first, and rerun with another `least` if needed.
+Cost: each expert once per image; one text of the writer per row.
 """
 
 from __future__ import annotations
@@ -39,7 +43,7 @@ from diptych.data.text.captions.variants import VARIANTS, variant_column
 from diptych.data.text.tokenize import Tokenizer
 
 LOOKED_AT_ONCE = 256
-"""Rows of a part of the experts' work."""
+"""Rows per part, for the experts."""
 RULES = "grammar"
 
 

@@ -1,11 +1,13 @@
-"""A caption for every image from a model that writes: the second text that ALIP learns from, and a text for pictures that have none.
+"""Generates a caption for every image with a captioning model, such as the synthetic captions that ALIP trains on.
 
-ALIP (2308.08428) took OFA with the prompt below, 10 to 15 tokens. The captions are the column ``synthetic_caption``, keyed by uid: pass the
-folder that `curate` wrote to `diptych train alip --captions FOLDER`. Beside it lies ``synthetic_caption_by``: for each caption the model
-with the hash of its weights, the prompt, and the data and row that the picture came from.
+ALIP (2308.08428) used OFA with the prompt below, 10 to 15 tokens. The captions are the column ``synthetic_caption``, keyed by
+uid: pass the
+folder that `curate` wrote to `diptych train alip --captions FOLDER`. The column ``synthetic_caption_by`` records, for each
+caption, the model with the hash of its weights, the prompt, and the data set and row of the image.
 
-No row leaves but one whose image cannot be read; an empty caption is none. Finished parts outlive a kill. On Ray the encoded pictures
-travel to the workers, each of which opens the model from its address: the folder must lie there too.
+Only rows with unreadable images are dropped; an empty caption counts as missing. An interrupted run resumes from its finished
+parts. On Ray the encoded images are sent to the workers, each of which opens the model from its address, so the folder must exist
+there too.
 """
 
 from __future__ import annotations
@@ -30,7 +32,7 @@ from diptych.models.io.open_address import open_address, require
 
 ALIP_PROMPT = "What does the image describe?"
 PART_ROWS = 256
-"""Captions that a kill costs at most."""
+"""Images per part: the most captions that an interrupted run can lose."""
 BY = pa.struct(
     [
         ("model", pa.string()),
@@ -44,9 +46,9 @@ BY = pa.struct(
 
 @dataclass
 class Captioner:
-    """Captioning worker of a step; travels as its address, and opens the model at its first call.
+    """Captioning worker of a step; pickled as its address, it opens the model on the first call.
 
-    Gives for each picture "+" and its caption, or "-" and why it cannot be read.
+    Returns for each image "+" and its caption, or "-" and the reason why it cannot be read.
     """
 
     address: str
@@ -65,7 +67,7 @@ class Captioner:
         return pa.array([answer for some in batches(images, self.batch_size) for answer in self._answers(some)], pa.string())
 
     def _answers(self, images: Sequence[ImageSource]) -> list[str]:
-        """Captions of a batch; where one picture is broken, each is captioned by itself."""
+        """Captions of a batch; if an image is broken, the images are captioned one by one."""
         try:
             return [f"+{text}" for text in self.captions(images)]
         except DecodeError as error:
@@ -81,7 +83,7 @@ class Captioner:
 
 
 def open_captioner(address: str) -> Any:
-    """The captioner at an address. Raises ConfigError for none, and for a model that does not write."""
+    """Opens the captioner at an address. Raises ConfigError for an empty address or a model that does not generate text."""
     if not address:
         raise ConfigError("generated_captions needs a model that writes (--captioner MODEL)")
     model = open_address(address)

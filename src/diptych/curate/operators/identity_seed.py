@@ -1,11 +1,12 @@
-"""Cleaning of tracker identities: PLIP's seed filter (2305.08386) for noisy person labels.
+"""Cleans tracker identities: PLIP's seed filter (2305.08386) for noisy person labels.
 
-Within an identity the picture least like the mean of the others leaves until all are alike; one that left joins a neighbouring identity
-that it resembles; neighbouring identities of nearly one mean become one. Neighbours are identities of close numbers, as a tracker gives
-them out. Then pictures of whom too little is known leave, and identities whose pictures do not agree on the gender, or that have too few
-pictures; of the largest, some are drawn. The new identity is the column ``person``: read the pool with ``group=person``.
+Within an identity, the image least similar to the mean of the others is removed until all are similar; a removed image joins a
+neighbouring identity that it resembles; neighbouring identities with nearly the same mean are merged. Neighbours are identities
+with close numbers, as a tracker assigns them. Then images with too many unknown attributes are dropped, as are identities whose
+images disagree on the gender or that have too few images; the largest identities are subsampled. The new identity is the column
+``person``: read the pool
 
-Cost: one embedding a row. Every drop says which rule it was; rows without an image leave.
+with ``group=person``. Cost: one embedding per row. Each drop reason names its rule; rows without an image are dropped.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from diptych.curate.engine.parts import PartStore
 COLUMN = "person"
 UNKNOWN = "unknown"
 GENDER, UPPER, LOWER = 0, 2, 3
-"""Places among the six attributes of SYNTH-PEDES."""
+"""Indices into the six attributes of SYNTH-PEDES."""
 Floats = npt.NDArray[np.floating[Any]]
 
 
@@ -161,7 +162,7 @@ class IdentitySeed:
 def final_identities(
     vectors: Mapping[str, Floats], numbers: Mapping[str, int], *, alike: float, joins: float, merges: float, reach: int
 ) -> tuple[dict[str, int], dict[str, str]]:
-    """Final identity of each picture, and why the others left. Independent of the order of rows.
+    """Final identity of each image, and the drop reasons of the others. Independent of the order of rows.
 
     vectors  unit-norm, by uid
     numbers  the person that each picture is filed under

@@ -1,18 +1,20 @@
-"""MetaCLIP: keep texts that mention a known entry, and flatten how often each entry comes up (Xu et al., 2023, 2309.16671). No model.
+"""MetaCLIP: keeps texts that mention a metadata entry and balances the entries' frequencies (Xu et al., 2023, 2309.16671). No
+model.
 
-Two passes: every text is searched for all entries (`matching`), counts are summed, and a text stays with the probability that its
-entries give it (`balance`). Draws are keyed by (seed, uid): the same rows stay however the files are cut and on whatever engine.
+Two passes: every text is searched for all entries (`matching`), counts are summed, and a text is kept with the probability that
+its entries give it (`balance`). Draws are keyed by (seed, uid), so the kept rows depend neither on the input files nor on the
+engine.
 
-Columns: "entries", numbers into the file entries.parquet of the entries that the row's text mentions; "keep_probability", of every
-row, for an order that samples instead of dropping (`data.load.order.Weighted`); "balanced_text", which of several texts was taken.
+Columns: "entries", row indices into entries.parquet of the entries that the text mentions; "keep_probability", for every row, for
+sampling instead of dropping (`data.load.order.Weighted`); "balanced_text", the index of the text that was drawn.
 Files: entries.parquet (entry, source, count before and after), metaclip.html (both as curves); with thresholds by language also
 languages.parquet (language, matches, t, share of its matches below t).
 
-Where this departs from the published code. Of an image with several texts one is drawn and judged once; the first release kept the image
-once for every text that survived (`texts="any"` keeps it when any does). Entries match by `spacing`'s rule "tokens"; theirs is
-"released". One threshold serves all languages; MetaCLIP 2's rule, with lists, counts and thresholds by language, is
-`threshold="language"` (`entry_languages`). Balance last: the counts should be those of images that exist. Cost: characters, about
-30,000 texts a second and core.
+Differences from the published code: for an image with several texts one is drawn and judged; the first release kept the image
+once for every text that survived (`texts="any"` keeps it if any does). Entries match by `spacing`'s rule "tokens"; theirs is
+"released". One threshold serves all languages; MetaCLIP 2's rule, with lists, counts and thresholds per language, is
+`threshold="language"` (`entry_languages`). Run this step last, so that unavailable images are not counted. Cost: linear in
+characters, about 30,000 texts per second and core.
 """
 
 from __future__ import annotations
@@ -115,8 +117,9 @@ class MetaCLIP:
 
     @classmethod
     def paper(cls) -> Self:
-        """Of 400 million pairs, with the rule of the released code; 2.5 billion have `t=170_000`. The list is the published one where
-        `entries` names its metadata.json, else one that is made likewise (`wordnet`, `titles`, the texts' own words and pairs)."""
+        """Published settings for 400 million pairs, with the released matching rule; use `t=170_000` for 2.5 billion. The list is
+        the published one if `entries` names its metadata.json, else it is built the same way (`wordnet`, `titles`, words and
+        pairs of the texts)."""
         return cls(t=20_000, bigrams=100_646, names="released", rule="released", draw="entry")
 
     def plan(self, data: Dataset) -> dict[str, Any]:
@@ -133,7 +136,7 @@ class MetaCLIP:
         return {**facts, "seconds": each * texts.num_rows, "needs": "one count over all texts"}
 
     def lists(self, texts: pa.Table) -> EntryLanguages:
-        """List of entries, as given or made from these texts; or one a language."""
+        """Entry lists, as given or built from these texts: a single one, or one per language."""
         if self.entries and Path(self.entries).is_dir():
             return EntryLanguages.load(Path(self.entries))
         return EntryLanguages(self.entry_list(texts), {})

@@ -1,11 +1,12 @@
-"""A knowledge file about nouns, as DesCo asks for (Li et al., 2023, 2306.14060): of which kind each is, what it looks like, what it could
-be taken for. No row leaves; `knowledge.json` lies beside the tables, for `diptych train desco --knowledge OUT/knowledge.json`.
+"""Builds DesCo's knowledge file about nouns (Li et al., 2023, 2306.14060): the kind of each, its appearance, and similar nouns.
+Drops no rows; `knowledge.json` is written beside the tables, for `diptych train desco --knowledge OUT/knowledge.json`.
 
-Three ways: by a grammar, from names and from attributes of boxes alone; from definitions of a dictionary (`glosses`); or by a language
-model (`writer`), which answers in JSON as the published files have it. An answer that is no such JSON, has no kind or says the name again
-is counted in `writing.json` and never used: its noun is then missing. A noun without a definition is written by the grammar, and counted.
+There are three sources: a grammar that uses only names and box attributes; dictionary definitions (`glosses`); or a language
+model (`writer`) that answers in the JSON format of the published files. An answer that is not such JSON, has no kind or repeats
+the name is counted in `writing.json` and discarded, so its noun is missing. A noun without a definition falls back to the grammar
+and is counted.
 
-The release wrote its files with GPT-3 and does not say how often an answer was thrown away; its prompt is not ours.
+The released files were written with GPT-3 and a different prompt; how many answers were discarded is not published.
 """
 
 from __future__ import annotations
@@ -104,7 +105,7 @@ class NounKnowledge(WritingStep):
         return CurationStepResult(kept, (), {}, time.perf_counter() - start, {FILE: text.encode(), REPORT: report}, notes)
 
     def _from_data(self, seen: _NounStatistics) -> tuple[Mapping[str, Any], dict[str, int]]:
-        """Entries by the grammar, and from definitions where there are some."""
+        """Entries written by the grammar, and from definitions where available."""
         options = {"share": self.share, "parts": self.parts, "similar": self.similar}
         made = noun_grammar.knowledge_entries(seen.names, seen.attributes, seen.boxes, **options)  # type: ignore[arg-type]
         if not self.glosses:
@@ -135,7 +136,7 @@ class NounKnowledge(WritingStep):
 
 
 def _read(request: RowRequest, raw: str) -> tuple[str, str]:
-    """Answer as one line of JSON, or the reason why it is none."""
+    """Answer as one line of JSON, or the reason why it is invalid."""
     noun = parse_noun(raw.strip())
     if noun is None:
         return raw, 'malformed: no JSON with "type" and "description"'

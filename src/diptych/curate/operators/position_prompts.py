@@ -1,7 +1,7 @@
-"""Position prompts by blocks (PTP, Wang et al., 2022, arXiv 2212.09737): one for every region, of the picture as stored.
+"""Position prompts by image block (PTP, Wang et al., 2022, arXiv 2212.09737): one for every region of the stored image.
 
-They are right for pictures that are shown whole and unflipped, which evaluation sets and captioners are given. A recipe that crops or
-flips has to write them itself, afterwards: `diptych train ptp` does, and needs the regions alone.
+They are correct for images that are used uncropped and unflipped, as in evaluation and captioning. A recipe that crops or flips
+has to write the prompts itself after augmentation: `diptych train ptp` does so, and needs only the regions.
 """
 
 from __future__ import annotations

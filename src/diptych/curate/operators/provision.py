@@ -1,16 +1,17 @@
-"""ProVision: questions and answers that programs write from scene graphs (Zhang et al., 2024, 2412.07012). Unreadable images leave.
+"""ProVision: programs write questions and answers from scene graphs (Zhang et al., 2024, 2412.07012). Drops unreadable images.
 
 24 programs ask about one image (counts, positions, attributes, relations, depth, masks, described objects), one describes it, and 14 ask
 about several. What a program asks follows from boxes, labels, attributes, relations, masks and depth of the data, or of models: with
-`detector` regions are detected, with `depth` depth is estimated. A program whose needs an image does not meet asks nothing there.
+`detector` regions are detected, with `depth` depth is estimated. A program skips images that lack the annotations it needs.
 
-Written are `dialogues.json` (a list of rows in the form of LLaVA, with program and metadata), the column ``questions`` of the images, and
-`provision.html` with questions beside their graphs. Questions over several images are new samples: rows of the dialogues whose `image` is a
-list, which `read("OUT/dialogues.json")` opens with the medium `images`. Pictures that are no files are written to OUT/images.
+Output: `dialogues.json` (a list of rows in LLaVA's format, with program and metadata), the column ``questions`` of the images,
+and `provision.html` with questions beside their graphs. Questions about several images are new samples: rows of the dialogues
+whose `image` is a list, which `read("OUT/dialogues.json")` opens with the medium `images`. Images that are not files are written
+to OUT/images.
 
-Of a program's questions about an image `per_image` are drawn; with `rebalance` what is asked about often is drawn rarely. A question
-whose answer another object of the image contradicts is not asked, and points are compared by the depth where they are printed. The released
-code does neither, and mistakes nearer for farther points: `habits` names what of it is kept.
+Of a program's questions about an image, `per_image` are drawn; `rebalance` down-weights frequent subjects. Questions whose answer
+another object of the image contradicts are not asked, and points are compared by the depth at their printed coordinates. The
+released code does neither, and confuses nearer and farther points: `habits` selects which of these behaviours are kept.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ ADVICE: dict[Need, str] = {
     "masks": "a mask for every region of an image",
     "depth": "depth maps in the data (media 'depth'), --depth FOLDER, or other programs",
 }
-"""Where programs get what they need."""
+"""Sources of the annotations that programs need."""
 Example = tuple[dict[str, Any], tuple[int, ...]]
 """A row of the dialogues, and the rows of its images."""
 
@@ -208,10 +209,10 @@ class ProVision:
             graph = replace(graph, depth_HW=stretched_depth(depth(sample.image)))
         return graph
 
-    # ---------------------------------------------------------------- what is said about it
+    # ---------------------------------------------------------------- reports
 
     def _refuse_unmet(self, writer: QuestionWriter, name: str) -> None:
-        """Raises DataError where nothing is asked, or a program that was named can ask nothing of any image."""
+        """Raises DataError if no question was written, or if an explicitly named program has no questions for any image."""
         if writer.faults and not writer.asked_images:
             raise DataError(f"no image of '{name}' can be used: {next(iter(writer.faults.values()))}", field="graph")
         unmet = writer.unmet()
@@ -256,7 +257,7 @@ class ProVision:
 
 
 def _spread(examples: Sequence[Example], most: int) -> list[Example]:
-    """At most so many, of as many programs as there are, in turn."""
+    """At most `most` examples, taken from all programs in turn."""
     by_program: dict[str, list[Example]] = {}
     for example in examples:
         by_program.setdefault(example[0]["generator"], []).append(example)

@@ -4,7 +4,7 @@ Each attribute's phrases are put into a prompt and compared with the picture. Re
 action, hair) take the phrase of the highest cosine; optional ones (bag, glasses, hat and others) take it only where the softmax over their
 phrases is above `sure`. The column ``pseudo_attributes`` holds what was found, as "attribute: phrase"; `unipt` draws a sentence of it anew
 each time that it sees the picture. The column ``synthetic_caption`` holds one sentence each for recipes that read captions,
-and ``template`` which wording it has ("persons/17"). No row leaves.
+and ``template`` which wording it has ("persons/17"). Drops no rows.
 
 Cost: one embedding a row, and one a phrase. The text is a machine's guess; recipes recognise it by its origin, synthetic.
 """

@@ -1,11 +1,11 @@
-"""Figures of articles, sorted for training: by licence, caption, type and panels (after PMC-15M; Zhang et al., 2023, 2303.00915).
+"""Filters article figures by licence, caption, type and panels (after PMC-15M; Zhang et al., 2023, 2303.00915).
 
-Takes what `diptych.read` makes of articles of PubMed Central. Rows without a licence that allows the asked use leave, with a reason, and
-so do captions that are too short, pictures that cannot be read, figures of types that are not asked for, and compound figures where
-`compound` is "drop". Columns: `figure_type` (drawing, scan, photo) and `panels`, boxes of the panels of compound figures (left, top,
-right, bottom, one after the other), of which `diptych.data.articles.panels.panels_as_rows` makes rows.
+The input is PubMed Central articles as read by `diptych.read`. Rows are dropped, with a reason, if their licence does not allow
+the requested use, the caption is too short, the image is unreadable, the figure type is not in `types`, or the figure is compound
+and `compound` is "drop". Columns: `figure_type` (drawing, scan, photo) and `panels`, the boxes of the panels of compound figures
+(left, top, right, bottom, flattened), which `diptych.data.articles.panels.panels_as_rows` turns into rows.
 
-The published pipeline keeps every figure with a caption (`paper`). Cost: a decoding a row.
+The published pipeline keeps every figure with a caption (`paper`). Cost: one image decode per row.
 """
 
 from __future__ import annotations

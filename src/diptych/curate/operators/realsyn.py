@@ -1,25 +1,27 @@
-"""RealSyn: image-text pairs from pictures and sentences of documents (Gu et al., 2025, 2502.12513). Sentences, and unused pictures, leave.
+"""RealSyn: builds image-text pairs from documents (Gu et al., 2025, 2502.12513). Drops sentence rows and unpaired images.
 
-The pool holds pictures and sentences as rows (`data.read.documents`: a folder of HTML or Markdown); which belongs to which is not known.
+The pool holds images and sentences as separate, unpaired rows (`data.read.documents`: a folder of HTML or Markdown).
 
-1. Extraction: pictures narrower than 1 to 3 or smaller than 100 pixels leave; sentences lose addresses and emoji and have to keep to
-lengths and entropy (and, where asked, to a complexity, an action and a perplexity). Equal sentences count once, and where asked such as say
-the same (`alike`). `near_duplicates` and `semantic_duplicates` before this step do the published deduplication of pictures.
-2. Hierarchical retrieval: sentences are clustered; a picture probes its `probes` nearest centres and takes the `top` nearest
-sentences of their clusters, of whatever document.
+1. Extraction: images with an aspect ratio above 3 or a side below 100 pixels are dropped; URLs and emoji are removed from
+sentences, which are filtered by length and entropy (optionally also by complexity, action verb and perplexity). Duplicate
+sentences, and optionally near-duplicates (`alike`), are removed. For the published image deduplication run `near_duplicates` and
+`semantic_duplicates` first.
+2. Hierarchical retrieval: sentences are clustered; an image searches the clusters of its `probes` nearest centres and takes the
+`top` nearest sentences, from any document.
 3. Synthetic text: caption (the alternative text, or a captioner's), labels of regions as tags, and the best sentence are merged by a
 writer.
-4. Semantic balance: pictures with their best sentence are clustered, and no cluster keeps more than `cap`; `target` solves for the cap.
+4. Semantic balance: images with their best sentence are clustered, and each cluster keeps at most `cap`; `target` solves for the
+cap.
 
-Columns: ``text_variants``, per picture its sentences (origin "caption", with the row that each is from as its source) and the synthetic
-text (origin "synthetic"); ``text_similarity`` of every text, so that training may draw by it. Train any pair recipe on OUT: a step draws
-one of the texts. The alternative text of a picture stays among them; published are the sentences and the synthetic text alone
-(`--text-policy weighted --text-weights alt=0`). File: realsyn.json.
+Columns: ``text_variants``, the sentences of each image (origin "caption", with their rows as source) and the synthetic text
+(origin "synthetic"); ``text_similarity`` of every text, which training may use as sampling weight. Train any pair recipe on OUT:
+each step draws one of the texts. The alt text of an image remains among them; the published data have only the sentences and the
+synthetic text (`--text-policy weighted --text-weights alt=0`). File: realsyn.json.
 
-Where this departs: which parser tells low complexity and action verbs is not published, so both are ours by rules (`sentence_filters`), in
-`paper()` and off by default; perplexity is that of an n-gram model of these sentences, on another scale than the published bounds (30 to
-200), and off by default, too. How near sentences are that say the same is not published either. All are for English.
-Cost: an embedding of every picture and sentence, M (K + ...) dot products for clusters, a text of the writer a picture.
+Differences: the published parser for complexity and action verbs is unknown, so both are rule-based (`sentence_filters`), on in
+`paper()` and off by default; perplexity is that of an n-gram model of these sentences, on a different scale from the published
+bounds (30 to 200), and also off by default. The published threshold for near-duplicate sentences is unknown. All filters are for
+English. Cost: one embedding per image and sentence, M (K + ...) dot products for clustering, one text of the writer per image.
 """
 
 from __future__ import annotations
@@ -204,7 +206,7 @@ class RealSyn(WritingStep):
         return open_embedder(self.model)
 
     def _sentences(self, data: Dataset) -> tuple[dict[str, str], dict[str, str]]:
-        """Cleaned sentences by uid, in order of uid, equal ones once; and why the rows of sentences leave: all do."""
+        """Cleaned, unique sentences by uid, in order of uid; and the drop reasons of the sentence rows (all are dropped)."""
         rules, raw = self.rules(), {}
         for sample in (data[row] for row in range(len(data))):
             if sample.image is None:
@@ -241,7 +243,7 @@ class RealSyn(WritingStep):
         return f"aspect: {long / short:.2f} (expected at most {self.aspect:g})" if long > self.aspect * short else ""
 
     def _repeated(self, row_MD: npt.NDArray[Any]) -> dict[int, tuple[int, float]]:
-        """Near-duplicate sentences, with the kept one that each is near and the cosine: in order, among those of its two nearest
+        """Near-duplicate sentences: dropped -> (kept, cosine). Each is compared, in order, with sentences of its two nearest
         clusters."""
         centre_KD = kmeans_centres(row_MD, max(1, math.isqrt(len(row_MD))), seed=self.seed)
         near_NP = nearest_centres(row_MD, centre_KD, min(2, len(centre_KD)))
@@ -258,7 +260,7 @@ class RealSyn(WritingStep):
     def _balanced(
         self, seen: ImageEmbeddings, row_MD: npt.NDArray[Any], place_NT: npt.NDArray[np.int64]
     ) -> tuple[npt.NDArray[np.bool_], int]:
-        """Pictures that stay, and the cap of a cluster (0: none)."""
+        """Images to keep, and the cap per cluster (0: no cap)."""
         if not (self.cap or self.target) or not len(seen.uids):
             return np.ones(len(seen.uids), bool), 0
         pair_ND = seen.vector_ND + row_MD[place_NT[:, 0].clip(0)]

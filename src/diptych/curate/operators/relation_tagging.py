@@ -1,16 +1,16 @@
 """Relation tagging (RLIPv2's R-Tagger): boxes and captions in, the same images with relations out (Yuan et al., 2023, 2308.09351).
 
-`relation_tags` has the step itself, for a tagger and a parser that are objects; here both are named. The tagger is a run of recipe
-`rlipv2` that was trained on given regions (``--preset tagger`` or ``tagger_tiny``), or of another recipe whose models relate given regions
-(`penet`). Captions are read by a template grammar over the relation phrases that it was trained with, or over others: RLIPv2's is asked
-for whatever a caption says.
+`relation_tags` implements the step for tagger and parser objects; here both are given by name. The tagger is a run of recipe
+`rlipv2` trained on given regions (``--preset tagger`` or ``tagger_tiny``), or of another recipe whose models relate given regions
+(`penet`). Captions are parsed by a template grammar over the relation phrases that the tagger was trained with, or over others:
+RLIPv2's tagger accepts any phrase.
 
-Published captions come from a captioner, ten an image, since detection data have none. Whoever has such captions gives them as
-`captions`; they are then read in place of the texts of the data. A finished block of images is kept, so a step that was killed goes on.
-On Ray the encoded pictures travel to the workers, each of which opens the tagger from its address.
+Published captions come from a captioner, ten per image, since detection data have no captions. Pass such captions as `captions`;
+they replace the texts of the data. Finished blocks of images are stored, so an interrupted run resumes. On Ray the encoded images
+are sent to the workers, each of which opens the tagger from its address.
 
-Files: tagging.json (counts of every stage, kinds, predicates, and how right it is where the data have relations), relation_tags.html
-(pictures with what was proposed, kept and dropped, and why).
+Files: tagging.json (counts of every stage, kinds, predicates, and the accuracy where the data have relations), relation_tags.html
+(images with the relations proposed, kept and dropped, and why).
 """
 
 from __future__ import annotations
@@ -41,9 +41,9 @@ from diptych.data.read.caption_sources import captions_by_uid
 from diptych.report.pages.tagging import TaggedPicture, tagging_page
 
 BLOCK = 256
-"""Images that are tagged before what was found is written down."""
+"""Images per block: tags are saved after each block."""
 SHOWN = 50
-"""Pictures of the page, drawn by the hash of their uids."""
+"""Images on the page, drawn by the hash of their uids."""
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,7 @@ class TagRelations:
         columns = {
             "tagged_relations": {uid: [asdict(relation) for relation in answers[uid].relations] for uid in kept},
             "tagging": {uid: asdict(answer.counts) for uid, answer in answers.items() if answer.counts},
-            # Where the relations come from stays with every image: scores of another tagger mean something else.
+            # Each image records the tagger of its relations: scores of different taggers are not comparable.
             "relations_by": dict.fromkeys(kept, f"{model.name} {model.fingerprint[:16]}"),
         }
         dropped = tuple(Drop(uid, self.slug, answer.reason) for uid, answer in answers.items() if answer.reason)
@@ -115,7 +115,7 @@ class TagRelations:
         return CurationStepResult(kept, dropped, taken, time.perf_counter() - start, files, tuple(summary.lines()))
 
     def step(self) -> RelationTags:
-        """Tagging step with its models and phrases. Raises ConfigError when the tagger is none."""
+        """Tagging step with its models and phrases. Raises ConfigError if the model is not a tagger."""
         model = open_tagger(self.tagger)
         return self._worker(model).make_step(model)
 
@@ -131,7 +131,7 @@ class TagRelations:
         return worker
 
     def _check_labels(self, model: Any, data: Dataset) -> None:
-        """Refuses a tagger whose labels are not those of the boxes, unless it is meant."""
+        """Raises an error if the tagger knows none of the box labels, unless `foreign` allows it."""
         tagger_labels = set(getattr(model, "objects", ()))
         rows = range(0, len(data), max(1, len(data) // BLOCK))
         box_labels = {region.label for row in rows for region in data[row].regions if region.label.strip()}
@@ -161,7 +161,7 @@ class TagRelations:
             answer = answers[data.uids[row]]
             sample = data[row]
             if answer.trace is None or sample.image is None:
-                continue  # what could not be asked about has its reason in the table of what left
+                continue  # images that could not be tagged have their reason in the removal table
             trace, graph = answer.trace, SceneGraph(sample.regions, answer.relations)
             pixels_HWC = decode(sample.image, exact=True)
             shown = (trace.captions, trace.parsed, trace.proposed)

@@ -1,4 +1,4 @@
-"""Caption rewriting in several styles (LaCLIP; Fan et al., 2023, 2305.20088). No row leaves.
+"""Caption rewriting in several styles (LaCLIP; Fan et al., 2023, 2305.20088). Drops no rows.
 
 For each row and style the row's caption is written differently by a backend (`curate.writing`): a language model that is shown three
 example pairs of the style and continues the list, as published, or a grammar that needs no model. What comes back is read as published

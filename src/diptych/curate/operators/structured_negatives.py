@@ -1,6 +1,6 @@
 """Rule-based negatives and positives of SVLC (2211.11733): texts with a word replaced by a model, and paraphrases, made once and kept.
 
-No row leaves the pool. The wrong texts are the column ``structured_negatives``, a list a row, the right ones ``structured_positive``; the
+Drops no rows. The wrong texts are the column ``structured_negatives``, a list a row, the right ones ``structured_positive``; the
 curated data set brings both along, and `diptych train svlc --negatives both --positives texts` reads them. Captions without a word that
 can be replaced have none; the last note of the step counts them.
 
@@ -30,7 +30,7 @@ NEGATIVES, POSITIVE = "structured_negatives", "structured_positive"
 @dataclass(frozen=True)
 class StructuredNegatives:
     """filler     folder of a `transformers` fill-mask model; "" counts words of the captions themselves
-    count      wrong texts a row, at most
+    count      wrong texts per row, at most
     tags       parts of speech that are replaced (those of the release's code, of adpositions also where the paper's text has none)
     language   of the captions; the first of a row is taken
     positives  whether right texts are written, too

@@ -2,7 +2,7 @@
 (`generated_captions`).
 
 Regions, else labels or tags stand in a fixed sentence; nothing is trained and nothing decoded. Data that name nothing in any image are
-refused. No row leaves. The captions
+refused. Drops no rows. The captions
 are the column ``synthetic_caption``, keyed by uid: pass the folder that `curate` wrote to `diptych train alip --captions FOLDER`. Raw
 texts are never touched, and never enter a caption by themselves: a template that repeated the raw text could not disagree with it.
 """
@@ -59,7 +59,7 @@ class TemplateCaptions:
         return CurationStepResult(tuple(all_captions), (), {COLUMN: captions} if captions else {}, time.perf_counter() - start)
 
     def _caption(self, sample: Sample) -> str:
-        """Caption of a sample; "" where the data have neither regions nor a text for it."""
+        """Caption of a sample; "" if the data have neither regions nor a text for it."""
         names = [" ".join((*region.attributes[: self.attributes], region.label)) for region in sample.regions]
         things = [f"{'an' if name[:1].lower() in tuple('aeiou') else 'a'} {name}" for name in dict.fromkeys(names)]
         if not things:

@@ -1,8 +1,8 @@
 """Keep the share of rows with the highest values of a column, such as CLIP scores (DataComp; Gadre et al., 2023, 2304.14108).
 
-The threshold is the value of the last row that stays; rows of equal value go by uid, so that the share is kept exactly and the result does
-not depend on the order of rows. Rows without a value leave. `top_fraction.html` has the histogram, the threshold and pictures on both sides
-of it.
+The threshold is the value of the last kept row; ties are broken by uid, so the fraction is exact and the result does not depend
+on the order of rows. Rows without a value are dropped. `top_fraction.html` shows the histogram, the threshold and images on both
+sides of it.
 
 Cost: a sort of one column; pictures near the threshold are opened for the page.
 """
@@ -65,7 +65,7 @@ class TopFraction:
         )
 
     def _values(self, data: Any) -> list[float]:
-        """Value of each row, NaN where there is none."""
+        """Value of each row, NaN if missing."""
         names = getattr(data, "column_names", [])
         if self.column not in names:
             raise UnknownName("column", self.column, names)

@@ -1,4 +1,4 @@
-"""Caption translation into further languages (RS-M-CLIP; Silva et al., 2024, 2410.23370). No row leaves.
+"""Caption translation into further languages (RS-M-CLIP; Silva et al., 2024, 2410.23370). Drops no rows.
 
 Every caption of the source language is translated by a model that writes (`curate.writing`), once for each language, and stored in the
 column ``text_variants`` with its language, model, hash of the prompt, source text and licence. Answers that are empty, that repeat the

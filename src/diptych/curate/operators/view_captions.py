@@ -1,11 +1,11 @@
 """Captions of every view of an object, ranked by an image-text model: the texts of ULIP-2 (Xue et al., 2024, 2305.08275).
 
-A captioner samples `sampled` captions of every picture of an object, a model of images and texts ranks them by their similarity with that
-picture, and the best `kept` stay. Published: BLIP-2 writes 10 and CLIP ranks them; that five stay is not verified. Without a captioner the
-captions that the data bring in the column ``view_captions`` are ranked, from whatever wrote them.
+A captioner samples `sampled` captions for every view of an object, an image-text model ranks them by their similarity to that
+view, and the best `kept` are kept. Published: BLIP-2 writes 10 and CLIP ranks them; that five are kept is not verified. Without a
+captioner, the captions in the data's column ``view_captions`` are ranked.
 
-The column ``view_captions`` holds view, caption and similarity (`diptych train ulip2`). No row leaves but one with a picture that cannot be
-read. Finished parts outlive a kill. Cost: `sampled` captions and an embedding per picture.
+The column ``view_captions`` holds view, caption and similarity (`diptych train ulip2`). Only rows with an unreadable image are
+dropped. An interrupted run resumes from its finished parts. Cost: `sampled` captions and one embedding per image.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from diptych.data.text.captions.view_captions import VIEW_CAPTION, VIEW_CAPTIONS
 from diptych.models.io.open_address import open_address, require
 
 PART_ROWS = 16
-"""Objects whose captions a kill costs at most."""
+"""Objects per part: the most whose captions an interrupted run can lose."""
 
 
 @dataclass(frozen=True)
@@ -134,7 +134,7 @@ class ViewCaptions:
     def _ranked(
         self, models: tuple[Any, Embedder], image: ImageSource, given: Sequence[str], key: str
     ) -> list[tuple[str, float]]:
-        """The captions of a view that stay, with their similarities, the most similar first."""
+        """The kept captions of a view with their similarities, the most similar first."""
         captioner, ranker = models
         drawn = given if captioner is None else [self._drawn(captioner, image, f"{key}/{n}") for n in range(self.sampled)]
         captions = list(dict.fromkeys(text for text in drawn if text))
@@ -154,7 +154,7 @@ class ViewCaptions:
 
 
 def rank_captions(model: Embedder, image: ImageSource, captions: Sequence[str]) -> list[tuple[str, float]]:
-    """Captions and their cosine similarity with a picture, the most similar first; equal ones in their order."""
+    """Captions and their cosine similarity to an image, the most similar first; ties keep their order."""
     cosine_C = np.asarray(model.embed_texts(list(captions)) @ model.embed_images([image])[0], np.float64)
     order = np.argsort(-cosine_C, kind="stable")
     return [(captions[index], float(cosine_C[index])) for index in order]

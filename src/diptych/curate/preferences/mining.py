@@ -1,10 +1,10 @@
-"""Scores of answers from labels of their statements, pairs by score, and pairs that balance lengths (RLAIF-V, 2405.17220).
+"""Preference pairs from statement labels: answer scores, pairs by score difference, and length balancing (RLAIF-V, 2405.17220).
 
     score(answer) = number of statements that hold - number of statements = -(number judged no)
 
-Every two answers to one instruction whose scores differ by `difference` make a pair; `most` of them are kept at random. A score favours
-short answers, so pairs whose chosen answer is shorter by more than a share of the rejected one's words are left out; the share is the one,
-on a grid of 0, .02, ..., .98, for which mean lengths differ least.
+Any two answers to one instruction whose scores differ by `difference` form a pair; `most` of them are sampled. The score favours
+short answers, so pairs whose chosen answer is shorter by more than a given fraction of the rejected one's words are dropped; the
+fraction is the one, on a grid of 0, .02, ..., .98, for which mean lengths differ least.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class PairOptions:
 
 @dataclass(frozen=True, slots=True)
 class AnswerPair:
-    """Two answers by their place among the candidates of an instruction, the better one first, and their texts."""
+    """Two answers, by index among the candidates of an instruction, the better one first, and their texts."""
 
     chosen: int
     rejected: int
@@ -81,7 +81,7 @@ def answer_score(yes_no: Sequence[Sequence[float]], *, soft: bool = False) -> fl
 
 
 def scored_pairs(scores: Sequence[float], difference: float = 1.0) -> list[tuple[int, int]]:
-    """(chosen, rejected) of every two candidates whose scores differ by so much, in the order of the candidates.
+    """(chosen, rejected) for any two candidates whose scores differ by at least `difference`, in candidate order.
 
     >>> scored_pairs([0, -2, 0])
     [(0, 1), (2, 1)]
@@ -105,7 +105,7 @@ def sampled_pairs(pairs: Sequence[P], most: int, rng: np.random.Generator) -> li
 def balance_lengths(
     pairs: Sequence[P], balance: Balance = "length", *, texts: Callable[[P], tuple[str, str]]
 ) -> tuple[list[P], LengthBalance]:
-    """The pairs that stay, and what was measured. Pairs of one text are left out, and such with an empty one, whatever the balance.
+    """The pairs to keep, and the measurements. Pairs of identical texts, or with an empty text, are always dropped.
 
     texts  the chosen and the rejected text of a pair
     Of equally good shares the smallest is taken. Lengths are words between spaces.

@@ -1,4 +1,4 @@
-"""Answers divided into statements, each as a question to be answered by yes or no (the divide step of RLAIF-V, 2405.17220)."""
+"""Splits answers into statements, each as a yes-no question (the divide step of RLAIF-V, 2405.17220)."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ THERE = re.compile(r"^there (is|are|was|were) ", re.IGNORECASE)
 
 @dataclass(frozen=True, slots=True)
 class AnswerStatement:
-    """A statement of an answer, and the question, without its mark, that is answered by yes where it is true."""
+    """A statement of an answer, and the yes-no question (without question mark) whose answer is yes if it is true."""
 
     text: str
     question: str
@@ -112,7 +112,7 @@ class WrittenSplitter:
 
 
 def listed_lines(text: str, *, first_character: bool = False) -> list[str]:
-    """The entries of a list that a language model wrote; headings (###) and empty lines are none.
+    """Entries of a list that a language model wrote, without headings (###) and empty lines.
 
     >>> listed_lines("### Facts:\\n- The cup is red.\\n2. There is a dog.")
     ['The cup is red.', 'There is a dog.']
@@ -126,7 +126,7 @@ def listed_lines(text: str, *, first_character: bool = False) -> list[str]:
 
 
 def split_answer(answer: str, most: int = 0) -> list[str]:
-    """The statements of an answer. One without a verb says what there is.
+    """Splits an answer into statements. A statement without a verb becomes "there is ...".
 
     >>> split_answer("a red circle top left and a blue cross")
     ['there is a red circle top left', 'there is a blue cross']
@@ -141,7 +141,7 @@ def split_answer(answer: str, most: int = 0) -> list[str]:
 
 
 def yes_no_question(statement: str) -> str:
-    """The question, without its mark, that is answered by yes where a statement is true. Negations stay.
+    """Yes-no question (without question mark) whose answer is yes if the statement is true. Negations are kept.
 
     >>> yes_no_question("there is a red circle"), yes_no_question("The cup is red"), yes_no_question("A dog sits")
     ('is there a red circle', 'Is the cup red', 'Is it true that a dog sits')

@@ -46,7 +46,7 @@ class YesNoLabeler:
     prompt: str = PROMPT
 
     def __call__(self, images: Sequence[ImageSource | None], questions: Sequence[str]) -> npt.NDArray[np.float64]:
-        """Probabilities of yes and of no, [N, 2]. Raises RunError where one is not a number, or where neither word can be answered."""
+        """Probabilities of yes and of no, [N, 2]. Raises RunError if one is not a number, or where neither word can be answered."""
         if not len(questions):
             return np.zeros((0, 2))
         prompts = [self.prompt.replace("{question}", question) for question in questions]

@@ -1,7 +1,7 @@
 """Caption of a scene graph: every object with its attributes, and one relation of each related pair.
 
-Objects without relations come first; then each connected group, in the order of its relations where these have one. Objects of equal label
-and attributes are distinguished by ordinals.
+Objects without relations come first, then each connected group, ordered by its relations if they define an order. Objects with
+the same label and attributes are distinguished by ordinals.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ Rng = np.random.Generator
 
 
 def graph_caption(graph: ImageGraph, settings: Settings, rng: Rng) -> list[ProgramQuestion]:
-    """A description of the whole graph; none of a graph without objects."""
+    """Describes the whole graph; returns an empty list for a graph without objects."""
     groups = graph.components()
     alone = [group[0] for group in groups if len(group) == 1]
     parts = [_things(graph, alone, rng)] if alone else []
@@ -67,7 +67,7 @@ def _group(graph: ImageGraph, group: list[int], rng: Rng) -> str:
 
 
 def _numbers(graph: ImageGraph, group: list[int]) -> dict[int, int]:
-    """For objects that share label and attributes with another of the group their number, from 1."""
+    """Ordinals, from 1, of the objects that share label and attributes with another object of the group."""
     alike: dict[tuple[str, tuple[str, ...]], list[int]] = defaultdict(list)
     for row in group:
         alike[graph.labels[row], tuple(sorted(graph.attributes[row]))].append(row)
@@ -75,7 +75,7 @@ def _numbers(graph: ImageGraph, group: list[int]) -> dict[int, int]:
 
 
 def one_edge_each(graph: ImageGraph, group: list[int], rng: Rng) -> list[tuple[int, str, int]]:
-    """One relation of each related pair of the group, whichever way it runs."""
+    """One relation for each related pair of the group, in either direction."""
     pairs: dict[tuple[int, int], list[tuple[int, str, int]]] = defaultdict(list)
     inside = set(group)
     for subject, predicate, other in graph.relations:
@@ -85,7 +85,7 @@ def one_edge_each(graph: ImageGraph, group: list[int], rng: Rng) -> list[tuple[i
 
 
 def _order(group: list[int], targets: dict[int, dict[str, list[int]]]) -> list[int]:
-    """Subjects before objects; where relations run in a circle, the most related object first."""
+    """Orders subjects before objects; in a cycle, the object with the most relations comes first."""
     graph = nx.DiGraph()
     graph.add_nodes_from(group)
     graph.add_edges_from((row, other) for row, named in targets.items() for some in named.values() for other in some)

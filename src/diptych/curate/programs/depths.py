@@ -19,7 +19,7 @@ Which = Literal["closer", "farther"]
 
 
 def compare_points(which: Which) -> Ask:
-    """Which of two points is closer or farther: one question an image, none where no pair differs enough within the retries."""
+    """Asks which of two points is closer or farther: one question per image, none if no sampled pair differs enough."""
 
     def ask(graph: ImageGraph, settings: Settings, rng: Rng) -> list[ProgramQuestion]:
         depth_HW = _depth(graph)
@@ -33,7 +33,7 @@ def compare_points(which: Which) -> Ask:
 
 
 def _points(depth_HW: Depth, settings: Settings, rng: Rng) -> tuple[str, str] | None:
-    """Printed points, the nearer one first, whose depths where they are printed differ by the gap; None after the retries."""
+    """Two printed points, nearer first, whose depths at the printed coordinates differ by the gap; None after the retries."""
     height, width = depth_HW.shape
     for _ in range(settings.retries + 1):
         pixels = [(int(rng.integers(height)), int(rng.integers(width))) for _ in range(2)]
@@ -45,7 +45,7 @@ def _points(depth_HW: Depth, settings: Settings, rng: Rng) -> tuple[str, str] | 
 
 
 def _first_points(depth_HW: Depth, settings: Settings, rng: Rng) -> tuple[str, str] | None:
-    """As released: the first pair is printed, the last is compared, and no pair is refused."""
+    """Points as in the released code: the first pair is printed, the last one is compared, and no pair is rejected."""
     height, width = depth_HW.shape
 
     def draw() -> Pixel:
@@ -63,7 +63,7 @@ def _first_points(depth_HW: Depth, settings: Settings, rng: Rng) -> tuple[str, s
         if abs(float(depth_HW[pixels[0]]) - float(depth_HW[pixels[1]])) >= settings.gap:
             break
         pixels = [draw(), draw()]
-    # of equal depths the second is the nearer one here, and the farther one by the inverted comparison: as released both ways
+    # on a tie the second point counts as nearer here, and as farther under the inverted comparison; both as released
     return (texts[0], texts[1]) if depth_HW[pixels[0]] >= depth_HW[pixels[1]] else (texts[1], texts[0])
 
 
@@ -130,8 +130,8 @@ def compare_segments(which: Literal["same", "different"]) -> Ask:
 
 
 def object_depths(graph: ImageGraph) -> list[float | None]:
-    """Depth of each object: the value that is most frequent inside its mask, the smallest of equally frequent ones; None for an empty
-    mask."""
+    """Depth of each object: the value that is most frequent inside its mask, the smallest of equally frequent ones; None for an
+    empty mask."""
     if "depths" not in graph.memory:
         depth_HW = _depth(graph)
         inside = [depth_HW[mask_HW] for mask_HW in graph.pixel_masks]
@@ -141,7 +141,7 @@ def object_depths(graph: ImageGraph) -> list[float | None]:
 
 
 def label_mask(mask_NHW: Mask) -> npt.NDArray[np.int32]:
-    """Number of the mask at each pixel, from 1; 0 where there is none, the last where several are. int32 [H, W]"""
+    """Index of the mask at each pixel, counted from 1; 0 for no mask, the last one where masks overlap. int32 [H, W]"""
     owner_HW = np.zeros(mask_NHW.shape[1:], np.int32)
     for number, mask_HW in enumerate(mask_NHW, start=1):
         owner_HW[mask_HW] = number
@@ -149,8 +149,8 @@ def label_mask(mask_NHW: Mask) -> npt.NDArray[np.int32]:
 
 
 def segment_points(mask_HW: Mask, retries: int, rng: Rng) -> tuple[str, str, str] | None:
-    """(anchor, point of the same mask, point outside at the same distance) as printed; None after `retries` draws of the second, each with
-    as many of the third."""
+    """(anchor, point of the same mask, point outside at the same distance) as printed; None after `retries` draws of the second,
+    each with as many of the third."""
     height, width = mask_HW.shape
     rows, columns = np.nonzero(mask_HW)
 
@@ -180,7 +180,7 @@ def segment_points(mask_HW: Mask, retries: int, rng: Rng) -> tuple[str, str, str
 
 
 def printed_pixel(pixel: Pixel, height: int, width: int) -> Pixel:
-    """The pixel that a point means once it is printed with two decimals."""
+    """The pixel that a point denotes after rounding to two decimals."""
     row, column = (round(round(value / size, 2) * size) for value, size in zip(pixel, (height, width), strict=True))
     return min(row, height - 1), min(column, width - 1)
 

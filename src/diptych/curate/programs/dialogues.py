@@ -28,7 +28,7 @@ PICTURES = "images"
 
 @dataclass
 class DialogueFile:
-    """A JSON list of dialogues in the form of LLaVA, a row a line.
+    """A JSON list of dialogues in the form of LLaVA, one row per line.
 
     rows      written so far
     pictures  of those that are no files, by the path that rows name: encoded

@@ -1,7 +1,7 @@
 """Annotated graph of an image, as question programs read it: labels, boxes, attributes, relations, masks and depth.
 
-Attributes are cut at " and ", "grey" is "gray", and what no attribute type lists is left out; relations named in `LEFT_OUT` are, too.
-Depth is uint8 with larger values nearer; depth of another type is stretched from its minimum to its maximum, image by image.
+Attributes are split at " and ", "grey" becomes "gray", and attributes that no attribute type lists are dropped, as are the
+relations in `LEFT_OUT`. Depth is uint8, larger is nearer; other dtypes are rescaled per image from their minimum and maximum.
 
 Letters: N regions, H and W pixels.
 """
@@ -31,7 +31,7 @@ from diptych.data.media.decode import upright_size
 DEPTH = "depth"
 """Name of a sample's depth map among its media."""
 LEFT_OUT = ("of",)
-"""Relations that say nothing about a picture."""
+"""Relations that carry no visual information."""
 ENUMERATED = 20_000
 """Subsets of objects that are listed one by one; of more, some are drawn at random."""
 
@@ -43,10 +43,10 @@ Axis = Literal["x", "y", "both"]
 class ImageGraph:
     """One image's graph.
 
-    boxes      xyxy in pixels, one a label
+    boxes      xyxy in pixels, one per label
     relations  (subject, predicate, object), positions among the labels
-    masks      a region's mask each, as a run-length code or outlines; None where one has none
-    depth_HW   uint8, larger is nearer; None where there is none
+    masks      one mask per region, as a run-length code or polygons; None if a region has no mask
+    depth_HW   uint8, larger is nearer; None without a depth map
     """
 
     uid: str
@@ -165,7 +165,7 @@ def picture_size(image: ImageSource) -> tuple[int, int]:
 
 
 def depth_of(sample: Sample, height: int, width: int) -> Depth | None:
-    """A sample's depth map, uint8 [H, W], larger is nearer; None where it has none. Raises DataError for one of another size."""
+    """Depth map of a sample, uint8 [H, W], larger is nearer; None if it has none. Raises DataError if its size differs."""
     item = sample.media.get(DEPTH)
     if item is None:
         return None
@@ -182,7 +182,7 @@ def depth_of(sample: Sample, height: int, width: int) -> Depth | None:
 
 
 def stretched_depth(depth_HW: npt.NDArray[Any]) -> Depth:
-    """Depth as uint8: bytes as they are, other numbers from their minimum (0) to their maximum (255)."""
+    """Depth as uint8: bytes unchanged, other dtypes rescaled from their minimum (0) to their maximum (255)."""
     if depth_HW.dtype == np.uint8:
         return np.asarray(depth_HW, np.uint8)
     low, high = float(depth_HW.min()), float(depth_HW.max())

@@ -45,7 +45,7 @@ class SceneGraphIndex:
 
     @cached_property
     def by_label(self) -> dict[str, dict[int, int]]:
-        """For each class its images, and how often it occurs in each."""
+        """Maps each class to its images, with its count in each."""
         index: dict[str, dict[int, int]] = defaultdict(dict)
         for row, graph in enumerate(self.graphs):
             for label, count in Counter(graph.labels).items():
@@ -54,7 +54,7 @@ class SceneGraphIndex:
 
     @cached_property
     def by_relation(self) -> dict[tuple[Pair, str], list[int]]:
-        """For each pair of classes and predicate its images."""
+        """Maps each (pair of classes, predicate) to its images."""
         index: dict[tuple[Pair, str], dict[int, None]] = defaultdict(dict)
         for row, graph in enumerate(self.graphs):
             for subject, predicate, other in graph.relations:
@@ -63,7 +63,7 @@ class SceneGraphIndex:
 
     @cached_property
     def by_pair(self) -> dict[Pair, list[int]]:
-        """For each pair of classes that are related the images where they are."""
+        """Maps each pair of related classes to the images in which they are related."""
         index: dict[Pair, dict[int, None]] = defaultdict(dict)
         for (pair, _), rows in self.by_relation.items():
             index[pair].update(dict.fromkeys(rows))
@@ -74,7 +74,7 @@ class SceneGraphIndex:
         return {}
 
     def frequent(self, index: str, least: int) -> list[Any]:
-        """Keys of `by_label`, `by_relation` or `by_pair` with at least so many images."""
+        """Keys of `by_label`, `by_relation` or `by_pair` with at least `least` images."""
         key = (index, least)
         if key not in self._frequent:
             self._frequent[key] = [name for name, rows in getattr(self, index).items() if len(rows) >= least]

@@ -33,7 +33,7 @@ def is_plural(label: str) -> bool:
 
 
 def countable(label: str, given: frozenset[str] = frozenset()) -> bool:
-    """True where "how many" can be asked: a label of `given`, or without such a list a singular that is no mass noun."""
+    """True if "how many" can be asked: a label of `given`, or without such a list a singular that is no mass noun."""
     if given:
         return label in given
     return not is_plural(label) and label.rpartition(" ")[2].lower() not in MASS

@@ -22,15 +22,16 @@ Metadata = Mapping[str, tuple[str | int, ...]]
 FIELDS = ("object", "attribute", "relation", "count")
 """Fields of metadata."""
 Habit = Literal["inverted_points", "first_points", "ambiguous", "five_relations", "absent_class", "singular"]
-"""Habits of the released code that give wrong or doubtful questions.
+"""Behaviours of the released code that give wrong or ambiguous questions.
 
 inverted_points  nearer and farther points are confused: the point with the smaller depth value is called closer
-first_points     after a retry the first pair of points is printed, and after the last one is asked about whatever its gap
-ambiguous        questions are kept that other objects of the same picture answer differently, such as a count of "red cups" beside a cup
-                 that is red and large
-five_relations   relations between two described objects are offered with one option more
-absent_class     of more than two images, those beside the pair that is compared do not show the class at all
-singular         "how many" names a class in the singular where there is one of it, which tells the answer
+first_points     after a retry the first pair of points is printed; the last pair is asked about, even if its depth gap is too
+                 small
+ambiguous        questions are kept that other objects in the same image answer differently, such as a count of "red cups" when
+                 another cup is red and large
+five_relations   questions about the relation between two described objects have one extra option
+absent_class     with more than two images, those outside the compared pair do not show the class at all
+singular         "how many" names a class in the singular if there is only one, which gives the answer away
 """
 HABITS: tuple[Habit, ...] = ("inverted_points", "first_points", "ambiguous", "five_relations", "absent_class", "singular")
 
@@ -99,14 +100,14 @@ class Program:
     ask: Ask
     needs: tuple[Need, ...]
     balanced: bool = True
-    """True where its questions have metadata, and count when questions are balanced."""
+    """True if its questions have metadata, and count when questions are balanced."""
 
 
 @dataclass(frozen=True, slots=True)
 class ProgramTurn:
     """A question and its answer in words.
 
-    question  without options; `prompt` has them behind it
+    question  without options; `prompt` appends them
     answer    without a letter; `response` has it before it
     options   of a multiple choice, in the order of their letters
     """
@@ -119,7 +120,7 @@ class ProgramTurn:
 
 
 def write_turn(question: ProgramQuestion, rng: np.random.Generator, *, choices: bool) -> ProgramTurn:
-    """The words of a question by one of its program's templates, drawn at random; with `choices` as a multiple choice."""
+    """Writes a question with a randomly drawn template of its program; as a multiple-choice question if `choices`."""
     templates = TEMPLATES[question.program]
     text = fill(templates[int(rng.integers(len(templates)))], question.slots, rng)
     if not choices or not question.wrong:
@@ -134,7 +135,7 @@ def write_turn(question: ProgramQuestion, rng: np.random.Generator, *, choices: 
 
 
 def conversation(turn: ProgramTurn, rng: np.random.Generator, *, images: int = 1) -> list[dict[str, str]]:
-    """Two entries as LLaVA has them; the marks of the images stand before the question or behind it, each half of the time."""
+    """Two conversation entries in LLaVA's format; the image tokens precede or follow the question with equal probability."""
     marks = " ".join(["<image>"] * images)
     prompt = f"{turn.prompt}\n{marks}" if rng.random() < 0.5 else f"{marks}\n{turn.prompt}"
     return [{"from": "human", "value": prompt}, {"from": "gpt", "value": turn.response}]
@@ -180,7 +181,7 @@ def counts_in_words(counts: Sequence[int], settings: Settings, rng: np.random.Ge
 
 
 def printed_point(x: float, y: float, width: int, height: int) -> str:
-    """A point as shares of width and height with two decimals.
+    """Formats a point as fractions of width and height with two decimals.
 
     >>> printed_point(16, 48, 64, 64)
     '(0.25, 0.75)'
@@ -189,6 +190,6 @@ def printed_point(x: float, y: float, width: int, height: int) -> str:
 
 
 def printed_box(box: Box, width: int, height: int) -> str:
-    """A box as shares of width and height with two decimals."""
+    """Formats a box as fractions of width and height with two decimals."""
     x0, y0, x1, y1 = (float(value) for value in box)
     return str((round(x0 / width, 2), round(y0 / height, 2), round(x1 / width, 2), round(y1 / height, 2)))

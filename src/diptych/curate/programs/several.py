@@ -1,9 +1,9 @@
 """Programs over several images: which image shows something, what all share, how many there are in all, how images differ.
 
-A program makes one attempt at a time: it draws a class and images, and returns nothing where they do not fit. `questions_about_several`
-bounds the attempts, so that data in which nothing fits end with fewer questions than were asked for.
+A program makes one attempt at a time: it draws a class and images, and returns None when they do not fit.
+`questions_about_several` bounds the number of attempts, so it may return fewer questions than were requested.
 
-Where the answer is an image, images are shuffled when the question is written, and named "Image 0", "Image 1", ...
+Where the answer is an image, the the images are shuffled when the question is written, and named "Image 0", "Image 1", ...
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class SeveralQuestion:
     """A question about several images.
 
     images        rows of the index
-    answer_image  position among `images` of the one that is asked for; None where the answer is words
+    answer_image  position among `images` of the one that is asked for; None if the answer is words
     """
 
     question: ProgramQuestion
@@ -74,7 +74,7 @@ class SeveralProgram:
 def questions_about_several(
     program: SeveralProgram, index: SceneGraphIndex, settings: Settings, rng: Rng, *, images: int, most: int, tries: int = 50
 ) -> list[SeveralQuestion]:
-    """At most `most` different questions; given up after `tries` attempts for each.
+    """Returns at most `most` distinct questions, making up to `tries` attempts for each.
 
     images  in every question
     """
@@ -93,7 +93,7 @@ def questions_about_several(
 
 
 def with_images_shuffled(one: SeveralQuestion, rng: Rng) -> SeveralQuestion:
-    """The question with its images in random order and the answer that goes with it; as it is where the answer is words."""
+    """The question with its images in random order and the answer renumbered; unchanged if the answer is text."""
     if one.answer_image is None:
         return one
     order = rng.permutation(len(one.images)).tolist()
@@ -336,7 +336,8 @@ def _compared(
 
 
 def _images_of_a_class(draw: AttemptInputs, images: int) -> tuple[str, list[int]]:
-    """A class that occurs in enough images, and so many of them, sorted; no images where there is no such class."""
+    """Draws a class that occurs in at least `images` images, and that many of them, sorted; the list is empty if no class
+    does."""
     label = _one(draw.index.frequent("by_label", images), draw.rng)
     if label is None:
         return "", []
@@ -353,12 +354,12 @@ def _rows_by_attribute(draw: AttemptInputs, label: str, rows: Iterable[int]) -> 
 
 
 def _one(items: Sequence[Any], rng: Rng) -> Any:
-    """One item at random; None of none."""
+    """One random item; None for an empty sequence."""
     return one_of(items, rng) if items else None
 
 
 def _some(items: Sequence[int], count: int, rng: Rng) -> list[int]:
-    """So many different items at random."""
+    """`count` distinct items, drawn at random."""
     return [items[row] for row in rng.choice(len(items), count, replace=False).tolist()]
 
 

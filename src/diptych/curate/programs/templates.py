@@ -15,7 +15,8 @@ _VIEWS = ("in depth", "{} the camera", "{} the viewer")
 
 
 def _asked(*questions: str, bare: Sequence[str] = ()) -> tuple[str, ...]:
-    """Questions alone and behind a request, and noun phrases as requests. The first letter is a capital, slots stay as they are."""
+    """Questions with and without a preceding request, and noun phrases as requests. Capitalises the first letter, keeps the
+    slots."""
     asked = [lead + question + "?" for lead, question in product(_ASKING, questions)]
     named = [f"{verb} {phrase}." for verb, phrase in product(("Name", "Give", "Identify"), bare)]
     return tuple(text[0].upper() + text[1:] for text in (*asked, *named))

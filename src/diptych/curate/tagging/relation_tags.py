@@ -1,16 +1,16 @@
 """Relations for images with boxes and captions: those that captions mention, scored by a tagger (RLIPv2's R-Tagger).
 
-Keeps images in which at least one relation was found; drops the others and says at which stage they ended. Per image:
+Keeps images with at least one relation; the drop reason of the others names the stage that left none. Per image:
 
     captions -> triplets of phrases -> triplets of this image's labels -> ordered pairs of boxes with such labels -> scores -> threshold
 
-Every candidate pair is judged against all predicates of its image, not only the one that made it a candidate. Pairs that a tagger judges
-in one pass may see each other: with `asked="said"` only candidates are there, as published. Cost: one call of the tagger an image. It
-needs a caption parser and the least confidence of a relation. Boxes and captions are never touched; relations that
-are already there are not looked at.
+Every candidate pair is scored for all predicates of its image, not only the one that made it a candidate. Pairs that a tagger
+scores in one pass may attend to each other: with `asked="said"` only candidates are passed, as published. Cost: one tagger call
+per image. The step needs a caption parser and a confidence threshold. Boxes and captions are never changed; existing relations
+are ignored.
 
-Columns: "tagged_relations", a list of {subject, predicate, object, confidence} for each kept image, to be put in place by `tagged`; and
-"tagging", the counts of every stage for every image that could be read.
+Columns: "tagged_relations", a list of {subject, predicate, object, confidence} for each kept image, which `tagged` applies; and
+"tagging", the counts of every stage for every readable image.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ class StageCounts:
 
 @dataclass(frozen=True, slots=True)
 class TaggingTrace:
-    """Steps by which the relations of one image came about.
+    """Trace of the stages that produced the relations of one image.
 
     parsed    triplets of phrases, each with the phrases that nothing in the image is called by
     linked    triplets of labels
@@ -90,7 +90,7 @@ class TaggingTrace:
 
 @runtime_checkable
 class PairRelater(Protocol):
-    """Relater for some pairs alone, (subject, object) by their indices among the regions of an image."""
+    """Relater for selected pairs: (subject, object), indices into the regions of an image."""
 
     def relate_pairs(
         self,
@@ -149,7 +149,7 @@ class RelationTags:
                 try:
                     self.tag(sample, sample.image)
                 except (DecodeError, OSError):
-                    continue  # costs its time here, and a named drop when the step runs
+                    continue  # dropped with a reason when the step runs
         each = (time.perf_counter() - start) / max(1, len(rows))
         return {"items": len(data), "unit": "tagged image", "seconds_each": each, "seconds": each * len(data)}
 
@@ -248,7 +248,7 @@ class RelationTags:
         taken: dict[tuple[int, int], int] = {}
         kept: list[Relation] = []
         traced: list[tuple[Relation, str]] = []
-        # by confidence; by place and name on a tie, so that the tagger's order does not decide
+        # by confidence, then by position and name, so that the result does not depend on the tagger's order
         for relation in sorted(scored, key=lambda r: (-r.confidence, r.subject, r.object, r.predicate)):
             pair = relation.subject, relation.object
             reason = ""
@@ -269,7 +269,7 @@ class RelationTags:
 
 
 def impossible(sample: Sample) -> str:
-    """Reason why a sample cannot be tagged, whatever its captions are; "" when it can."""
+    """Reason why a sample cannot be tagged, independent of its captions; "" if it can."""
     if sample.image is None:
         return "has no image"
     if not sample.regions:
@@ -284,7 +284,7 @@ def _link_labels(parsed: Sequence[Spans], meant: Mapping[str, tuple[str, ...]]) 
 
 
 def tagged(data: Dataset, relations: Mapping[str, Sequence[Mapping[str, Any]]]) -> Relabelled:
-    """Data set with these relations (column "tagged_relations") in the place of its own; a uid without any has none."""
+    """Data set whose relations are replaced by these (column "tagged_relations"); a missing uid gets no relations."""
     made = {uid: tuple(Relation(**relation) for relation in each) for uid, each in relations.items()}
     key = {"tagged": config_hash({uid: [dict(relation) for relation in relations[uid]] for uid in sorted(relations)})}
     return Relabelled(data, _Tagged(made), key)

@@ -23,7 +23,7 @@ LISTED = 12
 
 @dataclass(frozen=True, slots=True)
 class TaggingResult:
-    """Result of one image. `reason` is why it leaves, "" when it stays; counts and trace are None where it could not be tagged.
+    """Result of one image. `reason` is why it leaves, "" when it stays; counts and trace are None if it could not be tagged.
 
     seconds  that the tagger and everything around it took
     """
@@ -59,7 +59,7 @@ class TaggingSummary:
     def of(
         cls, answers: Sequence[TaggingResult], labels: Sequence[Sequence[str]], truths: Sequence[frozenset[Triple] | None]
     ) -> TaggingSummary:
-        """Summary of results. `labels` of the regions of each image; `truths` its own relations, None where the data have none at all."""
+        """Summary of results. `labels` of the regions of each image; `truths` its own relations, None if the data have none at all."""
         stages: Counter[str] = Counter(dict.fromkeys(StageCounts.__dataclass_fields__, 0))
         predicates: Counter[str] = Counter()
         kinds: dict[str, set[Spans]] = {"parsed": set(), "linked": set(), "relations": set()}

@@ -5,9 +5,9 @@ pointwise mutual information (100,646), article titles with 70 views or more (61
 
     PMI(a, b) = log2( n(a b) N / (n(a) n(b)) ),   N words in the corpus
 
-What goes wrong: PMI is at most log2 N, so the published cut of 30 cannot be reached with fewer than 2^30 words (1.07 billion). A cut
-that the corpus cannot reach is refused here; take the `top` pairs instead. And a list built from a set has another order in every run:
-here it is sorted, and its hash goes into everything that is made with it.
+What goes wrong: PMI is at most log2 N, so the published cut of 30 cannot be reached with fewer than 2^30 words (1.07 billion). A
+cut that the corpus cannot reach raises an error; take the `top` pairs instead. Also, a list built from a set changes its order
+between runs: here it is sorted, and its hash is recorded in everything built from it.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ PARTS = ("noun", "verb", "adj", "adv")
 
 @dataclass(frozen=True)
 class Entries:
-    """names    sorted, each once, none of signs alone
+    """names    sorted and unique; names without a letter or digit are left out
     sources  of each: "wordnet", "word", "pair", "title", "number", "given", joined by + where several gave it
     """
 
@@ -73,8 +73,8 @@ class Entries:
 
     @classmethod
     def load(cls, path: Path) -> Entries:
-        """Entries of a Parquet file with a column "entry", a text file with an entry a line, or the published metadata.json: a list of
-        strings, of which nothing but empty ones is left out."""
+        """Entries of a Parquet file with a column "entry", a text file with an entry a line, or the published metadata.json: a
+        list of strings, of which nothing but empty ones is left out."""
         if not path.is_file():
             raise DataError(
                 "does not exist", file=path, expected="a list of entries: Parquet with a column 'entry', JSON, or lines of text"
@@ -111,11 +111,12 @@ class Entries:
 
 
 def wordnet(folder: Path = WORDNET, *, lower: bool = False, cut: bool = False) -> list[str]:
-    """Name of every WordNet synset: its first word, underscores as blanks, without the mark of an adjective's place. In order of file.
+    """Names of all WordNet synsets, in file order: the first lemma, underscores as spaces, without the adjective position marker.
 
-    lower  as the published list has them; "eiffel tower" then never matches where case counts. (WordNet 3.0: 86,571 lower, 87,379 not)
-    cut    names end before their first full stop, as in the published list, whose code looks there for the part of speech: "u.s. army"
-           becomes "u"
+    lower  as the published list has them; "eiffel tower" then never matches where case counts. (WordNet 3.0: 86,571 lower, 87,379
+           not)
+    cut    names are cut at their first full stop, as in the published list, whose code splits off the part of speech there: "u.s.
+           army" becomes "u"
     """
     if not (folder / "data.noun").is_file():
         expected = "data.noun, data.verb, data.adj, data.adv, as Debian's package wordnet-base has them"
@@ -131,7 +132,7 @@ def wordnet(folder: Path = WORDNET, *, lower: bool = False, cut: bool = False) -
 
 
 def words_of_corpus(documents: Iterable[str]) -> tuple[Counter[str], Counter[tuple[str, str]]]:
-    """Counts of words and of pairs of neighbours; as written, no case is folded. A pair does not cross a sign."""
+    """Counts words and adjacent word pairs, case-sensitively. Pairs do not span punctuation."""
     words: Counter[str] = Counter()
     pairs: Counter[tuple[str, str]] = Counter()
     for text in documents:
@@ -144,7 +145,7 @@ def words_of_corpus(documents: Iterable[str]) -> tuple[Counter[str], Counter[tup
 
 
 def frequent(words: Counter[str], minimum: int = 100) -> list[str]:
-    """Words of a least count, sorted. Published: 100 times or more."""
+    """Words with at least `minimum` occurrences, sorted. Published: 100."""
     return sorted(word for word, count in words.items() if count >= minimum)
 
 
@@ -153,9 +154,9 @@ def pmi_pairs(
 ) -> list[tuple[str, float]]:
     """Word pairs by pointwise mutual information (PMI), the highest first.
 
-    cut      least PMI, in bits; 0 has none. One above log2 N is refused
-    top      so many of the highest; 0 takes all
-    minimum  a pair that occurs less often is chance: PMI is highest for pairs that occur once
+    cut      minimum PMI in bits; 0 for no minimum. A value above log2 N raises an error
+    top      number of highest-scoring pairs to return; 0 returns all
+    minimum  minimum count of a pair: rarer ones are noise, since PMI is highest for pairs that occur once
     """
     total = words.total()
     reach = math.log2(total) if total else 0.0
@@ -175,15 +176,15 @@ def pmi_pairs(
 
 
 def viewed_titles(titles: Iterable[tuple[str, int]], minimum: int = 70) -> list[str]:
-    """Titles with enough page views, without those of other name spaces ("Talk:..."). Published: 70 over 26 sampled days."""
+    """Titles with enough page views, excluding other namespaces ("Talk:..."). Published: 70 over 26 sampled days."""
     return sorted(title.replace("_", " ") for title, views in titles if views >= minimum and ":" not in title)
 
 
 def page_views(path: Path, *, least: int = 50) -> Counter[str]:
-    """Page views by title, summed over a file or over all files of a folder; `.gz` is read as it is.
+    """Page views by title, summed over a file or over all files of a folder; `.gz` files are decompressed.
 
-    A line is `title <tab> views`, or one of Wikimedia's hourly dumps: `domain title views bytes`, of which domain "en" counts. Lines of a
-    dump with fewer than `least` views are ignored, as published.
+    A line is `title <tab> views`, or one of Wikimedia's hourly dumps: `domain title views bytes`, of which domain "en" counts.
+    Lines of a dump with fewer than `least` views are ignored, as published.
     """
     if not path.exists():
         raise DataError("does not exist", file=path, expected="page views: lines of title, tab, views, or Wikimedia's dumps")
@@ -198,7 +199,7 @@ def page_views(path: Path, *, least: int = 50) -> Counter[str]:
                 else:
                     fields = line.split(" ")
                     if len(fields) != 4:
-                        continue  # dumps have such lines, of titles that are empty
+                        continue  # dumps contain lines with empty titles
                     domain, title, count, _ = fields
                     dumped = True
                 if not count.isdigit():

@@ -15,25 +15,25 @@ from diptych.data.text.english.treebank import treebank_words
 
 Words = Literal["plain", "treebank"]
 LONGEST = 4
-"""Words of a concept at most."""
+"""Maximum number of words in a concept."""
 
 
 @dataclass(frozen=True)
 class Gallery:
-    """Concepts in lower case, each once, in order; plurals of each right behind all singulars, as in the released code."""
+    """Unique lower-case concepts, in order: all singulars, then their plurals, as in the released code."""
 
     names: tuple[str, ...]
 
     @classmethod
     def of(cls, names: Iterable[str], *, plurals: bool = True) -> Self:
-        """Gallery from any names; longer ones than four words can match nothing and are left out."""
+        """Builds a gallery from names; names longer than four words cannot match and are dropped."""
         concepts = dict.fromkeys(" ".join(words_of(name)) for name in names)
         single = [name for name in concepts if name and len(name.split()) <= LONGEST]
         return cls(tuple(dict.fromkeys((*single, *(map(plural, single) if plurals else ())))))
 
     @classmethod
     def load(cls, path: Path, *, plurals: bool = True) -> Self:
-        """Gallery from a file of concepts: one a line, or JSON of lists by any names. An empty file is refused."""
+        """Reads a gallery from a file: one concept per line, or a JSON object of lists. Raises an error for an empty file."""
         try:
             text = path.expanduser().read_text(encoding="utf-8")
             plain = json.loads(text) if path.suffix == ".json" else text.splitlines()
@@ -50,9 +50,9 @@ class Gallery:
         return made
 
     def concepts_in(self, text: str, words: Words = "plain") -> tuple[str, ...]:
-        """Concepts of a text, each once, in order of where they begin, shorter ones first.
+        """Unique concepts in a text, ordered by start position, shorter ones first.
 
-        words  how the text is cut: "plain", or as the Penn "treebank" has it, which finds "dog" in "dog's" and nothing in "cat/dog".
+        words  tokenisation: "plain", or Penn "treebank", which finds "dog" in "dog's" and nothing in "cat/dog".
 
         >>> Gallery.of(["car", "red car", "cat"]).concepts_in("Two red cars, a carpet and a red car")
         ('red cars', 'cars', 'red car', 'car')

@@ -29,7 +29,7 @@ PARTITIVE = re.compile(r"^(?:any of (?:various|several|numerous)|any|an?|the|one
 @dataclass(frozen=True, slots=True)
 class Gloss:
     """text     the definition, examples left out
-    kind     the noun above it, "" where the dictionary has none
+    kind     the noun above it, "" if the dictionary has none
     sisters  nouns of the same kind
     """
 

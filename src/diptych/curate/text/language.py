@@ -34,7 +34,7 @@ class LanguageIdentifier:
 
 
 def read_languages(texts: list[str], *, floor: float = 0.5) -> list[str]:
-    """The language code of each text, "" where it is undetermined.
+    """The language code of each text, "" if it is undetermined.
 
     >>> read_languages(["the quick brown fox jumps over the lazy dog and runs away"])
     ['en']

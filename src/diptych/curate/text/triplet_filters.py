@@ -1,14 +1,15 @@
-"""Filters of questions written about a picture in symbols: a reason to drop, or nothing (Auto-Bench, 2311.14580).
+"""Filters for questions written from a symbolic image description: each returns a drop reason or "" (Auto-Bench, 2311.14580).
 
-format        question, answer or reasoning is empty, or an instruction in place of a question
-length        longer than asked for
-options       an option stands there twice, the answer is none of them, or there is one alone
-leak          the answer stands in the question, where a reader needs no picture
-duplicate     the same question was asked of the same picture before
-unanswerable  it names a label of the data that the symbols of this picture do not have
-consistency   number, presence, attribute, place or relation follows from the symbols and is another
+format        question, answer or reasoning is empty, or the question is an instruction
+length        longer than the word limits
+options       an option is repeated, the answer is not among the options, or there is only one option
+leak          the question contains the answer, so no image is needed
+duplicate     the same question was already asked about the same image
+unanswerable  it names a label of the data set that the symbols of this image do not contain
+consistency   the answer contradicts the count, presence, attribute, position or relation that the symbols give
 
-A check says nothing where it cannot tell: a question in other words than its own passes. Filters see symbols, never the picture.
+A filter passes what it cannot decide, such as a question whose wording it does not recognise. Filters see symbols, never the
+image.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ class WordLimits:
 def drop_reasons(
     triplets: Iterable[Triplet], symbols: Mapping[str, Symbols], vocabulary: SymbolVocabulary, limits: WordLimits = WordLimits()
 ) -> list[str]:
-    """Reason to drop each question, in the order of the filters: "leak: ..."; "" where it stays."""
+    """Drop reason for each question, from the first filter that it fails ("leak: ..."); "" if it is kept."""
     seen: Counter[tuple[str, str]] = Counter()
     out = []
     for triplet in triplets:
@@ -91,7 +92,7 @@ def _options(triplet: Triplet) -> str:
 
 
 def _leak(triplet: Triplet) -> str:
-    """Reason "leak" where the answer is in the question, more often than some other option ("in the left or the right half?" gives
+    """Reason "leak" if the question contains the answer more often than some other option ("in the left or the right half?" gives
     nothing away)."""
     question = " ".join(_words(triplet.question))
     times, *others = (
@@ -106,7 +107,7 @@ def _times(text: str, lowered: str) -> int:
 
 
 def _labels_in(text: str, vocabulary: SymbolVocabulary) -> list[str]:
-    """Labels of the data in a text, in either number, where they stand; the longest where one lies in another."""
+    """Labels of the data set in a text, singular or plural, by position; the longest one where labels overlap."""
     lowered = " ".join(_words(text))
     spans: list[tuple[int, int, str]] = []
     for label in vocabulary.labels:
@@ -141,7 +142,7 @@ def _consistency(triplet: Triplet, symbols: Symbols, vocabulary: SymbolVocabular
 
 
 def answers_from_symbols(question: str, symbols: Symbols, vocabulary: SymbolVocabulary) -> set[str] | None:
-    """Answers that the symbols allow, in small letters; None where the question is of no kind that they settle."""
+    """Lower-case answers that the symbols allow; None if the symbols cannot answer this kind of question."""
     lowered, labels = " ".join(_words(question)), _labels_in(question, vocabulary)
     things = symbols.named(labels[0]) if labels else []
     if not labels:
@@ -183,8 +184,8 @@ ERRORS = FILTERS
 def with_planted_errors(
     triplets: Sequence[Triplet], symbols: Mapping[str, Symbols], vocabulary: SymbolVocabulary, rate: float, rng: Any
 ) -> list[tuple[Triplet, str]]:
-    """Questions of which a share of `rate` has a planted error of a kind in turn, and that kind ("" for none). A question to which the
-    error of its turn cannot be done stays as it is."""
+    """Plants errors in a fraction `rate` of the questions, cycling through the kinds; returns each question with its kind ("" for
+    none). A question that cannot take the error due stays unchanged."""
     planted: list[tuple[Triplet, str]] = []
     turn = 0
     for triplet in triplets:
@@ -226,8 +227,8 @@ def _plant_error(kind: str, triplet: Triplet, symbols: Symbols, vocabulary: Symb
 
 @dataclass(frozen=True, slots=True)
 class FilterQuality:
-    """precision  of what a filter took out, the share that had its error; None where it took out nothing
-    recall     of the errors of its kind, the share that was taken out by any filter; None where there were none
+    """precision  fraction of the questions dropped by the filter that had its error; None if it dropped none
+    recall     fraction of the errors of its kind that any filter dropped; None if there were none
     """
 
     taken: int
@@ -237,8 +238,8 @@ class FilterQuality:
 
 
 def measure_filters(faults: Sequence[str], errors: Sequence[str]) -> dict[str, FilterQuality]:
-    """Precision and recall of each filter over questions whose errors are known, and those of "any": a sound question taken out is
-    wrong."""
+    """Precision and recall of each filter over questions with known errors, and of "any" filter: dropping a sound question is a
+    false positive."""
     taken = [reason.partition(":")[0] for reason in faults]
     made = {}
     for kind in (*FILTERS, "any"):

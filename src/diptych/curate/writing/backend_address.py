@@ -28,7 +28,7 @@ Corpus = Callable[[], Iterable[str]]
 class BackendOptions:
     """Arguments from which a text backend is opened.
 
-    rest     of the address, behind the kind
+    rest     of the address, after the kind
     context  tokens of a prompt at most, for a model whose prompt is counted here; 0: what it has room for
     at_once  prompts that a local model reads together
     calls, tries, timeout   of an endpoint
@@ -63,7 +63,7 @@ def open_grammar(options: BackendOptions) -> TextBackend:
 
 
 def open_ngram(options: BackendOptions) -> TextBackend:
-    """N-gram backend trained on the data, "ngram", or on a file with a text a line, "ngram:FILE"."""
+    """N-gram backend trained on the data ("ngram") or on a file with one text per line ("ngram:FILE")."""
     if not options.rest:
         return NGramRewriter.learned(options.corpus(), options.sampling)
     path = Path(options.rest).expanduser()

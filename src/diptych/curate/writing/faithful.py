@@ -1,7 +1,7 @@
 """Faithfulness of a rewritten caption, as far as words alone can tell: numbers, names and negations.
 
-It finds no lie that uses other words. It finds what language models most often get wrong about captions, and it errs on the strict side:
-a rewrite that leaves a number out is refused, too.
+It catches what language models most often get wrong about captions, but no falsehood in other words. It errs on the strict side:
+a rewrite that omits a number is also rejected.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ PRONOUN = frozenset({"I", "TV", "A", "An", "The"})
 
 
 def fault(original: str, rewritten: str) -> str:
-    """Reason why a rewrite is not faithful, its kind in front of a colon; "" where it is.
+    """Reason why a rewrite is not faithful, as "kind: reason"; "" if it is faithful.
 
     >>> fault("two dogs in Rome", "a pair of dogs in Rome")
     'number: 2 is missing'
@@ -42,7 +42,7 @@ def fault(original: str, rewritten: str) -> str:
 
 
 def numbers(text: str) -> set[str]:
-    """Numbers of a text, in digits; "one" is none, being mostly a pronoun.
+    """Numbers of a text, in digits; "one" is skipped, since it is mostly a pronoun.
 
     >>> sorted(numbers("Two dogs and 12 cats, one of them black"))
     ['12', '2']

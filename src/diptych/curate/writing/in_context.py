@@ -5,7 +5,7 @@ images of COCO with five captions each) are the authors' and can be given as a f
 
     {"chatgpt": {"pairs": [["source", "target"], ...]}, "coco": {"groups": [["caption", "caption", ...], ...]}}
 
-Of a group an ordered pair of two captions of one image is drawn.
+From each group an ordered pair of two captions of the same image is drawn.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from diptych.core.errors import DataError, UnknownName
 INSTRUCTION = "write image captions differently,"
 ARROW = "=>"
 INDENT = " " * 12
-"""The published prompt stands indented in its source file, and the model reads it so."""
+"""The published prompt is indented in its source file, so the model reads it indented."""
 SHOWN = 3
 """Example pairs in a prompt."""
 
@@ -38,7 +38,7 @@ class Style:
     groups: tuple[tuple[str, ...], ...] = ()
 
     def draw(self, rng: np.random.Generator, count: int = SHOWN) -> Pairs:
-        """Sampled example pairs: so many different pairs, or a pair of so many different groups."""
+        """Samples `count` distinct example pairs, or one pair from each of `count` distinct groups."""
         if self.pairs:
             return tuple(self.pairs[index] for index in rng.permutation(len(self.pairs))[:count].tolist())
         chosen = [self.groups[index] for index in rng.permutation(len(self.groups))[:count].tolist()]
@@ -63,7 +63,7 @@ def instruction(pairs: Pairs, caption: str) -> str:
 
 
 def caption_of_reply(text: str) -> str:
-    """Caption behind the arrow of a reply: the rest of that line, up to a further arrow."""
+    """Caption after the arrow of a reply: the rest of that line, up to the next arrow."""
     return text.split("\n", 1)[0].split(ARROW, 1)[0].strip()
 
 

@@ -68,7 +68,7 @@ PUBLISHED = Sampling()
 
 
 class TextBackend(Protocol):
-    """Text backend: an answer for each request, in order; equal requests get equal answers, as far as the backend can promise it."""
+    """Text backend: one answer per request, in order; equal requests get equal answers as far as the backend can guarantee it."""
 
     @property
     def name(self) -> str: ...
@@ -95,6 +95,6 @@ class TextBackend(Protocol):
 
 
 def prompt_hash(identity: str, request: TextRequest) -> str:
-    """Cache key of an answer, 32 hex digits: equal only where backend, prompt, rules and seed are."""
+    """Cache key of an answer, 32 hex digits: equal only if backend, prompt, rules and seed are equal."""
     parts = [identity, request.prompt, request.caption, list(request.details), request.style, request.seed]
     return hashlib.sha256(json.dumps(parts, ensure_ascii=False).encode("utf-8", "surrogatepass")).hexdigest()[:32]

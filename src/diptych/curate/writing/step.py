@@ -21,7 +21,7 @@ from diptych.curate.writing.writer import OFF_LINE, cached_answers
 from diptych.models.endpoint.answers import AnswerCache
 
 PART_ROWS, KEPT_PART_ROWS = 4_096, 256
-"""Rows of a part: for backends that are done in a second, and for those whose answers are kept one by one."""
+"""Rows per part: for fast backends, and for those whose answers are cached one by one."""
 TRIED, TIMED = 200, 2
 """Requests of which a plan counts tokens, and those that a local model is timed on."""
 WRITTEN = pa.schema(
@@ -38,7 +38,7 @@ WRITTEN = pa.schema(
     ]
 )
 RUNTIME = {"runtime": True}
-"""Of fields that do not decide what is written: not part of the configuration that tables carry."""
+"""Metadata of fields that do not affect the output: they are not part of the stored configuration."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class RowRequest:
 
 
 Read = Callable[[RowRequest, str], tuple[str, str]]
-"""A request and the raw answer -> the text, and a fault with its kind in front of a colon; "" is none."""
+"""(request, raw answer) -> (text, fault). A fault is "kind: reason", "" if there is no fault."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -182,7 +182,7 @@ class WritingStep:
 
 @dataclass(frozen=True)
 class GeneratedTexts:
-    """Written texts, a row a request (`WRITTEN`), and their cost."""
+    """Written texts, one row per request (`WRITTEN`), and their cost."""
 
     rows: pa.Table
     backend: TextBackend

@@ -50,7 +50,7 @@ class BackendWorker:
 def cached_answers(requests: Sequence[TextRequest], backend: TextBackend, cache: AnswerCache | None) -> tuple[list[Reply], int]:
     """Answer of each request, and the number that were cached. Equal requests are sent once.
 
-    Raises RunError where the backend is dead; what came before that is kept.
+    Raises RunError if the backend is dead; what came before that is kept.
     """
     hashes = [prompt_hash(backend.identity, request) for request in requests]
     answers = cache.of(list(dict.fromkeys(hashes))) if cache is not None else {}

@@ -1,16 +1,17 @@
-"""The loss of a detector that grounds words at every place: adaptive training sample selection (ATSS, Zhang et al., 2020, arXiv 1912.02424)
-with GLIP's token focal loss (2112.03857), as FIBER's second stage is trained.
+"""Dense grounding loss: adaptive training sample selection (ATSS, Zhang et al., 2020, arXiv 1912.02424) with GLIP's token focal
+loss (2112.03857), as in FIBER's second stage.
 
-Which anchors answer a true box: of each map the nine whose middles lie nearest to its middle are candidates; those that overlap it at least
-by mean + standard deviation of the candidates' overlaps, and whose middle lies inside it, are positives. An anchor that several boxes ask
-for goes to the one that it overlaps most.
+Assignment of anchors to true boxes: on each feature map the nine anchors whose centres are nearest to the box centre are
+candidates; candidates with an IoU of at least the mean + standard deviation of the candidates' IoUs, and whose centre lies inside
+the box, are positives. An anchor claimed by several boxes goes to the one with the highest IoU.
 
     loss = [ sum over anchors, real tokens of focal(s, y)  +  sum over positives of BCE(centre, c) ] / positives
          + 2 sum over positives of c (1 - GIoU) / sum of c,      c = sqrt( min(l, r) / max(l, r) * min(t, b) / max(t, b) )
 
-What implementations get wrong: the standard deviation is that of a sample (n - 1); padding counted as negatives; divisors of this process
-alone. The release measures insides, c and GIoU between the first and the last pixel of a box, one less than its sides, and so do we. It
-lets the last of 256 tokens mean "no object", which no text reaches but one of that length, whose last mark learns it (`nothing`).
+What implementations get wrong: the standard deviation is the sample one (n - 1); padding counted as negatives; divisors of only
+the local process. As in the released code, insides, c and GIoU are measured between the first and the last pixel of a box, one
+less than its sides. The released code uses the last of 256 tokens as "no object"; only a text of that length reaches it, and its
+last token learns it (`nothing`).
 
 Letters: B images, A anchors, L tokens, G true boxes; P positives. Boxes are xyxy in pixels.
 """
@@ -32,13 +33,14 @@ from diptych.objectives.boxes.focal import sigmoid_focal
 from diptych.objectives.boxes.pair_tensors import at_least_float32
 from diptych.objectives.gather import Group, all_gather, world
 
-INSIDE = 0.01  # pixels between an anchor's middle and the edge of its box
+INSIDE = 0.01  # minimum distance in pixels between an anchor's centre and the edge of its box
 EPS = 1e-7
 
 
 @torch.no_grad()
 def adaptive_assignment(anchor_A4: Tensor, counts: Sequence[int], box_G4: Tensor, *, nearest: int = 9) -> Tensor:
-    """int64 [A]: the true box of each anchor, -1 for none. `counts`: anchors of each map, one per position."""
+    """ATSS assignment: index of the true box of each anchor, int64 [A], -1 for none. `counts`: anchors of each map, one per
+    position."""
     if sum(counts) != len(anchor_A4):
         raise ShapeError(f"maps of {list(counts)} anchors but {len(anchor_A4)} anchors")
     none_A = torch.full((len(anchor_A4),), -1, dtype=torch.int64, device=anchor_A4.device)
@@ -63,20 +65,20 @@ def adaptive_assignment(anchor_A4: Tensor, counts: Sequence[int], box_G4: Tensor
 
 
 def edge_distances(middle_X2: Tensor, box_X4: Tensor) -> Tensor:
-    """[X, 4]: from a middle to the first column and row and to the last ones of a box, in pixels between pixels' own middles."""
-    half = 0.5  # a pixel's middle lies so far behind its corner
+    """Distances [X, 4] from centres to the first column and row and the last ones of a box, between pixel centres, in pixels."""
+    half = 0.5  # offset of a pixel's centre from its corner
     return torch.cat((middle_X2 - half - box_X4[..., :2], box_X4[..., 2:] - 1 - (middle_X2 - half)), -1)
 
 
 def centreness(middle_X2: Tensor, box_X4: Tensor) -> Tensor:
-    """0 at an edge of the box, 1 in its middle."""
+    """Centreness: 0 at an edge of the box, 1 at its centre."""
     left_X, top_X, right_X, bottom_X = edge_distances(middle_X2, box_X4).unbind(-1)
     shares = [torch.minimum(a, b) / torch.maximum(a, b) for a, b in ((left_X, right_X), (top_X, bottom_X))]
     return (shares[0] * shares[1]).sqrt()
 
 
 def giou_of_pixels(one_P4: Tensor, two_P4: Tensor) -> Tensor:
-    """GIoU of boxes measured between their first and their last pixel. A predicted box smaller than a pixel is one without area."""
+    """GIoU of boxes measured between their first and their last pixel. A predicted box smaller than a pixel has no area."""
     low_P2, high_P2 = one_P4[:, :2], torch.maximum(one_P4[:, :2], one_P4[:, 2:] - 1)
     true_low_P2, true_high_P2 = two_P4[:, :2], two_P4[:, 2:] - 1
     shared_P2 = torch.minimum(high_P2, true_high_P2) - torch.maximum(low_P2, true_low_P2)
@@ -90,9 +92,9 @@ def giou_of_pixels(one_P4: Tensor, two_P4: Tensor) -> Tensor:
 class DenseTokenLoss:
     """Assignment and loss; the fields are weights. Called with predictions and targets.
 
-    nearest                    candidates of a map for a true box
+    nearest                    candidates per feature map and true box
     focal_alpha, focal_gamma   of the focal loss
-    nothing                    texts of so many tokens end in one that means "no object" (released: 256); 0: none does
+    nothing                    text length at which the last token means "no object" (released: 256); 0: never
     """
 
     token_weight: float = 1.0
@@ -106,7 +108,7 @@ class DenseTokenLoss:
     def __call__(
         self, regions: DenseRegions, targets: TokenTargets, *, process_group: Group = None
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Weighted terms tokens, boxes and centres; and parts for the log: anchors_a_box and giou_of_matched."""
+        """Returns the weighted terms tokens, boxes and centres, and the parts anchors_a_box and giou_of_matched for logging."""
         got, shape = targets.positive_BGL.shape, regions.token_logit_BAL.shape
         if got[0] != shape[0] or got[2] != shape[2]:
             raise ShapeError(f"predictions are of {shape[0]} texts of {shape[2]} tokens but targets are {list(got)} (B, G, L)")

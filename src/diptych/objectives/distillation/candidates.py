@@ -1,19 +1,20 @@
-"""A short list of candidates, learned alone and from a teacher, each anchor in its own proportion (dynamic contrastive distillation).
+"""Dynamic contrastive distillation over candidate lists: contrastive loss and distillation, weighted per anchor.
 
-The formulas are our reading of "Dynamic Contrastive Distillation for Image-Text Retrieval" (Rao et al., 2022, arXiv 2207.01426), of whose
-method its abstract was at hand: the teacher estimates which pairs are hard, and each pair's share between learning alone and following
-the teacher moves while the student learns.
+The formulas are an interpretation of "Dynamic Contrastive Distillation for Image-Text Retrieval" (Rao et al., 2022, arXiv
+2207.01426), written from its abstract only: the teacher estimates which pairs are hard, and the weight of each pair between its
+contrastive loss and the distillation changes during training.
 
-Of an anchor's scores z of the student and y of the teacher over the same list, its partner first and K wrong ones behind it,
+For an anchor with student scores z and teacher scores y over the same list, the partner first and then K wrong candidates,
 
     alone    = -log softmax(z)_0                                        the student's own contrast
     follow   = tau^2 KL( softmax(y / tau) || softmax(z / tau) )         distillation
     loss     = mean_i ( w_i alone_i + (1 - w_i) follow_i )
 
-with w from a rule below. p = softmax(y)_0 is how sure the teacher is, q = softmax(z)_0 how far the student is, both without gradient.
+with w from a rule below. p = softmax(y)_0 is the teacher's confidence in the partner, q = softmax(z)_0 the student's, both
+detached.
 
-What implementations get wrong: another list for the teacher than for the student; the true matches that a good teacher finds among the
-"hardest wrong ones" (here `margin` drops them); a gradient through the weights.
+What implementations get wrong: different candidate lists for teacher and student; true matches among the "hardest negatives" of a
+good teacher (here `margin` drops them); a gradient through the weights.
 
 Letters: N anchors, K candidates (the partner in column 0).
 """
@@ -34,11 +35,11 @@ Rule = Callable[[Tensor, Tensor], Tensor]
 
 
 def weighting_rule(name: Weighting, *, alone: float = 0.5, gamma: float = 2.0, steepness: float = 5.0) -> Rule:
-    """Weight of an anchor's own loss, from (p, q): confidence of the teacher in the partner, and of the student.
+    """Returns a rule (p, q) -> weight of the contrastive loss; p and q are the confidence of teacher and student in the partner.
 
     constant  `alone` for all
-    focal     (1 - q)^gamma: anchors that the student still gets wrong learn alone, others follow
-    gap       sigmoid(steepness (q - (1 - p))): where the student is further than the pair is hard, it learns alone
+    focal     (1 - q)^gamma: anchors that the student still gets wrong use the contrastive loss, others the distillation
+    gap       sigmoid(steepness (q - (1 - p))): contrastive where the student's confidence exceeds the difficulty of the pair
     """
     if not 0 <= alone <= 1 or gamma < 0:
         raise ConfigError(f"alone is {alone:g} and gamma {gamma:g} (expected a share, and 0 or more)")
@@ -62,13 +63,13 @@ def candidate_distillation(
     margin: float | None = None,
     process_group: Group = None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """The loss over lists of candidates, and its parts.
+    """Dynamic contrastive distillation loss over candidate lists, and its parts.
 
     student_NK  logits, gradient flows; teacher_NK the teacher's scores of the same pairs, no gradient. The partner is in column 0
-    weigh       a rule: of how sure teacher and student are of each partner, the share that is learned alone
-    kept_NK     False where a list is shorter than K; partners always stay
-    tau         temperature of the distillation, of both sides
-    margin      wrong ones that the teacher scores above the partner less this are dropped: they are likely matches. None keeps all
+    weigh       rule that maps the confidence of teacher and student in each partner to the weight of the contrastive loss
+    kept_NK     False where a list is shorter than K; partners are always kept
+    tau         temperature of the distillation, for both models
+    margin      negatives that the teacher scores above partner - margin are dropped as likely matches. None keeps all
 
     The loss is the global mean. parts: alone and follow (unweighted), share_alone (mean weight), dropped (share of the candidates).
     """

@@ -37,7 +37,7 @@ def koleo(
     neighbours  are looked for in the global "batch", as the formula has it, or among the rows of the same "process", as released
     tile        rows at a time when neighbours are looked for: memory grows with the batch and not with its square
 
-    After averaging over processes, gradients are those of the global mean. Raises ShapeError where there is no other row.
+    After averaging over processes, gradients are those of the global mean. Raises ShapeError if there is no other row.
     """
     if neighbours not in ("batch", "process") or eps <= 0 or tile < 1:
         raise ConfigError(f"neighbours {neighbours!r}, eps {eps}, tile {tile} (expected batch | process, above 0, 1 or more)")

@@ -1,4 +1,4 @@
-"""The loss of written answers.  Letters: B batch."""
+"""Loss of generated answers.  Letters: B batch."""
 
 from __future__ import annotations
 
@@ -13,12 +13,13 @@ Per = Literal["token", "row"]
 
 
 def answer_loss(nll_B: Tensor, count_B: Tensor, *, per: Per = "token", rows: int = 0, process_group: Group = None) -> Tensor:
-    """The mean over the global batch, nats.
+    """Mean negative log-likelihood over the global batch, in nats.
 
-    per  "token": over all tokens of all answers, as transformers and the releases have it, so that long answers weigh more; "row": over
-         the tokens of an answer, then over answers
-    rows the mean over tokens is taken of so many rows each, and then over these, as where processes and accumulated steps of a release have
-         so many and average what they found; 0: of all
+    per  "token": over all tokens of all answers, as in transformers and the released code, so long answers weigh more; "row":
+         over the tokens of each answer, then over answers
+    rows size of the groups of rows over which the token mean is taken before averaging over groups, like the per-process batches
+    and
+         accumulation steps of a release; 0: a single group
     Averaged over processes, loss and gradients are those of the global mean.
     """
     if per == "token" and rows:

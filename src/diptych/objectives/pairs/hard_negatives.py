@@ -1,14 +1,14 @@
-"""Losses with negative texts made for each image: NegCLIP's wide matrix (2210.01936), SVLC's choice among an image's own (2211.11733).
+"""Contrastive losses with hard negative texts: NegCLIP's wide matrix (2210.01936), SVLC's per-image negatives (2211.11733).
 
     wide      CE(scale [v.t | v.n], own text) for images, over the texts *and* the negatives of the whole batch; for texts, over the images
     own       mean over images with negatives of CE(scale [v_i.t_i, v_i.n_i1, ...], first)
 
 What implementations get wrong: with several processes the released NegCLIP puts the first process's negatives where the labels of the
-second point, and the released SVLC cuts the negatives off before it gathers them; a text without a negative is encoded as an empty one
-and then repels images. Here columns of all texts come first and then all negatives, whatever the number of processes, and what is not
-there is in no sum.
+second point, and the released SVLC cuts the negatives off before it gathers them; a missing negative is encoded as an empty text,
+which then repels images. Here the columns of all texts come first and then all negatives, for any number of processes, and
+missing negatives are excluded from all sums.
 
-Letters: N images of this process, K negatives an image at most, D width.
+Letters: N images of this process, K negatives per image at most, D width.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from diptych.objectives.pairs.info_nce import info_nce
 from diptych.objectives.pairs.pairing import Same, as_scalar
 
 NOBODY = -1
-"""The group of a negative text: no image's."""
+"""Group id of a negative text: matches no image."""
 
 
 def wide_info_nce(
@@ -88,7 +88,7 @@ def own_negatives(
 
 
 def _kept(there_NK: Tensor, process_group: Group) -> Tensor | None:
-    """bool [N, M]: own images by the texts of all processes and then their negatives; None where all are there."""
+    """bool [N, M]: own images by the texts of all processes and then their negatives; None if all are there."""
     all_M = all_gather(there_NK.to(torch.uint8), process_group).flatten().bool()
     if all_M.device.type == "cpu" and bool(all_M.all()):  # the host would wait for a GPU
         return None

@@ -397,7 +397,7 @@ def _strip_gradient(
 
 
 def _middle(plan: _TilePlan, row_lse_R: Tensor, column_lse_N: Tensor, dtype: torch.dtype) -> Tensor | None:
-    """The reference from which one exponential serves both directions in backward, or None where two are needed.
+    """The reference from which one exponential serves both directions in backward, or None if two are needed.
 
     Within REACH / 2 of every log-sum-exp nothing overflows, and what underflows is below exp(-57) of its sum.
     """

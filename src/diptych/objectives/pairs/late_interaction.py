@@ -1,13 +1,15 @@
-"""Token-wise contrast of images and texts (FILIP, 2111.07783), in tiles: memory that grows with the batch and not with its square.
+"""Token-wise contrastive loss of images and texts (FILIP, 2111.07783), in tiles: memory is linear in the batch size, not
+quadratic.
 
 With unit-norm patches v_ip of image i and words t_jl of text j, a_ij,pl = v_ip . t_jl, and a scale s,
 
-    I_ij = 1 / P_i  sum_p max_l a_ij,pl            what image i finds in text j
-    T_ij = 1 / L_j  sum_l max_p a_ij,pl            what text j finds in image i
+    I_ij = 1 / P_i  sum_p max_l a_ij,pl            similarity of image i to text j
+    T_ij = 1 / L_j  sum_l max_p a_ij,pl            similarity of text j to image i
     loss = mean_i ( CE(s I_i:, i) + CE(s T_:i, i) ) / 2
 
-An image chooses among texts by I, a text among images by T; the two differ, and neither is symmetric. Padding is in no maximum and in
-no mean. Each token has its gradient from the one token that it chose, and from those that chose it; of equal ones the first is chosen.
+Images are scored against texts by I, texts against images by T; the two differ, and neither is symmetric. Padding is excluded
+from every maximum and mean. Each token gets its gradient from the token that it matched, and from those that matched it; ties go
+to the first.
 
 What implementations get wrong: padding that wins a maximum (a zero vector is more similar than a negative cosine); means over padding,
 so that short texts score low; one matrix for both directions, so that images have no texts as negatives; exponentials of logits whose
@@ -65,15 +67,15 @@ def late_interaction(
     patch_mask_NP         True where a token is real; None: all are. word_mask_NL likewise. Every row needs a real token
     group_N               integer ids; pairs of equal id off the diagonal are (`same`) left out ("mask"), positives that share the
                           target evenly ("positive"), or ordinary negatives
-    cells                 similarities held at once; changes time and memory, nothing else
+    cells                 similarities held at once; affects only time and memory
 
-    With several processes everything is each process's own, of equal shapes; images are compared with the texts of all. The loss is the
-    global mean, and averaged over processes every gradient is that of the global mean.
+    With several processes all arguments are local, of equal shapes; images are compared with the texts of all processes. The loss
+    is the global mean, and averaged over processes every gradient is that of the global mean.
 
     parts (detached, global means): image_to_text, text_to_image, accuracy_image_to_text, accuracy_text_to_image (own text above every
     one that is not positive), positive_image_score and positive_text_score (of the pairs, I_ii and T_ii).
 
-    Raises ShapeError; ConfigError for options that cannot work.
+    Raises ShapeError, and ConfigError for invalid options.
     """
     patch_mask_NP, word_mask_NL = _checked(patch_NPD, word_NLD, patch_mask_NP, word_mask_NL)
     if same not in ("mask", "positive", "negative"):
@@ -115,15 +117,15 @@ def select_tokens(
     of: Literal["tokens", "places"] = "tokens",
     cells: int = CELLS,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Which tokens stand for their image or text: those that are most similar to any token of any text, or image, of this process.
+    """Selects the tokens that represent an image or text: those most similar to any token of any text, or image, of this process.
 
-    Of P real patches of an image the ceil(share * P) with the highest maximum over all words of all texts stay, and likewise of words.
-    With "places" floor(share * P) stay, P counting padding: of a text in 77 places the best 19, or all where it is shorter.
-    (Published with a share of a quarter, before tokens are sent to other processes; so the choice depends on who shares a process. The
-    paper does not say a quarter of what; code that Huawei released later takes places.)
+    Of the P real patches of an image the ceil(share * P) with the highest maximum over all words of all texts are kept, likewise
+    for words. With "places" floor(share * P) are kept, where P includes padding: of a text padded to 77 the best 19, or all if it
+    is shorter. (Published with a share of a quarter, before tokens are sent to other processes, so the choice depends on the
+    local batch. The paper does not say a quarter of what; code that Huawei released later uses padded positions.)
 
-    Returns place_NP and kept_NP, place_NL and kept_NL: the places of the chosen tokens, the best first, in as many columns as the
-    richest row has, and which of those places count. Choosing has no gradient; gathering the tokens at the places has.
+    Returns place_NP and kept_NP, place_NL and kept_NL: the positions of the selected tokens, best first, padded to the longest
+    row, and a mask of valid positions. The selection has no gradient; gathering the tokens at these positions does.
     """
     if not 0 < share <= 1:
         raise ConfigError(f"the share of tokens that are kept is {share:g} (expected above 0, up to 1)")
@@ -153,7 +155,7 @@ def _best(value_NT: Tensor, mask_NT: Tensor, share: float, of: str) -> tuple[Ten
         wanted_N = (real_N * share - 1e-6).ceil().clamp_min(1).long()
     if wanted_N.device.type == "cpu":
         most = int(wanted_N.max())
-    else:  # the most that a row without padding has, for which the host need not wait
+    else:  # upper bound for a row without padding, which needs no device synchronisation
         most = max(1, int(share * positions + 1e-6) if of == "places" else math.ceil(share * positions - 1e-6))
     place_NT = value_NT.masked_fill(~mask_NT, -torch.inf).argsort(dim=1, descending=True, stable=True)[:, :most]
     return place_NT, torch.arange(place_NT.shape[1], device=place_NT.device) < wanted_N[:, None]
@@ -176,8 +178,8 @@ class _Tokens:
 def pad_with_first_token(token_NTD: Tensor, mask_NT: Tensor, *, everywhere: Group | Literal[False] = False) -> _Tokens:
     """Replaces padding by copies of the row's first real token, with weight 0; columns that are padding in all rows are cut.
 
-    A copy changes no maximum, whatever padding held, and hands its gradient to the token that it is a copy of.
-    everywhere  the process group that the longest row is looked for in; False looks here alone
+    A copy changes no maximum, for any padding values, and passes its gradient to the copied token.
+    everywhere  process group over which the longest row is determined; False: only this process
     """
     on_host = mask_NT.device.type == "cpu"
     if on_host or (everywhere is not False and world(everywhere)[1] > 1):  # of other processes the length has to be known
@@ -208,7 +210,7 @@ def _checked(
             raise ShapeError(
                 f"the mask of the {what}s must be {list(token.shape[:2])}, one value a token; got {list(mask.shape)}"
             )
-        # the host would wait for a GPU
+        # this would synchronise with a GPU
         empty: list[int] = torch.where(~mask.bool().any(1))[0].tolist() if mask.device.type == "cpu" else []
         if empty or not mask.numel():
             row = f" in row {empty[0]}" if empty else ""
@@ -270,7 +272,7 @@ class _ChunkPlan:
 
 @dataclass(slots=True)
 class _ScoreSums:
-    """Of each row of s I, or each column of s T: log-sum-exp, target-weighted sum and sum of targets, highest that is no positive."""
+    """Per row of s I, or column of s T: log-sum-exp, target-weighted sum, sum of targets, and highest non-positive score."""
 
     lse: Tensor
     positive: Tensor
@@ -304,7 +306,8 @@ class _ScoreSums:
 
 
 class _MaxMean(torch.autograd.Function):
-    """Losses of rows by I and of columns by T. Saves tokens and a log-sum-exp a row and column; backward forms each chunk anew."""
+    """Losses of rows by I and of columns by T. Saves tokens and one log-sum-exp per row and column; backward recomputes each
+    chunk."""
 
     @staticmethod
     def forward(
@@ -364,7 +367,7 @@ class _MaxMean(torch.autograd.Function):
                     by_text_TK = grad_column_C[part] * (other_TK - target_TC[:, part] / column_target_C[part])
                     scale_grad += (by_image_TK * score_2TK[0] + by_text_TK * score_2TK[1]).sum()
                     by_image_TK, by_text_TK = ((x * scale).to(dtype) for x in (by_image_TK, by_text_TK))
-                    grad_TPKL = a_TPKL.zero_()  # the similarities are of no more use
+                    grad_TPKL = a_TPKL.zero_()  # reuse the buffer: the similarities are no longer needed
                     grad_TPKL.scatter_(
                         3, word_TPK[..., None], (by_image_TK[:, None] * tile.image.weight_NT[..., None])[..., None]
                     )
@@ -378,7 +381,7 @@ class _MaxMean(torch.autograd.Function):
 
 
 def _out_and_target(pairing: PairLabels, start: int, stop: int, device: torch.device) -> tuple[Tensor | None, Tensor]:
-    """Which pairs of a tile are left out, and how much each is positive, float64."""
+    """Mask of the excluded pairs of a tile, and the target weights, float64."""
     target_TC = pairing.targets(start, stop, pairing.columns, torch.float64)
     if target_TC is None:
         target_TC = torch.zeros(stop - start, pairing.columns, dtype=torch.float64, device=device)

@@ -1,10 +1,10 @@
-"""Contrast with a momentum model's keys and queue, whose own answer is part of the target (ALBEF, 2107.07651; BLIP, 2201.12086).
+"""Contrastive loss with a momentum model's keys, queue and soft targets (ALBEF, 2107.07651; BLIP, 2201.12086).
 
     z_n = a_n . [k; q] / tau,   y_n = alpha softmax(t_n . [k; q] / tau) + (1 - alpha) one-hot(n)
     l = mean_n - sum_j y_nj log softmax(z_n)_j
 
-a: what the model says of one side. k: what the momentum model says of the other side of the batch (of all processes), q: what it said
-before. t: what it says of the same side as a. Targets carry no gradient.
+a: the model's embeddings of one modality. k: the momentum model's embeddings of the other modality (batches of all processes), q:
+its queue of earlier ones. t: the momentum model's embeddings of the same modality as a. Targets carry no gradient.
 
 Letters: N items, K keys of the queue, C all keys, D width.
 """
@@ -35,8 +35,9 @@ def momentum_contrast(
 ) -> Tensor:
     """Mean loss over the global batch; one direction, so call it for images and for texts.
 
-    teacher_ND  the momentum model's vectors of the anchors' own side; key_ND those of the other side, row by row
-    same        other keys of an anchor's group are left out ("mask") or negatives as any other, as published
+    teacher_ND  the momentum model's embeddings of the anchors' own modality; key_ND those of the other modality, in the same row
+                order
+    same        other keys of an anchor's group are left out ("mask") or used as ordinary negatives, as published
     """
     if not anchor_ND.shape == teacher_ND.shape == key_ND.shape or queue_KD.shape[1:] != anchor_ND.shape[1:]:
         raise ShapeError(

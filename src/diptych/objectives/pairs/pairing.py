@@ -1,8 +1,8 @@
-"""Which image-text pairs are positive, negative or left out, answered a tile of rows at a time.
+"""Pair labels of an image-text score matrix (positive, negative or left out), computed one tile of rows at a time.
 
 Letters: N images with a partner (this process's rows), R image rows (N, then extra images), C text columns (the partners of all
-processes' images, then further texts), T rows of one tile. Row i's partner stands in column `offset + i`.
-A partner is never left out, whatever the group ids or the mask say.
+processes' images, then further texts), T rows of one tile. Row i's partner is column `offset + i`.
+A partner is never left out, even if the group ids or the mask exclude it.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ Same = Literal["mask", "positive", "negative"]
 
 @dataclass(frozen=True, slots=True)
 class PairLabels:
-    """All about a batch but its features. Ids, mask and targets may cover fewer rows or columns than there are: the rest are
-    plain negatives.
+    """Everything about a batch except its features. Ids, mask and targets may cover fewer rows or columns than there are: the
+    rest are ordinary negatives.
 
     rows       N
     columns    how many columns, from the first, are partners: N times the number of processes
@@ -49,7 +49,7 @@ class PairLabels:
 
     @property
     def one_positive(self) -> bool:
-        """Each row's only positive is its partner."""
+        """True if each row's only positive is its partner."""
         return self.target_NC is None and (self.group_R is None or self.same != "positive")
 
     def partner(self, tile_TC: Tensor, start: int) -> Tensor:
@@ -57,7 +57,7 @@ class PairLabels:
         return tile_TC.diagonal(self.offset + start)[: len(tile_TC)] if start < self.rows else tile_TC[:0, 0]
 
     def left_out(self, start: int, stop: int, columns: int) -> Tensor | None:
-        """bool [T, C], True where the pair takes no part; None when all do."""
+        """Mask of excluded pairs, bool [T, C]; None if no pair is excluded."""
         out_TC = self._equal(start, stop, columns) if self.same == "mask" else None
         if self.keep_NC is not None and start < self.rows:
             if out_TC is None:
@@ -94,7 +94,7 @@ class PairLabels:
 
 @dataclass(frozen=True, slots=True)
 class GatheredPairs:
-    """Inputs of the tiled functions: image rows of this process, text columns of all."""
+    """Inputs of the tiled functions: image rows of this process, text columns of all processes."""
 
     image_RD: Tensor
     text_CD: Tensor
@@ -117,7 +117,7 @@ def gather_pairs(
 ) -> GatheredPairs:
     """Checks the arguments of an objective, gathers the texts of all processes and appends the extra keys without gradient.
 
-    Raises ShapeError for shapes that do not fit each other or differ between processes, ConfigError for options.
+    Raises ShapeError for inconsistent shapes, or shapes that differ between processes, and ConfigError for invalid options.
     """
     rank, count = world(process_group)
     _check_features(image_ND, text_MD, tile, same)
@@ -144,7 +144,7 @@ def gather_pairs(
     if extra_text is not None:
         text_CD, group_C = _append(text_CD, group_C, *extra_text, name="extra_text")
     if extra_image is not None:
-        # The same keys are on every process, and a column must meet each once: every process takes its share of them.
+        # Every process holds the same keys, and each column must be counted once per key: each process takes a slice of them.
         key_KD, key_group_K = (None if x is None else x[rank::count] for x in extra_image)
         assert key_KD is not None
         image_RD, group_R = _append(image_ND, group_R, key_KD, key_group_K, name="extra_image")

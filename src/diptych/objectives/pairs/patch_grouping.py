@@ -1,4 +1,4 @@
-"""Each text with the patches that it is about (DreamLIP, 2403.17007): texts of one image contrasted by where they look.
+"""Text-to-patch grouping loss (DreamLIP, 2403.17007): contrasts the texts of an image by the patches that they attend to.
 
 With unit-norm patches u_p and texts t_k of an image, a_kp = t_k . u_p and
 
@@ -11,7 +11,7 @@ What implementations get wrong: texts stacked as [K, N] and then viewed as [N, K
 features come as [N, K, D] and are never re-viewed); a text to which all patches are alike, whose weights are 0 / 0 (here they are
 even); a text drawn twice, which is its own negative (here `text_id_NK` leaves the pair out).
 
-Letters: N images, K texts an image, P patches, D width.
+Letters: N images, K texts per image, P patches, D width.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from diptych.objectives.pairs.info_nce import info_nce
 EPS = 1e-10
 """Added to the range of similarities, as published."""
 ALIKE = 8
-"""Patches whose similarities lie within so many units of rounding are alike: noise is not stretched to weights."""
+"""Similarities within this many rounding units count as equal, so that rounding noise is not rescaled to weights."""
 
 
 def group_patches(
@@ -69,12 +69,12 @@ def patch_grouping(
     negatives: Literal["image", "batch"] = "image",
     process_group: Group = None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """The loss between the texts of an image and what each sees of it, and its parts.
+    """Loss between the texts of an image and the patch group of each, and its parts.
 
     patch_NPD, text_NKD  unit-norm; any floating type, computed in at least float32
     scale                the factor itself, a number or a tensor of one element
     threshold, mask_NP   as in `group_patches`
-    text_id_NK           equal numbers in a row are one text: neither occurrence is the other's negative
+    text_id_NK           equal ids in a row mark the same text: its occurrences are not negatives of each other
     negatives            "image": the other texts of the same image, as published; "batch": all N * K texts of all processes, as
                          the released code has it. There, other images of the same concept count as negatives
 

@@ -1,17 +1,18 @@
-"""Compare features with prototypes of clusters: ProtoCLIP (Chen et al., 2022, 2206.10996).
+"""Prototypical contrastive loss between features and cluster prototypes: ProtoCLIP (Chen et al., 2022, 2206.10996).
 
-Clusters come from one modality, prototypes from the other ("back translation"): for clusters y of the texts, an image x is compared
-with the means of *image* features over text clusters,
+Clusters come from one modality, prototypes from the other ("back translation"): for clusters y of the texts, an image x is
+compared with the means of *image* features over text clusters,
 
     c_k = mean{ h(x_n) : y_n = k },     loss = mean_n CE( s h(x_n) . c , q_n ),
     q_n = softmax_k( C_{y_n} . C_k / tau ),   one-hot at y_n where tau <= 0,
 
-with the texts' own centroids C in the target: nearby clusters are half right. Prototypes, labels and centroids are constants.
+with the texts' own centroids C in the target, so nearby clusters get partial credit. Prototypes, labels and centroids are
+constants.
 
-`back_translation` is the whole of it for both sides; `prototype_loss` is one side, with any targets.
+`back_translation` is the complete loss for both sides; `prototype_loss` is one side, with arbitrary targets.
 
-What implementations get wrong: an empty cluster is a row of zeros, which is a free negative of logit 0 for everybody; it is left out
-here, of logits and targets. Rows without a label (-1) are in no sum.
+What implementations get wrong: an empty cluster is a row of zeros, which acts as a negative of logit 0 for every sample; here it
+is excluded from logits and targets. Rows without a label (-1) are excluded from all sums.
 
 Letters: N items of this process, K clusters, D width.
 """
@@ -31,9 +32,9 @@ from diptych.objectives.gather import Group, mean_over_processes
 class ClusterTargets:
     """Cluster labels and centroids of one kind of features, for the rows of a batch.
 
-    label_N      each row's cluster, -1 where it is not known
-    centroid_KD  what is nearer to a row's own centroid is more of a target
-    filled_K     bool, False where a cluster has no members and is left out; None: all have
+    label_N      each row's cluster, -1 if unknown
+    centroid_KD  cluster centroids; clusters nearer to a row's own centroid get more target weight
+    filled_K     bool, False for an empty cluster, which is left out; None: all have members
     """
 
     label_N: Tensor
@@ -43,7 +44,7 @@ class ClusterTargets:
 
 @torch.no_grad()
 def group_means(x_ND: Tensor, label_N: Tensor, groups: int) -> tuple[Tensor, Tensor]:
-    """mean_KD of the rows of each label, zeros where there is none, and filled_K, True where there is one."""
+    """Means of the rows of each label: mean_KD, zero for labels without rows, and filled_K, True for labels with rows."""
     if label_N.shape != x_ND.shape[:1] or (len(label_N) and not 0 <= int(label_N.min()) <= int(label_N.max()) < groups):
         raise ShapeError(f"labels must be [{len(x_ND)}] numbers from 0 to {groups - 1}, got {list(label_N.shape)}")
     sum_KD = x_ND.new_zeros(groups, x_ND.shape[1], dtype=torch.float64).index_add_(0, label_N, x_ND.double())
@@ -53,7 +54,8 @@ def group_means(x_ND: Tensor, label_N: Tensor, groups: int) -> tuple[Tensor, Ten
 
 @torch.no_grad()
 def soft_targets(clusters: ClusterTargets, tau: float) -> Tensor:
-    """target_NK, shares of the clusters by nearness to each row's own; tau <= 0 makes them one-hot. Zeros in rows of label -1."""
+    """Soft cluster targets target_NK, by similarity to each row's own cluster; tau <= 0 makes them one-hot. Rows of label -1 are
+    zero."""
     label_N, centroid_KD = clusters.label_N, clusters.centroid_KD
     own_N = label_N.clamp_min(0)
     if tau <= 0:
@@ -87,11 +89,11 @@ def prototype_loss(
     ignore_index: int = -1,
     process_group: Group = None,
 ) -> Tensor:
-    """Mean cross-entropy over the rows with a target in the global batch; 0, with a gradient of zeros, when there is none.
+    """Mean cross-entropy over the rows with a target in the global batch; 0, with a zero gradient, if no row has one.
 
     x_ND      unit-norm features
-    target    as in `torch.nn.functional.cross_entropy`: label_N, where `ignore_index` is no target, or shares target_NK, where a row
-              of zeros is none (`soft_targets` gives them)
+    target    as in `torch.nn.functional.cross_entropy`: label_N, where `ignore_index` means no target, or probabilities
+              target_NK, where a row of zeros means no target (`soft_targets` returns them)
     filled_K  False leaves a cluster out; None: all take part
     """
     logit_NK = prototype_logits(x_ND, prototype_KD, scale=scale, filled_K=filled_K)
@@ -113,8 +115,8 @@ def prototype_loss(
 def prototype_accuracy(
     x_ND: Tensor, prototype_KD: Tensor, label_N: Tensor, *, filled_K: Tensor | None = None, process_group: Group = None
 ) -> Tensor:
-    """Share of the rows with a label in the global batch whose nearest prototype, by inner product, is that of their label; 0 when there
-    is none. Of equal ones the lowest counts. The released code logs it in percent, as `acc_img2text` and the like.
+    """Accuracy over the labelled rows of the global batch: the nearest prototype, by inner product, is that of the label; 0
+    without labelled rows. Ties go to the lowest index. The released code logs it in percent, as `acc_img2text` and the like.
     """
     logit_NK = prototype_logits(x_ND, prototype_KD, scale=1.0, filled_K=filled_K)
     counted_N = label_N >= 0
@@ -137,10 +139,10 @@ def back_translation(
 ) -> Tensor:
     """ProtoCLIP's loss between modalities: images against the clusters of the texts, texts against those of the images; their mean.
 
-    image_prototype_KD  what images are compared with: means of image features over the clusters of the *texts*
-    text_prototype_KD   what texts are compared with: means of text features over the clusters of the *images*
-    image_clusters      of the images: targets of the texts
-    text_clusters       of the texts: targets of the images
+    image_prototype_KD  prototypes for images: means of image features over the clusters of the *texts*
+    text_prototype_KD   prototypes for texts: means of text features over the clusters of the *images*
+    image_clusters      clusters of the images: targets of the texts
+    text_clusters       clusters of the texts: targets of the images
     tau                 temperature of the targets; 0 or less makes them one-hot
     """
     sides = ((image_ND, image_prototype_KD, text_clusters), (text_ND, text_prototype_KD, image_clusters))
@@ -154,5 +156,5 @@ def back_translation(
 
 
 def _log_shares(logit_NK: Tensor, filled_K: Tensor) -> Tensor:
-    """log softmax over the clusters that take part, 0 at the others; finite also when there is none."""
+    """log softmax over the filled clusters, 0 at the others; finite even if all are empty."""
     return logit_NK.masked_fill(~filled_K, -1e30).log_softmax(1).masked_fill(~filled_K, 0)

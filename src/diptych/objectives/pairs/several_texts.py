@@ -7,7 +7,7 @@
 With K = 1 this is CLIP's loss. What implementations get wrong: the other texts of an image stay in the denominator of image to text (they
 are positives there, not left out), and each text is a row of its own in text to image.
 
-Letters: N images of all processes, K texts an image, D width.
+Letters: N images of all processes, K texts per image, D width.
 """
 
 from __future__ import annotations

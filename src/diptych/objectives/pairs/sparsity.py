@@ -1,4 +1,4 @@
-"""Few words an item, and not the same ones for all: the FLOPS regulariser (Paria et al. 2020, 2004.05665).
+"""Few words per item, and not the same ones for all: the FLOPS regulariser (Paria et al. 2020, 2004.05665).
 
     sum over words v of ( mean over items n of |w_nv| )^2
 

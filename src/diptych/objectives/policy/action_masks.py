@@ -1,7 +1,7 @@
-"""Action masks: which tokens a policy may take, and its probabilities among them.
+"""Action masks: the tokens that a policy may sample, and its probabilities over them.
 
-NLPO (Ramamurthy et al., 2022, 2210.01241) takes the mask of an older copy of the policy and stores it with each transition: it holds in
-sampling, in the old log-probability and in every update. Letters: N rows, V actions.
+NLPO (Ramamurthy et al., 2022, 2210.01241) computes the mask with an older copy of the policy and stores it with each transition:
+it is applied in sampling, in the old log-probability and in every update. Letters: N rows, V actions.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from diptych.core.errors import ShapeError
 
 
 def top_p_mask(logit_NV: Tensor, p: float, *, min_keep: int = 1, always: Sequence[int] = ()) -> Tensor:
-    """[N, V]: True on the smallest set of actions whose probability reaches p, the one that crosses p included.
+    """Top-p mask [N, V]: True on the smallest set of actions whose probability reaches p, including the one that crosses p.
 
-    min_keep  so many of the likeliest are kept whatever their probability
+    min_keep  minimum number of most likely actions to keep
     always    actions that are kept in every row, such as special tokens
     """
     sorted_NV, order_NV = logit_NV.sort(stable=True, dim=-1, descending=True)
@@ -28,16 +28,16 @@ def top_p_mask(logit_NV: Tensor, p: float, *, min_keep: int = 1, always: Sequenc
 
 
 def top_k_mask(logit_NV: Tensor, k: int, *, always: Sequence[int] = ()) -> Tensor:
-    """[N, V]: True on the k likeliest actions, and on those that are `always` kept."""
+    """Top-k mask [N, V]: True on the k most likely actions, and on those in `always`."""
     best_NK = logit_NV.topk(min(k, logit_NV.shape[1]), -1).indices
     return _with(torch.zeros_like(logit_NV, dtype=torch.bool).scatter(1, best_NK, True), always)
 
 
 def masked_log_probabilities(logit_NV: Tensor, mask_NV: Tensor | None, *, renormalised: bool = True) -> Tensor:
-    """[N, V]: log-probabilities among the actions of the mask, -inf on all others.
+    """Log-probabilities [N, V] over the actions of the mask, -inf elsewhere.
 
-    renormalised  False, as released with NLPO: log-probabilities of the mask are those without one, so that they do not add up to 1, and
-                  an action outside has the logarithm of the smallest number that the type can add to 1
+    renormalised  False, as released with NLPO: the unmasked log-probabilities are used, so their probabilities do not sum to 1,
+                  and masked actions get the logarithm of the machine epsilon of the dtype
     """
     log_NV = logit_NV.log_softmax(-1)
     if mask_NV is None:
@@ -51,7 +51,7 @@ def masked_log_probabilities(logit_NV: Tensor, mask_NV: Tensor | None, *, renorm
 
 
 def masked_entropy(logit_NV: Tensor, mask_NV: Tensor | None, *, renormalised: bool = True) -> Tensor:
-    """[N]: entropy in nats among the actions of the mask.
+    """Entropy [N] in nats over the actions of the mask.
 
     renormalised  False, as released: renormalised probabilities times the logarithms of those that are not
     """
@@ -64,7 +64,8 @@ def masked_entropy(logit_NV: Tensor, mask_NV: Tensor | None, *, renormalised: bo
 
 
 def drawn_actions(log_NV: Tensor, uniform_N: Tensor) -> Tensor:
-    """[N]: the action in whose share of [0, 1) each uniform number falls; never one of probability 0."""
+    """Inverse-CDF sampling: the action [N] into whose interval of [0, 1) each uniform number falls; never one of probability
+    0."""
     reached_NV = log_NV.double().exp().cumsum(-1)
     return torch.searchsorted(reached_NV, (uniform_N.to(reached_NV) * reached_NV[:, -1])[:, None], right=True)[:, 0].clamp(
         max=log_NV.shape[1] - 1

@@ -1,4 +1,4 @@
-"""Advantages: generalised advantage estimation, whitening, and baselines that need no value model.
+"""Advantage estimators: GAE, whitening, and baselines without a value model.
 
 Letters: T steps of a rollout, B answers, L tokens, S answers to one prompt. `...` may hold environments side by side.
 """
@@ -17,7 +17,7 @@ from diptych.objectives.gather import Group, all_gather, world
 
 @dataclass(frozen=True, slots=True)
 class Advantages:
-    """Advantages and the returns that a value model learns, both of the shape of the rewards."""
+    """Advantages, and the returns that a value model is trained on, both with the shape of the rewards."""
 
     advantage: Tensor
     returns: Tensor
@@ -38,7 +38,7 @@ def gae(
     delta_t = r_t + gamma V_{t+1} - V_t, A_t = delta_t + gamma lam A_{t+1}; both chains are cut where step t + 1 begins an episode.
 
     begins_T    True where an episode begins
-    last_value  value of the state behind the last step; counts only where the episode goes on (`last_done` False)
+    last_value  value of the state after the last step; used only if the episode continues (`last_done` False)
     """
     if not reward_T.shape == value_T.shape == begins_T.shape or len(reward_T) == 0:
         raise ShapeError(
@@ -56,9 +56,10 @@ def gae(
 
 
 def answer_gae(reward_BL: Tensor, value_BL: Tensor, chosen_BL: Tensor, *, gamma: float = 1.0, lam: float = 0.95) -> Advantages:
-    """`gae` of answers, one episode a row: tokens where `chosen_BL` is True, the last of which ends it. Zero elsewhere.
+    """GAE over answers, one episode per row: its steps are the tokens where `chosen_BL` is True, the last of which ends it. Zero
+    elsewhere.
 
-    Tokens that were not chosen in between (questions of a conversation) are no steps: the chain passes over them.
+    Other tokens in between (questions of a conversation) are skipped.
     """
     if not bool(chosen_BL.any(1).all()):
         row = int((~chosen_BL.any(1)).nonzero()[0])
@@ -75,8 +76,8 @@ def answer_gae(reward_BL: Tensor, value_BL: Tensor, chosen_BL: Tensor, *, gamma:
 
 
 def standardised(advantage_N: Tensor, *, eps: float = 1e-8, process_group: Group = None) -> Tensor:
-    """Zero mean and unit deviation over the rows of all processes: (A - mean) / (std + eps), with N - 1 in the variance, as PPO
-    implementations have it for a minibatch. A single row stays as it is."""
+    """Standardises over the rows of all processes: (A - mean) / (std + eps), with N - 1 in the variance, as PPO implementations
+    do for a minibatch. A single row is returned unchanged."""
     rows_N = _of_all(advantage_N, process_group)
     if rows_N.numel() < 2:
         return advantage_N
@@ -93,9 +94,9 @@ def whitened(
     eps_on: Literal["variance", "deviation"] = "variance",
     process_group: Group = None,
 ) -> Tensor:
-    """(x - mean) / sqrt(var + eps) over the entries of all processes where `counts` is True (all without).
+    """Whitening: (x - mean) / sqrt(var + eps) over the entries of all processes where `counts` is True (None: all).
 
-    shift_mean  False: the mean is put back, so that only the scale changes, as for rewards
+    shift_mean  False: the mean is added back, so that only the scale changes, as for rewards
     unbiased    N - 1 in the variance
     eps_on      "deviation": (x - mean) / (sqrt(var) + eps)
     """

@@ -128,7 +128,7 @@ def caption_frames(
 ) -> tuple[Memory, int]:
     """Caption of each frame, and how many were generated now; frames in the log are not captioned again.
 
-    fps  frames a second of the video that the frames were taken from: times of the log count in them
+    fps  frames per second of the video that the frames were taken from: times of the log count in them
     """
     frames = frames_of(folder)
     about: dict[str, Any] = {

@@ -14,7 +14,7 @@ Merge = Callable[[list[str]], str]
 
 
 def cleaned(text: str, *, question: str = "", keep_from: float = 0.0, similarity: Similarity | None = None) -> str | None:
-    """Caption without tags; None where it is idle, or less similar to the question than `keep_from` (0: not compared)."""
+    """Caption without tags; None if it is idle, or less similar to the question than `keep_from` (0: not compared)."""
     for tag in TAGS:
         text = text.replace(tag, "")
     if any(phrase in text for phrase in IDLE):

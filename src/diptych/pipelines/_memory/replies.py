@@ -1,6 +1,7 @@
-"""Parsing of language model replies: windows, or an option with a confidence. A reply that cannot be read is marked, never guessed.
+"""Parses language model replies into windows, or an option with a confidence. An unparsable reply is marked as unread, never
+guessed.
 
-Nothing is evaluated as a program: JSON first, then Python's literals, then the patterns of the published code.
+Replies are never executed: they are parsed as JSON, then as Python literals, then by the patterns of the published code.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ UNKNOWN = ("na", "n/a", "none", "unknown", "nan")
 class WindowReply:
     """windows      frames, best first
     outcome      "read", "unknown" (NA), or "unread"
-    confidence   1 to 3; None where none was given
+    confidence   1 to 3; None if none was given
     """
 
     windows: tuple[Window, ...]
@@ -36,7 +37,7 @@ class WindowReply:
 
 @dataclass(frozen=True, slots=True)
 class OptionReply:
-    """option  its number from 0; None where the reply has none"""
+    """option  its number from 0; None if the reply has none"""
 
     option: int | None
     explanation: str = ""
@@ -47,9 +48,9 @@ UNREAD = WindowReply((), "unread")
 
 
 def parse_windows(reply: str, numbers: Sequence[int]) -> dict[int, WindowReply]:
-    """Windows by question from a reply's table; a question without a row is unread. Rows for other numbers are passed over.
+    """Parses windows by question from a reply's table; a question without a row is unread. Rows for other numbers are ignored.
 
-    Columns are taken by the header's names where there is one, else in the order that was asked for.
+    Columns are identified by the header if there is one, else by the requested order.
     """
     lines = [line for line in reply.replace("```", "\n").splitlines() if line.strip() and line.strip().lower() != "tsv"]
     names = ["query_index", "predictions", "explanation", "confidence"]
@@ -78,11 +79,12 @@ def _parse_window(row: dict[str, str]) -> WindowReply:
 
 
 def parse_option(reply: str, options: int, *, released: bool = False) -> OptionReply:
-    """Option in a reply: that of a dictionary; else the number behind "prediction"; else one alone or behind "option" or "answer".
+    """Parses an option: from a dictionary; else the number after "prediction"; else a bare number or one after "option" or
+    "answer".
 
-    A number that is no option counts as none. released: as the published code reads it, which evaluates the whole reply as Python, keeps
-    nothing where that gives something else than a dictionary, a number alone for example, and where it fails takes the first number of all
-    in the end.
+    A number that is not an option is ignored. released: like the published code, which evaluates the whole reply as Python,
+    discards the result if it is not a dictionary (for example a bare number), and if evaluation fails finally takes the first
+    number in the reply.
     """
     fields = _evaluated(reply) if released else _dictionary(reply)
     if fields is not None:
@@ -110,7 +112,7 @@ def _last_resort(reply: str, released: bool) -> str | None:
 
 
 def _evaluated(reply: str) -> dict[str, Any] | None:
-    """Dictionary that a reply is as a whole, in Python's literals; an empty one where it is another value, None where it is no value.
+    """Dictionary that a reply is as a whole, in Python's literals; an empty one where it is another value, None if it is no value.
     Names are none, nor calls: what programs could do is not done here."""
     try:
         tree = ast.parse(reply.lstrip(" \t"), mode="eval")

@@ -1,8 +1,9 @@
-"""Searches over the segments of a prompt: greedy by gradient (GSPO), random edits, a coordinate sweep, and edits of single tokens.
+"""Prompt segment search: greedy by gradient (GSPO), random edits, a coordinate sweep, and single-token edits.
 
-GSPO (Li et al., 2024, arXiv 2410.21411) takes the gradient of the loss over the one-hot choice of every slot, normalises it for each
-question, sums over a batch of questions, takes the `top` most promising candidates of each slot as edits of the present prompt, and keeps
-the edit with the least exact loss. All searches count what they cost, in forward passes of one prompt; a gradient counts as three.
+GSPO (Li et al., 2024, arXiv 2410.21411) takes the gradient of the loss over the one-hot choice of every slot, normalises it for
+each question, sums over a batch of questions, tries the `top` most promising candidates of each slot as edits of the current
+prompt, and keeps the edit with the lowest exact loss. All searches count their cost in forward passes of one prompt; a gradient
+counts as three.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from diptych.core.errors import ConfigError
 from diptych.pipelines._social.segment_objective import Choice, SegmentObjective, SegmentQuestion, Slot, Tokens
 
 GRADIENT_COST = 3
-"""Forward passes that a gradient counts as: one forward, and a backward pass of two."""
+"""Cost of a gradient in forward passes: one forward, and a backward pass that counts as two."""
 Rng = np.random.Generator
 
 
@@ -34,14 +35,14 @@ class SearchStep:
 
 @dataclass(frozen=True, slots=True)
 class SearchResult:
-    """The best choice that was evaluated, its loss, and the way there."""
+    """Best evaluated choice, its loss, and the search history."""
 
     choice: dict[str, int]
     loss: float
     steps: tuple[SearchStep, ...]
 
     def loss_within(self, forwards: int) -> float:
-        """The least loss that was reached within so many forwards."""
+        """Lowest loss reached within `forwards` forward passes."""
         return min((step.loss for step in self.steps if step.forwards <= forwards), default=float("inf"))
 
 
@@ -73,7 +74,7 @@ class SegmentSearch:
 
     @classmethod
     def released(cls) -> SegmentSearch:
-        """As the released code: gradients at random candidates, and no prompt is kept for being better."""
+        """Settings of the released code: gradients at random candidates, and the best edit is accepted even if it is worse."""
         return cls(expand="random", incumbent=False)
 
     def run(self, objective: SegmentObjective, questions: Sequence[SegmentQuestion], start: Choice, rng: Rng) -> SearchResult:
@@ -118,7 +119,7 @@ def gradient_edits(current: Choice, scores: dict[str, Tensor], top: int) -> list
 def random_edits(
     objective: SegmentObjective, questions: Sequence[SegmentQuestion], start: Choice, rng: Rng, settings: SegmentSearch
 ) -> SearchResult:
-    """As many single-segment edits a step as GSPO evaluates, drawn at random; no gradient."""
+    """Random search baseline: as many single-segment edits per step as GSPO evaluates, without gradients."""
 
     def edits(current: Choice, batch: Sequence[SegmentQuestion]) -> list[dict[str, int]]:
         slots = [slot for slot in objective.slots for _ in range(settings.top)]
@@ -130,7 +131,7 @@ def random_edits(
 def coordinate_sweep(
     objective: SegmentObjective, questions: Sequence[SegmentQuestion], start: Choice, rng: Rng, settings: SegmentSearch
 ) -> SearchResult:
-    """Every candidate of one slot after the other; ends after a round without a change, or with the budget."""
+    """Coordinate search: tries all candidates slot by slot; ends after a round without a change, or when the budget is spent."""
     turns = _turns(objective.slots)
 
     def edits(current: Choice, batch: Sequence[SegmentQuestion]) -> list[dict[str, int]]:
@@ -164,7 +165,7 @@ def _search(
     """Steps of edits and exact losses.
 
     patience  steps without a change after which it ends; 0 has no such end
-    ahead     what finding the edits of a step costs for each question
+    ahead     cost per question of finding the edits of a step
     """
     whole = not settings.questions or settings.questions >= len(questions)
     meter = _Meter(objective)
@@ -176,7 +177,7 @@ def _search(
             if whole
             else [questions[row] for row in rng.choice(len(questions), settings.questions, replace=False)]
         )
-        if least is None or not whole:  # another batch has another loss
+        if least is None or not whole:  # losses of different batches are not comparable
             least = float(objective.losses([current], batch))
             steps.append(SearchStep(meter.spent(), least, dict(current)))
         if settings.budget and meter.spent() + (ahead + 1) * len(batch) > settings.budget:

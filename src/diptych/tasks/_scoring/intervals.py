@@ -1,11 +1,11 @@
 """Cluster bootstrap: intervals over items that are resampled in groups.
 
-Captions of one image, or pictures of one concept, are right or wrong together; resampling them one by one makes an interval
-that is too narrow. Here whole groups are drawn with replacement, 2,000 times, and the middle 95 % of the recomputed number is
-reported. No draw at all gives no interval.
-Such an interval is about *this* model on data like this; it does not cover training the recipe again.
+Captions of one image, or images of one concept, tend to be right or wrong together; resampling them individually makes the
+interval too narrow. Here whole groups are drawn with replacement, 2,000 times, and the middle 95 % of the recomputed metric is
+reported. With zero draws there is no interval.
+The interval describes *this* model on data like these; it does not include the variance of retraining.
 
-Letters: N items, M numbers an item, R draws, C groups, K classes.
+Letters: N items, M values per item, R draws, C groups, K classes.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from diptych.core.randomness import keyed_rng
 
 DRAWS = 2000
 CELLS = 8_000_000  # weights held at once
-REMEMBERED = 1_000_000  # weights of a block that is kept for the next metric: eight megabytes
+REMEMBERED = 1_000_000  # weights of a block that is cached for the next metric: eight megabytes
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -88,9 +88,9 @@ def percentiles(draws_R: Floats, level: float = 0.95) -> tuple[float, float]:
 
 
 def group_weights(count: int, draws: int, seed: int, width: int) -> Iterator[Floats]:
-    """Blocks of [R, C]: how often each draw holds each group. One group cannot vary: its draws are empty (NaN later).
+    """Yields blocks of [R, C]: the count of each group in each draw. A single group cannot vary: its draws are empty (NaN later).
 
-    A draw is keyed by its own number, so all callers see the same draws whatever block size their memory allows.
+    A draw is seeded by its index, so all callers see the same draws for any block size.
     """
     block = max(1, CELLS // max(width, 1))
     for start in range(0, draws, block):

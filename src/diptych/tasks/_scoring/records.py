@@ -1,6 +1,6 @@
-"""Records: one row an item, with everything that scoring needs, so that a number can be computed again without the model.
+"""Returns one row per item, with everything that scoring needs, so that metrics can be recomputed without the model.
 
-What holds for all rows (template set, fingerprints, counts) travels in the table's metadata under one key, as JSON.
+Facts about all rows (template set, fingerprints, counts) are stored as JSON under one key of the table's metadata.
 """
 
 from __future__ import annotations
@@ -28,30 +28,30 @@ def with_facts(records: pa.Table, **facts: Any) -> pa.Table:
 
 
 def facts_of(records: pa.Table) -> dict[str, Any]:
-    """Facts that `with_facts` stored in the schema metadata; empty where there are none."""
+    """Facts that `with_facts` stored in the schema metadata; empty if there are none."""
     plain: dict[str, Any] = json.loads((records.schema.metadata or {}).get(KEY, b"{}"))
     return plain
 
 
 def recorded_ties(records: pa.Table) -> Any:
-    """Tie policy in the records' facts; "expected" where there is none."""
+    """Tie policy in the records' facts; "expected" by default."""
     return facts_of(records).get("options", {}).get("ties", "expected")
 
 
 def array(records: pa.Table, name: str) -> npt.NDArray[Any]:
-    """Arrow column of numbers or strings."""
+    """Column of numbers or strings as a NumPy array."""
     values: npt.NDArray[Any] = np.asarray(records.column(name).to_pylist())
     return values
 
 
 def write_records(path: Path, records: pa.Table) -> None:
-    """Writes records as Parquet, beside the target, then renames."""
+    """Writes records as Parquet atomically: to a temporary file, then renamed."""
     with atomic_file(path) as file:
         pq.write_table(records, file, compression="zstd")
 
 
 def read_records(path: Path) -> pa.Table:
-    """Records from a Parquet file. Raises RunError where there is none, or one that cannot be read."""
+    """Reads records from a Parquet file. Raises RunError if it is missing or unreadable."""
     if not path.is_file():
         raise RunError(f"{path}: there are no records here (expected a Parquet file that an evaluation wrote)")
     try:

@@ -48,7 +48,7 @@ Form = Literal["given", "closed", "open"]
 CLOSED = "Answer with the option's letter from the given choices directly."
 OPEN = "Answer in a few words."
 RIGHT = 0.5
-"""Score from which an answer counts as right where judges are compared."""
+"""Minimum score of a correct answer when judges are compared."""
 HIGHER_IS_BETTER = {"accuracy": True, "consistent": True, "wins": True, "took_first": False, "unread": False}
 
 
@@ -184,7 +184,7 @@ class AutoBench:
         return with_options(one.question, one.options, CLOSED) if one.options else f"{one.question} {self.suffix}".strip()
 
     def _scores(self, questions: Sequence[Triplet], replies: Sequence[str], judge: Any) -> tuple[list[float | None], list[str]]:
-        """Scores and judges' replies; closed questions by the option named, None where none is."""
+        """Scores and judges' replies; a closed question is scored by the option named, None if no option is."""
         rows = [row for row, one in enumerate(questions) if not one.options]
         verdicts = judge_answers(self.by, [_judgeable(questions, replies)[row] for row in rows], judge, threshold=self.threshold)
         by_place = dict(zip(rows, verdicts, strict=True))
@@ -200,7 +200,7 @@ class AutoBench:
                 judge_replies.append("" if chosen is None else one.options[chosen])
         return score, judge_replies
 
-    # ------------------------------------------------------------ what comes of it
+    # ------------------------------------------------------------ metrics
 
     def score(self, records: pa.Table) -> Result:
         if not len(records):
@@ -268,7 +268,7 @@ class AutoBench:
         }
 
     def item_values(self, records: pa.Table, metric: str) -> Floats | None:
-        """[N, 1] for accuracy and its parts, and for what is unread."""
+        """[N, 1] for accuracy and its parts, and for unread replies."""
         columns = self._columns(records)
         return columns[metric][:, None] if metric in columns and metric.startswith(("accuracy", "unread")) else None
 

@@ -1,9 +1,10 @@
-"""Extractors: from a reply to the option it names. `EXTRACTORS` of `core.registry` holds ours and those of released harnesses.
+"""Answer extractors: map a reply to the option it names. `EXTRACTORS` of `core.registry` holds this one and those of released
+harnesses.
 
-Ours goes by what a reply says outright, in this order, and leaves it unread where two of one kind contradict each other: the
-letter alone in its first line; "the answer is B", "I choose B", a boxed letter; a conclusion at the end ("so (C)"); a letter at
-the beginning ("B. a dog", "(B)") unless others stand in brackets behind it; the one letter in brackets; the text of exactly one
-option. "A" inside of a sentence is an article and no answer.
+This extractor tries explicit forms in the following order, and returns None if two of the same form contradict each other: a
+letter by itself on the first line; "the answer is B", "I choose B", a boxed letter; a conclusion at the end ("so (C)"); a letter
+at the beginning ("B. a dog", "(B)") unless other bracketed letters follow; the only letter in brackets; the text of exactly one
+option. "A" inside a sentence is an article, not an answer.
 """
 
 from __future__ import annotations
@@ -14,12 +15,11 @@ from collections.abc import Callable, Sequence
 from diptych.tasks._scoring.answers.choices import LETTERS
 
 Extractor = Callable[[str, Sequence[str]], int | None]
-"""Of a reply and the options in the order in which they were shown: the place of the one that is meant, None where none can be
-read."""
+"""(reply, options in the order shown) -> index of the chosen option, or None if it cannot be determined."""
 
 
 def strict(reply: str, options: Sequence[str]) -> int | None:
-    """Option that a reply names; None where it names none or several. The extractor of this package.
+    """Index of the option that a reply names; None if it names none or several. The default extractor.
 
     >>> options = ["red", "a blue ring"]
     >>> tuple(strict(reply, options) for reply in ("B", "(A)", "The answer is B.", "It is a blue ring", "A ring", "(A) or (B)", ""))
@@ -55,7 +55,7 @@ def _announced(text: str, letters: str) -> set[str]:
 
 
 def _concluded(text: str, letters: str) -> set[str]:
-    """Letter behind "so", "therefore", "thus" or "hence" that ends the reply."""
+    """Letter after "so", "therefore", "thus" or "hence" at the end of the reply."""
     return set(re.findall(rf"(?i:\b(?:so|therefore|thus|hence))\W+(?i:it\s+is\s+|it's\s+)?[(*]*([{letters}])\W*$", text))
 
 

@@ -25,7 +25,7 @@ class Item:
     item        which question it is; variants of one question have one name, so that what was chosen in each can be compared
     group       what is drawn together for intervals
     options     in the order of the data
-    answer      the text of the right one; None where the data keep it secret
+    answer      the text of the right one; None if the data keep it secret
     answerable  whether an option is right, "none of them" aside
     pictures    in the order in which marks of the texts mean them
     """

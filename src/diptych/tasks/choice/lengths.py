@@ -38,7 +38,7 @@ def unit_of(text: str) -> float | None:
 
 
 def strict(reply: str) -> float | None:
-    r"""Length at the end of a reply, in centimetres; None where it has none that can be read.
+    r"""Length at the end of a reply, in centimetres; None if it has none that can be read.
 
     Read are thousands separators (1,200), a leading point (.5), powers (1e2), fractions (1 1/2), ranges (their middle), and
     units beside the number ("5 ft 4 in"), which go before the unit in braces. A negative length, a unit that is not known and
@@ -96,7 +96,7 @@ def _own_unit(text: str) -> float | None:
 def released_length(reply: str) -> float | None:
     """As Q-Spatial Bench reads it (2409.09788): the mean of all digits with points in the last braces, so that "1,200" is
     100.5, "1e2" is 1.5 and "-2" is 2; any unit that is not on its list, " m " and yards among them, counts as centimetres. NaN
-    for braces without a number; None where its code raises, for want of either pair of braces.
+    for braces without a number; None if its code raises, for want of either pair of braces.
 
     >>> released_length("scalar{1,200} distance_unit{yards}")
     100.5

@@ -32,25 +32,25 @@ SCHEMA = pa.schema([
     ("true_boxes", BOXES), ("true_groups", pa.list_(pa.list_(pa.int64()))), ("crowd", pa.list_(pa.list_(pa.bool_()))),
     ("found_boxes", BOXES), ("found_groups", pa.list_(pa.list_(pa.int64()))), ("scores", pa.list_(pa.list_(pa.float64()))),
 ])  # fmt: skip
-"""A row a text; lists hold an entry for each of its pictures. Boxes are xyxy pixels."""
+"""One row per text; lists hold an entry for each of its images. Boxes are xyxy pixels."""
 
 
 @dataclass(frozen=True)
 class MCBench:
     """MC-Bench: A Benchmark for Multi-Context Visual Grounding in the Era of MLLMs (Xu et al., 2024, arXiv 2410.12332).
 
-    A text means things in a pair of pictures that only both together tell ("the people who do the same in both"); a negative one means
-    nothing. `ap50` is the average precision at an overlap of .5, of each group over all pictures, averaged with the groups' true boxes as
-    weights; numbers of predicted groups are arbitrary, so pairs with several groups get the best renaming first (`pair_groups`).
-    `image_accuracy` is the share of pairs of which in *both* pictures "a box is found" agrees with the truth, wherever it lies. Both also
-    for each style.
+    A text refers to objects that only both images of a pair together identify ("the people who do the same in both"); a negative
+    text refers to nothing. `ap50` is the average precision at an IoU of .5 of each group over all images, averaged with the
+    numbers of true boxes as weights; predicted group ids are arbitrary, so they are first matched to the true groups
+    (`pair_groups`). `image_accuracy` is the fraction of pairs for which, in *both* images, the presence of a box agrees with the
+    truth, regardless of its position. Both are also given per style.
 
-    `how="single"` gives the text to a localiser picture by picture, as detectors are asked. "stepwise" is the published baseline: the
-    planner, a model that reads both pictures and the text, says in a phrase what to look for in each of them, and the localiser looks for
-    that. A reply without a line that can be read finds nothing and is counted as `unread`.
+    `how="single"` passes the text to a localiser for each image separately, as for detectors. "stepwise" is the published
+    baseline: the planner, a model that reads both images and the text, writes a phrase for each image, and the localiser grounds
+    it. An unparsable reply yields no boxes and is counted as `unread`.
 
-    compat="repo" renames groups as the published evaluator does, which keeps the original predictions for all pairs but the last, and pairs
-    pictures by their place in the file; its numbers are those of the paper's leaderboard.
+    compat="repo" renames groups as the published evaluator does, which keeps the original predictions for all pairs but the last,
+    and pairs images by their position in the file; its scores match the paper's leaderboard.
 
     how         "single" or "stepwise"
     least       score below which a box is left out; top: boxes of a phrase at most
@@ -185,7 +185,7 @@ class MCBench:
         return Metric(float(value), *percentiles(np.concatenate(drawn)), items=int(weight_K.sum()))
 
     def item_values(self, records: pa.Table, metric: str) -> Floats | None:
-        """[N, 1] for "image_accuracy"; average precision is no mean over texts."""
+        """[N, 1] for "image_accuracy"; average precision is not a mean over texts."""
         if metric != "image_accuracy":
             return None
         pairs = [_pictures_of_row(row, 0) for row in records.to_pylist()]
@@ -194,7 +194,7 @@ class MCBench:
 
 
 def weighted(ap_RK: Floats, weight_K: Floats) -> Floats:
-    """[R]: the mean over classes with their true boxes as weights; a class that a draw has no true box of adds nothing, as released."""
+    """Mean over classes weighted by their true boxes, [R]; a class without true boxes in a draw adds nothing, as released."""
     if not len(weight_K):
         return np.full(len(ap_RK), np.nan)
     total: Floats = np.nansum(ap_RK * weight_K, axis=1) / weight_K.sum()
@@ -202,7 +202,7 @@ def weighted(ap_RK: Floats, weight_K: Floats) -> Floats:
 
 
 def annotation_of(sample: Any, row: int, name: str) -> dict[str, Any]:
-    """MC-Bench annotation of a sample. Raises DataError for one without, or with another number of pictures."""
+    """MC-Bench annotation of a sample. Raises DataError if it is missing or has the wrong number of images."""
     annotation = sample.extras.get(FIELD)
     if not isinstance(annotation, Mapping) or "images" not in sample.media:
         raise DataError(
@@ -275,7 +275,7 @@ def results_to_records(path: Path, data: Dataset) -> pa.Table:
 
 
 def _with_own_images(prompt: Any, pictures: Sequence[ImageSource]) -> Any:
-    """Prompt that holds its pictures beyond the first itself."""
+    """Prompt that carries its own images beyond the first."""
     from diptych.core.prompt import ImagePart
 
     return tuple(ImagePart(0, pictures[part.place]) if isinstance(part, ImagePart) and part.place else part for part in prompt)
@@ -301,7 +301,7 @@ def _array(values: Any) -> npt.NDArray[np.float64]:
 
 
 def _right_by_neighbours(pairs: Sequence[Sequence[ImageEvaluation]], positions: Sequence[Sequence[int]]) -> Floats:
-    """Correctness [pairs] of each two pictures that are neighbours in the file, as released, whatever text they belong to."""
+    """Correctness [pairs] of consecutive images in the file, as released, even if they belong to different texts."""
     numbered_pictures = [
         (index, seen) for pair, some in zip(pairs, positions, strict=True) for index, seen in zip(some, pair, strict=True)
     ]

@@ -100,7 +100,7 @@ class MME:
 
         def total(names: tuple[str, ...]) -> Metric:
             columns = [column for column, category in enumerate(categories) if category in names]
-            chance = 75.0 * len(columns)  # a coin: half of the questions, a quarter of the pictures
+            chance = 75.0 * len(columns)  # random guessing: half of the questions, a quarter of the images
             return Metric(float(score_C[columns].sum()), *percentiles(drawn_RC[:, columns].sum(1)), chance=chance, unit="points")
 
         parts = {"total": tuple(categories), "perception": PERCEPTION, "cognition": COGNITION}
@@ -128,7 +128,7 @@ class MME:
         return np.array([float(answer is true) for answer, true in zip(self._answers(records), truth, strict=True)])
 
     def _both_right(self, records: pa.Table) -> Floats:
-        """[N]: 1 where all questions of a picture are right, at the first of them, NaN at the others."""
+        """[N]: at the first question of each image, 1 if all its questions are correct, else 0; NaN at the others."""
         rows_of: dict[tuple[str, str], list[int]] = defaultdict(list)
         names = zip(records.column("category").to_pylist(), records.column("group").to_pylist(), strict=True)
         for row, name in enumerate(names):
@@ -139,7 +139,7 @@ class MME:
         return plus_N
 
     def item_values(self, records: pa.Table, metric: str) -> Floats | None:
-        """[N, 1] for "accuracy", and for "accuracy_plus", NaN but at the first question of a picture."""
+        """[N, 1] for "accuracy", and for "accuracy_plus", NaN except at the first question of an image."""
         values = {"accuracy": self._right, "accuracy_plus": self._both_right}
         return values[metric](records)[:, None] if metric in values else None
 

@@ -38,9 +38,9 @@ SCHEMA = pa.schema(
     [*((name, pa.string()) for name in TEXTS), ("true", pa.bool_()), ("score", pa.float64()), ("said", pa.string())]
 )
 ALL = "all"
-"""The domain of pictures that name none."""
+"""Default domain of images without one."""
 OTHER = "other"
-"""The part of questions that name none, beside those that do."""
+"""Default part of questions without one, if others have one."""
 
 
 @dataclass(frozen=True)
@@ -145,7 +145,7 @@ class MMRel:
         return RelationQuestionOptions(template=self.template, count=self.count, wrong=self.wrong, seed=self.seed)
 
     def _rows(self, data: Dataset) -> tuple[list[tuple[Sample, Question, str]], int]:
-        """Each sample with a question and the part it belongs to; and how many open ones are left out, since likelihoods judge none."""
+        """(sample, question, part) rows, and the number of open questions left out because likelihoods cannot answer them."""
         samples = [data[row] for row in range(len(data))]
         given = [questions_of(sample) for sample in samples]
         made = self._made([sample for sample, own in zip(samples, given, strict=True) if not own])
@@ -165,7 +165,7 @@ class MMRel:
         return closed, len(rows) - len(closed)
 
     def _made(self, samples: Sequence[Sample]) -> dict[str, list[tuple[Question, str]]]:
-        """Questions made from the relations of samples that come without any, by uid."""
+        """Questions generated from relations, by uid, for samples that have none."""
         if not any(sample.relations for sample in samples):
             return {}
         options = self._question_options()
@@ -189,7 +189,7 @@ class MMRel:
         costs = [table[:, 0] / table[:, 1] if self.how == "mean" else table[:, 0] for table in tables]
         return [("yes", "no")[int(np.argmin(cost))] for cost in costs], [""] * len(prompts)
 
-    # ------------------------------------------------------------ what comes of it
+    # ------------------------------------------------------------ metrics
 
     def score(self, records: pa.Table) -> Result:
         if not len(records):
@@ -289,7 +289,8 @@ class MMRel:
         return reader
 
     def item_values(self, records: pa.Table, metric: str) -> Floats | None:
-        """[N, 1] for "accuracy", NaN for open questions, and for "open", NaN for closed ones; the others are no means over items."""
+        """[N, 1] for "accuracy", NaN for open questions, and for "open", NaN for closed ones; the others are not means over
+        items."""
         if metric == "open":
             values = [score if true is None else np.nan for score, true in self._scored(records)]
             return np.array([0.0 if value is None else value for value in values])[:, None]
@@ -315,7 +316,8 @@ class MMRel:
 
 
 def _cells(records: pa.Table) -> dict[str, Any]:
-    """Row masks [N] by name: all ("") first, then domains, kinds, both together, parts, and parts with each, where there are several."""
+    """Row masks [N] by name: all ("") first, then domains, kinds, both together, parts, and parts with each, if there are
+    several."""
     domain_N, kind_N, part_N = (np.array(records.column(name).to_pylist()) for name in ("domain", "kind", "part"))
     cells = {"": np.ones(len(records), bool)}
     domains, kinds = sorted(set(domain_N.tolist())), sorted(set(kind_N.tolist()))
@@ -344,7 +346,7 @@ def _closed(question: Question) -> bool:
 
 
 def _part(question: Question) -> str:
-    """Part (subset) of a question that comes with the data."""
+    """Part (subset) of a question from the data."""
     return _first(question.facets.get("part"))
 
 

@@ -58,22 +58,22 @@ class OrderedQuestion:
 class MultipleChoice:
     """Multiple-choice questions of every sample, asked in several orders of the options.
 
-    `accuracy` is the share of all that is asked that is right. A reply that names no option is wrong, and counted as `unread`;
-    one that never came (a server refused the question) is wrong, and counted as `failed`; no option is drawn for either.
-    `circular` is the share of questions that are right in all orders (MMBench, 2307.06281): a model that always takes the first
-    letter has an accuracy of chance and a circular one of 0. `majority` takes what was chosen most often. `entropy` says how
-    much the content of the choice depends on the order, over the largest that is possible (0: not at all), `entropy_bits` and
-    `entropy_nats` the same undivided, `entropy_wrong` over questions whose majority is wrong: a model that always says the same
-    is stable too. `position_bias` is the distance (total variation) of the chosen letters from those that would be chosen
-    without regard to place.
+    `accuracy` is the fraction of correct replies over all questions and orders. A reply that names no option is wrong and counted
+    as `unread`; a missing reply (the server refused the question) is wrong and counted as `failed`; neither is replaced by a
+    guess. `circular` is the fraction of questions that are correct in all orders (MMBench, 2307.06281): a model that always picks
+    the first letter has chance accuracy and a circular accuracy of 0. `majority` scores the most frequent choice. `entropy` is
+    the entropy of the chosen content over orders, divided by its maximum (0: independent of the order), `entropy_bits` and
+    `entropy_nats` the undivided values, `entropy_wrong` the mean over questions whose majority is wrong: a model that always
+    answers the same is stable too. `position_bias` is the total variation distance between the chosen letters and those expected
+    without position bias.
 
     With `none_option`, every question offers it; with `unanswerable`, every question is also asked without its right option.
-    `rejection` is the share of questions without an answer where "none" was chosen, `false_rejection` that of questions with
-    one, `abstention` that of all.
+    `rejection` is the rate of choosing "none" over unanswerable questions, `false_rejection` over answerable ones, `abstention`
+    over
 
-    The options are the `choices` of a question; without, its answer and others of that kind in the data, drawn and shuffled
-    under `seed`. Numbers of different `how` are different protocols. The blind row is the same questions about plain grey
-    pictures.
+    all. The options are the `choices` of a question; if it has none, its answer and other answers of the same kind in the data,
+    drawn and shuffled under `seed`. Results with different `how` are not comparable. The blind row asks the same questions about
+    plain grey images.
 
     how          "write": the options are shown with letters and the reply is read; "letter": shown, the likeliest letter
                  counts; "mean" or "sum": not shown, the likeliest text by nats a token or in all, for which the order plays no
@@ -135,7 +135,7 @@ class MultipleChoice:
     # ---------------------------------------------------------------- asked
 
     def predict(self, model: Any, data: Dataset) -> pa.Table:
-        """A row for each order of each question."""
+        """Returns one row for each order of each question."""
         if not isinstance(model, Generator if self.how == "write" else Ranker):
             other = "letter | mean | sum" if self.how == "write" else "write"
             raise ConfigError(f"'{getattr(model, 'name', model)}' cannot answer by how={self.how} (expected {other})")
@@ -143,7 +143,7 @@ class MultipleChoice:
         shots = self._shots()
         pictures: list[Sequence[ImageSource]] = [ask.item.pictures for ask in asks]
         shades: list[Sequence[ImageSource]] = [grey_images(each) for each in pictures] if self.blind else []
-        both = [*asks, *asks[: len(shades)]]  # at once, so that a killed run goes on with either
+        both = [*asks, *asks[: len(shades)]]  # in one call, so that an interrupted run can resume both
         all_replies, chosen = self._ask_model(model, both, [*pictures, *shades], shots)
         replies, indices = all_replies[: len(asks)], chosen[: len(asks)]
         blind: tuple[Sequence[Reply | None], Sequence[int | None]] = [None] * len(asks), [None] * len(asks)
@@ -216,7 +216,7 @@ class MultipleChoice:
         return (*parts, *((ImagePart(), TextPart(prompt)) if isinstance(prompt, str) else prompt))  # type: ignore[misc]
 
     def text(self, item: Item, options: Sequence[str], *, answered: str = "") -> str:
-        """Question text with options, and the letter of its answer where it is an example."""
+        """Question text with options, followed by the answer's letter if it is a few-shot example."""
         given = item.question
         if self.hint:
             if not item.hints.get(self.hint):
@@ -265,13 +265,13 @@ class MultipleChoice:
         return self.compat or "strict"
 
     def item_values(self, records: pa.Table, metric: str) -> Floats | None:
-        """[N, 1] for what is a mean over what was asked: accuracy, unread, failed, answerable, rejection, false_rejection,
+        """[N, 1] for metrics that are means over the rows: accuracy, unread, failed, answerable, rejection, false_rejection,
         abstention."""
         columns = ask_columns(records, read_chosen(records, self._extractor), self.none_option)
         return columns[metric][:, None] if metric in columns else None
 
     def in_words(self, records: pa.Table) -> list[ReadableRow]:
-        """Records with the chosen option, or the reply where none could be read."""
+        """Records with the chosen option, or the reply if no option could be parsed."""
         rows = []
         chosen = read_chosen(records, self._extractor)
         columns = (records.column(name).to_pylist() for name in ("uid", "case", "question", "answer", "reply", "fault"))
@@ -281,7 +281,7 @@ class MultipleChoice:
 
 
 def _cases(asks: Sequence[OrderedQuestion]) -> list[str]:
-    """Key of each question in each order, by which two models are compared on the same."""
+    """Key of each question in each order, for paired comparison of two models."""
     seen: Counter[str] = Counter()
     keys = []
     for ask in asks:

@@ -1,4 +1,4 @@
-"""Extractors as released harnesses have them, faults included: for numbers that are comparable with published ones."""
+"""Answer extractors of released harnesses, bugs included, for results comparable with published ones."""
 
 from __future__ import annotations
 
@@ -16,14 +16,13 @@ REJECTIONS = (
     "I'm sorry, but without the image provided",
     "Cannot determine the answer",
 )
-"""What VLMEvalKit takes for no answer wherever it stands."""
+"""Phrases that VLMEvalKit treats as no answer wherever they occur."""
 
 
 def ii_bench(reply: str, options: Sequence[str]) -> int | None:
-    """II-Bench (2406.05862): of all "(X)", else of all X that stand as words, the most frequent; of equally frequent ones that
-    which is first mentioned last, so that "The answer is (B) because (A) and (A) fail" is A. Without any, the last option whose
-    text holds the reply or is held by it, so that "d" is F. The letters are A to F whatever the options; an empty reply is not
-    read.
+    """II-Bench (2406.05862): the most frequent "(X)", else the most frequent X that is a separate word; on a tie the one whose
+    first mention is last, so "The answer is (B) because (A) and (A) fail" gives A. Without any, the last option whose text
+    contains the reply or is contained in it, so "d" gives F. The letters are always A to F; an empty reply gives None.
 
     >>> ii_bench("The answer is (B) because (A) and (A) fail", ["x"] * 6)
     0
@@ -40,9 +39,9 @@ def ii_bench(reply: str, options: Sequence[str]) -> int | None:
 
 
 def vlmevalkit(reply: str, options: Sequence[str]) -> int | None:
-    """VLMEvalKit's match without a judge: a letter that alone stands as a word, among the last four words; else "answer is X"
-    (A to D); else the text of exactly one option, in a reply of at most twice the length of all. Where it finds none it asks a
-    judge or draws an option; here such a reply stays unread.
+    """VLMEvalKit's match without a judge: the only option letter that occurs as a word, among the last four words; else "answer
+    is X" (A to D); else the text of exactly one option, in a reply of at most twice the length of all options. If nothing
+    matches, VLMEvalKit asks a judge or draws an option; this function returns None.
 
     >>> vlmevalkit("It shows a dog. (B)", ["a cat", "a dog"]), vlmevalkit("B is what I would take for it", ["a cat", "a dog"])
     (1, None)

@@ -82,7 +82,7 @@ class ARO:
         self._counting(())
 
     def predict(self, model: Any, data: Dataset) -> pa.Table:
-        """One row a case."""
+        """Returns one row per case."""
         return records_of(self, model, data, self.cases, missing="ARO's files, world:scenes, or captions")
 
     def cases(self, sample: Sample) -> list[Case]:

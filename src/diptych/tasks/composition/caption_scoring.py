@@ -1,4 +1,4 @@
-"""Scoring of several captions of a picture: by vectors, pair scores, likelihood, or a question in words.
+"""Scores several captions of an image: by embeddings, pair scores, likelihood, or yes-no questions.
 
 Letters: N cases, L options, D width.
 """
@@ -28,12 +28,12 @@ from diptych.tasks._scoring.records import with_facts
 Compare = Literal["auto", "vectors", "pairs", "mean", "sum", "ask"]
 Way = Literal["vectors", "pairs", "mean", "sum", "ask"]
 CHOOSER: Any = Embedder | PairScorer | Ranker | Generator
-"""What can choose among captions."""
+"""Model types that can choose among captions."""
 BLOCK = 512  # rows whose samples are held at once
 SNARE = "snare"
 DESCRIBE = "Question: Describe the image. Answer:"
 WRITTEN = 30
-"""Tokens of an answer at most where SNARE's questions are asked."""
+"""Maximum number of answer tokens for SNARE's questions."""
 _NEEDS: dict[str, Any] = {"vectors": Embedder, "pairs": PairScorer, "mean": Ranker, "sum": Ranker, "ask": Generator}
 
 
@@ -65,7 +65,7 @@ class CaptionScoring:
             raise ConfigError(f"question is {self.question!r} (expected one {{}} where the caption stands, or {SNARE!r})")
 
     def way(self, model: Any) -> Way:
-        """Comparison used for this model. Raises ConfigError where the model has no such capability."""
+        """Comparison used for this model. Raises ConfigError if the model does not support it."""
         able = {way: isinstance(model, needed) for way, needed in _NEEDS.items()}
         order: tuple[Way, ...] = ("pairs", "vectors", "mean", "ask")
         if self.compare == "auto":
@@ -87,7 +87,7 @@ class CaptionScoring:
         trained_on: Iterable[str] = (),
         **facts: Any,
     ) -> pa.Table:
-        """Records, a row a case in the order of the data, with the scores of text-only baselines.
+        """Returns one row per case in the order of the data, with the scores of text-only baselines.
 
         missing     what data need for this task, for the error when there is no case
         trained_on  captions that the blind scorer counts words in; the true captions of other groups where there are none
@@ -173,7 +173,7 @@ class CaptionScoring:
         scores = []
         for vector_D, lists in zip(image_ND, options, strict=True):
             rows = [np.stack([next(text_MD) for _ in each]) for each in lists]
-            # In double precision and rounded once, so that equal texts tie and different ones practically never do.
+            # Double precision, rounded once, so that equal texts tie and different ones practically never do.
             scores.append([_rounded(each_LD.astype(np.float64) @ vector_D.astype(np.float64)) for each_LD in rows])
         return scores
 
@@ -186,8 +186,8 @@ class CaptionScoring:
 
 
 def snare_question(caption: str) -> str:
-    """A caption as a question, by the rule of SNARE's release: "is", else "are", is looked for among the letters, so that "square"
-    asks with "are", and no blank stands before "in".
+    """Turns a caption into a question by the rule of SNARE's release: it searches for the substring "is", else "are", so "square"
+    matches "are", and there is no space before "in".
 
     >>> snare_question("the cup is red and the box is blue"), snare_question("two square cups")
     ('is the cup red and the box bluein the image?', 'are two square cupsin the image?')
@@ -259,7 +259,7 @@ def records_of(
 
 
 def captions_of(data: Dataset | None) -> list[str]:
-    """Captions of a training split, for the text-only baseline; none where there is no such split."""
+    """Captions of a training split, for the text-only baseline; empty without such a split."""
     return [] if data is None else [text.string for row in range(len(data)) for text in data[row].positives()]
 
 

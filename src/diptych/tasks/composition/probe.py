@@ -70,7 +70,7 @@ class Probe:
         rk.check_ties(self.ties)
 
     def predict(self, model: Embedder, data: Dataset) -> pa.Table:
-        """One row a case."""
+        """Returns one row per case."""
         dropped = 0
 
         def cases(sample: Sample) -> list[Case]:

@@ -96,7 +96,7 @@ class SNARE:
         self._counting()
 
     def predict(self, model: Any, data: Dataset) -> pa.Table:
-        """One row a case."""
+        """Returns one row per case."""
         return records_of(self, model, data, self.cases, missing="ARO's files, world:scenes, or captions")
 
     def cases(self, sample: Sample) -> list[Case]:
@@ -191,7 +191,7 @@ def _case(uid: str, group: str, kind: str, options: tuple[str, ...], roles: tupl
 
 
 def _directions(uid: str, group: str, options: Sequence[str], names: Sequence[str], true: Sequence[str] | None) -> list[Case]:
-    """The four directions in their fixed order; nothing where more than one holds. true: its first is the one that does."""
+    """The four directions in their fixed order; nothing if more than one holds. true: its first is the one that does."""
     if true is None:
         return []
     roles: tuple[Role, ...] = tuple("true" if name == true[0] else "false" for name in names)

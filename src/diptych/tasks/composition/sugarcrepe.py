@@ -61,7 +61,7 @@ class SugarCrepe:
         self._counting()
 
     def predict(self, model: Any, data: Dataset) -> pa.Table:
-        """One row a case; "text_only" where there are two true captions and the model embeds texts."""
+        """Returns one row per case; "text_only" where there are two true captions and the model embeds texts."""
         records = records_of(self, model, data, self.cases, missing="SugarCrepe's files, or world:scenes")
         return records.append_column("text_only", pa.array(_text_only(model, records), pa.float64()))
 

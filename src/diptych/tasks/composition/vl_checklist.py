@@ -70,7 +70,7 @@ class VLChecklist:
         self._counting()
 
     def predict(self, model: Any, data: Dataset) -> pa.Table:
-        """One row a case."""
+        """Returns one row per case."""
         if self.decide == "threshold" and not (
             isinstance(model, PairJudge) and CaptionScoring(self.compare).way(model) == "pairs"
         ):

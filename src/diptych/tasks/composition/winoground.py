@@ -1,6 +1,6 @@
-"""Winoground: two pictures and two captions of the same words. Protocol `winoground`, version 1.
+"""Winoground: two images and two captions with the same words. Protocol `winoground`, version 1.
 
-Letters: N examples, s[i, c] the score of picture i with caption c.
+Letters: N examples, s[i, c] the score of image i with caption c.
 """
 
 from __future__ import annotations
@@ -35,12 +35,13 @@ class Winoground:
     group  both
 
     and each of them by the examples' collapsed tag, "group/Object". A tie is not greater, as published (`ties="pessimistic"`, the default).
-    CLIP benchmark takes the first of tied ones, which is right for caption and picture 0 and wrong for 1: `ties="index"`; "expected" breaks
-    each tie by a coin of its own.
+    CLIP benchmark takes the first of tied ones, which is right for caption and image 0 and wrong for 1: `ties="index"`;
+    "expected" breaks each tie at random, independently.
 
-    What sees no picture gives both pictures the same scores and is right in no text score, so there is no blind row beside it.
+    An image-blind model gives both images the same scores and has a text score of 0, so no blind row is reported.
 
-    Examples are read from `examples.jsonl` (`data.probes.winoground`); an example without both of its pictures is left out and counted.
+    Examples are read from `examples.jsonl` (`data.probes.winoground`); an example without both of its images is left out and
+    counted.
     `world:mirrored` has scenes with their mirror images.
 
     compare, prompt, question   as in `aro`
@@ -63,7 +64,7 @@ class Winoground:
         rk.check_ties(self.ties)
 
     def predict(self, model: Any, data: Dataset) -> pa.Table:
-        """Two rows an example, a picture each, with the scores of both captions."""
+        """Returns two rows per example, one per image, with the scores of both captions."""
         asking = CaptionScoring(self.compare, self.prompt, self.question, keep_equal=True, batch_size=self.batch_size)
         missing = "Winoground's examples.jsonl, or world:mirrored"
         return asking.records(model, data, stored_cases, missing=missing, options=asdict(self))
@@ -120,7 +121,7 @@ class Example:
 
 
 def examples_of(records: pa.Table) -> tuple[list[Example], int]:
-    """Examples with both pictures, in order, and the number of those with one alone."""
+    """Examples with both images, in order, and the number of examples with only one."""
     rows: dict[str, list[dict[str, Any]]] = {}
     for row in records.select(["group", "kind", "options", "roles", "scores"]).to_pylist():
         rows.setdefault(row["group"], []).append(row)

@@ -123,7 +123,7 @@ class BenchX:
             )
 
     def predict(self, model: Embedder, data: Dataset) -> pa.Table:
-        """Records: one row a run and an image of validation or test, with its scores."""
+        """Returns one row per run and an image of validation or test, with its scores."""
         names = {"train": self.train_split, "val": self.val_split, "test": self.test_split}
         samples = split_images(data, names, train=self.train, val=self.val, column=self.group)
         groups = {part: [patient_of(sample, self.group) for sample in rows] for part, rows in samples.items()}

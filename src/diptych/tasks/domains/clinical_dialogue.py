@@ -1,4 +1,4 @@
-"""Conversations about images against a table of logic: right answers, and answers that hang together (Dr-LLaVA, 2405.19567)."""
+"""Correctness and consistency of conversations about images, by a symbolic table (Dr-LLaVA, 2405.19567)."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from diptych.tasks._scoring.rewards.symbolic_table import is_consistent, symboli
 
 @dataclass(frozen=True)
 class ClinicalDialogue:
-    """Questions of each sample in its order, answered one after another. `conversation`, which decides, is the share of conversations
-    all of whose answers have the value of the reference; `question` the share of answers, `last` that of the table's last question (the
-    diagnosis), `consistent` the share of conversations whose neighbouring answers stand together in a row of the table, right or not;
-    `unmatched` the share of answers in which no rule finds a value.
+    """Asks the questions of each sample in order. The main metric, `conversation`, is the fraction of conversations in which
+    every answer has the reference value; `question` is the accuracy over answers, `last` over answers to the table's last
+    question (the diagnosis), `consistent` the fraction of conversations whose consecutive answers occur together in a row of the
+    table, correct or not; `unmatched` the fraction of answers that match no rule.
 
     The question's kind is its name in the table; the facet "reference", else the answer, is what is right. Data with shuffled questions or
     misleading requests are protocols of their own: `world:tissue_dialogues?misleading=true`.

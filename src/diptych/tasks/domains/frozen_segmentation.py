@@ -1,16 +1,17 @@
 """Segmentation on a frozen encoder.  Protocol `frozen_segmentation`, version 2 (BenchX, 2410.21969).
 
-A UPerNet head (512 channels, pools 1, 2, 3, 6) with an auxiliary head (weight 0.4) learns the class of each pixel from dense features
-that stay as they are: 20,000 steps of AdamW at 1e-3 over 8 images, weight decay .05, dropout .1 of whole channels before either head's
-classifier, a linear warm-up of 1,500 steps, then linear to 0; weights start as mmsegmentation's do. The head that is best on validation
-images, read ten times on the way, is scored once on the test images. A patient in two splits is refused. In version 1 weights started as
-PyTorch's, and the rate was a step ahead.
+A UPerNet head (512 channels, pools 1, 2, 3, 6) with an auxiliary head (weight 0.4) is trained to classify pixels from frozen
+dense features: 20,000 steps of AdamW at 1e-3, batch size 8, weight decay .05, channel dropout .1 before both classifiers, a
+linear warm-up of 1,500 steps, then linear decay to 0; weights are initialised as in mmsegmentation. The head that is best on the
+validation images, measured ten times during training, is scored once on the test images. A patient in two splits raises an error.
+In version 1 weights were initialised as in PyTorch, and the learning rate was one step ahead.
 
-    mdice   Dice of each class over the pixels of all test images, a mean over classes, background too; the main number, mmseg's mDice
-    dice    Dice of everything that is not background, of each image, a mean over images; 1 where image and prediction have none
+    mdice   Dice of each class over the pixels of all test images, a mean over classes with background; the main metric, mmseg's
+            mDice
+    dice    Dice of the foreground of each image, a mean over images; 1 if neither image nor prediction has any
 
-An encoder gives one map, of its last layer, here brought to four times, twice, once and half its size; BenchX takes four depths of a
-transformer. Classes are labels of regions: masks of the image's size, else boxes. The unit of the intervals is the patient.
+The feature map of the encoder's last layer is resized by 4, 2, 1 and 1/2; BenchX takes four depths of a transformer. Classes are
+labels of regions: masks of the image's size, else boxes. The unit of the intervals is the patient.
 
 Letters: B batch, H W pixels of the features or the targets, C classes, D width.
 """
@@ -46,7 +47,7 @@ from diptych.tasks._scoring.records import facts_of, with_facts
 from diptych.tasks.domains.patient_splits import patient_of, split_images
 
 READINGS = 10
-"""How often validation is read."""
+"""Number of validation runs during training."""
 AUXILIARY, DROPOUT = 0.4, 0.1
 Pixels = npt.NDArray[np.int64]
 
@@ -64,7 +65,7 @@ class UPerHead(nn.Module):
         )
         self.head: Any = UperNetHead(config, [width] * 4)
         self.auxiliary: Any = UperNetFCNHead(config, [width] * 4)
-        for part in (self.head, self.auxiliary):  # transformers' heads are without the dropout that they are trained with
+        for part in (self.head, self.auxiliary):  # transformers' heads lack the dropout used in training
             for layer in part.modules():
                 if isinstance(layer, nn.Conv2d):
                     nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
@@ -92,7 +93,7 @@ class FrozenSegmentation:
     group         the extra that holds the patient, or the sample's own group
     train_split, val_split, test_split  names of splits of the data
     train, val    data sets to use instead of splits; with `train`, all of the evaluated data is the test
-    side          pixels a side of the targets
+    side          pixels per side of the targets
     channels      of the head
     steps, head_batch, lr, decay, warmup  of its training
     """
@@ -124,7 +125,7 @@ class FrozenSegmentation:
             raise ConfigError(f"side {self.side}, channels {self.channels}, steps {self.steps}, lr {self.lr} (expected above 0)")
 
     def predict(self, model: DenseEmbedder, data: Dataset) -> pa.Table:
-        """Records: one row a test image, with pixels of each class that are right, predicted and true."""
+        """Returns one row per test image, with the correct, predicted and true pixels of each class."""
         splits = {"train": self.train_split, "val": self.val_split, "test": self.test_split}
         samples = split_images(data, splits, train=self.train, val=self.val, column=self.group)
         names = self.labels or tuple(sorted({region.label for sample in samples["train"] for region in sample.regions}))
@@ -176,7 +177,7 @@ class FrozenSegmentation:
         return Result(self.name, self.version, self.main, metrics, len(records), count, notes=notes)
 
     def target(self, sample: Sample, names: Sequence[str]) -> Pixels:
-        """int64 [side, side]: the class of each pixel, 0 where there is none; of regions that overlap the later one counts."""
+        """Class of each pixel, int64 [side, side], 0 for background; where regions overlap the later one wins."""
         assert sample.image is not None
         height, width = decode_image(sample.image).shape[:2]
         class_HW = np.zeros((height, width), np.int64)
@@ -238,21 +239,21 @@ class FrozenSegmentation:
 
 
 def learning_rate_share(step: int, total: int, warmup: int) -> float:
-    """Share of the learning rate at a step from 0: from 1e-6 evenly to 1 at the last step of the warm-up, then from 1 evenly to 0 at the
-    last of all, as mmengine's LinearLR and PolyLR have it."""
+    """Learning rate factor at a step (from 0): linear from 1e-6 to 1 at the last step of the warm-up, then linear from 1 to 0 at
+    the last step, as in mmengine's LinearLR and PolyLR."""
     if step < warmup:
         return 1e-6 + (1 - 1e-6) * step / max(1, warmup - 1)
     return 1 - (step - warmup) / max(1, total - warmup - 1)
 
 
 def class_pixels(guess_HW: Pixels, truth_HW: Pixels, classes: int) -> npt.NDArray[np.int64]:
-    """int64 [3, C]: pixels of each class that are right, predicted and true."""
+    """Correct, predicted and true pixels of each class, int64 [3, C]."""
     parts = (guess_HW[guess_HW == truth_HW], guess_HW.ravel(), truth_HW.ravel())
     return np.stack([np.bincount(part, minlength=classes) for part in parts])
 
 
 def pooled_dice(pixel_3C: npt.NDArray[np.float64]) -> float:
-    """Mean over classes of 2 right / (predicted + true); a class that is nowhere is left out."""
+    """Mean over classes of 2 correct / (predicted + true); absent classes are left out."""
     right_C, total_C = pixel_3C[0], pixel_3C[1] + pixel_3C[2]
     there_C = total_C > 0
     return float((2 * right_C[there_C] / total_C[there_C]).mean())

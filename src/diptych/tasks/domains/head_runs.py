@@ -24,7 +24,7 @@ from diptych.tasks.domains.head_images import HeadImages
 
 @dataclass(frozen=True, slots=True)
 class HeadSwitches:
-    """Settings of a head that are tried for each encoder.
+    """Head settings of the hyperparameter search for each encoder.
 
     norm          LayerNorm (eps 1e-6) before the head
     small_head    weights of the head start from a truncated normal of deviation 2e-5, else as PyTorch's do
@@ -48,10 +48,11 @@ class HeadSwitches:
 
 @dataclass(frozen=True, slots=True)
 class FineTuning:
-    """Optimisation of one run: SGD with momentum .9, gradients clipped at norm 1, warm-up from 0 and cosine; validation AUROC is read from
-    epoch `first` on every `every` epochs, and training ends where it has not risen `patience` times.
+    """Optimisation of one run: SGD with momentum .9, gradients clipped at norm 1, linear warm-up and cosine decay. Validation
+    AUROC is measured every `every` epochs from epoch `first` on; training stops after `patience` measurements without
+    improvement.
 
-    cosine_steps  steps at which the cosine is down, behind which it rises again; 0 takes those of the run
+    cosine_steps  step at which the cosine reaches its minimum, after which it rises again; 0 uses the length of the run
     """
 
     lr: float = 1e-2
@@ -65,7 +66,7 @@ class FineTuning:
 
 
 class EncoderWithHead(nn.Module):
-    """A tower (or none, where vectors are given) and a linear head over its pooled vector."""
+    """A tower (absent for precomputed vectors) with a linear head on its pooled vector."""
 
     def __init__(self, tower: nn.Module | None, width: int, labels: int, switches: HeadSwitches) -> None:
         super().__init__()
@@ -92,7 +93,7 @@ def fine_tuned_scores(
     settings: FineTuning,
     seed: int,
 ) -> list[Floats]:
-    """Scores [N, K] of the validation images and of each of `tests` by the epoch that was best on validation. The model stays as it was.
+    """Scores [N, K] of the validation images and of each of `tests`, from the best validation epoch. The model is not modified.
 
     rows  those of `train` that are trained on
     """
@@ -155,7 +156,7 @@ def scores_of(network: EncoderWithHead, pictures: HeadImages, batch_size: int) -
 
 
 def learning_rate_share(step: int, total: int, warmup: int) -> float:
-    """Share of the learning rate: from 0 up within the warm-up, then down a half cosine."""
+    """Learning rate factor: linear warm-up from 0, then half-cosine decay."""
     if step < warmup:
         return step / warmup
     return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, total - warmup)))

@@ -1,4 +1,4 @@
-"""Results by groups of patients and of pictures: sex, band of age, view, site."""
+"""Subgroup metrics by patient and image attributes: sex, age band, view, site."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from diptych.tasks._scoring.chest_metrics import Bools, Floats, macro_auroc
 from diptych.tasks._scoring.intervals import codes, group_weights, percentiles
 
 AGE_BANDS = ((0, "below 18"), (18, "18 to 39"), (40, "40 to 59"), (60, "60 to 79"), (80, "80 and above"))
-"""Least age of a band, and its name."""
+"""Minimum age of a band, and its name."""
 
 
 def age_band(age: object) -> str:
-    """Band of an age in years; "" where it is none.
+    """Band of an age in years; "" if it is not a valid age.
 
     >>> age_band(57), age_band("80"), age_band(-1), age_band(None)
     ('40 to 59', '80 and above', '', '')
@@ -28,7 +28,7 @@ def age_band(age: object) -> str:
 
 
 def group_values(samples: Sequence[Sample], names: Sequence[str]) -> dict[str, list[str]]:
-    """The value of each of these extras, sample by sample, "" where it has none; "age" as its band."""
+    """Values of each of these extras for all samples, "" if missing; "age" is converted to its band."""
 
     def value(sample: Sample, name: str) -> str:
         given = sample.extras.get(name)
@@ -52,7 +52,7 @@ def group_aurocs(
     """AUROC of each group, mean over labels and runs, as "auroc/sex=F", with an interval over its patients.
 
     scores  [N, K] of each run
-    least   groups of fewer images are left out, as are those where no label has both positives and negatives
+    least   minimum number of images; smaller groups are left out, as are those where no label has both positives and negatives
     """
     metrics = {}
     for name, values in columns.items():

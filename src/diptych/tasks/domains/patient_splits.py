@@ -41,7 +41,7 @@ def split_images(
 
 
 def _refuse_shared_patients(groups: Mapping[str, Sequence[str]]) -> None:
-    """Raises DataError where a patient is in two parts."""
+    """Raises DataError if a patient is in two parts."""
     for one, other in (("train", "test"), ("train", "val"), ("val", "test")):
         shared = set(groups[one]) & set(groups[other])
         if shared:

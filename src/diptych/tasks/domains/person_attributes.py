@@ -60,7 +60,7 @@ class PersonAttributes:
                 raise ConfigError(f"prompt is {template!r} (expected one {{}} in it)")
 
     def predict(self, model: Embedder, data: Dataset) -> pa.Table:
-        """Records, one row a question: a picture and a part of the description."""
+        """Returns one row per question: a picture and a part of the description."""
         shown = embedded_images(model, data, batch_size=self.batch_size, wanted="pictures with attributes")
         uids, groups = [sample.uid for sample in shown.samples], [sample.group or sample.uid for sample in shown.samples]
         attributes = [self._attributes(sample.uid, sample.extras.get(self.column)) for sample in shown.samples]

@@ -62,7 +62,7 @@ class PersonReid:
             raise ConfigError(f"same_camera is {self.same_camera!r} (expected junk | kept)")
 
     def predict(self, model: Embedder, data: Dataset) -> pa.Table:
-        """One row a query."""
+        """Returns one row per query."""
         shown = embedded_images(model, data, batch_size=self.batch_size, wanted="pictures of persons")
         samples, vector_ND = shown.samples, shown.vectors_ND
         asks_N, shown_M = _roles(samples, data.name)

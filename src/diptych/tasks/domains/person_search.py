@@ -1,15 +1,15 @@
 """Text-to-image person re-identification: a description queries all pictures of one person.  Protocol `person_search`, version 1.
 
-Every caption is a query, all pictures are the gallery, and relevant is what shows the same identity (`group`), the picture that the caption
-was written for among them. `cmc@K` is the share of queries with a match among the first K (often called R@K), `map` the mean average
-precision, `minp` the mean of (number of matches) / (rank of the last match). Similarities are cosines; there is no camera filter and no
-re-ranking. The unit of the intervals is the identity.
+Every caption is a query and all images are the gallery; images of the same identity (`group`) are relevant, including the image
+that the caption describes. `cmc@K` is the fraction of queries with a match among the first K (often called R@K), `map` the mean
+average precision, `minp` the mean of (number of matches) / (rank of the last match). Similarities are cosines, without camera
+filter or re-ranking. The unit of the intervals is the identity.
 
-With `asks="pictures"` every picture is a query and all captions are the gallery, as IRRA's evaluator reports beside the other way.
+With `asks="pictures"` every image is a query and all captions are the gallery; IRRA's evaluator reports both directions.
 
-Queries whose identity has nothing in the gallery are left out and counted: they crash some published code and are worth 0 in other
-(PLIP's released test, which also takes trapezoids for the precisions of `map`: `map_trapezoid`). Ties are worth their mean over random
-orders, so a model that answers the same to everything gets chance.
+Queries whose identity is not in the gallery are left out and counted: they crash some published code and score 0 in other
+(PLIP's released test, which also uses trapezoids for the precisions of `map`: `map_trapezoid`). Ties are averaged over random
+orders, so a constant model scores chance.
 
 Letters: N queries, M items of the gallery, D width.
 """
@@ -65,7 +65,7 @@ class PersonSearch:
             raise ConfigError(f"asks is {self.asks!r} (expected texts | pictures)")
 
     def predict(self, model: Embedder, data: Dataset) -> pa.Table:
-        """One row a query."""
+        """Returns one row per query."""
         shown = embedded_images(model, data, batch_size=self.batch_size, wanted="samples with pictures and captions")
         samples = shown.samples
         descriptions = [(data[row], text) for row in range(len(data)) for text in self._captions(data[row])]
@@ -149,7 +149,7 @@ class PersonSearch:
 
 @dataclass(frozen=True, slots=True)
 class _Item:
-    """A picture, or a caption with its words."""
+    """An image, or a caption with its text."""
 
     uid: str
     group: str
@@ -157,7 +157,7 @@ class _Item:
 
 
 def _score_queries(text_ND: Any, scorer: rk.Scorer, key_N: rk.Ints, gallery: int) -> Any:
-    """Scores of each query, rounded as ranks are, a block at a time."""
+    """Scores of each query, computed block by block and rounded as for ranks."""
     size = max(1, rk.CELLS // max(gallery, 1))
     for start in range(0, len(key_N), size):
         yield from zip(scorer(text_ND[start : start + size]).astype(np.float32), key_N[start : start + size], strict=True)

@@ -1,16 +1,18 @@
-"""Radiology reports that a model writes, against those of radiologists.  Protocol `report_generation`, version 1 (BenchX, 2410.21969).
+"""Radiology report generation against radiologists' reports.  Protocol `report_generation`, version 1 (BenchX, 2410.21969).
 
-    bleu_4         BLEU of the corpus up to runs of four words, the main number; bleu_1 to bleu_3 beside it
+    bleu_4         corpus BLEU with n-grams up to 4, the main metric; bleu_1 to bleu_3 are also given
     rouge_l        ROUGE-L, a mean over reports
-    finding_f1     micro F1 of CheXpert's fourteen findings as rules read them in both reports; finding_macro_f1 the mean over those that a
-                   reference has. A finding is positive where it is present, or uncertain with `uncertain="present"`
+    finding_f1     micro F1 of CheXpert's fourteen findings, extracted by rules from both reports; finding_macro_f1 the mean over
+                   those that occur in a reference. A finding is positive if present, or if uncertain with `uncertain="present"`
     .../blind      what the reports of plain grey pictures score
 
-Reports are alike, so that a text without a look scores well by words: read the blind row beside every number, and the findings first.
-Words are R2Gen's: small letters, no punctuation but a full stop between sentences. METEOR is not computed, for it needs Java. Rules are no
-match for a trained labeller such as CheXbert; numbers of the two do not compare.
+Reports resemble each other, so a text written without seeing the image can score well on word overlap: compare every metric with
+the blind row, and look at the findings first. Tokenisation is R2Gen's: lower case, no punctuation except full stops between
+sentences. METEOR is not computed, since it needs Java. Rules are weaker than a trained labeller such as CheXbert, and their
+scores are not comparable.
 
-What BenchX's code does otherwise: references are cut at 59 words (`cut=59`), and rare words of both sides are one word, "<unk>".
+Differences in BenchX's code: references are cut at 59 words (`cut=59`), and rare words on both sides become the same word,
+"<unk>".
 Its decoder is the task `report_head`.
 """
 
@@ -80,7 +82,7 @@ class ReportGeneration:
             raise ConfigError(f"cleaning is {self.cleaning!r} (expected {' | '.join(CLEANINGS)})")
 
     def predict(self, model: Generator, data: Dataset) -> pa.Table:
-        """Records: a row an image, with its report and the generated one."""
+        """Returns one row per image, with its report and the generated one."""
         samples = [data[row] for row in range(len(data))]
         written = [(sample, self.reference(sample)) for sample in samples if sample.image is not None]
         kept = [(sample, reference) for sample, reference in written if reference]
@@ -143,6 +145,6 @@ class ReportGeneration:
         return np.array([[status.get(name) in kinds for name in FINDINGS] for status in statuses], bool)
 
     def reference(self, sample: Sample) -> str:
-        """The report of a sample, or its section; "" where there is none."""
+        """The report of a sample, or the chosen section of it; "" if missing."""
         report = sample.texts[0].string if sample.texts else ""
         return sections(report).get(self.section, "") if self.section else report.strip()

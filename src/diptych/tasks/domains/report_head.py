@@ -122,7 +122,7 @@ class ReportHead:
         )
 
     def predict(self, model: DenseEmbedder, data: Dataset) -> pa.Table:
-        """Records: one row a test image, with its report and the generated one."""
+        """Returns one row per test image, with its report and the generated one."""
         splits = {"train": self.train_split, "val": self.val_split, "test": self.test_split}
         samples = split_images(data, splits, train=self.train, val=self.val, column=self.group)
         decoder = MemoryTransformerConfig(

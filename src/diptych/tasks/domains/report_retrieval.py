@@ -52,7 +52,7 @@ class ReportRetrieval:
             raise ConfigError(f"ks is {list(self.ks)} (expected 1 and others above it)")
 
     def predict(self, model: Embedder, data: Dataset) -> pa.Table:
-        """Records, a row an image, with what its lists hold."""
+        """Returns one row per image, with what its lists hold."""
         embedded = embedded_images(model, data)
         rows = [at for at, sample in enumerate(embedded.samples) if self._class(sample.extras) and sample.texts]
         if len(rows) < max(self.ks):

@@ -30,7 +30,7 @@ from diptych.tasks._scoring.captions.metrics import bleu_counts
 from diptych.tasks.domains.head_images import Augmentation, HeadImages, trainable_tower
 
 FACTOR, PLATEAU, LEAST = 0.8, 1, 1e-6
-"""The rate is multiplied by `FACTOR` where validation has not risen for more than `PLATEAU` epochs, down to `LEAST`."""
+"""Learning rate schedule: multiplied by `FACTOR` after more than `PLATEAU` epochs without improvement, down to `LEAST`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,11 +64,11 @@ class ReportTraining:
 
 
 class PatchFeatures:
-    """Patch features of images: of an encoder that stays as it is, by its `embed_dense`, or of a copy of its tower that is trained.
+    """Patch features of images: from a frozen encoder by its `embed_dense`, or from a trainable copy of its tower.
 
-    augment  of training; "released" normalises all images as the released code does
+    augment  augmentation in training; "released" normalises all images as the released code does
 
-    Raises ConfigError where a model without a tower of this package is to be trained.
+    Raises ConfigError if the encoder is to be trained but is not a tower of this package.
     """
 
     def __init__(self, model: Any, *, trained: bool, augment: Augmentation = "none") -> None:
@@ -80,7 +80,7 @@ class PatchFeatures:
             self.tower = copy.deepcopy(tower).requires_grad_(True)
 
     def __call__(self, images: Sequence[ImageSource]) -> Tensor:
-        """[N, P, E] of images as they are evaluated."""
+        """Patch features of images in evaluation mode, [N, P, E]."""
         if self.tower is None:
             map_NHWE = np.asarray(self.model.embed_dense(list(images)), np.float32)
             return torch.from_numpy(map_NHWE).flatten(1, 2)
@@ -89,7 +89,7 @@ class PatchFeatures:
             return torch.cat([self.of_pixels(image_BCHW) for image_BCHW in blocks])
 
     def of_pixels(self, image_BCHW: Tensor) -> Tensor:
-        """[B, P, E] of the tower that is trained."""
+        """Patch features of the trainable tower, [B, P, E]."""
         assert isinstance(self.tower, Tower)
         tokens_BPE: Tensor = self.tower(image_BCHW.to(next(self.tower.parameters()).device)).tokens_BPD
         return tokens_BPE
@@ -100,9 +100,9 @@ Reports = tuple[Sequence[ImageSource], Sequence[str]]
 
 
 def trained_report_writer(model: Any, train: Reports, val: Reports, options: ReportTraining, *, seed: int) -> ReportWriter:
-    """The writer of the epoch that had the best BLEU-4 on validation. `model` stays as it was.
+    """Trains a report decoder and returns the checkpoint with the best validation BLEU-4. `model` is not modified.
 
-    Raises ConfigError for more beams than words, or a model that cannot be trained; DataError where no word is frequent enough.
+    Raises ConfigError for more beams than words, or a model that cannot be trained; DataError if no word is frequent enough.
     """
     (train_images, train_reports), (val_images, val_reports) = train, val
     vocabulary = ReportVocabulary.of(train_reports, threshold=options.threshold, cleaning=options.cleaning)
@@ -149,7 +149,7 @@ def trained_report_writer(model: Any, train: Reports, val: Reports, options: Rep
 
 
 def report_loss(head: MemoryTransformer, feature_BPE: Tensor, reports: Sequence[Sequence[int]]) -> Tensor:
-    """Cross-entropy of every word behind the first, the closing 0 among them; a mean over the words of the batch."""
+    """Cross-entropy of every word after the first, including the closing 0; a mean over the words of the batch."""
     rows = [torch.tensor(report) for report in reports]
     ids_BL = nn.utils.rnn.pad_sequence(rows, batch_first=True).to(feature_BPE.device)
     asked_BL = nn.utils.rnn.pad_sequence([row[1:] for row in rows], batch_first=True, padding_value=-1).to(ids_BL.device)
@@ -157,7 +157,8 @@ def report_loss(head: MemoryTransformer, feature_BPE: Tensor, reports: Sequence[
 
 
 def bleu_4(written: Sequence[str], reports: Sequence[str], vocabulary: ReportVocabulary, length: int) -> float:
-    """BLEU-4 against reports as the decoder could write them: rare words are `<unk>`, and long reports are cut."""
+    """BLEU-4 against references restricted to what the decoder can write: rare words become `<unk>`, long reports are
+    truncated."""
     references = [vocabulary.decode(vocabulary.encode(report, length)[1:]).split() for report in reports]
     counts = bleu_counts([text.split() for text in written], [[words] for words in references])
     return counts.score(4, np.arange(len(references)))

@@ -44,7 +44,7 @@ class SlideDetection(SlideTask):
     threshold: float = 0.5
 
     def predict(self, model: Embedder, data: Dataset) -> pa.Table:
-        """One row a slide."""
+        """Returns one row per slide."""
         read, unreadable = self.slides(model, data, {"normal": self.normal, "tumour": self.tumour})
         rows = [
             {

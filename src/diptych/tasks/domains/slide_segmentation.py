@@ -53,7 +53,7 @@ class SlideSegmentation(SlideTask):
     validation: Any = field(default=None, compare=False, repr=False)
 
     def predict(self, model: Embedder, data: Dataset) -> pa.Table:
-        """One row a slide with tumour."""
+        """Returns one row per slide with tumour."""
         names = {"normal": self.normal, "tumour": self.tumour}
         threshold, source = self.threshold, "fixed"
         if not threshold:

@@ -45,7 +45,7 @@ class SlideSubtyping(SlideTask):
     overlap: float = 0.5
 
     def predict(self, model: Embedder, data: Dataset) -> pa.Table:
-        """One row a slide of one of the kinds."""
+        """Returns one row per slide of one of the kinds."""
         kinds = names_by_label(self.kinds)
         if len(kinds) < 2 or NORMAL in kinds:
             raise ConfigError(f"kinds is {self.kinds} (expected two or more of LABEL=NAME|NAME, none of them '{NORMAL}')")

@@ -26,15 +26,15 @@ from diptych.tasks._scoring.slides.prompt_screening import prompt_sets, screened
 from diptych.tasks._scoring.slides.scores import FACTOR, Floats, TileScores, cosines, distinct_tiles, probabilities, smoothed
 
 SIZE = 224
-"""Pixels of a tile where the model does not say what it is shown."""
+"""Tile size in pixels if the model does not declare its input size."""
 
 
 @dataclass(frozen=True)
 class SlidePrediction:
-    """A slide with the probabilities of its tiles.
+    """Prediction for a slide: the class probabilities of its tiles.
 
-    pooled_K  the probabilities of the mean of its tiles' vectors, which is what a slide is without tiles
-    chosen    how many sets of prompts make up its classes
+    pooled_K  class probabilities of the mean tile embedding: a slide-level prediction without tiles
+    chosen    number of prompt sets that make up its classes
     """
 
     sample: Sample
@@ -49,10 +49,10 @@ class SlideTask:
     """Options of reading slides that every slide protocol shares. Published values are KEEP's (2412.13126).
 
     size       pixels of a tile; 0 takes what the model is shown
-    mpp        micrometres a pixel of a tile
+    mpp        micrometres per pixel of a tile
     overlap    share of a tile that neighbours have in common; above 0 a tile is averaged with those above and to the left
     tissue     least share of a tile that is tissue
-    spacing    micrometres a pixel of slides that do not say so; 0 leaves those out
+    spacing    micrometres per pixel of slides that do not say so; 0 leaves those out
     templates  "pathology" for KEEP's 22, "pathology/held_out" for those that `keep --wordings training` never draws, or sentences with one
                {} each
     sets       so many sets of prompts at most (a name for each class, a template), drawn with `seed` where there are more
@@ -101,7 +101,7 @@ class SlideTask:
         return Tiling(size, self.mpp, self.overlap, self.tissue, self.spacing)
 
     def classes_of(self, model: Embedder, names: Mapping[str, Sequence[str]]) -> npt.NDArray[np.float32]:
-        """[S, K, D], unit rows: the sentences of every set, for these names of each class."""
+        """Prompt embeddings of every set for these names of each class: [S, K, D], unit norm."""
         sets = prompt_sets(names, self.sentences(), at_most=self.sets, seed=self.seed)
         each = sorted({sentence for one in sets for sentence in one})
         row_of = dict(zip(each, embed_texts(model, each, each), strict=True))
@@ -110,7 +110,7 @@ class SlideTask:
     def read(
         self, model: Embedder, data: Dataset, names: Mapping[str, Sequence[str]]
     ) -> Iterator[SlidePrediction | UnreadableSample]:
-        """Class probabilities of every slide's tiles, or the reason why it could not be read."""
+        """Class probabilities of each slide's tiles, or the reason why the slide could not be read."""
         class_SKD = self.classes_of(model, names)
         folder = Path(self.features) if self.features else None
         for slide in embedded_slides(model, data, self.tiling(model), folder=folder, batch_size=self.batch_size):
@@ -119,7 +119,7 @@ class SlideTask:
     def slides(
         self, model: Embedder, data: Dataset, names: Mapping[str, Sequence[str]]
     ) -> tuple[list[SlidePrediction], list[dict[str, str]]]:
-        """Slides that were read, and those that could not be. Raises DataError, with the first reason, where none can."""
+        """Readable slides, and the unreadable ones. Raises DataError with the first reason if no slide can be read."""
         self.groups_of(data)
         read: list[SlidePrediction] = []
         unreadable: list[dict[str, str]] = []
@@ -168,14 +168,14 @@ def tile_scores(
     factor: float = FACTOR,
     smoothed_by: int = 0,
 ) -> tuple[TileScores, Floats]:
-    """Probabilities of the classes for each tile of a slide, and [K] for the mean of its tiles (KEEP, 2412.13126).
+    """Class probabilities for each tile of a slide, and [K] for the mean of its tiles (KEEP, 2412.13126).
 
-    vector_ND    embeddings of the tiles, of any length
-    place_N2     (x, y) of each, pixels of level 0; of tiles at one place the first counts
-    class_SKD    embeddings of the classes under each set of prompts, unit rows
-    best         so many sets, by how far apart they hold the tiles, are kept and averaged; 0 keeps all
+    vector_ND    tile embeddings, of any norm
+    place_N2     (x, y) of each tile, level-0 pixels; of tiles at the same position the first counts
+    class_SKD    class embeddings under each prompt set, unit norm
+    best         number of prompt sets to average: those that separate the tiles best; 0 averages all
     factor       of the cosines before the softmax
-    smoothed_by  the stride of overlapping tiles, whose scores become the mean with their neighbours; 0 leaves them
+    smoothed_by  stride of overlapping tiles, whose scores are averaged with their neighbours'; 0 turns smoothing off
 
     Raises ShapeError.
     """
@@ -204,8 +204,8 @@ def names_by_label(kinds: Sequence[str]) -> dict[str, tuple[str, ...]]:
 
 
 def mask_of(sample: Sample) -> npt.NDArray[np.bool_]:
-    """The true mask of a slide, its medium "mask": a picture, or a slide of its own of which the smallest level is read. True where it
-    is not black. bool [H, W]"""
+    """Ground-truth mask of a slide, from its medium "mask": an image, or a slide whose smallest level is read. True where it is
+    not black. bool [H, W]"""
     item = sample.media.get("mask")
     if item is None:
         raise DataError(

@@ -61,7 +61,7 @@ def worst_cases(records: pa.Table, data: Dataset, model: Any = None, *, count: i
 def finding_maps(
     model: Any, label: str, images: Sequence[ImageSource], with_it: Sequence[ImageSource], without_it: Sequence[ImageSource]
 ) -> list[HeatMap | None]:
-    """Map [H, W] of a finding in each image at its own size, NaN where preprocessing cut it off; None where the model has none.
+    """Map [H, W] of a finding in each image at its own size, NaN where preprocessing cut it off; None if the model has none.
 
     A `PhraseMapper` is asked for the finding's name. Of another model's patch features (`embed_dense`) the map is their agreement with the
     difference between images with the finding and without it.

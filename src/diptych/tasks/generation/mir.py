@@ -23,22 +23,24 @@ NUMBERS = ("means", "visual", "text", "root", "product")
 COUNTS = ("visual_rows", "text_rows", "visual_outliers", "text_outliers")
 SCHEMA = pa.schema([("layer", pa.int32()), *((name, pa.float64()) for name in NUMBERS), *((name, pa.int64()) for name in COUNTS)])
 HIGHLIGHT = "@highlight"
-"""What the summary of a story of CNN or the Daily Mail begins with; the release reads what stands before."""
+"""Marker of the summary in a CNN/Daily Mail story; the released code reads the text before it."""
 
 
 @dataclass(frozen=True)
 class MIR:
-    """Modality Integration Rate (Huang et al., 2024, arXiv 2410.07167): a score of how a bridge was pre-trained, without any fine-tuning.
+    """Modality Integration Rate (Huang et al., 2024, arXiv 2410.07167): scores the pre-training of a bridge without any
+    fine-tuning.
 
-    Each of `samples` pictures is read before a text that has nothing to do with it. In every layer the tokens of all pictures are one set
-    of vectors and those behind the pictures another; both are divided by the mean norm of the words', vectors of outlying norm are replaced
-    by the median, and the Fréchet distance between the sets is taken. MIR is the logarithm to base 10 of the sum over layers: lower means
-    closer. It tells a bridge that learned nothing from one that did; whether it ranks those that did is what its claim is about.
+    Each of `samples` images is followed by an unrelated text. In every layer the image tokens of all samples form one set of
+    vectors and the text tokens after the images another; both are divided by the mean norm of the text tokens, vectors of
+    outlying norm are replaced by the median, and the Fréchet distance between the sets is computed. MIR is the base-10 logarithm
+    of the sum over layers; lower means closer. It separates untrained bridges from trained ones; whether it ranks trained ones is
+    the subject of its claim.
 
-    Values depend on the language model, its width, and on how many samples there are: compare with all three equal. There is no interval: a
-    set that is drawn again from the same tokens is biased by what it repeats. `mir_as_released` takes tr S_a S_b for the trace of the root,
-    as the release's default, "fast", comes to where there are more tokens than numbers (with fewer it inverts a singular matrix); it is not
-    a number where that is larger than the rest.
+    Values depend on the language model, its width and the number of samples: compare only with all three equal. No interval is
+    given, since resampling the same tokens biases the distance. `mir_as_released` uses tr S_a S_b for the trace of the square
+    root, which is what the release's default, "fast", amounts to with more tokens than dimensions (with fewer it inverts a
+    singular matrix); it is NaN if that term exceeds the rest.
 
     samples   pictures, and texts; drawn by `seed`, all where there are fewer (published: 100)
     texts     a folder of text files or one file with a text a line; of a story in the form of CNN/DM what stands before its highlights.
@@ -71,7 +73,7 @@ class MIR:
             )
 
     def predict(self, model: LayerReader, data: Dataset) -> pa.Table:
-        """A row a layer."""
+        """Returns one row per layer."""
         images, texts = self._pairs(data)
         records: list[dict[str, float]] = []
         layers = list(range(1, model.depth + 1))
@@ -85,7 +87,7 @@ class MIR:
     def _read(
         self, model: LayerReader, images: Sequence[ImageSource], texts: Sequence[str], layers: list[int]
     ) -> tuple[list[dict[str, float]], list[int]]:
-        """Records of as many layers as memory holds, and the layers that are left."""
+        """Records of as many layers as fit in memory, and the remaining layers."""
         rows = model.read_layers(images, texts, layers=layers[:1], template=self.template)
         first = next(rows)
         size = first.visual_EKD.nbytes + first.text_ETD.nbytes
@@ -113,8 +115,8 @@ class MIR:
         return images, texts
 
     def _others(self, data: Dataset, order: Sequence[int], chosen: Sequence[int]) -> Iterator[str]:
-        """Endless stream of texts: those of the option `texts`, else of the data, first of pictures that were not drawn, then of the
-        others, shifted by one from their own.
+        """Endless stream of texts: from the option `texts`, else from the data, first those of images that were not sampled, then
+        those of the sampled ones, shifted by one so that no image gets its own.
         """
         if self.texts:
             texts = _read_texts(Path(self.texts).expanduser())
@@ -176,7 +178,7 @@ def _record(layer: int, batches: Sequence[LayerStates], index: int) -> dict[str,
 
 
 def _put_together(texts: Iterator[str], count: int, words: int) -> list[str]:
-    """`count` texts of at least so many words, each of the texts that follow those of the one before."""
+    """`count` texts of at least `words` words, each concatenated from consecutive texts of the stream."""
     made = []
     for _ in range(count):
         parts = [next(texts)]
@@ -187,7 +189,7 @@ def _put_together(texts: Iterator[str], count: int, words: int) -> list[str]:
 
 
 def _read_texts(source: Path) -> list[str]:
-    """A text a file of a folder, in the order of their names, or a text a line of one file."""
+    """One text per file of a folder, sorted by name, or one text per line of a single file."""
     if not source.exists():
         raise DataError("does not exist", file=source, expected="a folder of text files, or a file with a text a line")
     files = sorted(path for path in source.iterdir() if path.is_file()) if source.is_dir() else [source]

@@ -25,15 +25,16 @@ SCHEMA = pa.schema([*((name, pa.string()) for name in TEXTS), ("there", pa.bool_
 
 @dataclass(frozen=True)
 class POPE:
-    """Is this object in the image? For each image `count` objects that are there (the labels of its regions) and as many that are not,
-    once with absent objects at random, once with the most frequent, once with those that usually stand beside what is there. "Yes" is
-    the positive class; what decides is the mean of the three F1 (2305.10355), and the share of yes stands beside it: a model that
-    always agrees has a recall of 1, an F1 of 2/3 and a share of 1. An answer that is neither yes nor no is wrong, and counted as `unread`.
+    """POPE: asks whether an object is in the image, for `count` present objects (labels of regions) and as many absent ones per
+    image. Absent objects are drawn in three settings: at random, by frequency, and by co-occurrence with the present ones. "Yes"
+    is the positive class; the main metric is the mean F1 of the three (2305.10355), reported with the fraction of yes: a model
+    that always agrees has recall 1, F1 2/3 and a fraction of 1. An answer that is neither yes nor no is wrong and counted as
+    `unread`. The blind row
 
-    The blind row is the same questions about a plain grey picture: an F1 far above 2/3 there says that the questions can be answered from
-    the frequencies of objects.
+    asks the same questions about a plain grey image: an F1 far above 2/3 there means that the questions can be answered from the
+    frequencies of objects.
 
-    count     pairs of questions an image and setting, at most (published 3, for images with more than 3 objects)
+    count     pairs of questions per image and setting, at most (published 3, for images with more than 3 objects)
     template  {} is the object; an "a " before it becomes "an " where the object begins with a vowel, which the released generator tries
     how       "write": the answer in the model's own words; "mean" or "sum": which of "yes" and "no" is likelier, by nats a token or in all
     reader    how a written answer is read: first | released | single | whole | prefix (`_scoring.answers.yes_no`)
@@ -173,7 +174,7 @@ class POPE:
         return {"accuracy": 0.5, "precision": 0.5, "recall": 1.0, "f1": 2 / 3, "yes": 1.0}[name]
 
     def item_values(self, records: pa.Table, metric: str) -> Floats | None:
-        """[N, 1] for "accuracy"; F1 is no mean over items."""
+        """[N, 1] for "accuracy"; F1 is not a mean over items."""
         if metric != "accuracy":
             return None
         reader = self._reader(records)

@@ -1,4 +1,4 @@
-"""Reference pictures of a sample: each thing of the picture that is to be generated, alone, with its phrase and box."""
+"""Reference images of a sample: each object of the image to be generated, cropped out, with its phrase and box."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from diptych.core.sample import Sample
 
 
 def references_of(sample: Sample) -> list[ReferenceImage]:
-    """Reference pictures of a sample with their phrases and boxes. Raises DataError for a sample without."""
+    """Reference images of a sample with their phrases and boxes. Raises DataError if the sample has none."""
     facts = sample.extras.get("figures")
     if not facts or "references" not in sample.media:
         raise DataError(f"sample '{sample.uid}' has no reference pictures", field="references", expected="rows of world:figures")

@@ -25,13 +25,13 @@ How = Literal["write", "mean", "sum"]
 
 @dataclass(frozen=True)
 class VQA:
-    """Every question of every sample (extras["questions"]), scored by the VQA protocol: with ten answers of people a share of 1/3 for each
-    other who gave the answer, with up to three whether one did. Answers are normalised as the release does, and also where all people
-    agree (`released` leaves that out, as it does).
+    """VQA accuracy over all questions of every sample (extras["questions"]): with ten human answers, 1/3 for each other annotator
+    who gave the answer; with up to three, 1 if any of them gave it. Answers are normalised as in the release, and also if all
+    annotators agree (`released` skips that, as the release does).
 
-    Beside the accuracy over all questions and for each kind: the share of empty answers, and the share of "yes" among the answers to
-    questions that are answered by yes or no. The chance level is what always giving the most frequent answer of the kind would have; the
-    blind row (`accuracy/blind`) is the accuracy of the answers that the model gives about plain grey pictures.
+    Also reported: accuracy for each kind, the fraction of empty answers, and the fraction of "yes" among answers to yes-no
+    questions. The chance level is the accuracy of always giving the most frequent answer of the kind; the blind row
+    (`accuracy/blind`) is the accuracy with plain grey images.
 
     how         "write": in the model's own words, the likeliest token each time; "mean" or "sum": the likeliest of all answers that any
                 question of that kind has, by nats a token or in all
@@ -149,7 +149,7 @@ class VQA:
         return np.array([vqa_accuracy(usual[kind], given, always=True) for kind, given in pairs], np.float64)
 
     def item_values(self, records: pa.Table, metric: str) -> Floats | None:
-        """[N, 1] for "accuracy" and those of kinds, NaN where another kind is asked."""
+        """[N, 1] for "accuracy" and the accuracy of each kind, NaN for questions of other kinds."""
         if not metric.startswith("accuracy") or metric.endswith(BLIND):
             return None
         right_N = self._right(records)

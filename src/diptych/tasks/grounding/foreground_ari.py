@@ -19,8 +19,8 @@ from diptych.tasks._scoring.records import with_facts
 
 @dataclass(frozen=True)
 class ForegroundARI:
-    """FG-ARI: how well the parts that a model cuts a picture into are its objects, whatever the model calls them. Pixels of the background
-    do not count. 1 for equal partitions, about 0 for random ones.
+    """FG-ARI: agreement between the segments that a model predicts and the true objects, ignoring labels. Background pixels do
+    not count. 1 for equal partitions, about 0 for random ones.
 
     bound      share of a picture's FG-ARI from which its objects count as found (`bound_share`)
     draws, seed of the intervals

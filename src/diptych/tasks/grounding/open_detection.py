@@ -244,7 +244,7 @@ def _texts(names: Sequence[str], knowledge: Knowledge) -> list[SpanText]:
 
 
 def _judged_classes(facts: dict[str, Any], true: Boxes, code: dict[str, int]) -> set[tuple[int, int]] | None:
-    """(image, class) that somebody looked for, there or not; None where the data say nothing of it."""
+    """(image, class) that somebody looked for, there or not; None if the data say nothing of it."""
     if not facts["absent"] and not facts["partial"]:
         return None
     judged = set(zip(true.image_N.tolist(), true.class_N.tolist(), strict=True))

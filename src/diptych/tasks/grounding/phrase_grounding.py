@@ -62,7 +62,7 @@ class PhraseGrounding:
             raise ConfigError(f"boxes is {self.boxes!r}, top {self.top} (expected any | merged, and {max(KS)} or more)")
 
     def predict(self, model: Grounder | Detector, data: Dataset) -> pa.Table:
-        """One row a phrase: rank is the place of the first box that lies on it, from 0; NEVER where none does."""
+        """Returns one row per phrase: rank is the place of the first box that lies on it, from 0; NEVER where none does."""
         rows: list[dict[str, Any]] = []
         without = 0
         for row, group in enumerate(data.groups):

@@ -91,7 +91,7 @@ class PhraseMaps:
             raise ConfigError(f"template is {self.template!r}, most {self.most} (expected {{label}} in it, 0 or more)")
 
     def predict(self, model: PhraseMapper, data: Dataset) -> pa.Table:
-        """Records, a row a phrase."""
+        """Returns one row per phrase."""
         rows: dict[str, list[Any]] = {name: [] for name in ("query", "group", "phrase", *METRICS)}
         left_out = 0
         for row in range(len(data)):

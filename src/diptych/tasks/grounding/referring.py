@@ -1,16 +1,16 @@
 """Referring expression comprehension: accuracy of the best box.  Protocol `referring`, version 1.
 
-RefCOCO, RefCOCO+, RefCOCOg: one row a sentence; right where the best box has an IoU of at least .5 with the true one. Boxes that share the
-best score share the point. The unit of the intervals is the group (the picture).
+RefCOCO, RefCOCO+, RefCOCOg: one row per sentence, correct if the best box has an IoU of at least .5 with the true one. Boxes that
+tie for the best score share the credit. The unit of the intervals is the group (the image).
 
-    accuracy@0.5   the number that is printed everywhere; main
+    accuracy@0.5   the metric that papers report; main
     accuracy@0.75  the same, stricter
     iou            mean IoU of the best box
     top5, top10    share of expressions with a box among the first 5, the first 10, that has an IoU of at least .5
 
-MDETR's released evaluator, which FIBER's copies, thresholds the *generalised* IoU, which changes some 7 % of the decisions on boxes that
-are a little off, and lets equal scores fall to the coordinates of the boxes, the larger first: `compat="published"`. It fails on a
-sentence for which a model gives no box; such a sentence is wrong here.
+MDETR's released evaluator, copied by FIBER, thresholds the *generalised* IoU, which changes about 7 % of the decisions on
+slightly shifted boxes, and breaks ties by the box coordinates, larger first: `compat="published"`. It crashes on a sentence
+without a predicted box; such a sentence counts as wrong here.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ LEVELS = (0.5, 0.75)
 DEPTHS = (5, 10)
 Floats = npt.NDArray[np.float64]
 ASKED = 50
-"""Boxes that a model is asked for: enough to see which share the best score."""
+"""Number of boxes requested from the model: enough to detect ties for the best score."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,8 +63,8 @@ class Referring:
             raise ConfigError(f"compat is {self.compat!r} (expected published, or nothing)")
 
     def predict(self, model: Grounder | Detector, data: Dataset) -> pa.Table:
-        """One row a sentence: iou is the mean over the boxes with the best score, at_0.5 and at_0.75 their share that lies on it, and
-        top5 and top10 the chance that one of the first so many does."""
+        """Returns one row per sentence: iou is the mean over the boxes with the best score, at_0.5 and at_0.75 the fraction of
+        them that reach the threshold, and top5 and top10 the probability that one of the first 5 or 10 does."""
         rows: list[dict[str, Any]] = []
         for row, group in enumerate(data.groups):
             sample = data[row]
@@ -91,7 +91,7 @@ class Referring:
         iou_N = box_iou(box_N4, [target])[:, 0]
         share_N = generalised(box_N4, np.asarray(target, np.float64)) if self.compat else iou_N
         tied = int((score_N == score_N.max(initial=-np.inf)).sum())
-        if self.compat:  # an order without ties
+        if self.compat:  # break ties by coordinates
             order = np.lexsort((*box_N4.T[::-1], score_N))[::-1]
             iou_N, share_N, score_N = iou_N[order], share_N[order], -np.arange(len(order), dtype=np.float64)
         best_N = score_N == score_N.max(initial=-np.inf)
@@ -119,7 +119,8 @@ class Referring:
 
 
 def generalised(box_N4: Floats, target_4: Floats) -> Floats:
-    """[N] generalised IoU (Rezatofighi et al., 2019): IoU less the share of the enclosing box that neither covers. 0 / 0 counts as 0."""
+    """Generalised IoU (Rezatofighi et al., 2019), [N]: IoU minus the uncovered fraction of the enclosing box. 0 / 0 counts as
+    0."""
     low_N2, high_N2 = np.minimum(box_N4[:, :2], target_4[:2]), np.maximum(box_N4[:, 2:], target_4[2:])
     around_N = (high_N2 - low_N2).prod(1)
     side_N2 = np.minimum(box_N4[:, 2:], target_4[2:]) - np.maximum(box_N4[:, :2], target_4[:2])
@@ -131,7 +132,7 @@ def generalised(box_N4: Floats, target_4: Floats) -> Floats:
 
 
 def _among(score_N: Floats, good_N: npt.NDArray[np.bool_], depth: int) -> float:
-    """The chance that a good box is among the first so many, over the orders of those that tie."""
+    """Probability that a correct box is among the first `depth`, over random orders of tied boxes."""
     if not good_N.any():
         return 0.0
     best = score_N[good_N].max()

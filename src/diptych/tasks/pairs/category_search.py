@@ -65,7 +65,7 @@ class CategorySearch:
             raise ConfigError(f"queries is {self.queries!r} (expected COLUMN=VALUE, or nothing)")
 
     def predict(self, model: FusedEmbedder, data: Dataset) -> pa.Table:
-        """One row a query: which of the nearest items have its category, and how many there are."""
+        """Returns one row per query: which of the nearest items have its category, and how many there are."""
         items = [(sample, self._category(sample), self._text(sample)) for sample in (data[row] for row in range(len(data)))]
         whole = [item for item in items if item[0].image is not None and item[1] and item[2]]
         if not whole:

@@ -43,7 +43,7 @@ def class_list_hash(names: Sequence[str]) -> str:
 
 
 def class_records(samples: Sequence[Sample], labels: Sequence[str], ranks: rk.Ranks, names: Sequence[str]) -> pa.Table:
-    """One row an item: where its true class stands among all classes, and the best five."""
+    """Returns one row per item: where its true class stands among all classes, and the best five."""
     return pa.table(
         {
             "uid": [sample.uid for sample in samples],
@@ -123,7 +123,7 @@ def score_classes(records: pa.Table, task: ClassTask) -> Result:
 
 
 def class_item_values(records: pa.Table, metric: str) -> Floats | None:
-    """[N, 1] for "acc@K": hits under the tie policy that was recorded; None for a metric that is no mean over items."""
+    """[N, 1] for "acc@K": hits under the tie policy that was recorded; None for a metric that is not a mean over items."""
     if not metric.startswith("acc@"):
         return None
     names = ("above", "tied", "tied_relevant", "rank_by_index")

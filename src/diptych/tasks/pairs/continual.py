@@ -1,8 +1,8 @@
 """Continual retrieval over a stream of tasks: recall of earlier tasks after each stage, forgetting.  Protocol `continual`, version 1.
 
-A task is the samples whose metadata column has certain values (a domain, a vendor, a year): it comes from the data and never from the
-order of files. After every task of the stream there is a model, and one from before the first. With R[i, j] the score on task j after
-training task i (T tasks; i = 0 is the model from before the first):
+A task is the set of samples with certain values of a metadata column (a domain, a vendor, a year); it never depends on the order
+of files. There is one model after each task, and one from before the first. With R[i, j] the score on task j after training on
+task i (T tasks; i = 0 is the model from before the first):
 
     average       mean_j R[T, j]
     incremental   mean_i mean_{j <= i} R[i, j]
@@ -10,8 +10,9 @@ training task i (T tasks; i = 0 is the model from before the first):
     forgetting    mean_{j < T} (max_{1 <= l < T} R[l, j] - R[T, j])   positive is forgetting
     forward       mean_{j > 1} (R[j - 1, j] - R[0, j])           what earlier tasks give a later one
 
-Every task has a gallery of its own for R, because recall falls when a gallery grows and that is not forgetting. Beside it the gallery
-that grows: U[i, k] is the score of model i on the union of tasks 1..k. CTP (2308.07146) reports this one, and calls "BWT" the number
+For R every task has its own gallery, because recall falls as a gallery grows, which is not forgetting. The growing gallery is
+also scored: U[i, k] is the score of model i on the union of tasks 1..k. CTP (2308.07146) reports this one, and calls "BWT" the
+number
 mean_{i <= T} (U[i, i] - U[T, i]), which is POSITIVE for forgetting; it is `union_loss` here. What its code prints after the last task,
 over all test samples: recalls at 1, 5 and 10 of either direction (`union`, `union_r@5`, `union_r@10` are the means of both) and their
 mean, `union_mean` ("r_mean" there). Its search by category, with image and text read together, is protocol `category_search`.
@@ -43,7 +44,7 @@ from diptych.tasks.pairs.retrieval import Retrieval
 
 Matrix = npt.NDArray[np.float64]
 FILE = "stream.json"
-"""What the tasks were, beside the models of a stream."""
+"""File with the tasks, stored beside the models of a stream."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +70,7 @@ class TaskStream:
 
     @classmethod
     def read(cls, file: Path) -> TaskStream:
-        """Stream from the file that `write` made. Raises ConfigError where there is no such file."""
+        """Stream from the file that `write` made. Raises ConfigError if there is no such file."""
         if not file.is_file():
             raise ConfigError(f"{file} is no file (expected {FILE} in the folder `snapshots` of a run of recipe ctp)")
         plain = json.loads(file.read_text(encoding="utf-8"))
@@ -146,7 +147,7 @@ class Continual:
         return self.records(snapshots, stream, data)
 
     def records(self, models: Sequence[Embedder], stream: TaskStream, data: Dataset) -> pa.Table:
-        """Records of given models, the one from before the first task first."""
+        """Records of the given models; the first is the one from before the first task."""
         task_of = [stream.task_of(data[row]) for row in range(len(data))]
         number = dict(zip(data.uids, task_of, strict=True))
         ask = Retrieval(language=self.language, origins=self.origins)
@@ -190,7 +191,7 @@ class Continual:
 
 
 LOSSES = ("forgetting", "union_loss")
-"""Numbers of which less is better: what a model has lost since it learned a task."""
+"""Metrics for which lower is better: the loss on a task since it was learned."""
 
 
 def _recall(records: pa.Table, stage: int, upto: int, task: int | None) -> float:
@@ -206,9 +207,9 @@ def _recalls(records: pa.Table, stage: int, upto: int, task: int | None) -> dict
 
 
 def summary(score_RT: Matrix) -> dict[str, float]:
-    """The five numbers of the module's head from R, whose first row is the model from before the first task: [T + 1, T].
+    """The five metrics of the module docstring from R [T + 1, T], whose first row is the model from before the first task.
 
-    With one task there is nothing to forget or to hand on: these are NaN.
+    With a single task, backward, forgetting and forward are NaN.
     """
     score_RT = np.asarray(score_RT, np.float64)
     count = score_RT.shape[1]

@@ -118,7 +118,7 @@ class LinearProbe:
             )
 
     def predict(self, model: Embedder, data: Dataset) -> pa.Table:
-        """One row a test image."""
+        """Returns one row per test image."""
         train, val, test = self._splits(data)
         _refuse_shared(train, test, "test")
         train_features = self._features(model, train)

@@ -1,18 +1,18 @@
 """Phrase localisation by patches: pointing accuracy and AUC on regions whose boxes are known.  Protocol `localisation`, version 1.
 
-A region is asked for by its attributes and its label ("red circle"), where no other region of the picture is called the same. The weight
-of a patch is its cosine with the phrase, the mean over the phrase's tokens: in the sample's own text, where that holds the phrase word
-for word and the model maps words to tokens, else of the phrase alone.
+A region is queried by its attributes and label ("red circle") if no other region of the image has the same phrase. The weight of
+a patch is its mean cosine with the phrase's tokens: in the context of the sample's text if that contains the phrase verbatim and
+the model maps words to tokens, else of the phrase encoded by itself.
 
-    pointing   the best patch lies on the thing. Tied best patches share the point
-    auc        how often a patch on the thing weighs more than one that is not, ties half: 0.5 for a random order
-    among      the same against patches on the other regions of the picture alone. A map of whatever stands out, the same for every
-               phrase, has a high auc and 0.5 here: only this metric shows that the model separates words
+    pointing   the best patch lies on the object. Tied best patches share the credit
+    auc        probability that a patch on the object weighs more than one off it, ties count half: 0.5 for a random order
+    among      the same, but only against patches on the other regions of the image. A saliency map that is the same for every
+               phrase has a high auc and 0.5 here: only this metric shows that the model distinguishes phrases
 
-A patch lies on a thing when their overlap is at least half of the smaller of both. Chance of pointing is the share of patches that do.
-The unit of the intervals is the group. Only what the model's input shows counts: regions cut off by its crop are left out.
+A patch lies on an object if their overlap is at least half of the smaller one. The chance level of pointing is the fraction of
+such patches. The unit of the intervals is the group. Regions outside the model's input crop are left out.
 
-Others count a point within 15 pixels of the box as a hit (the pointing game, 1608.00507), which is most of a small picture.
+The pointing game (1608.00507) counts a point within 15 pixels of the box as a hit, which covers most of a small image.
 
 Letters: P patches, T tokens, D width.
 """
@@ -65,7 +65,7 @@ class Localisation:
     seed: int = 0
 
     def predict(self, model: TokenEmbedder, data: Dataset) -> pa.Table:
-        """One row a region that can be asked for."""
+        """Returns one row per region that can be queried."""
         rows: list[dict[str, Any]] = []
         unreadable = 0
         starts = range(0, len(data), BLOCK)
@@ -146,7 +146,7 @@ class Localisation:
         return rows
 
     def _in_text(self, model: TokenEmbedder, sample: Sample, phrase: str) -> Unit | None:
-        """Tokens of the phrase in the first text that holds it word for word; None where there is none."""
+        """Tokens of the phrase in the first text that contains it verbatim; None if no text does."""
         if not isinstance(model, ContextEmbedder):
             return None
         phrase_words = phrase.split()
@@ -172,7 +172,8 @@ def phrases(sample: Sample) -> dict[str, Region]:
 
 
 def patches_on(box: Box, visible: tuple[float, float, float, float], side: int, width: int, height: int) -> Bools:
-    """Mask [P], row by row, of a grid's patches that lie on a box (pixels). visible: the part of the picture under the grid, as shares."""
+    """Mask [P], row-major, of the grid patches that lie on a box (pixels). visible: fractional box of the image that the grid
+    covers."""
     x0, y0, x1, y1 = (part * size for part, size in zip(visible, (width, height, width, height), strict=True))
     edge_x, edge_y = np.linspace(x0, x1, side + 1), np.linspace(y0, y1, side + 1)
     across = np.clip(np.minimum(edge_x[1:], box[2]) - np.maximum(edge_x[:-1], box[0]), 0, None)

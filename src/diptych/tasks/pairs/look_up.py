@@ -1,4 +1,4 @@
-"""Retrieval by the nearest training picture: what a split allows to whoever only compares pixels."""
+"""Nearest-neighbour retrieval baseline: the recall that a split allows by comparing only pixels."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from diptych.models.closed_form.model import raw_input_model
 from diptych.tasks.pairs.retrieval import Retrieval
 
 TRAINED, TESTED = 5_000, 2_000
-"""Most rows of training and of a held-out split that are read, evenly spaced."""
+"""Maximum number of rows read from training and from a held-out split, evenly spaced."""
 
 
 @dataclass(frozen=True, slots=True)
 class LookUpScore:
-    """Recall at 1 over both directions, by the words of the nearest training pictures, and what chance gives."""
+    """Recall at 1 over both directions, by the words of the nearest training images, and the chance level."""
 
     split: str
     recall: float
@@ -29,7 +29,8 @@ class LookUpScore:
 
 
 def look_up_scores(data: Pool, *, language: str = "") -> list[LookUpScore]:
-    """For every held-out split of data that have "train"; empty where there is none, or where rows lack pictures or texts."""
+    """Scores for every held-out split of data with a "train" split; empty without such splits, or if rows lack images or
+    texts."""
     if "train" not in data.split_names:
         return []
     try:

@@ -1,8 +1,9 @@
 """Image-text retrieval language by language, with the share of texts that are cut.  Protocol `multilingual_retrieval`, version 1.
 
-Each language is a retrieval of its own, by the protocol `retrieval`: its texts against all images that have one in it. Images are embedded
-once. Beside recall stands how many texts of the language are longer than the model's context: a vocabulary that splits a script into many
-tokens cuts more of them. The mean over languages decides, so that a language with many texts counts as one with few.
+Each language is scored separately by the protocol `retrieval`: its texts against all images that have a text in it. Images are
+embedded once. Besides recall, the fraction of texts longer than the model's context is reported: a vocabulary that splits a
+script into many tokens truncates more of them. The main metric is the mean over languages, so each language counts equally,
+however many texts it has.
 """
 
 from __future__ import annotations
@@ -65,7 +66,7 @@ class MultilingualRetrieval:
         return Retrieval(language="", compare="vectors", batch_size=self.batch_size, **shared)
 
     def predict(self, model: Embedder, data: Dataset) -> pa.Table:
-        """One row a query and language."""
+        """Returns one row per query and language."""
         read = embedded_images(model, data, batch_size=self.batch_size, wanted=WANTED)
         texts = [{text.language for text in sample.positives() if self._asks(text.origin)} for sample in read.samples]
         counts = Counter(language for languages in texts for language in languages if language)
@@ -130,7 +131,7 @@ class MultilingualRetrieval:
 
 
 def _of_language(read: ImageEmbeddingBlock, language: str) -> ImageEmbeddingBlock:
-    """Images with a text in that language, with those texts alone."""
+    """Images with a text in that language, with only those texts."""
     samples, rows = [], []
     for row, sample in enumerate(read.samples):
         texts = tuple(text for text in sample.positives() if text.language == language)

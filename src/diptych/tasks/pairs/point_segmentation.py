@@ -43,7 +43,7 @@ class PointSegmentation:
     seed: int = 0
 
     def predict(self, model: PointSegmenter, data: Dataset) -> pa.Table:
-        """One row a cloud: points of each class in truth, in the prediction, and in both."""
+        """Returns one row per cloud: points of each class in truth, in the prediction, and in both."""
         classes = self.classes or tuple(model.classes)
         if len(classes) < 2:
             raise ConfigError("the model has no classes of its own (expected --classes with two names or more)")

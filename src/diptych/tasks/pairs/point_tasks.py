@@ -50,7 +50,7 @@ class PointClassification:
     seed: int = 0
 
     def predict(self, model: PointEmbedder, data: Dataset) -> pa.Table:
-        """One row a cloud."""
+        """Returns one row per cloud."""
         task = ZeroShot(label=self.label, language=self.language, classes=self.classes, templates=self.templates, ties=self.ties)
         records = task.predict(CloudEmbedderAdapter(model), ClipsAsImages(data, self.medium))
         return with_facts(records, options=asdict(self))
@@ -99,7 +99,7 @@ class PointRetrieval:
         return Retrieval(**plain)
 
     def predict(self, model: PointEmbedder, data: Dataset) -> pa.Table:
-        """One row a query, texts or pictures first."""
+        """Returns one row per query, texts or pictures first."""
         clouds = ClipsAsImages(data, self.medium)
         if self.other == "texts":
             records = self._task.predict(CloudEmbedderAdapter(model), clouds)

@@ -1,16 +1,16 @@
 """Image-text retrieval in both directions.  Protocol `retrieval`, version 1.
 
-A text asks for images and hits at K when a relevant image is among the first K. An image asks for texts and hits at K when *at
-least one* of its texts is (the convention of the Flickr30k and COCO tables, not the share of its captions that are found).
-Relevant is what shares the group (several pictures of one concept), or the sample itself where groups do not repeat. The unit of
-the intervals is the group, in both directions.
+A text query is a hit at K if a relevant image is among the first K. An image query is a hit at K if *at least one* of its texts
+is (the convention of the Flickr30k and COCO tables, not the fraction of its captions that are retrieved).
+Items of the same group (several images of one concept) are relevant, or only the sample itself if groups do not repeat. The unit
+of the intervals is the group, in both directions.
 
-Ties: equal scores are counted, and `ties` says what they are worth; under `expected` a tied block is worth its mean over random
-orders, so a model that answers the same to everything gets chance, not 0 or 1. One text that stands several times at one answer
-is one gallery item. Texts beyond the model's context and strings that stand at different answers are counted in the notes.
+Ties are counted and resolved by `ties`; under `expected` a tied block gets its mean over random orders, so a constant model
+scores chance, not 0 or 1. Duplicate texts with the same answer are one gallery item. Texts beyond the model's context and
+duplicate texts with different answers are counted in the notes.
 
-Where others differ: `clip-benchmark` breaks ties as torch.topk happens to; multiplying images by their captions in the gallery
-changes every number; ranking in half precision makes ties that are not there.
+Where others differ: `clip-benchmark` breaks ties in the order of torch.topk; repeating images once per caption in the gallery
+changes every metric; ranking in half precision creates spurious ties.
 
 Letters: N queries, M gallery items, D width.
 """
@@ -58,7 +58,7 @@ class Retrieval:
     language         texts of this language or of an unknown one; "" takes all
     origins          only texts of these origins ("label", "caption", "tags", ...); empty takes all but negatives
     texts_per_image  the first so many texts of a sample (5 for COCO and Flickr30k); 0 takes all
-    relevant         what answers a query: the same "group" or the same "uid"; "auto" is "group" when groups repeat
+    relevant         what counts as relevant: the same "group" or the same "uid"; "auto" is "group" when groups repeat
     compare          by "vectors", or by the scores that the model gives pairs ("pairs": late interaction, models that read both at once);
                      "auto" is "pairs" for models that have such scores. All of them are held at once, images by texts
     ties             what tied scores are worth: expected | pessimistic | optimistic | index (lower gallery row first)
@@ -92,17 +92,17 @@ class Retrieval:
             raise ConfigError(f"ks is {self.ks} (expected whole numbers from 1)")
 
     def predict(self, model: Any, data: Dataset) -> pa.Table:
-        """One row a query, texts first. A model without vectors (ViLT) is compared by pairs."""
+        """Returns one row per query, texts first. A model without vectors (ViLT) is compared by pairs."""
         compare = compared_by(model, self.compare)
         if compare == "vectors" and not isinstance(model, Embedder):
             raise ConfigError(f"'{getattr(model, 'name', model)}' has no vectors (expected compare 'pairs')")
-        # A model that embeds is asked also where pairs decide: only it can tell which of its items can be read (clips are not decoded).
+        # An embedder is called even if pair scores decide: only it can tell which items are readable (clips are not decoded).
         embeds = isinstance(model, Embedder)
         read = embedded_images(model, data, batch_size=self.batch_size, wanted=WANTED) if embeds else _decodable(data)
         return self.records(model, read, data.name, compare=compare)
 
     def records(self, model: Any, read: ImageEmbeddingBlock, name: str, *, compare: str = "vectors") -> pa.Table:
-        """Records of images that are embedded already, one row a query, texts first; `name` is that of their data."""
+        """Records of precomputed embeddings, one row per query, texts first; `name` is that of their data."""
         items = _collect(self, read, name)
         image_key, text_key = items.keys(items.image_answer), items.keys(items.text_answer)
         if compare == "pairs":

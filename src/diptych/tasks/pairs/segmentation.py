@@ -81,7 +81,7 @@ class Segmentation:
         templates(self.templates)
 
     def predict(self, model: Segmenter | DenseEmbedder, data: Dataset) -> pa.Table:
-        """One row an image: pixels of each class in truth, in the prediction, and in both."""
+        """Returns one row per image: pixels of each class in truth, in the prediction, and in both."""
         segmenter = self.segmenter(model)
         classes = self.classes or tuple(getattr(model, "classes", ()))
         if len(classes) < 2:

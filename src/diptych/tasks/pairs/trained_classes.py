@@ -1,12 +1,13 @@
 """Classification by a model that was trained on the classes.  Protocol `classification`, version 1.
 
-The class of an image is the one with the highest score of the model's own classifier; no text is asked. Ties, acc@5 and the mean over
-classes are those of `zero_shot`. A model of nested prefixes (`mrl_classes`) is also scored at each of its other widths, on the same
-images: "acc@1/first_8". An image whose label is none of the model's classes counts as wrong, and the notes say how many there are.
+The predicted class is the one with the highest score of the model's own classifier; no text is used. Ties, acc@5 and the mean
+over classes are those of `zero_shot`. A model of nested prefixes (`mrl_classes`) is also scored at each of its other widths, on
+the same images: "acc@1/first_8". Images whose label is not one of the model's classes count as wrong; the notes give their
+number.
 
-With `cascade` the widths of a nested model work together (adaptive classification, `_scoring/cascades.py`): thresholds of confidence are
-found on that share of the images, drawn at random, and on the others "acc@1/cascade" is what the cascade gets right and "width/cascade"
-the numbers that it needs on average.
+With `cascade` the widths of a nested model form a cascade (adaptive classification, `_scoring/cascades.py`): confidence
+thresholds are fitted on that fraction of the images, drawn at random; on the rest, "acc@1/cascade" is its accuracy and
+"width/cascade" the mean number of dimensions that it uses.
 
 Letters: N items, K classes.
 """
@@ -36,7 +37,7 @@ from diptych.tasks._scoring.records import facts_of, with_facts
 from diptych.tasks.pairs.classification import class_item_values, class_list_hash, class_records, require_classes, score_classes
 
 BLOCK = 512
-"""Images that are read at once."""
+"""Batch size in images."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +74,7 @@ class Classification:
             raise ConfigError(f"sharpness is {self.sharpness} (expected above 0)")
 
     def predict(self, model: Classifier, data: Dataset) -> pa.Table:
-        """One row an image; "hits" holds, a number a width, what acc@1 counts it as."""
+        """Returns one row per image; "hits" holds its acc@1 credit at each width."""
         names = list(model.classes)
         require_classes(names, self.label)
         readers = self._readers(model)
@@ -134,7 +135,7 @@ class Classification:
 
     @staticmethod
     def item_values(records: pa.Table, metric: str) -> Floats | None:
-        """[N, 1] for "acc@K" and "acc@1/first_D"; None for a metric that is no mean over items."""
+        """[N, 1] for "acc@K" and "acc@1/first_D"; None for a metric that is not a mean over items."""
         _, _, width = metric.partition("/first_")
         if not width:
             return class_item_values(records, metric)
@@ -149,7 +150,7 @@ class Classification:
     def _scores(
         self, readers: Sequence[Classifier], data: Dataset
     ) -> tuple[list[Sample], npt.NDArray[np.float32], list[UnreadableSample]]:
-        """Samples with images, the scores [N, S, K] of S readers, and what could not be read."""
+        """Samples with images, the scores [N, S, K] of S readers, and the unreadable samples."""
 
         def encode(part: Sequence[Sample]) -> list[npt.NDArray[np.float32]]:
             images = images_of(part)
@@ -172,6 +173,6 @@ class Classification:
 
 
 def _hits(records: pa.Table) -> Floats:
-    """[N, S]: what acc@1 counts each image as, at each width."""
+    """acc@1 credit of each image at each width, [N, S]."""
     hit_NS: Floats = np.array(records.column("hits").to_pylist(), np.float64).reshape(len(records), -1)
     return hit_NS

@@ -53,7 +53,7 @@ class VideoClassification:
             raise ConfigError(f"{self.views} views of {self.crops} crops (expected one view or more, and 1 or 3 crops)")
 
     def predict(self, model: ClipScorer | ClipEmbedder, data: Dataset) -> pa.Table:
-        """One row a clip."""
+        """Returns one row per clip."""
         task = ZeroShot(label=self.label, language=self.language, classes=self.classes, templates=self.templates, ties=self.ties)
         seen = as_images(model, views=self.views, crops=self.crops)
         return with_facts(task.predict(seen, ClipsAsImages(data, self.medium)), options=asdict(self))

@@ -48,7 +48,7 @@ class VideoRetrieval:
         return Retrieval(**plain)
 
     def predict(self, model: ClipScorer | ClipEmbedder, data: Dataset) -> pa.Table:
-        """One row a query, texts first."""
+        """Returns one row per query, texts first."""
         records = self._task.predict(as_images(model), ClipsAsImages(data, self.medium))
         return with_facts(records, options=asdict(self))
 

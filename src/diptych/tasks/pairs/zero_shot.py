@@ -84,7 +84,7 @@ class ZeroShot:
             raise ConfigError("classes holds one name twice (expected distinct labels)")
 
     def predict(self, model: Embedder, data: Dataset) -> pa.Table:
-        """One row an image."""
+        """Returns one row per image."""
         shown = embedded_images(model, data, batch_size=self.batch_size)
         samples = shown.samples
         labels = [label_of(sample, self.label, self.language) for sample in samples]

@@ -1,4 +1,4 @@
-"""Records of the relation protocols: one row an image, its true scene graph beside the predicted one.
+"""Records of the relation protocols: one row per image, its true scene graph beside the predicted one.
 
 `predict` asks a detector and writes the rows, `records` makes them from graphs that are already there, and `GraphArrays.of` turns
 one side of them into flat arrays for a scorer.
@@ -104,7 +104,7 @@ def records(
     groups: Sequence[str] | None = None,
     sizes: Sequence[Size | None] | None = None,
 ) -> pa.Table:
-    """Records, one row an image. `groups` is the unit of intervals (the uid when left out), `sizes` are (width, height) where known.
+    """Returns one row per image. `groups` is the unit of intervals (the uid when left out), `sizes` are (width, height) where known.
 
     Columns: uid, group, width, height; truth_box, truth_label, truth_subject, truth_predicate, truth_object; box, label, score,
     subject, predicate, object, confidence. Raises DataError that names the uid when a predicted box, score or confidence is not

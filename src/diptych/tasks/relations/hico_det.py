@@ -1,18 +1,19 @@
 """HICO-DET: mean average precision over (person, verb, object) classes.  Protocol `hico_det`, version 2 (Chao et al., 2018).
 
-A predicted triplet of a class goes to the true pair of that class in its image with the largest min(IoU of subjects, IoU of
-objects). It is right when that is .5 or more and no better-scored prediction took the pair before; a second one on a taken pair is
-wrong, even when another pair would fit. AP is the 11-point rule, boxes count both edge pixels, and an image answers with its 100
+A predicted triplet is matched to the true pair of its class in its image with the largest min(IoU of subjects, IoU of objects).
+It is correct if that is .5 or more and no better-scored prediction took the pair before; a second prediction for a taken pair is
+wrong, even if another pair would fit. AP is the 11-point rule, boxes include both edge pixels, and each image contributes its 100
 best triplets among the known combinations of verb and object.
 
-How triplets come about is part of a published number (RLIPv2, Yuan et al., 2023; QPIC before it): the score is relation x object, every
-subject is a person, combinations that are none of the classes are masked before the cut at 100, and boxes stay as they are. A detector
-that can follow a rule is asked for that; `triplets="detector"` takes its own `detect`, and the notes say which it was. Without
-fine-tuning (`zero_shot="nf"`), pairs whose likeliest subject is no person are dropped first. Version 1 always took `detect`.
+The triplet rule is part of a published number (RLIPv2, Yuan et al., 2023; QPIC before it): the score is relation x object, every
+subject is a person, combinations that are not classes are masked before the cut at 100, and boxes are unchanged. A detector that
+supports a triplet rule is given this one; `triplets="detector"` uses its own `detect`, and the notes say which was used. Without
+fine-tuning (`zero_shot="nf"`), pairs whose likeliest subject is not a person are dropped first. Version 1 always used `detect`.
 
 Default setting: every class is scored on all images. Known-object setting: a class is scored only on images that show a relation
-with its object, so false alarms elsewhere do not count. Both are in one result. Which objects an image shows is given by HICO's
-image-level labels, as in the official scorer, where the data have them (a column `labelled_objects`), else by its annotated relations.
+with its object, so false alarms elsewhere do not count. One result has both. The objects that an image shows are given by HICO's
+image-level labels, as in the official scorer, if the data have them (a column `labelled_objects`), else by its annotated
+relations.
 
 Full, Rare and Non-Rare are means over classes; Rare has fewer than 10 training instances, counted on the *whole* training set also
 when a model saw a part of it. In the zero-shot settings the classes are Unseen or Seen: UC-RF and UC-NF (120 unseen combinations,
@@ -21,8 +22,8 @@ rare first or frequent first), UO (the 100 classes of 12 unseen objects), NF (no
 Where others differ: scorers that descend from PPDM's leave out classes without test instances (so do we; the MATLAB scorer counts
 them as 0), and those of QPIC and RLIPv2 lose every false positive in images without any true box, and say that
 boxes without area overlap nothing, though both edge pixels count; recall .3 of an exact 3 in 10
-misses its threshold in floating point; re-writes with a strict > .5 lose boxes that overlap by exactly half. `compat` brings each
-back by name. Relation NMS (CDN) is off unless asked for, and stands in the notes: numbers with and without it do not compare.
+misses its threshold in floating point; re-writes with a strict > .5 lose boxes that overlap by exactly half. `compat` reproduces
+each by name. Relation NMS (CDN) is off by default and recorded in the notes: results with and without it are not comparable.
 """
 
 from __future__ import annotations
@@ -121,7 +122,7 @@ class HicoDet:
             raise ConfigError("top and draws must be 0 or above, nms from 0 up to 1")
 
     def predict(self, model: Detector, data: Dataset) -> pa.Table:
-        """One row an image. The detector is asked for the objects and verbs of the vocabulary."""
+        """Returns one row per image. The detector is asked for the objects and verbs of the vocabulary."""
         classes = self._query_classes(data)
         objects, predicates = _names(classes)
         if self.vocabulary == "hico-det":
@@ -196,7 +197,7 @@ class HicoDet:
     # ------------------------------------------------------------ classes
 
     def _query_classes(self, data: Dataset) -> list[Triplet]:
-        """Classes in order; a name of the data that they lack is refused before the model is asked."""
+        """Classes in order. Raises an error for names of the data outside the vocabulary, before the model runs."""
         graphs, published = GraphColumns.of(data), vocabulary("hico-det")
         if self.vocabulary == "hico-det":
             if strange := graphs.first_outside(published.objects, published.predicates):
@@ -254,7 +255,7 @@ class HicoDet:
     # ------------------------------------------------------------ numbers
 
     def _kept_rows(self, predicted: ClassTriplets, truth: ClassTriplets) -> Ints:
-        """Predictions that are scored, class by class and best first: the best of each image, less those that NMS or a fault removes."""
+        """Scored predictions, by class and best first: the best of each image, minus those removed by NMS or a `compat` fault."""
         rows = by_class(predicted.kind, predicted.confidence)
         if self.top and np.bincount(predicted.image, minlength=1).max() > self.top:
             best = best_first(predicted.confidence)
@@ -299,7 +300,7 @@ class HicoDet:
 
 
 def _objects_shown(records: pa.Table, truth: ClassTriplets, object_K: Ints, objects: Sequence[str]) -> Bools:
-    """[N, C]: which objects an image shows a relation with, seen (it is annotated) or only labelled."""
+    """Objects with which each image shows a relation, annotated or only labelled: bool [N, C]."""
     shown = np.zeros((len(truth.graphs), len(objects)), bool)
     shown[truth.image, object_K[truth.kind]] = True
     if LABELLED in records.column_names:

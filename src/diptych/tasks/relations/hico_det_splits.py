@@ -62,8 +62,8 @@ def unseen(setting: str) -> tuple[int, ...]:
 def unseen_by_count(classes: Sequence[Triplet], counts: Sequence[int], *, rare_first: bool) -> tuple[int, ...]:
     """Unseen classes by training frequency: a fifth, the rarest first or the most frequent first, lower index first on a tie.
 
-    A class is passed over when hiding it would leave its verb or its object without a seen class, so that every part of an unseen
-    combination can be learnt; fewer than a fifth come back when no more can be hidden.
+    A class is skipped if hiding it would leave its verb or its object without a seen class, so that every part of an unseen
+    combination can be learnt; fewer than a fifth are returned if no more can be hidden.
     """
     verbs, things = Counter(verb for _, verb, _ in classes), Counter(thing for _, _, thing in classes)
     hidden: list[int] = []

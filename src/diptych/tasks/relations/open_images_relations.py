@@ -83,7 +83,7 @@ class OpenImagesPredicates:
             raise ConfigError(f"compat is {self.compat!r} (expected published, or nothing)")
 
     def predict(self, model: Any, data: Dataset) -> pa.Table:
-        """Records, one row an image: its true graph and the predicted one."""
+        """Returns one row per image: its true graph and the predicted one."""
         objects, relations = query_names(self.vocabulary, [data])
         table = graph_records.predict(model, data, objects, relations, rule=self._rule_of_triplets, batch_size=self.batch_size)
         return with_facts(table, options={f.name: getattr(self, f.name) for f in fields(self)})
@@ -212,7 +212,7 @@ class OpenImagesPredicates:
 
     @property
     def _absent_count(self) -> bool:
-        """True where classes without a true relation count as AP 0 in mAP."""
+        """True if classes without a true relation count as AP 0 in mAP."""
         return bool(self.compat)
 
 

@@ -73,7 +73,7 @@ class OpenImagesTriplets(OpenImagesPredicates):
         if self.compat:
             has_class &= np.diff(truth.box_start)[predicted.image_of_relation] > 0
         order = tm.RankedRelations.of(predicted.image_of_relation, score)
-        judged = has_class[order.row] | bool(self.compat)  # classes do not touch each other, save in the published scorer
+        judged = has_class[order.row] | bool(self.compat)  # classes are independent, except in the published scorer
         rows = self._kept_rows(predicted, names, order.row[judged & (order.rank <= KEPT)])
         few = self._kept_rows(predicted, names, order.row[judged & (order.rank <= RECALLED)])
         t, p = tm.equal_pairs(true_names, names)
@@ -102,7 +102,7 @@ class OpenImagesTriplets(OpenImagesPredicates):
         return relation_nms(predicted, rows, names[rows], NMS_TRIPLETS, inclusive=bool(self.compat))
 
     def _phrases(self, predicted: GraphArrays, names: Ints, rows: Ints) -> tuple[Ints, Ints]:
-        """The rows that phrase NMS leaves, and the rows by whose boxes they are judged: the same, save in the published scorer."""
+        """Rows kept by phrase NMS, and the rows whose boxes are scored for them: the same, except in the published scorer."""
         if not self.nms:
             return rows, rows
         image, score, inclusive = predicted.image_of_relation, predicted.confidence, bool(self.compat)
@@ -126,8 +126,8 @@ def _truths_pointed_at(t: Ints, p: Ints, share_M: Floats, fits_M: Bools) -> Ints
 def _hits_by_other_entry(
     t: Ints, p: Ints, share_M: Floats, rows: Ints, judged_by: Ints, score_R: Floats, known_R: Bools
 ) -> Bools:
-    """As `claims`, each of `rows` by the box and the names of its entry in `judged_by`. A phrase whose own class has no truth takes
-    nothing, whatever its entry overlaps: the released scorer passes it over before it marks a truth as taken."""
+    """Like `claims`, but each of `rows` is scored with the box and names of its entry in `judged_by`. A phrase whose own class
+    has no truth matches nothing: the released scorer skips it before it marks a truth as taken."""
     fits = (share_M >= 0.5) & _among(judged_by, len(score_R))[p]
     points_at = np.full(len(score_R), -1, np.int64)
     best = tm.best_truths(t[fits], p[fits], share_M[fits])

@@ -44,7 +44,7 @@ class People:
         return cls(graphs, is_person, is_person & ~_annotated_boxes(records, graphs), does & is_person[:, None])
 
     def nearest(self, predicted: GraphArrays, *, inclusive: bool) -> tuple[Ints, Floats]:
-        """For every predicted box the true person of its image with the highest overlap (-1: there is none), and the overlap."""
+        """For each predicted box, the true person in its image with the highest overlap (-1: no person), and the overlap."""
         people = np.flatnonzero(self.is_person)
         is_used = np.zeros(len(predicted.box), bool)
         is_used[predicted.subject] = True
@@ -57,7 +57,7 @@ class People:
         return person, share
 
     def doing(self, person: Ints, action: Ints) -> Bools:
-        """True where the person does the action; person -1 (nobody) does nothing."""
+        """True if the person performs the action; False for person -1 (no person)."""
         doing = np.zeros(len(person), bool)
         somebody = np.flatnonzero(person >= 0)
         doing[somebody] = self.does[person[somebody], action[somebody]]
@@ -72,7 +72,8 @@ class People:
 
 
 def with_annotated(records: pa.Table, annotated: Sequence[Sequence[bool] | None]) -> pa.Table:
-    """The records with a column that says, for each true box of each image, whether V-COCO's annotators looked at it. None: at all."""
+    """Adds a column that marks, for each true box of each image, whether V-COCO's annotators labelled it. None: all boxes of the
+    image."""
     column = pa.array([None if each is None else list(each) for each in annotated], pa.list_(pa.bool_()))
     return records.append_column(f"truth_{ANNOTATED}", column)
 

@@ -1,9 +1,9 @@
 """V-COCO as detectors of the DETR family score it in training ("mAP_thesis" of QPIC, 2021).  Protocol `v_coco_triplets`, version 2.
 
-Not AP role, and usually some points away from it: the two belong in two tables. Classes are the 29 action-roles; every true
-relation is one to be found. A prediction goes to the true one of its class with the largest min(IoU of the people, IoU of the objects),
-labels must agree, and the first one with at least .5 takes it. Where the truth has no object, only the person is compared. Nobody is
-ignored, whoever was annotated. An image answers with its 100 best triplets, AP is the 11-point rule.
+This is not AP role and usually differs from it by some points: do not compare the two. Classes are the 29 action-roles; every
+true relation counts. A prediction is matched to the true relation of its class with the largest min(IoU of the people, IoU of the
+objects); labels must agree, and the first one with at least .5 takes it. If the truth has no object, only the person is compared.
+No person is ignored, annotated or not. Each image contributes its 100 best triplets; AP is the 11-point rule.
 
 `thesis` is the mean over the 24 action-roles with an object and without "point instr", `all` the mean over all 29.
 

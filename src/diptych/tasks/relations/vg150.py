@@ -22,7 +22,7 @@ predicate is ranked by what is left of 1, and under "product" the score of the s
 all. Left aside: they cut boxes at the picture's last pixel (x1 <= W - 1), by up to one pixel. Recall in pairs that are given ("A@K")
 is another task; its sign is r@50 = r@100.
 
-Letters: N images, R true relations, M numbers a relation.
+Letters: N images, R true relations, M numbers per relation.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class VG150:
     """Scene-graph detection: neither boxes nor labels are given (SGDet).
 
     vocabulary    "vg150", "open-images", ... ; "" takes the names that occur in the data
-    ks            numbers of triplets an image; (5,) suits worlds with a few relations
+    ks            numbers of triplets per image; (5,) suits worlds with a few relations
     train         data whose triplets count as seen, for zr@K
     seen          or a JSON file of them: a list of [subject, predicate, object]
     ranking       what orders triplets: "confidence" as the detector gives it, or its "product" with both region scores

@@ -1,8 +1,8 @@
-"""Captions of the things of a room: CIDEr, BLEU-4 and ROUGE-L at IoU.  Protocol `room_captions`, version 1.
+"""Dense captioning of 3D scenes: CIDEr, BLEU-4 and ROUGE-L at IoU.  Protocol `room_captions`, version 1.
 
-Scan2Cap (2012.02206), the form m@kIoU: every described thing counts; its caption is that of the box that fits it best, and an empty one
-where that box has an IoU below k. Words of captions and references have "sos" before and "eos" behind, as the released scorer has, which
-raises all figures a little and gives the empty caption a score above 0.
+Scan2Cap (2012.02206), the form m@kIoU: every described object counts; its caption is that of the best-fitting box, or empty if
+that box has an IoU below k. Captions and references are wrapped in "sos" and "eos", as in the released scorer, which raises all
+scores slightly and gives the empty caption a score above 0.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class RoomCaptions:
     seed: int = 0
 
     def predict(self, model: RoomDescriber, data: Dataset) -> pa.Table:
-        """One row a described thing: the caption of the box that fits it best, that box's IoU, and the references."""
+        """Returns one row per described object: the caption of the best-fitting box, that box's IoU, and the references."""
         rows: list[dict[str, Any]] = []
         for number in with_bar(range(len(data)), len(data), "describing", least=4):
             sample = data[number]

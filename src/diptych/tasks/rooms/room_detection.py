@@ -36,7 +36,7 @@ class RoomDetection:
     main: ClassVar[str] = "map@0.5"
 
     def predict(self, model: RoomDetector, data: Dataset) -> pa.Table:
-        """One row a room: true and predicted boxes, labels and scores."""
+        """Returns one row per room: true and predicted boxes, labels and scores."""
         rows: list[dict[str, Any]] = []
         for number in with_bar(range(len(data)), len(data), "detecting", least=4):
             sample = data[number]

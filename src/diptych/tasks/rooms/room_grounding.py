@@ -90,7 +90,7 @@ class RoomMultiGrounding:
     seed: int = 0
 
     def predict(self, model: RoomGrounder, data: Dataset) -> pa.Table:
-        """One row a sentence with its F1 at each level."""
+        """Returns one row per sentence with its F1 at each level."""
 
         def judged(answer: SceneBoxes, one: RoomDescription, true_N6: Floats) -> dict[str, Any]:
             chosen_N6 = answer.box_N6[answer.chosen_N]

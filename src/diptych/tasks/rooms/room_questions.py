@@ -37,7 +37,7 @@ class RoomQuestions:
     seed: int = 0
 
     def predict(self, model: RoomAnswerer, data: Dataset) -> pa.Table:
-        """One row a question: the answer and the accepted ones."""
+        """Returns one row per question: the answer and the accepted ones."""
         rows: list[dict[str, Any]] = []
         for number in with_bar(range(len(data)), len(data), "asking", least=4):
             sample = data[number]

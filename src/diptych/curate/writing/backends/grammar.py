@@ -1,14 +1,14 @@
-"""Rule-based rewriting of captions: synonyms, turned relations, passive voice, another order, another frame. No model; thousands a second.
+"""Rule-based caption rewriting: synonyms, converse relations, passive voice, reordering, framing. No model; thousands per second.
 
-It says what the caption says: numbers, names and negations stay, nothing is added but the details that are asked for. Four styles differ
-in how far they go:
+The meaning is preserved: numbers, names and negations are kept, and only the requested details are added. Four styles differ in
+how much they change:
 
 plain    other words for the same things
 turned   that, and the other way round: "a cup left of a plate" is "a plate right of a cup", "and" changes its sides, a verb turns passive
-framed   that, in a sentence that presents it: "here you can see a dog on a beach"
-short    other words, and attributes that are not needed to name a thing may go, a third of them; a detail that is lost is not false
+framed   that, in a presenting sentence: "here you can see a dog on a beach"
+short    other words, and a third of the attributes that are not needed to name a thing are dropped; losing a detail adds no error
 
-The rules are English. Text that no rule matches stays as it is, so that a caption may come back unchanged.
+The rules are for English. A caption that no rule matches is returned unchanged.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ WORD = re.compile(r"[^\W_]+(?:['’-][^\W_]+)*")
 ARTICLE = re.compile(r"\b(a|an)(\s+)(?=(\w))", re.IGNORECASE)
 NOUN_PHRASE = r"(?:(?:a|an|the|two|three|four|five|some|several)\s+)?[^\s,.;]+(?:\s+[^\s,.;]+){0,2}?"
 MOST_LETTERS = 2_000
-"""A longer caption is no sentence; its first letters up to the end of a word are rewritten, the rest stays."""
+"""Longest text that is rewritten, in characters: a longer caption is rewritten only up to the last word within it."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ class GrammarRewriter:
 
 
 def rewritten(caption: str, style: str, rng: np.random.Generator, details: Sequence[str] = ()) -> str:
-    """Caption in other words, with the details behind it.
+    """Rewrites a caption and appends the details.
 
     >>> rewritten("a cup left of a plate", "turned", np.random.default_rng(1))
     'a plate right of a cup'
@@ -101,7 +101,7 @@ def rewritten(caption: str, style: str, rng: np.random.Generator, details: Seque
     for often in (OFTEN, ALWAYS):
         text = _replace_words(_restyled(whole, style, rng, often), rng, often)
         if text != whole:
-            break  # else every rule is applied that can be
+            break  # otherwise every applicable rule is applied
     if details:
         text = f"{text}, with {listed(details)}"
     if style == "framed":
@@ -118,7 +118,7 @@ def _restyled(text: str, style: str, rng: np.random.Generator, often: RewriteRat
 
 
 def listed(phrases: Sequence[str]) -> str:
-    """Enumeration of phrases, each once.
+    """Joins unique phrases with commas and "and".
 
     >>> listed(["a red bus", "two trees", "a dog"])
     'a red bus, two trees and a dog'
@@ -184,7 +184,7 @@ def _converse() -> tuple[tuple[re.Pattern[str], tuple[str, ...]], ...]:
 
 
 def _one_thing(text: str) -> bool:
-    """True where these words are one noun phrase, so that they can be moved as a whole."""
+    """True if these words form one noun phrase, so that they can be moved as a unit."""
     return bool(re.fullmatch(NOUN_PHRASE, text, re.IGNORECASE)) and not re.search(r"\b(and|or|with|is|are|of|in|on|at)\b", text)
 
 
@@ -231,7 +231,7 @@ def _without_opening(text: str) -> str:
 
 
 def _lowered(text: str) -> str:
-    """Caption with a small first letter, where the first word is an article or a number and not a name."""
+    """Caption with a lower-case first letter if its first word is an article or a number, not a name."""
     first = text.split(" ", 1)[0]
     return (
         text[:1].lower() + text[1:]

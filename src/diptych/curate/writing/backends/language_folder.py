@@ -1,7 +1,7 @@
-"""Text backend of a transformers language model in a local folder, decoder or encoder-decoder; nothing is fetched.
+"""Text backend for a transformers language model in a local folder, decoder or encoder-decoder; nothing is downloaded.
 
-Each request is drawn with a generator of its own, so that an answer does not depend on its neighbours beyond rounding: rows of a call
-are padded on the left and computed together, which moves logits by some 1e-6.
+Each request is sampled with its own generator, so an answer does not depend on the rest of the batch beyond rounding: rows of a
+call are left-padded and computed together, which changes logits by about 1e-6.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class LanguageFolder:
         self.name = Path(folder).name
 
     def __getstate__(self) -> dict[str, Any]:
-        """State without the weights: a worker elsewhere opens the folder itself."""
+        """State without the weights: a remote worker opens the folder itself."""
         return {name: value for name, value in self.__dict__.items() if name not in ("model", "vocabulary", "identity")}
 
     @cached_property
@@ -91,7 +91,7 @@ class LanguageFolder:
 
     @torch.no_grad()
     def _generate_rows(self, ids: list[list[int]], seeds: list[int]) -> list[list[int]]:
-        """Generated token ids behind each row, without the end token."""
+        """Generated token ids of each row, without the prompt and the end token."""
         longest = max(map(len, ids))
         pad, end = self.vocabulary.pad_id, self.vocabulary.end_id
         id_BL = torch.tensor([[pad] * (longest - len(row)) + row for row in ids])
@@ -117,7 +117,7 @@ class LanguageFolder:
 
 
 class PerRowSampler(transformers.LogitsProcessor):  # type: ignore[misc]  # transformers is not typed
-    """Samples the next token of every row with that row's own generator, and leaves no other token possible."""
+    """Samples the next token of every row with that row's own generator, and masks all other tokens."""
 
     def __init__(self, sampling: Sampling, seeds: Sequence[int]) -> None:
         self.sampling = sampling
@@ -144,7 +144,7 @@ class StopTextCriteria(transformers.StoppingCriteria):  # type: ignore[misc]  # 
 
 
 def _unpadded(row: list[int], pad: int) -> list[int]:
-    """Token ids without the padding behind a row that was done before others."""
+    """Token ids without the trailing padding of a row that finished before the others."""
     while row and row[-1] == pad:
         row = row[:-1]
     return row

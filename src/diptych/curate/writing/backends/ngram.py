@@ -1,8 +1,8 @@
-"""Caption rewriting by an n-gram model: content words stay and keep their order, function words between them are sampled anew.
+"""Rewrites captions with an n-gram model: content words keep their order, function words between them are resampled.
 
-Between two content words stands what stood between words in the texts that the model learned from: nothing, or one or two of the small
-words below. A choice is drawn by how likely the n-gram model finds it between its neighbours. Prepositions, negations and numbers are
-content here: whether a cup stands on or under a plate is no matter of style.
+The gap between two content words is filled with a gap seen in the training texts: nothing, or one or two of the small words
+below, sampled by the n-gram model's probability between its neighbours. Prepositions, negations and numbers count as content
+words: a cup on a plate must not become a cup under a plate.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ SMALL = frozenset(
     | {"it", "its", "there", "here", "very", "just", "also"}
 )
 GAPS = 48
-"""So many of the most frequent gaps are choices everywhere."""
+"""Number of most frequent gaps that are candidates everywhere."""
 LONGEST = 2
-"""Small words in a gap."""
+"""Maximum number of small words in a gap."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,7 +92,7 @@ class NGramRewriter:
 
 
 def _pieces(words: Sequence[str]) -> list[tuple[str, tuple[str, ...]]]:
-    """Content words, each with the function words behind it; "" stands for the start.
+    """Content words, each with the function words that follow it; "" stands for the start.
 
     >>> _pieces(["a", "dog", "on", "the", "road"])
     [('', ('a',)), ('dog', ()), ('on', ('the',)), ('road', ())]
@@ -107,7 +107,7 @@ def _pieces(words: Sequence[str]) -> list[tuple[str, tuple[str, ...]]]:
 
 
 def spaced(words: Sequence[str]) -> str:
-    """Text of words with spaces between them, none before a sign that closes.
+    """Joins words with spaces, without a space before closing punctuation.
 
     >>> spaced(["a", "dog", ",", "asleep", "."])
     'a dog, asleep.'

@@ -1,4 +1,4 @@
-"""Paraphrase table of English captions: the substitutions of the grammar. Only pairs that hold whatever the picture shows."""
+"""Paraphrase table of English captions: the substitutions of the grammar. Only pairs that hold for any image."""
 
 from __future__ import annotations
 
@@ -133,4 +133,4 @@ DROPPED = frozenset(
     | {"small", "little", "tiny", "huge", "tall", "short", "long", "bright", "dark", "wooden", "metal", "modern", "vintage"}
     | {"fresh", "happy", "quiet", "busy", "famous"}
 )
-"""Attributes without which a thing is still the same kind of thing. Colours, numbers and negations are none of these."""
+"""Attributes that can be dropped without changing the kind of object. Colours, numbers and negations are not among them."""

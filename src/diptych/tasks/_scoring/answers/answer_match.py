@@ -1,6 +1,7 @@
-"""Answer normalisation and VQA accuracy, as the VQA evaluation code has them (Antol et al., 2015).
+"""Answer normalisation and VQA accuracy, as in the VQA evaluation code (Antol et al., 2015).
 
-The order is part of the protocol: marks of punctuation, then lower case, numbers as digits, articles left out, contractions completed.
+The order is part of the protocol: punctuation, lower case, number words to digits, removal of articles, restoring of
+contractions.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ CONTRACTIONS |= dict.fromkeys(("yall'd've", "y'alld've", "y'all'dve"), "y'all'd'
 _THOUSANDS = re.compile(r"\d,\d")
 _PERIOD = re.compile(r"\.(?!\d)")
 NEEDED = 3
-"""So many people who give an answer make it right."""
+"""Number of annotators who must agree for full accuracy."""
 
 
 def normalised(answer: str) -> str:
@@ -52,26 +53,26 @@ def normalised(answer: str) -> str:
 
 
 def strip_punctuation(answer: str) -> str:
-    """A mark beside a space, or any mark beside a number such as 1,000, is dropped; another one leaves a space. Full stops go, but those
-    before a digit."""
+    """Strips punctuation: a mark next to a space, or any mark if the answer has a number such as 1,000, is deleted; others become
+    spaces. Full stops are deleted except before a digit."""
     text = answer
     loose = _THOUSANDS.search(answer) is not None
     for mark in MARKS:
         beside = f"{mark} " in answer or f" {mark}" in answer
         text = text.replace(mark, "" if beside or loose else " ")
-    return _PERIOD.sub("", text, count=32)  # the release stops after so many
+    return _PERIOD.sub("", text, count=32)  # the released code stops after 32
 
 
 def trimmed(answer: str) -> str:
-    """Answer without space around it; line ends and tabs become spaces."""
+    """Strips surrounding whitespace; newlines and tabs become spaces."""
     return answer.replace("\n", " ").replace("\t", " ").strip()
 
 
 def vqa_accuracy(answer: str, people: Sequence[str], *, always: bool = False) -> float:
     """VQA accuracy of an answer: over each annotator, min(1, matches among the others / 3); the mean.
 
-    people  what each of them answered, ten as published; with fewer than four, one is enough
-    always  normalise also where all people agree, which the release does not: there the answer has to equal theirs letter for letter
+    people  the annotators' answers, ten as published; with fewer than four, one match is enough
+    always  normalise even if all annotators agree; the release does not, so there the answer has to equal theirs exactly
     """
     given, own = [trimmed(person) for person in people], trimmed(answer)
     if always or len(set(given)) > 1:

@@ -1,9 +1,9 @@
-"""Generation with resume: replies are kept, so that a killed run continues with the missing ones.
+"""Generation with resume: replies are cached, so an interrupted run continues with the missing ones.
 
-A model behind an address keeps its answers itself, for good (`models.endpoint`). Those of any other model are kept in the same
-store, under a hash of its fingerprint, the words, the pictures and the length, as soon as each part of them is there, and are
-dropped when all are: a run that was killed goes on, a finished one is asked anew, since the code that writes may have changed.
-A model without a fingerprint is asked from the start.
+An endpoint model caches its replies itself, permanently (`models.endpoint`). Replies of other models are cached in the same store
+after each part, under a hash of the model's fingerprint, the prompt, the images and the length, and deleted when the run
+completes: an interrupted run resumes, while a completed one is generated again, since the generation code may have changed.
+A model without a fingerprint always starts from the beginning.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from diptych.models.endpoint.answers import AnswerCache
 from diptych.models.endpoint.messages import messages_of, picture_key
 
 PART = 32
-"""Questions whose answers are kept together."""
+"""Questions per cached part."""
 
 
 def cached_replies(
     model: Any, images: Sequence[ImageSource | None], prompts: Sequence[PromptLike], *, max_tokens: int, keep: bool = True
 ) -> list[Reply]:
-    """Replies, one a question, in order. Only a model that reports faults of single questions (`Respondent`) has faults among them.
+    """Replies, one per question, in order. They contain faults only for a model that reports faults per question (`Respondent`).
 
-    keep  False neither looks up nor keeps answers of a model that has no address
+    keep  False neither reads nor writes the cache for models other than endpoints
     """
     if isinstance(model, Respondent):
         return model.replies(images, prompts, max_tokens=max_tokens)

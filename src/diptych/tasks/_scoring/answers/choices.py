@@ -13,7 +13,7 @@ LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 
 def with_options(question: str, options: Sequence[str], instruction: str) -> str:
-    """Prompt of a question with its lettered options, a line each.
+    """Prompt of a question with its lettered options, one per line.
 
     >>> print(with_options("what colour ?", ["red", "blue"], "Answer with the letter."))
     what colour ?
@@ -28,7 +28,7 @@ def with_options(question: str, options: Sequence[str], instruction: str) -> str
 
 
 def rotations(options: int, count: int) -> list[list[int]]:
-    """Cyclic orders of the options (indices turned by 0, 1, ...); as many as there are options, or `count` if that is less.
+    """Cyclic orders of the options (indices rotated by 0, 1, ...); as many as there are options, or `count` if that is less.
 
     >>> rotations(3, 2)
     [[0, 1, 2], [1, 2, 0]]
@@ -46,7 +46,7 @@ def shuffles(options: int, count: int, *key: str | int) -> list[list[int]]:
 
 
 def entropy(chosen: Sequence[str], *, base: float = math.e, corrected: bool = False) -> float:
-    """Entropy of the choice over the orders of its options: 0 where the same content is always chosen.
+    """Entropy of the choice over the orders of its options: 0 if the same content is always chosen.
 
     chosen     what was chosen in each order, by content; an unread reply is a choice of its own
     base       e gives nats, 2 gives bits
@@ -61,10 +61,10 @@ def entropy(chosen: Sequence[str], *, base: float = math.e, corrected: bool = Fa
 
 
 def normalised_entropy(chosen: Sequence[str], options: int) -> float:
-    """Entropy over the largest that so many orders and options allow: 0 for always the same, 1 for as many as there can be.
+    """Entropy divided by its maximum for this number of orders and options: 0 if the choice never changes, 1 at the maximum.
 
     >>> normalised_entropy(["a", "b", "c", "d"], 4)
     1.0
     """
-    most = min(len(chosen), max(options, len(set(chosen))))  # what is unread is one more
+    most = min(len(chosen), max(options, len(set(chosen))))  # an unread reply counts as one more option
     return entropy(chosen) / math.log(most) if most > 1 else 0.0

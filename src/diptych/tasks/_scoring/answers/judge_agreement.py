@@ -22,8 +22,8 @@ def agreement(first: Sequence[object], second: Sequence[object]) -> float:
 
 
 def kappa(first: Sequence[object], second: Sequence[object]) -> float:
-    """Cohen's kappa (1960): agreement above that of two judges who give each verdict as often and independently. 1 where both always give
-    one and the same verdict, for which the formula says 0 / 0."""
+    """Cohen's kappa (1960): agreement corrected for chance. 1 if both judges always give the same single verdict, where the
+    formula is 0 / 0."""
     share = agreement(first, second)
     every = {*first, *second}
     by_chance = sum(list(first).count(one) * list(second).count(one) for one in every) / len(first) ** 2
@@ -35,8 +35,8 @@ def bradley_terry(wins_MM: Floats, *, prior: float = 0.0, rounds: int = 10_000, 
     1 / (1 + exp(s_j - s_i)).
 
     wins_MM  how often row beat column; a tie is half a win of each
-    prior    so many wins are added to each pair that met, both ways
-    Raises DataError where no finite strengths exist: some models never lost, or never met, the others.
+    prior    number of wins added to each pair that met, in both directions
+    Raises DataError if no finite strengths exist: some models never lost to, or never met, the others.
     """
     count = len(wins_MM)
     if wins_MM.shape != (count, count) or np.diag(wins_MM).any() or (wins_MM < 0).any():
@@ -65,7 +65,8 @@ def bradley_terry(wins_MM: Floats, *, prior: float = 0.0, rounds: int = 10_000, 
 def elo(
     matches: Sequence[tuple[int, int, float]], count: int, *, start: float = 1000.0, step: float = 32.0, scale: float = 400.0
 ) -> Floats:
-    """[M]: Elo ratings after matches in their order (first, second, score of the first: 1, .5 or 0). They depend on that order."""
+    """Elo ratings [M] after the matches (first, second, score of the first: 1, .5 or 0). They depend on the order of the
+    matches."""
     rating_M = np.full(count, start)
     for first, second, score in matches:
         expected = 1 / (1 + 10 ** ((rating_M[second] - rating_M[first]) / scale))

@@ -1,8 +1,8 @@
 """Judges of open-ended answers: exact match, shared words, embeddings, likelihoods, or a model's written rating.
 
-A judge gives a score from 0 to 1 and its reply; a reply that it cannot read has no score and is counted. Language models favour long
-answers and the first of two (Zheng et al., 2023, 2306.05685): a comparison of two is therefore asked in both orders and counts where both
-agree.
+A judge returns a score from 0 to 1 and its reply; an unparsable reply has no score and is counted. Language models favour long
+answers and the first of two (Zheng et al., 2023, 2306.05685), so a pairwise comparison is made in both orders and counts only if
+they agree.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class JudgedAnswer:
 
 @dataclass(frozen=True, slots=True)
 class JudgeRating:
-    """score  0 to 1; None where the judge's reply cannot be read. reply: its text, or its number"""
+    """score  0 to 1; None if the judge's reply cannot be read. reply: its text, or its number"""
 
     score: float | None
     reply: str = ""
@@ -82,7 +82,7 @@ def judge_answers(
 
 
 def word_f1(answer: str, reference: str) -> float:
-    """F1 of the words of both, without articles and marks (as SQuAD counts them); 1 where both are empty.
+    """Word F1 without articles and punctuation (as in SQuAD); 1 if both are empty.
 
     >>> round(word_f1("a red bus", "the bus"), 3)
     0.667
@@ -95,7 +95,7 @@ def word_f1(answer: str, reference: str) -> float:
 
 
 def parse_rating(reply: str, most: int = 10) -> float | None:
-    """The rating in a reply as a share; None where there is none, more than one, or one above `most`.
+    """Parses the rating in a reply as a fraction of `most`; None for no rating, several, or one above `most`.
 
     >>> [parse_rating(reply) for reply in ("Rating: 7", "10", "rating: 3/10", "Rating: 3, or rating: 5", "good", "Rating: 12")]
     [0.7, 1.0, 0.3, None, None, None]
@@ -131,7 +131,7 @@ class PairwisePreference:
     """Result of a pairwise comparison of two answers, asked in both orders.
 
     better      "first" or "second" where both orders say so; "tie" where both do or they disagree; "unread" where a reply is
-    consistent  whether both orders say the same; None where one is unread
+    consistent  whether both orders say the same; None if one is unread
     took_first  how many of the two replies name the answer that was shown first
     replies     both replies
     """

@@ -31,7 +31,7 @@ _WORD = re.compile(r"[a-z]+")
 
 
 def parse_yes_no(answer: str, reader: Reader = "first") -> bool | None:
-    """True for yes, False for no, None where it is neither.
+    """True for yes, False for no, None if it is neither.
 
     >>> [parse_yes_no("There is no dog. Yes, I am sure.", reader) for reader in READERS]
     [False, False, None, None, None]

@@ -26,7 +26,7 @@ Floats = npt.NDArray[np.float64]
 MINIMUM = 25  # cases; the published order and relation probes leave smaller kinds out as well
 ASIDE = ("blind", "bag_of_words")
 FIRST = "_first"
-"""Ends the name of the column that holds a scorer's credit when the first of tied options wins."""
+"""Suffix of the columns that hold a scorer's credit when the first of tied options wins."""
 _SCHEMA = pa.schema(
     [("uid", pa.string()), ("case", pa.int64()), ("group", pa.string()), ("kind", pa.string())]
     + [(name, pa.list_(pa.string())) for name in ("options", "roles", "names")]
@@ -37,7 +37,7 @@ _SCHEMA = pa.schema(
 
 
 def shares(score_L: npt.ArrayLike) -> Floats:
-    """Share of rank 1 that each option has: 1 for the best, 1/n each when n tie.
+    """Credit of each option for rank 1: 1 for the best, 1/n each if n options tie.
 
     >>> shares([0.2, 0.7, 0.7])
     array([0. , 0.5, 0.5])
@@ -49,7 +49,7 @@ def shares(score_L: npt.ArrayLike) -> Floats:
 
 
 def credit(score_L: npt.ArrayLike, roles: Sequence[str]) -> float:
-    """Share of rank 1 that the true options have, among true and false options.
+    """Rank-1 credit of the true options, among true and false options.
 
     >>> credit([0.9, 0.5, 0.5], ("entailed", "true", "false"))
     0.5
@@ -60,7 +60,7 @@ def credit(score_L: npt.ArrayLike, roles: Sequence[str]) -> float:
 
 
 def first_credit(score_L: npt.ArrayLike, roles: Sequence[str]) -> float:
-    """1 when the first of the best-scored options, entailed ones aside, is true, else 0: what `argmax` in published code gives.
+    """1 if the first of the best-scored options (ignoring entailed ones) is true, else 0: the `argmax` of published code.
 
     >>> first_credit([0.5, 0.5], ("true", "false")), first_credit([0.5, 0.5], ("false", "true"))
     (1.0, 0.0)
@@ -73,7 +73,7 @@ def first_credit(score_L: npt.ArrayLike, roles: Sequence[str]) -> float:
 def probe_records(
     cases: Sequence[Case], scores: Sequence[npt.ArrayLike], aside: Mapping[str, Sequence[npt.ArrayLike]]
 ) -> pa.Table:
-    """Cases and the scores of their options as rows; `aside` holds the scores of those that see no image, by name."""
+    """Cases and the scores of their options as rows; `aside` holds the scores of image-blind scorers, by name."""
     count: Counter[str] = Counter()
     rows: list[dict[str, Any]] = []
     for row, (case, score) in enumerate(zip(cases, scores, strict=True)):
@@ -102,7 +102,7 @@ def probe_records(
 
 
 def counted_kinds(kinds: Mapping[str, int], leave_out: Sequence[str]) -> list[str]:
-    """The kinds that count, sorted. A name to leave out that is none of them is refused, and so is leaving out all."""
+    """Kinds that count, sorted. Raises an error if `leave_out` has an unknown name or excludes all kinds."""
     for name in leave_out:
         if name not in kinds:
             raise UnknownName("kind to leave out", name, sorted(kinds))
@@ -112,7 +112,7 @@ def counted_kinds(kinds: Mapping[str, int], leave_out: Sequence[str]) -> list[st
 
 
 def credits(records: pa.Table, column: str, ties: rk.Ties) -> Floats:
-    """[N]: that scorer's credit of each case ("credit", "blind", "bag_of_words") under a policy for ties."""
+    """Credit of a scorer ("credit", "blind", "bag_of_words") for each case under a tie policy, [N]."""
     shared_N: Floats = array(records, column).astype(np.float64)
     if ties == "expected":
         return shared_N
@@ -129,8 +129,8 @@ def credits(records: pa.Table, column: str, ties: rk.Ties) -> Floats:
 def kind_columns(
     records: pa.Table, value_N: Floats, kinds: Sequence[str], *, pooled: bool = False, parts: bool = False
 ) -> Floats:
-    """Columns [N, K] of the values under each of `kinds`, NaN elsewhere; pooled, all of these kinds in one column. parts: `kinds` are
-    the beginnings of kinds."""
+    """Values split into one column per kind, [N, K], NaN elsewhere; pooled: all of these kinds in one column. parts: `kinds` are
+    prefixes of kinds."""
     kind_N = array(records, "kind")
     if parts:
         kind_N = np.array([kind.partition("/")[0] for kind in kind_N])
@@ -204,14 +204,14 @@ class AveragingOptions:
         return Counter(records.column("kind").to_pylist())
 
     def counted(self, kinds: Collection[str]) -> list[str]:
-        """The kinds that are not left out. Raises DataError where there is none."""
+        """Kinds that are not left out. Raises DataError if none remains."""
         counted = [kind for kind in sorted(kinds) if kind not in self.leave_out]
         if not counted:
             raise DataError("every kind is left out", field="leave_out", expected=f"one of {', '.join(sorted(kinds))} to remain")
         return counted
 
     def frequent_kinds(self, kinds: Mapping[str, int]) -> list[str]:
-        """Kinds with enough cases. Raises DataError where none has."""
+        """Kinds with enough cases. Raises DataError if there are none."""
         counted = self.counted(kinds)
         kept = [kind for kind in counted if kinds[kind] >= self.minimum or kind.startswith(self.exempt or ("\0",))]
         if not kept:
@@ -270,8 +270,8 @@ class AveragingOptions:
         return Result(task.name, task.version, task.main, metrics, len(records), len(groups), notes=declared)
 
     def item_values(self, records: pa.Table, metric: str) -> Floats | None:
-        """[N, 1]: what each case adds to that metric, so that its mean over cases is the metric; NaN for cases that do not count. None
-        for a metric that is none of these."""
+        """Per-case values of a metric, [N, 1], whose mean over cases is the metric; NaN for cases that do not count. None for an
+        unknown metric."""
         kinds = self.kinds(records)
         value_N = credits(records, "credit", self.ties)
         if metric == "accuracy":

@@ -1,4 +1,4 @@
-"""Word stems of English: Snowball's second stemmer (Porter, 2001, snowballstem.org), in the form of NLTK, by which SITTA scores retrieval.
+"""Porter2 (Snowball) English stemmer (Porter, 2001, snowballstem.org), as implemented in NLTK; SITTA uses it to score retrieval.
 
 >>> [stem(word) for word in ("Running", "skies", "generously", "relational", "happy", "cats'")]
 ['run', 'sky', 'generous', 'relat', 'happi', 'cat']
@@ -25,11 +25,11 @@ WHOLE = {
     "singly": "singl",
     **{word: word for word in ("sky", "news", "howe", "atlas", "cosmos", "bias", "andes")},
 }
-"""Words whose stems the rules would miss."""
+"""Exceptions: words that the rules would stem incorrectly."""
 FIXED = {"inning", "outing", "canning", "herring", "earring", "proceed", "exceed", "succeed"}
-"""Words, with these endings after their plural is gone, that stay."""
+"""Words left unchanged after plural removal."""
 BEGINNINGS = ("gener", "commun", "arsen")
-"""Behind which the first region begins."""
+"""Prefixes after which region R1 begins."""
 SECOND = {
     "ization": "ize",
     "ational": "ate",
@@ -121,7 +121,7 @@ def stem(word: str) -> str:
 
 
 def _regions(word: str) -> tuple[int, int]:
-    """Starts of regions R1 and R2 of a word: behind the first consonant that follows a vowel, and the same within that."""
+    """Starts of regions R1 and R2 of a word: after the first consonant that follows a vowel, and the same within R1."""
     begun = next((beginning for beginning in BEGINNINGS if word.startswith(beginning)), "")
     first = len(begun) if begun else _after(word, 0)
     return first, _after(word, first)
@@ -164,7 +164,7 @@ def _without_ed_and_ing(word: str, first: int) -> str:
 
 
 def _short_end(word: str) -> bool:
-    """True where a word ends in a short syllable."""
+    """True if a word ends in a short syllable."""
     return bool(re.search(rf"(^[{VOWELS}][^{VOWELS}]|[^{VOWELS}][{VOWELS}][^{VOWELS}wxY])$", word))
 
 

@@ -1,15 +1,16 @@
 """Average precision per class from hits and misses, for the data and for every bootstrap draw at once.
 
 Rules: "11-point" is the mean over recall 0, .1, ... 1 of the best precision at that recall or beyond (PASCAL VOC until 2009);
-"area" is the area under the same envelope (VOC since 2010). Recall is compared in whole numbers: with 3 of 10 found the threshold
-.3 is reached, which `float_recall=True` denies as published scorers do (0.3 < 3 * 0.1 in floating point).
+"area" is the area under the same envelope (VOC since 2010). Recall is compared in integers: 3 of 10 reaches the threshold .3,
+which
 
-Ties: predictions of one class with the same score have no order. Under "together" they enter as one block, so that a model that
-scores everything alike gets the precision of a random guess, whatever the order of the images; "index" takes them row by row, as
-sorting in published scorers does.
+`float_recall=True` denies as published scorers do (0.3 < 3 * 0.1 in floating point).
+Ties: predictions of one class with the same score have no order. Under "together" they enter as one block, so a constant scorer
+gets the precision of a random guess for any order of the images; "index" takes them row by row, like the sort in published
+scorers.
 
-A draw of groups only changes how often an image counts, never which prediction of an image is a hit; so an interval costs two
-sparse products and no second matching.
+Resampling groups only changes how often an image counts, never which of its predictions are hits, so an interval costs two sparse
+products and no second matching.
 
 Letters: R predictions, K classes, C groups, D draws, P points of the precision-recall curves.
 """
@@ -28,7 +29,7 @@ from scipy import sparse
 from diptych.core.result import Metric
 from diptych.tasks._scoring.intervals import group_weights, percentiles
 
-LEADING_BITS = 20  # of a score, at least, for sorting by packed numbers to pay
+LEADING_BITS = 20  # minimum bits of a score for packed sorting to be faster
 
 Rule = Literal["11-point", "area"]
 Ties = Literal["together", "index"]
@@ -200,15 +201,15 @@ def mean_average_precision(
 
 
 def best_first(score_R: Floats) -> Ints:
-    """Order of falling scores, the earlier row first on a tie."""
+    """Indices that sort scores in descending order, ties by row."""
     return by_class(np.zeros(len(score_R), np.int64), score_R)
 
 
 def by_class(class_R: Ints, score_R: Floats) -> Ints:
-    """Order of classes (0 or above), and of falling scores within each, the earlier row first on a tie.
+    """Indices that sort by class (0 or above), then by descending score, then by row.
 
-    Class, the leading bits of the score and the row are packed into one whole number, since numbers sort several times as fast as
-    rows do by them; the few neighbours that these bits do not tell apart are put in order afterwards.
+    Class, leading bits of the score and row are packed into one integer, since integers sort several times faster than a
+    lexicographic sort; the few neighbours that these bits do not distinguish are sorted afterwards.
     """
     row_bits, class_bits = max(len(score_R) - 1, 1).bit_length(), int(class_R.max(initial=0)).bit_length()
     score_bits = 64 - row_bits - class_bits
@@ -228,9 +229,9 @@ def by_class(class_R: Ints, score_R: Floats) -> Ints:
 
 
 def _falling(score_R: Floats) -> npt.NDArray[np.uint64]:
-    """Sort keys as integers in the reverse order of the scores, by the bits of a double: flipped below zero, above all of them from zero
-    on."""
-    bits = (score_R + 0.0).view(np.uint64)  # + 0.0 makes one zero of two
+    """Integer sort keys in the reverse order of the scores, from the bits of a double: flipped below zero, above all of them from
+    zero on."""
+    bits = (score_R + 0.0).view(np.uint64)  # + 0.0 turns -0.0 into 0.0
     sign = np.uint64(1 << 63)
     falling: npt.NDArray[np.uint64] = np.where(bits & sign, bits, ~(bits | sign))
     return falling

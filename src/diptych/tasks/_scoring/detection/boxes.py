@@ -1,10 +1,10 @@
 """COCO and LVIS average precision of boxes or masks.
 
-AP of a class at an overlap t: predictions in falling score, of all images together, each answering the true box of its image that
-overlaps most among those not yet answered, t at least; precision at recall 0, .01, ... 1 is the best at that recall or beyond; the mean.
+AP of a class at IoU t: predictions of all images in descending score, each matched to the unmatched true box of its image with
+the highest IoU of at least t; precision at recall 0, .01, ... 1 is the best at that recall or beyond; AP is the mean.
 
-What implementations get wrong: 100 predictions an image is 100 *of each class*; equal overlaps go to the later box; a sort across images
-that is not stable; predictions of a class that nobody looked for in an image (LVIS) counted as wrong; crowds taken for true boxes.
+What implementations get wrong: 100 predictions per image means 100 *per class*; equal IoUs go to the later box; unstable sorting
+across images; counting predictions of a class that was not annotated in an image (LVIS) as wrong; counting crowds as true boxes.
 
 Letters: N predictions, M true boxes, T overlaps, K classes, R recalls.
 """
@@ -57,7 +57,7 @@ def average_precision(
     partial: Collection[tuple[int, int]] = (),
     crowds: Boxes | None = None,
 ) -> Floats:
-    """[T, K], NaN for a class without a true box.
+    """Average precision [T, K], NaN for a class without a true box.
 
     per_image   predictions of a class in an image that count, the best; 0: all (LVIS "fixed")
     per_class   predictions of a class in all images that count, the best (LVIS "fixed": 10,000); 0: all
@@ -95,7 +95,7 @@ def precision_and_recall(
     partial: Collection[int] = (),
     crowds: Boxes | None = None,
 ) -> tuple[Floats, Floats]:
-    """ap_T and recall_T of one class, whatever `class_N` says; NaN without a true box. Arguments as for `average_precision`."""
+    """ap_T and recall_T of one class, ignoring `class_N`; NaN without a true box. Arguments as for `average_precision`."""
     if not len(true.image_N):
         return np.full(len(thresholds), np.nan), np.full(len(thresholds), np.nan)
     detections = _best(detections, per_image, per_class)
@@ -139,14 +139,14 @@ def greedy_hits(iou_NM: Floats, threshold: float) -> Bools:
         return hit_N
     for row, iou_M in enumerate(iou_NM):
         best_M = np.where(free_M, iou_M, -1.0)
-        last = len(best_M) - 1 - int(best_M[::-1].argmax())  # of equal overlaps the later
+        last = len(best_M) - 1 - int(best_M[::-1].argmax())  # the later of equal IoUs
         if best_M[last] >= min(threshold, 1 - 1e-10):
             free_M[last], hit_N[row] = False, True
     return hit_N
 
 
 def _within(crowds: Boxes, detections: Boxes, thresholds: Floats) -> Bools:
-    """Mask [T, N] of predictions of which so large a share lies in a crowd."""
+    """Mask [T, N] of predictions whose fraction inside a crowd reaches each threshold."""
     within_TN = np.zeros((len(thresholds), len(detections.score_N)), bool)
     for rows, around in _by_image(detections, crowds):
         share_NM = _shares(detections.of(rows), crowds.of(around))
@@ -155,7 +155,7 @@ def _within(crowds: Boxes, detections: Boxes, thresholds: Floats) -> Bools:
 
 
 def _overlaps(detections: Boxes, true: Boxes) -> Floats:
-    """[N, M] IoU of the masks of one image where there are masks, else of the boxes."""
+    """IoU [N, M] of one image: of masks if available, else of boxes."""
     if detections.code_N is None or true.code_N is None:
         return box_iou(detections.box_N4, true.box_N4)
     shared_NM, area_N, area_M = shared_pixels(detections.code_N, true.code_N)
@@ -165,7 +165,7 @@ def _overlaps(detections: Boxes, true: Boxes) -> Floats:
 
 
 def _shares(detections: Boxes, around: Boxes) -> Floats:
-    """[N, M]: the share of each prediction that lies within, of masks where there are masks."""
+    """Fraction [N, M] of each prediction that lies within each crowd, of masks if available."""
     if detections.code_N is None or around.code_N is None:
         return box_iou(detections.box_N4, around.box_N4, crowd_M=np.ones(len(around.box_N4), bool))
     shared_NM, area_N, _ = shared_pixels(detections.code_N, around.code_N)
@@ -175,7 +175,8 @@ def _shares(detections: Boxes, around: Boxes) -> Floats:
 
 
 def shared_pixels(one_N: npt.NDArray[np.object_], other_M: npt.NDArray[np.object_]) -> tuple[Floats, Floats, Floats]:
-    """Intersections [N, M] of the masks of one image in pixels, and the areas, [N] and [M]. A pixel is a bit here."""
+    """Intersections [N, M] of the masks of one image in pixels, and the areas, [N] and [M]. Masks are packed, one bit per
+    pixel."""
     one_NP, other_MP = (np.stack([np.packbits(decode(code)) for code in codes]) for codes in (one_N, other_M))
     shared_NM = np.stack([np.bitwise_count(one_P & other_MP).sum(1, dtype=np.int64) for one_P in one_NP])
     area_N, area_M = (np.bitwise_count(masks).sum(1, dtype=np.int64) for masks in (one_NP, other_MP))

@@ -1,13 +1,13 @@
 """Image-to-image retrieval by class: nearest neighbours scored by their labels (Matryoshka, 2205.13147, section 4.3).
 
     precision@k  share of the first k that have the class
-    map@k        sum over the places r <= k that have it of precision@r, divided by how many of the gallery have it (as in
+    map@k        sum of precision@r over the relevant ranks r <= k, divided by the relevant items in the gallery (as in
                  trec_eval and ranx)
-    map_by_k@k   the same sum divided by k, whatever there is to be found, as Matryoshka's paper has it
-    recall@k     how many of the first k have it, divided by how many of the gallery do (the released code: by 1,300)
-    hit@k        whether any of the first k has it; hit@1 is what the paper calls top-1 of the nearest neighbour
+    map_by_k@k   the same sum divided by k, regardless of the number of relevant items, as in the Matryoshka paper
+    recall@k     relevant items among the first k, divided by those in the gallery (the released code: by 1,300)
+    hit@k        1 if any of the first k is relevant; the paper calls hit@1 top-1 nearest-neighbour accuracy
 
-A class that the gallery lacks has 0 everywhere. Letters: N queries, G gallery items, K places.
+A class that the gallery lacks scores 0 everywhere. Letters: N queries, G gallery items, K ranks.
 """
 
 from __future__ import annotations
@@ -21,14 +21,13 @@ Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
 NAMES = ("map", "map_by_k", "precision", "recall", "hit")
 BLOCK = 1024
-"""Queries whose cosines with the whole gallery are held at once."""
+"""Block size: queries whose cosines with the whole gallery are held at once."""
 
 
 def knn_hits(
     query_ND: Floats, gallery_GD: Floats, label_N: npt.NDArray[np.int64], label_G: npt.NDArray[np.int64], k: int
 ) -> Bools:
-    """right_NK: whether each of the k nearest by inner product has the label of its query; of equally near ones the earlier rows come
-    first."""
+    """right_NK: True where one of the k nearest items by inner product has the label of its query; ties go to the earlier row."""
     blocks = [np.zeros((0, min(k, len(label_G))), bool)]
     for at in range(0, len(query_ND), BLOCK):
         near_BK = np.argsort(-(query_ND[at : at + BLOCK] @ gallery_GD.T), axis=1, kind="stable")[:, :k]

@@ -21,8 +21,8 @@ TRAPEZOID = "map_trapezoid"
 
 
 def list_metrics(records: pa.Table, ks: Sequence[int], *, draws: int, seed: int, trapezoid: bool = False) -> dict[str, Metric]:
-    """ "cmc@K", "map" and "minp" with intervals over the column "group", and with `trapezoid` "map_trapezoid". Read are "blocks"
-    (`ranked_lists.py`) and "gallery", how long the list of each query is. Raises DataError for no row."""
+    """Metrics "cmc@K", "map" and "minp" with intervals over the column "group", and "map_trapezoid" with `trapezoid`. Reads the
+    columns "blocks" (`ranked_lists.py`) and "gallery", the list length of each query. Raises DataError for empty records."""
     groups = records.column("group").to_pylist()
     if not groups:
         raise DataError("there is nothing to score: the records hold no query", expected="one row or more")
@@ -55,7 +55,7 @@ def values(lists: Sequence[RankedList], metric: str) -> Floats:
 
 
 def list_values(records: pa.Table, metric: str) -> Floats | None:
-    """Values of a metric by query, [N, 1], or None for a metric that is none of the three."""
+    """Values of a metric by query, [N, 1]; None for any other metric."""
     if metric not in ("map", "minp", TRAPEZOID) and not (metric.startswith("cmc@") and metric[4:].isdigit()):
         return None
     return values(lists_of(records), metric)[:, None]

@@ -2,14 +2,15 @@
 
 Letters: N queries, M gallery items, B queries of one block, D width, K places shown.
 
-For a query let s be the score of its best relevant item. Four numbers then hold everything that hits at K, reciprocal rank and
-median rank need under any tie policy, so the scores themselves need not be kept:
+For a query let s be the score of its best relevant item. Four numbers are sufficient for hits at K, reciprocal rank and median
+rank under any tie policy, so the scores need not be stored:
 
     above     items with a score > s
     tied      items with score == s (m), of which `tied_relevant` (q) are relevant
     relevant  relevant items in the gallery
 
-Scores are computed in double precision and rounded to single: equal embeddings then tie exactly, wherever they stand in a block.
+Scores are computed in double precision and rounded to single, so equal embeddings tie exactly, regardless of their position in a
+block.
 """
 
 from __future__ import annotations
@@ -34,9 +35,10 @@ CELLS = 4_000_000  # scores held at once: 32 MB in double precision
 
 @dataclass(frozen=True, slots=True)
 class Ranks:
-    """One entry a query; see the head of the file. `by_index` is the rank when the lower gallery row wins a tie.
+    """Rank statistics, one entry per query; see the module docstring. `by_index` is the rank when the lower gallery row wins a
+    tie.
 
-    Queries without a relevant item have relevant == 0; their other numbers say "last place".
+    Queries without a relevant item have relevant == 0 and are ranked last.
     """
 
     above: Ints
@@ -63,16 +65,16 @@ def cosine(gallery_MD: npt.NDArray[Any]) -> Scorer:
 
 
 def given_scores(score_BM: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """Scores that were computed before: the queries are their rows."""
+    """Scorer for precomputed scores: queries are rows of the score matrix."""
     return score_BM
 
 
 def rank(
     query_ND: npt.NDArray[Any], scorer: Scorer, query_key: Ints, gallery_key: Ints, *, top: int = 5, width: int = 0
 ) -> Ranks:
-    """Rank the gallery for every query. An item is relevant when its key equals the query's. Never holds N x M scores.
+    """Ranks the gallery for every query. An item is relevant if its key equals the query's. Never holds N x M scores.
 
-    width  numbers that the scorer holds for each query, if more than one a gallery item
+    width  values that the scorer holds for each query, if more than one per gallery item
     """
     n, m = len(query_key), len(gallery_key)
     top = min(top, m)
@@ -177,7 +179,7 @@ def _count(score_BM: npt.NDArray[np.float32], relevant_BM: npt.NDArray[np.bool_]
     tied, tied_relevant = tied_BM.sum(axis=1), hit_BM.sum(axis=1)
     first = hit_BM.argmax(axis=1)
     ahead = (tied_BM & (np.arange(score_BM.shape[1]) < first[:, None])).sum(axis=1)
-    lost = relevant == 0  # place them behind everything: above = M, one tied item, itself
+    lost = relevant == 0  # rank them last: above = M, one tied item, itself
     tied, tied_relevant, ahead = np.where(lost, 1, tied), np.where(lost, 1, tied_relevant), np.where(lost, 0, ahead)
     return np.stack([above, tied, tied_relevant, relevant, above + ahead + 1]), np.where(lost, np.nan, best_B1[:, 0])
 

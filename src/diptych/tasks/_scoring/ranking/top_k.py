@@ -15,12 +15,12 @@ from diptych.tasks._scoring.captions.choices import Floats
 from diptych.tasks._scoring.ranking import ranks as rk
 
 TRUE = "true"
-"""Beside the names of the options, what the true one is called where no option bears that name."""
+"""Name of the true option if no option has that name itself."""
 
 
 def beats(one: float, other: float, ties: rk.Ties, *, first: bool) -> float:
-    """Pairwise win of one score over another: 1 or 0; of equal ones 1/2 where ties are shared, else by the tie policy. first: `one` stands
-    before `other`.
+    """Pairwise win of one score over another: 1 or 0; on a tie 1/2 if ties are shared, else by the tie policy. first: `one`
+    precedes `other`.
     """
     if one != other:
         return float(one > other)
@@ -28,7 +28,7 @@ def beats(one: float, other: float, ties: rk.Ties, *, first: bool) -> float:
 
 
 def share_in_first(score_L: npt.ArrayLike, option: int, depth: int, ties: rk.Ties = "expected") -> float:
-    """Top-k membership of an option: 1 or 0 where no tie matters, else the share of the orders of those that tie.
+    """Top-k membership of an option: 1 or 0 if no tie matters, else the fraction of the orders of the tied options.
 
     "index" lets the earlier option win, "optimistic" the one that is asked for, "pessimistic" all others.
 
@@ -43,10 +43,11 @@ def share_in_first(score_L: npt.ArrayLike, option: int, depth: int, ties: rk.Tie
 
 
 def option_shares(records: pa.Table, node: str, ties: rk.Ties, depths: Sequence[int]) -> dict[tuple[str, int], Floats]:
-    """For each name of an option and depth [N]: how far it is among the first so many, in the cases at or below a kind, NaN in others.
+    """Top-k membership [N] by (option name, depth) in the cases at or below a kind, NaN in others. Depths that all options reach
+    are
 
-    Depths that all options reach are left out. Where the true option is not always the same one, it is called "true", and others bear
-    their names where they are true, too.
+    left out. If the true option varies between cases it is also listed as "true", and each option under its name even where it is
+    true.
     """
     columns = {name: records.column(name).to_pylist() for name in ("kind", "names", "roles", "scores")}
     values: dict[tuple[str, int], Floats] = {}

@@ -1,9 +1,9 @@
-"""METEOR without a thesaurus (Banerjee and Lavie, 2005): unigrams matched as they are, then by their stems.
+"""METEOR without a thesaurus (Banerjee and Lavie, 2005): unigrams matched exactly, then by stem.
 
     F = P R / (alpha P + (1 - alpha) R), score = F (1 - gamma (chunks / matches)^beta)
 
-NLTK's form, which RL4LMs is rewarded by, also matches synonyms of WordNet; here there is none. Its
-stems are those of Porter's first stemmer, here of the second.
+NLTK's version, the reward in RL4LMs, also matches WordNet synonyms, which this one does not, and uses the original Porter stemmer
+where this one uses Porter2.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from itertools import pairwise
 from diptych.tasks._scoring.captions.stemming import stem
 
 Match = tuple[int, int]
-"""Places of two matching words: in the answer, in the reference."""
+"""Positions of two matching words: (in the answer, in the reference)."""
 
 
 def meteor(
@@ -26,7 +26,7 @@ def meteor(
     gamma: float = 0.5,
     stemmer: Callable[[str], str] = stem,
 ) -> float:
-    """The best score over the references, 0 to 1. Words in lower case; an answer or a reference without words scores 0."""
+    """Best METEOR score over the references, 0 to 1. Words are lower case; an empty answer or reference scores 0."""
     return max((_single(answer, reference, alpha, beta, gamma, stemmer) for reference in references), default=0.0)
 
 
@@ -43,7 +43,8 @@ def _single(
 
 
 def alignment(answer: Sequence[str], reference: Sequence[str], stemmer: Callable[[str], str] = stem) -> list[Match]:
-    """Matched places in the order of the answer: equal words first, then equal stems. Each word is taken once, the last of both first."""
+    """Matched positions in answer order: equal words first, then equal stems. Each word matches once, starting from the end of
+    both."""
     matches: list[Match] = []
     for form in (str, stemmer):
         open_answer = [at for at in range(len(answer)) if at not in {one for one, _ in matches}]

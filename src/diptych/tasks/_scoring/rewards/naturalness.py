@@ -12,11 +12,12 @@ from diptych.core.errors import DataError
 
 
 def naturalness(texts: Sequence[Sequence[str]], *, window: int = 100, longest: int = 3) -> dict[str, float]:
-    """Metrics of a corpus of answers, each its words in lower case.
+    """Metrics of a corpus of answers, each a list of lower-case words.
 
-    msttr           mean share of different words in segments of `window` words, the last short one left out; left out where there is none
-    distinct-n      share of n-grams that are different; vocabulary-n, how many; unique-n, how many stand once
-    entropy-n       of the n-grams, in bits; conditional_entropy-n, of a word behind n - 1 others
+    msttr           mean type-token ratio of segments of `window` words, without the last, shorter one; absent if there is no full
+                    segment
+    distinct-n      fraction of distinct n-grams; vocabulary-n, their number; unique-n, the number that occur once
+    entropy-n       of the n-grams, in bits; conditional_entropy-n, of a word given the n - 1 words before it
     length, length_deviation, shortest, longest   of the answers in words
     """
     if not any(texts):
@@ -56,6 +57,6 @@ def mean_segmental_ratio(texts: Sequence[Sequence[str]], window: int = 100) -> f
 
 
 def repetition(words: Sequence[str], n: int = 2) -> float:
-    """Share of the n-grams of one text that have stood in it before; 0 for fewer than two."""
+    """Fraction of the n-grams of a text that occurred in it before; 0 for fewer than two n-grams."""
     runs = [tuple(words[at : at + n]) for at in range(len(words) - n + 1)]
     return 1 - len(set(runs)) / len(runs) if len(runs) > 1 else 0.0

@@ -1,4 +1,4 @@
-"""Interface of a reward, and rewards checked: one finite number for every answer."""
+"""Reward interface, and validation of rewards: one finite number per answer."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy.typing as npt
 from diptych.core.errors import DiptychError, RunError
 
 SHOWN = 60
-"""Characters of a prompt or an answer in an error."""
+"""Characters of a prompt or an answer that an error message quotes."""
 
 
 class Reward(Protocol):
@@ -25,8 +25,8 @@ class Reward(Protocol):
 def checked_rewards(
     name: str, reward: Reward, prompts: Sequence[str], answers: Sequence[str], references: Sequence[Sequence[str]]
 ) -> npt.NDArray[np.float64]:
-    """[N] rewards of N answers. Raises RunError, in one line with the prompt and the answer, for one that is not finite, for another number
-    of them than there are answers, and for whatever the reward itself raises."""
+    """Rewards of N answers, [N]. Raises RunError, on one line with the prompt and the answer, if a reward is not finite, if the
+    number of rewards differs from the number of answers, or if the reward function itself raises."""
     try:
         scores_N = np.asarray(reward(prompts, answers, references), np.float64)
     except DiptychError:

@@ -1,4 +1,4 @@
-"""Rewards and consistency of a conversation by a table of logic, after Dr-LLaVA (Sun et al., 2024, arXiv 2405.19567).
+"""Rewards and consistency of a conversation by a symbolic table, after Dr-LLaVA (Sun et al., 2024, arXiv 2405.19567).
 
 A table is YAML:
 
@@ -13,15 +13,15 @@ A table is YAML:
       NORMAL: ["yes", normal]
       TUMOUR: ["yes", abnormal]
 
-A rule fits where the answer, in lower case, holds a keyword of every list of `has` and none of `lacks`. "words" compares whole words, a
-star at a keyword's end stands for any letters; "substrings" finds keywords within words, as released, where "no" is part of "abnormal".
+A rule matches if the lower-case answer contains a keyword of every list of `has` and none of `lacks`. "words" compares whole
+words, and a trailing star matches any letters; "substrings" also matches within words, as released, so "no" matches "abnormal".
 
     R = sum_i c_i + sum_{i >= 2} a_i + sum_i l_i
     c_i  1 where the value is that of the reference, -1/2 where no rule fits, else 0
-    a_i  1 where the values of questions i - 1 and i stand together in a row of the table, right or wrong, else 0
+    a_i  1 if the values of questions i - 1 and i occur together in a row of the table, right or wrong, else 0
     l_i  -|characters of the answer - characters of the reference| / 10 where that is below -1, else 0
 
-The release cannot run as published: it calls a function that does not exist, on lengths of values of which one is a truth value.
+The released code cannot run: it calls a function that does not exist, on the lengths of values of which one is a boolean.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ from diptych.core.errors import DataError, RunError
 TABLES = Path(__file__).parent / "tables"
 UNMATCHED = -0.5
 CHARACTERS = 10.0
-"""Of which a tenth costs a tenth; fewer of them are free."""
+"""Characters of length difference per unit of penalty; smaller differences cost nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +55,7 @@ class ValueRule:
 
 @dataclass(frozen=True, slots=True)
 class SymbolicTable:
-    """Questions, rules that make values of answers, and rows of values that may stand together."""
+    """Questions, rules that map answers to values, and rows of compatible values."""
 
     questions: tuple[str, ...]
     rules: Mapping[str, tuple[ValueRule, ...]]
@@ -63,7 +63,7 @@ class SymbolicTable:
     substrings: bool = False
 
     def value_of(self, question: str, answer: str) -> str | None:
-        """The value of an answer; None where no rule fits."""
+        """Value of an answer; None if no rule matches."""
         words = answer.lower()
         for rule in self.rules[question]:
             held = all(any(self._holds(words, keyword) for keyword in some) for some in rule.has)
@@ -75,13 +75,13 @@ class SymbolicTable:
         return keyword in words if self.substrings else _pattern(keyword).search(words) is not None
 
     def together(self, first: tuple[str, str | None], second: tuple[str, str | None]) -> bool:
-        """True if two values, each with its question, stand together in a row."""
+        """True if two values, each with its question, occur together in a row."""
         (question, value), (other, value_there) = first, second
         columns = self.questions.index(question), self.questions.index(other)
         return any((row[columns[0]], row[columns[1]]) == (value, value_there) for row in self.rows.values())
 
     def row_of(self, values: Mapping[str, str | None]) -> str | None:
-        """The row in which all of these values stand; None where there is none."""
+        """Name of the row that contains all of these values; None if there is no such row."""
         for name, row in self.rows.items():
             if all(row[self.questions.index(question)] == value for question, value in values.items()):
                 return name
@@ -92,7 +92,7 @@ class SymbolicTable:
 class RewardParts:
     """Reward of a conversation in its parts, and the values that were read.
 
-    values, references  of the answers and of the references, None where no rule fits
+    values, references  of the answers and of the references, None if no rule fits
     """
 
     correct: float
@@ -124,8 +124,7 @@ class TableReward:
     length: float = 1.0
 
     def __call__(self, questions: Sequence[str], answers: Sequence[str], references: Sequence[str]) -> RewardParts:
-        """questions  by name, in the order in which they were asked. Raises RunError for a name that is not in the table, and where
-        their numbers differ."""
+        """questions  names, in the order asked. Raises RunError for a name that is not in the table, or if the lengths differ."""
         if not len(questions) == len(answers) == len(references):
             raise RunError(
                 f"{len(questions)} questions, {len(answers)} answers, {len(references)} references (expected as many of each)"
@@ -146,15 +145,15 @@ class TableReward:
 
 
 def is_consistent(table: SymbolicTable, questions: Sequence[str], values: Sequence[str | None]) -> bool:
-    """True if every two values that follow one another stand together in a row of the table."""
+    """True if every two consecutive values occur together in a row of the table."""
     named = list(zip(questions, values, strict=True))
     return None not in values and all(table.together(one, other) for one, other in itertools.pairwise(named))
 
 
 @lru_cache(maxsize=8)
 def symbolic_table(source: str) -> SymbolicTable:
-    """A shipped table by name ("bone_marrow", "bone_marrow_released", "tissue"), or one in a YAML file. Raises DataError that names what is
-    wrong with it."""
+    """Loads a shipped table by name ("bone_marrow", "bone_marrow_released", "tissue"), or a YAML file. Raises DataError for an
+    invalid table."""
     path = Path(source) if source.endswith((".yaml", ".yml")) else TABLES / f"{source}.yaml"
     if not path.is_file():
         names = ", ".join(sorted(file.stem for file in TABLES.glob("*.yaml")))

@@ -1,7 +1,7 @@
 """Rewards of generated text by name: overlap with references, rules about the text, and controls.
 
-Rewards of GRUE (Ramamurthy et al., 2022, 2210.01241). Words are those of the COCO evaluation code (`words_of`) where a metric needs words
-and brings no tokeniser of its own.
+Rewards of GRUE (Ramamurthy et al., 2022, 2210.01241). Metrics without their own tokeniser use the words of the COCO evaluation
+code (`words_of`).
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ DATE = re.compile(r"\d{4}-\d{2}-\d{2}")
 
 
 def text_reward(name: str, *, classifier: Reward | None = None) -> Reward:
-    """A reward by name, several joined by "+" added up: "meteor+commongen_penalty". "-NAME" is its negative, "0.5*NAME" a share of it.
+    """Returns a reward by name; "+" adds rewards ("meteor+commongen_penalty"), "-NAME" negates one, "0.5*NAME" scales one.
 
     classifier  what "classifier" stands for
 
@@ -73,7 +73,7 @@ def _rouge_scorer() -> Any:
 
 @lru_cache(maxsize=1)
 def _stemmed_words() -> Callable[[str], list[str]]:
-    """Letters and digits in lower case of the first 100 words of a text, those of more than three characters stemmed."""
+    """Tokeniser: lower-case alphanumeric words, the first 100 of a text, stemmed if longer than three characters."""
     try:
         from nltk.stem.porter import PorterStemmer
         from rouge_score.tokenize import tokenize
@@ -84,7 +84,7 @@ def _stemmed_words() -> Callable[[str], list[str]]:
 
 
 def _rouge(kinds: Sequence[str], argument: str) -> Reward:
-    """Mean F of the kinds against the first reference; argument "best": against the best of all references."""
+    """Mean F-measure of the kinds against the first reference; with argument "best", against the best reference."""
     scorer, best = _rouge_scorer(), _argument("rouge", argument, ("", "best")) == "best"
 
     def score(answer: str, reference: str) -> float:
@@ -99,8 +99,8 @@ def _rouge(kinds: Sequence[str], argument: str) -> Reward:
 
 
 def _rouge_l_max(argument: str) -> Reward:
-    """ROUGE-L of NarrativeQA: the best over the references of F from precision and recall to the power 1 / 1.2, on Porter's stems of the
-    first 100 words. The release looks up irregular stems in WordNet before; here there is none."""
+    """ROUGE-L of NarrativeQA: the best F over the references, from precision and recall to the power 1 / 1.2, on Porter stems of
+    the first 100 words. The released code first looks up irregular stems in WordNet; this one does not."""
     words = _stemmed_words()
 
     def score(answer: Sequence[str], reference: Sequence[str]) -> float:
@@ -116,7 +116,8 @@ def _rouge_l_max(argument: str) -> Reward:
 
 
 def _sacrebleu(kind: str, argument: str) -> Reward:
-    """BLEU, chrF or 1 - TER of sacrebleu by sentence, over 100. As released, an answer of less than four tokens has a BLEU of 0."""
+    """Sentence-level BLEU, chrF or 1 - TER of sacrebleu, divided by 100. As released, answers of fewer than four tokens have BLEU
+    0."""
     try:
         import sacrebleu
     except ImportError:
@@ -139,7 +140,7 @@ def _sacrebleu(kind: str, argument: str) -> Reward:
 
 
 def _bleu(argument: str) -> Reward:
-    """BLEU of the text between spaces, without smoothing, against the length of the shortest reference."""
+    """BLEU on whitespace tokens, without smoothing; the brevity penalty uses the shortest reference."""
 
     def score(answer: Sequence[str], references: Sequence[Sequence[str]]) -> float:
         counts = bleu_counts([answer], [references])
@@ -165,7 +166,7 @@ def _meteor(argument: str) -> Reward:
 
 
 def _cider(argument: str) -> Reward:
-    """CIDEr-D over 10, rare words counted in the references of the answers that are scored together."""
+    """CIDEr-D divided by 10; document frequencies come from the references of the answers that are scored together."""
 
     def reward(prompts: Texts, answers: Texts, references: References) -> list[float]:
         words = [[words_of(one) for one in own] for own in _referred("cider", references)]
@@ -184,12 +185,12 @@ def _referred(name: str, references: References) -> References:
 
 
 def increasing_numbers(text: str, least: int = 20) -> float:
-    """Length of the increasing run of numbers that a text begins its numbers with, over its words, of which at least least / 2 count."""
+    """Length of the leading increasing run among the numbers of a text, divided by its number of words (at least least / 2)."""
     words = text.split()
     numbers = [float(word) for word in words if _is_number(word)]
     run = 0
     for number in numbers:
-        if run and not number > numbers[run - 1]:  # a nan is no increase
+        if run and not number > numbers[run - 1]:  # NaN ends the run
             break
         run += 1
     return run / max(len(words), least / 2) if run else 0.0
@@ -204,7 +205,7 @@ def _is_number(word: str) -> bool:
 
 
 def commongen_penalty(prompt: str, answer: str, prefix: str = COMMONGEN_PREFIX) -> float:
-    """-1 for an answer that repeats its prompt: the concepts in their order, or words of the instruction."""
+    """-1 for an answer that copies its prompt: the concepts in their order, or words of the instruction."""
     concepts = prompt.partition(prefix)[2].removesuffix(".").strip().lower() if prefix in prompt else prompt.strip().lower()
     lower = answer.lower()
     instruction = (prefix.strip(), "generate", "sentence") if prefix in prompt else ()
@@ -259,4 +260,4 @@ REWARDS: dict[str, Callable[[str], Reward]] = {
     "length": lambda argument: _lengths(_number("length", argument, 20)),
     "repetition": lambda argument: _of_answers(lambda text: repetition(text.split())),
 }
-"""Name -> reward of what stands behind a colon: "increasing_numbers:20", "rougeL:best", "length:20"."""
+"""Name -> factory that takes the argument after the colon: "increasing_numbers:20", "rougeL:best", "length:20"."""
