@@ -38,9 +38,8 @@ class DialogueTokens:
 
 
 class DialoguePolicy(nn.Module):
-    """values  a second language model, a copy of the first, with a linear head, initialised to zero, for the value of a state. It
-    reads the
-            policy's image tokens, to which its loss sends no gradient
+    """values  a second language model, a copy of the first, with a zero-initialised linear head for the value of a state. It
+            reads the policy's image tokens, to which its loss sends no gradient
     temperature  of the distribution used for log-probabilities
     """
 
