@@ -42,7 +42,7 @@ class RelationDetectorConfig:
     given_point      with the released wiring of given boxes (`GivenQueries`)
     hide_twins       when slots of the same given region are hidden from each other: always; training (as released); never
     relation_start   initial relation queries, and with them their positions (`RelationDecoder`): both (published),
-                     slots (a released tagger with ResNet), fused; none: both, except for given pairs: fused, at the pair's own box
+                     slots (a released tagger with ResNet), fused; none: both, but for given pairs fused, at the pair's own box
     width, heads, mlp_width   of encoder and decoders
     encoder_layers, decoder_layers, levels, points   deformable attention: levels of the pyramid, sampling points per level
     branches         of the fusion of subject and object
