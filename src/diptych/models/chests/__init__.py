@@ -1,1 +1,1 @@
-"""Models that read findings and their places out of chest X-rays."""
+"""Models of findings and their locations in chest X-rays."""

@@ -1,6 +1,6 @@
-"""A trained two-stream model ready for use: findings, places, pairs of both, and maps of where they are.
+"""Inference with a trained two-stream model: findings, anatomical places, pairs of both, and heat maps.
 
-Letters: N images, A places, K findings, T texts, P places a side of the map, H W pixels.
+Letters: N images, A places, K findings, T texts, P map positions per side, H W pixels.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ Floats = npt.NDArray[np.float32]
 class FindingReader:
     """A trained `FindingStreams` with its preprocessing and the names of its books.
 
-    As a `Classifier` it gives the probability that each finding is present; as a `PhraseMapper` the attention of a finding's query, of a
-    place's, or of both. A text that names neither is asked as a finding of its own, by `book_encoder`.
+    As a `Classifier` it gives the probability that each finding is present; as a `PhraseMapper` the attention of a finding's
+    query, of a place's, or of both. A text that names neither is encoded as a new finding by `book_encoder`.
     """
 
     kind: ClassVar[str] = "finding_reader"
@@ -62,29 +62,32 @@ class FindingReader:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Changes with the weights, the names or the preprocessing."""
+        """Hash of the weights, the names and the preprocessing."""
         return fingerprint(self.model, {"preprocess": self.preprocess.to_json(), "names": [*self.classes, *self.places]})
 
     @one_or_many
     def classify(self, images: Sequence[ImageSource], *, batch_size: int = 64) -> Floats:
-        """Probability that each finding is present, float32 [N, K]."""
+        """Return the probability that each finding is present, float32 [N, K]."""
         return self._over(
             images, batch_size, lambda pixels: self.model(pixels).status_finding_BK2.softmax(-1)[..., 1], self.classes
         )
 
     def classify_places(self, images: Sequence[ImageSource], *, batch_size: int = 64) -> Floats:
-        """Probability that there is a finding at each place, float32 [N, A]. Raises ConfigError for a model of one stream."""
+        """Return the probability of a finding at each place, float32 [N, A]. Raises ConfigError for a model of one stream."""
         if self.model.streams == "one":
             raise ConfigError(f"'{self.name}' asks no places (expected a model of two streams)")
         return self._over(images, batch_size, lambda pixels: self.model(pixels).status_place_BA2.softmax(-1)[..., 1], self.places)
 
     def classify_pairs(self, images: Sequence[ImageSource], *, batch_size: int = 64) -> Floats:
-        """Probability of each finding at each place, float32 [N, A, K]."""
+        """Return the probability of each finding at each place, float32 [N, A, K]."""
         return self._over(images, batch_size, lambda pixels: self.model(pixels).pair_BAK.sigmoid(), self.places, self.classes)
 
     def classify_texts(self, images: Sequence[ImageSource], texts: Sequence[str], *, batch_size: int = 64) -> Floats:
-        """Probability that what each text explains is present, float32 [N, T]: findings that were not among those of training. Each is
-        asked beside the book's findings, as these were in training, and not beside the other texts."""
+        """Return the probability that the finding described by each text is present, float32 [N, T],
+        for findings not seen in training.
+
+        Each text is queried together with the book's findings, as in training, but not together with the other texts.
+        """
         book_TE = self._encoded(texts)
 
         def present(pixels_BCHW: Tensor) -> Tensor:
@@ -97,10 +100,12 @@ class FindingReader:
     def map_phrases(
         self, image: ImageSource, phrases: Sequence[str], *, interpolation: Interpolation = "bilinear", every_place: bool = False
     ) -> list[Floats]:
-        """float32 [H, W] for each phrase, its greatest value 1: the attention of the finding that it names, a mean over layers,
-        times that of the place that it names. The release interpolates by "nearest" and divides by the maximum of a whole batch.
+        """Return a heat map float32 [H, W] with maximum 1 for each phrase.
 
-        every_place  a phrase without place is multiplied by the mean map of all places, as the release has it as an option
+        It is the attention of the finding that the phrase names, mean over layers, times that of the place that it names.
+        The release interpolates by "nearest" and divides by the maximum of a whole batch.
+
+        every_place  the map of a phrase without a place is multiplied by the mean map of all places, an option of the release
         """
         pixels_HWC = decode(image, exact=True)
         named = [(_longest(phrase, self.classes), _longest(phrase, self.places)) for phrase in phrases]
@@ -179,7 +184,9 @@ class FindingReader:
         return vector_TE
 
     def _beside_the_book(self, token_BPD: Tensor, book_TE: Tensor) -> tuple[Tensor, Tensor]:
-        """States [B, T, D] and attention [L, B, T, P] of queries that are not in the book, each asked with the book's alone."""
+        """Return states [B, T, D] and attention [L, B, T, P] of queries that are not in the book,
+        each run together with only the book's.
+        """
         book_KE, decoder = self.model.finding_book_KE, self.model.finding_decoder
         asked = [self.model.asked(token_BPD, torch.cat([book_KE, one_E[None]]), decoder) for one_E in book_TE.to(book_KE)]
         return torch.stack([state[:, -1] for state, _ in asked], 1), torch.stack([maps[:, :, -1] for _, maps in asked], 2)
@@ -202,7 +209,7 @@ class FindingReader:
 
 
 def _longest(phrase: str, names: Sequence[str]) -> int | None:
-    """Index of the longest name that a phrase holds as whole words; an underscore in a name stands for a blank."""
+    """Return the index of the longest name that a phrase contains as whole words; underscores in names are read as spaces."""
     held = [
         (len(name), at)
         for at, name in enumerate(names)

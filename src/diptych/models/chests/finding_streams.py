@@ -1,4 +1,4 @@
-"""Two streams of image features, findings and anatomical places, each read by queries of their names (MeDSLIP, 2403.10635).
+"""Two streams of image features, for findings and anatomical places, each decoded by queries of names (MeDSLIP, 2403.10635).
 
 Letters: B batch, P image tokens, A places, K findings, D width, E width of the books, L layers.
 """
@@ -19,9 +19,9 @@ Streams = Literal["two", "one"]
 
 @dataclass(frozen=True, slots=True)
 class StreamFeatures:
-    """Outputs of the streams; those of places and prototypes are None with one stream.
+    """Outputs of the streams; those of places, and prototypes, are None with one stream.
 
-    status_finding_BK2, status_place_BA2  logits of absent and present
+    status_finding_BK2, status_place_BA2  logits of absent, present
     pair_BAK        logit of each finding at each place
     prototype_finding_BKE, prototype_place_BAE  queries in the space of the other side's book
     finding_book_KE, place_book_AE  frozen vectors of the names
@@ -37,10 +37,12 @@ class StreamFeatures:
 
 
 class FindingStreams(nn.Module):
-    """A gate splits every channel of every token between the streams; two decoders query each stream with the names of its book.
+    """Two-stream network: a gate splits every channel of every token between the streams,
+    and a decoder per stream queries it by name.
 
-    The gate is linear and not bounded, and both decoders end in one norm, as released. streams "one" is the baseline: no gate,
-    one decoder of twice as many layers over findings, and a linear layer that predicts the place from the finding's query.
+    The gate is linear and unbounded, and both decoders share the final norm, as released.
+    streams "one" is the baseline: no gate, one decoder with twice as many layers for findings, and a linear layer that predicts
+    the place from the finding's query.
     """
 
     def __init__(
@@ -90,7 +92,7 @@ class FindingStreams(nn.Module):
                 part.apply(_begin)
 
     def tokens(self, image_BCHW: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Image tokens [B, P, D] of findings, and of places with two streams."""
+        """Return image tokens [B, P, D] of findings, and of places with two streams."""
         token_BPC = self.image_tower(image_BCHW).tokens_BPD
         if self.streams == "one":
             return self.finding_out(self.finding_in(token_BPC).relu()), None
@@ -99,7 +101,7 @@ class FindingStreams(nn.Module):
         return finding_BPD, self.place_out(self.place_in((1 - gate_BPC) * token_BPC).relu())
 
     def asked(self, token_BPD: Tensor, book_QE: Tensor, decoder: QueryDecoder) -> tuple[Tensor, Tensor]:
-        """States [B, Q, D] of queries that start from these vectors, and attention [L, B, Q, P]."""
+        """Return states [B, Q, D] of queries initialised with these vectors, and attention [L, B, Q, P]."""
         query_BQD = self.book(book_QE).expand(len(token_BPD), -1, -1)
         state_BQD, attention_LBQP = decoder(query_BQD, token_BPD)
         return state_BQD, attention_LBQP
@@ -125,7 +127,7 @@ class FindingStreams(nn.Module):
 
 
 def _begin(module: nn.Module) -> None:
-    """Normal weights of deviation 0.02, as BERT; biases as PyTorch has them."""
+    """Initialise weights from a normal of deviation 0.02, as BERT; biases keep PyTorch's initialisation."""
     if isinstance(module, nn.Linear):
         nn.init.normal_(module.weight, std=0.02)
     elif isinstance(module, nn.MultiheadAttention):

@@ -1,7 +1,7 @@
-"""Memory-driven transformer that writes a report from patch features (R2Gen, 2010.16056).
+"""Memory-driven transformer that generates a report from patch features (R2Gen, 2010.16056).
 
-A relational memory of a few slots reads each word as it is written, and its state shifts the scale and offset of every norm of the decoder
-(memory-conditional layer normalisation).
+A relational memory with a few slots is updated by each generated word,
+and its state shifts the scale and offset of every norm of the decoder (memory-conditional layer normalisation).
 
 Letters: B batch, P patches, L words, Q queries, D width, S memory slots, E width of features, V vocabulary.
 """
@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 ATTENTION_DROPOUT = 0.1
-"""Of attention weights, whatever the dropout of the layers, as released."""
+"""Dropout of attention weights, regardless of the dropout of the layers, as released."""
 EPS = 1e-6
 
 
@@ -25,7 +25,7 @@ class MemoryTransformerConfig:
     """Sizes of a `MemoryTransformer`; the defaults are BenchX's.
 
     width, heads, layers, mlp_width  of encoder and decoder
-    slots            of the memory
+    slots            number of memory slots
     dropout          of layers
     feature_dropout  of the projected features
     """
@@ -51,7 +51,7 @@ class StandardNorm(nn.Module):
 
 
 class MemoryConditionalNorm(StandardNorm):
-    """A norm whose scale and offset are shifted at each word by networks over the memory."""
+    """Layer norm whose scale and offset are shifted at each word by MLPs of the memory."""
 
     def __init__(self, width: int, slots: int) -> None:
         super().__init__(width)
@@ -66,12 +66,12 @@ class MemoryConditionalNorm(StandardNorm):
 
 
 def standardised(x_BLD: Tensor) -> Tensor:
-    """(x - mean) / (std + 1e-6) over the last dimension, std unbiased."""
+    """Return (x - mean) / (std + 1e-6) over the last dimension, with the unbiased std."""
     return (x_BLD - x_BLD.mean(-1, keepdim=True)) / (x_BLD.std(-1, keepdim=True) + EPS)
 
 
 class HeadedAttention(nn.Module):
-    """Multi-head attention with a linear map of its own for queries, keys, values and output."""
+    """Multi-head attention with separate linear layers for queries, keys, values and output."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -79,7 +79,7 @@ class HeadedAttention(nn.Module):
         self.query, self.key, self.value, self.out = (nn.Linear(width, width) for _ in range(4))
 
     def forward(self, query_BQD: Tensor, source_BPD: Tensor, may: Tensor | None = None) -> Tensor:
-        """may  bool, broadcastable to [B, heads, Q, P]: True where a query may read."""
+        """may  bool, broadcastable to [B, heads, Q, P]: True where a query may attend."""
         pairs = ((self.query, query_BQD), (self.key, source_BPD), (self.value, source_BPD))
         query, key, value = (linear(x).unflatten(-1, (self.heads, -1)).transpose(1, 2) for linear, x in pairs)
         dropout = ATTENTION_DROPOUT if self.training else 0.0
@@ -89,7 +89,7 @@ class HeadedAttention(nn.Module):
 
 
 class RelationalMemory(nn.Module):
-    """Slots that read each word in turn, through an input gate and a forget gate (equations 5 to 10 of the paper)."""
+    """Memory slots updated by each word through an input gate and a forget gate (equations 5 to 10 of the paper)."""
 
     def __init__(self, width: int, heads: int, slots: int) -> None:
         super().__init__()
@@ -99,12 +99,12 @@ class RelationalMemory(nn.Module):
         self.word_gates, self.memory_gates = nn.Linear(width, 2 * width), nn.Linear(width, 2 * width)
 
     def start(self, word_BLD: Tensor) -> Tensor:
-        """[B, S D]: the state before the first word, each slot a row of the identity matrix."""
+        """Return the state before the first word, [B, S D]; each slot is a row of the identity matrix."""
         start_SD = torch.eye(self.slots, word_BLD.shape[-1], dtype=word_BLD.dtype, device=word_BLD.device)
         return start_SD.flatten().expand(len(word_BLD), -1)
 
     def step(self, word_BD: Tensor, memory_BM: Tensor) -> Tensor:
-        """[B, S D]: the state after one word."""
+        """Return the state after one word, [B, S D]."""
         memory_BSD, word_B1D = memory_BM.unflatten(-1, (self.slots, -1)), word_BD[:, None]
         read_BSD = memory_BSD + self.attention(memory_BSD, torch.cat([memory_BSD, word_B1D], 1))
         read_BSD = (read_BSD + self.mlp(read_BSD)).tanh()
@@ -114,7 +114,7 @@ class RelationalMemory(nn.Module):
         return kept_BSD.flatten(1)
 
     def forward(self, word_BLD: Tensor) -> Tensor:
-        """[B, L, S D]: the state after each word."""
+        """Return the state after each word, [B, L, S D]."""
         memory_BM, states = self.start(word_BLD), []
         for word_BD in word_BLD.unbind(1):
             memory_BM = self.step(word_BD, memory_BM)
@@ -123,7 +123,7 @@ class RelationalMemory(nn.Module):
 
 
 class PatchEncoderLayer(nn.Module):
-    """Self-attention and an MLP, a norm before each."""
+    """Pre-norm encoder layer: self-attention and an MLP."""
 
     def __init__(self, config: MemoryTransformerConfig) -> None:
         super().__init__()
@@ -140,7 +140,7 @@ class PatchEncoderLayer(nn.Module):
 
 
 class MemoryDecoderLayer(nn.Module):
-    """Self-attention, attention to the image and an MLP, a memory-conditional norm before each."""
+    """Decoder layer: self-attention, cross-attention to the image and an MLP, with a memory-conditional norm before each."""
 
     def __init__(self, config: MemoryTransformerConfig) -> None:
         super().__init__()
@@ -158,10 +158,10 @@ class MemoryDecoderLayer(nn.Module):
 
 
 class MemoryTransformer(nn.Module):
-    """Encoder of patch features and memory-driven decoder of words; word 0 begins, ends and pads a report.
+    """Encoder of patch features and memory-driven decoder of words; word 0 is the start, end and padding token.
 
     feature_width  of a patch
-    vocabulary     words, word 0 among them
+    vocabulary     number of words, including word 0
     """
 
     def __init__(self, feature_width: int, vocabulary: int, config: MemoryTransformerConfig) -> None:
@@ -186,7 +186,7 @@ class MemoryTransformer(nn.Module):
                         nn.init.constant_(parameter, 0.1)
 
     def encode(self, feature_BPE: Tensor) -> Tensor:
-        """[B, P, D]: states of the patches."""
+        """Return the states of the patches [B, P, D]."""
         x_BPD = self.features(feature_BPE)
         for layer in self.encoder:
             x_BPD = layer(x_BPD)
@@ -194,13 +194,13 @@ class MemoryTransformer(nn.Module):
         return encoded_BPD
 
     def embedded(self, ids_BL: Tensor) -> Tensor:
-        """[B, L, D]: words with their positions."""
+        """Return word embeddings with positions [B, L, D]."""
         word_BLD = self.words(ids_BL) * math.sqrt(self.words.embedding_dim)
         dropped_BLD: Tensor = self.dropout(word_BLD + position_waves(ids_BL.shape[1], word_BLD))
         return dropped_BLD
 
     def decode(self, ids_BL: Tensor, encoded_BPD: Tensor, memory_BLM: Tensor, may_BL: Tensor | None = None) -> Tensor:
-        """Logits [B, L, V] of the word after each. may_BL: bool, False at words that none may read."""
+        """Return logits [B, L, V] of the next word at each position. may_BL: bool, False at words that are masked."""
         length = ids_BL.shape[1]
         may = torch.ones(length, length, dtype=torch.bool, device=ids_BL.device).tril()[None, None]
         if may_BL is not None:
@@ -212,13 +212,17 @@ class MemoryTransformer(nn.Module):
         return logit_BLV
 
     def forward(self, feature_BPE: Tensor, ids_BL: Tensor) -> Tensor:
-        """Logits [B, L, V] of the word after each of a report that begins with word 0; further zeros are padding."""
+        """Return logits [B, L, V] of the next word at each position of a report that starts with word 0;
+        further zeros are padding.
+        """
         may_BL = (ids_BL > 0) | (torch.arange(ids_BL.shape[1], device=ids_BL.device) == 0)
         return self.decode(ids_BL, self.encode(feature_BPE), self.memory(self.embedded(ids_BL)), may_BL)
 
 
 def position_waves(length: int, like: Tensor) -> Tensor:
-    """[L, D]: sine at even dimensions and cosine at odd ones of positions over 10000^(2i/D) (Vaswani et al., 2017)."""
+    """Return sinusoidal positions [L, D]: sine (even dimensions) and cosine (odd) of positions over 10000^(2i/D) (Vaswani et al.,
+    2017).
+    """
     width = like.shape[-1]
     rate_R = torch.exp(torch.arange(0, width, 2, device=like.device, dtype=like.dtype) * (-math.log(10_000.0) / width))
     angle_LR = torch.arange(length, device=like.device, dtype=like.dtype)[:, None] * rate_R
@@ -236,10 +240,11 @@ def _mlp(config: MemoryTransformerConfig) -> nn.Sequential:
 
 @torch.no_grad()
 def beam_search(model: MemoryTransformer, feature_BPE: Tensor, *, beams: int = 3, length: int = 60) -> list[list[int]]:
-    """Words of the likeliest report of each image, its word 0 at the end left out.
+    """Beam search: return the words of the most likely report of each image, without word 0 at the end.
 
-    As released: log-probabilities are added without a penalty of length, a report that ended is not extended, and at `length` words
-    all end. The released configuration asks for trigram blocking as well, which its code reads in greedy decoding only.
+    As released, log-probabilities are summed without a length penalty, a finished report is not extended,
+    and all reports end at `length` words. The released configuration also sets trigram blocking,
+    which its code uses only in greedy decoding.
     """
     encoded_BPD = model.encode(feature_BPE)
     count, device = len(encoded_BPD), encoded_BPD.device

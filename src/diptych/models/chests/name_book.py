@@ -1,4 +1,4 @@
-"""Vectors of names and explanations by a frozen text encoder, which queries of an image start from.  Letters: N texts, E width."""
+"""Vectors of names and explanations by a frozen text encoder, used as initial queries of an image.  Letters: N texts, E width."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ EXPECTED = "hf:FOLDER or hf-bare:FOLDER of a BERT, minilm-l6, or random:64"
 
 
 def book_vectors(texts: Sequence[str], source: str, *, length: int = 128) -> Tensor:
-    """float32 [N, E] of texts. Raises ConfigError for a source that is none of these:
+    """Return vectors float32 [N, E] of texts. Raises ConfigError for an unknown source. Sources:
 
-    hf:FOLDER   the state of [CLS] in the last layer of a transformers folder, as it is
-    hf-bare:FOLDER  the same of texts without [SEP] at their end, as MeDSLIP's tokenizer leaves them
+    hf:FOLDER   the state of [CLS] in the last layer of a transformers folder, not normalised
+    hf-bare:FOLDER  the same for texts without the final [SEP], as in MeDSLIP's tokenizer
     minilm-l6   or another packaged sentence encoder: unit-norm vectors
-    random:E    the mean of a random vector a word: no text is understood, but names share words
+    random:E    the mean of one random vector per word: without meaning, but names may share words
     """
     kind, _, rest = source.partition(":")
     if kind in ("hf", "hf-bare") and rest:
@@ -46,7 +46,7 @@ def book_vectors(texts: Sequence[str], source: str, *, length: int = 128) -> Ten
 
 
 def read_book(path: Path) -> tuple[dict[str, str], tuple[str, ...]]:
-    """Findings with their explanations, and places, of a JSON file. Raises DataError for another form."""
+    """Read findings with their explanations, and places, from a JSON file. Raises DataError for an invalid format."""
     values = read_object(path)
     findings, sites = values.get("findings"), values.get("places")
     if not isinstance(findings, dict) or not isinstance(sites, list) or len(findings) < 2 or len(sites) < 2:

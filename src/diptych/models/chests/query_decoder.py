@@ -1,5 +1,6 @@
-"""A decoder whose queries attend to image tokens and return their attention.  Letters: B batch, L layers, Q queries, P tokens, D
-width."""
+"""Transformer decoder that also returns the cross-attention of its queries.  Letters: B batch, L layers, Q queries, P tokens, D
+width.
+"""
 
 from __future__ import annotations
 
@@ -10,8 +11,8 @@ from torch import Tensor, nn
 class QueryDecoderLayer(nn.Module):
     """Pre-norm transformer decoder layer: self-attention of queries, cross-attention to tokens, MLP with ReLU.
 
-    The same function as `nn.TransformerDecoderLayer(norm_first=True)`, with the same names of weights, but it also returns the
-    cross-attention.
+    It is equivalent to `nn.TransformerDecoderLayer(norm_first=True)`, with the same parameter names,
+    but also returns the cross-attention.
     """
 
     def __init__(self, width: int, heads: int, *, mlp_width: int, dropout: float) -> None:
@@ -23,7 +24,7 @@ class QueryDecoderLayer(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, query_BQD: Tensor, token_BPD: Tensor) -> tuple[Tensor, Tensor]:
-        """The queries, and their attention over tokens [B, Q, P], a mean over heads."""
+        """Return the queries, and their attention over tokens [B, Q, P], mean over heads."""
         normed_BQD = self.norm1(query_BQD)
         attended_BQD, _ = self.self_attn(normed_BQD, normed_BQD, normed_BQD, need_weights=False)
         query_BQD = query_BQD + self.dropout(attended_BQD)
@@ -34,7 +35,7 @@ class QueryDecoderLayer(nn.Module):
 
 
 class QueryDecoder(nn.Module):
-    """Layers of `QueryDecoderLayer` and a last norm, which several decoders may share."""
+    """Stack of `QueryDecoderLayer` with a final norm, which several decoders may share."""
 
     def __init__(
         self,
@@ -51,7 +52,7 @@ class QueryDecoder(nn.Module):
         self.norm = norm or nn.LayerNorm(width)
 
     def forward(self, query_BQD: Tensor, token_BPD: Tensor) -> tuple[Tensor, Tensor]:
-        """The queries after the last norm, and each layer's attention over tokens [L, B, Q, P]."""
+        """Return the queries after the final norm, and each layer's attention over tokens [L, B, Q, P]."""
         maps = []
         for layer in self.layers:
             query_BQD, attention_BQP = layer(query_BQD, token_BPD)

@@ -1,4 +1,4 @@
-"""Reports from the patch features of an encoder, by a memory transformer.  Letters: N images, P patches, E width of a feature."""
+"""Report generation from patch features of an encoder by a memory transformer.  Letters: N images, P patches, E feature width."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from diptych.models.io.inference import evaluating, parts
 
 
 class ReportWriter:
-    """A `Generator` that reads no prompt.
+    """`Generator` of reports, without a prompt.
 
     features    image features [N, P, E]
-    beams       of the search
+    beams       number of beams
     batch_size  images that are decoded at once
     """
 
@@ -37,7 +37,7 @@ class ReportWriter:
     def generate(
         self, images: Sequence[ImageSource | None], prompts: Sequence[PromptLike] = (), *, max_tokens: int = 60
     ) -> list[str]:
-        """A report of each image, of `max_tokens` words at most. Raises DataError for a missing image."""
+        """Return a report of at most `max_tokens` words for each image. Raises DataError for a missing image."""
         shown = [image for image in images if image is not None]
         if len(shown) < len(images):
             raise DataError(
@@ -46,7 +46,7 @@ class ReportWriter:
         return [report for part in parts(shown, self.batch_size) for report in self.write(self.features(part), max_tokens)]
 
     def write(self, feature_NPE: Tensor, length: int) -> list[str]:
-        """A report of `length` words at most for each row of features."""
+        """Return a report of at most `length` words for each row of features."""
         device = next(self.head.parameters()).device
         with evaluating(self.head):
             reports = beam_search(self.head, feature_NPE.to(device), beams=self.beams, length=length)

@@ -1,1 +1,1 @@
-"""Parts that many models are built from."""
+"""Layers shared by many models."""

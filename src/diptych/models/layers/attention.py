@@ -14,11 +14,11 @@ SHORT = 200  # tokens; up to here two matrix products beat the fused kernel's ba
 class Attention(nn.Module):
     """Multi-head self-attention.
 
-    There are two forms, equal to rounding. The fused kernel (`scaled_dot_product_attention`) saves memory and is the default;
-    two matrix products and a softmax are used where `uses_explicit_attention` says that they are faster.
-    Masks are boolean with True for "may be read"; a row in which nothing may be read gets NaN or zeros, so do not pass one.
+    There are two implementations, equal up to rounding. The fused kernel (`scaled_dot_product_attention`) saves memory and is the
+    default; two matrix products and a softmax are used where `uses_explicit_attention` says that they are faster.
+    Masks are boolean, True where a token may be attended to. A row without any such token gets NaN or zeros, so do not pass one.
 
-    dropout  while training: share of what each token reads that is left out
+    dropout  dropout of attention weights in training
     """
 
     def __init__(self, width: int, heads: int, *, dropout: float = 0.0) -> None:
@@ -32,7 +32,7 @@ class Attention(nn.Module):
         self.out = nn.Linear(width, width)
 
     def forward(self, x_BLD: Tensor, mask_BL: Tensor | None = None, *, causal: bool = False) -> Tensor:
-        """`mask_BL` is True at real tokens; `causal` lets a token read itself and earlier ones only."""
+        """`mask_BL` is True at real tokens; with `causal` a token attends only to itself and earlier ones."""
         q_BHLE, k_BHLE, v_BHLE = self.qkv(x_BLD).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
         length = x_BLD.shape[1]
         if self.dropout and self.training:
@@ -52,12 +52,12 @@ class Attention(nn.Module):
 
 
 def uses_explicit_attention(x: Tensor, length: int) -> bool:
-    """The rule: on CPU, under autocast, up to `SHORT` tokens. There the fused kernel's backward is what costs most."""
+    """Return True on CPU, under autocast, up to `SHORT` tokens, where the backward of the fused kernel is slow."""
     return x.device.type == "cpu" and length <= SHORT and torch.is_autocast_enabled("cpu")
 
 
 def attention_mask(mask_BL: Tensor | None, length: int, *, causal: bool, device: torch.device) -> Tensor | None:
-    """Who may read whom, boolean and broadcastable to [B, H, L, L]; None when everybody may read everybody."""
+    """Return a boolean attention mask, broadcastable to [B, H, L, L]; None if all tokens may attend to all."""
     may = None if mask_BL is None else mask_BL[:, None, None, :]
     if causal:
         earlier_LL = torch.ones(length, length, dtype=torch.bool, device=device).tril()
@@ -66,7 +66,7 @@ def attention_mask(mask_BL: Tensor | None, length: int, *, causal: bool, device:
 
 
 def explicit_attention(q_BHLE: Tensor, k_BHLE: Tensor, v_BHLE: Tensor, may: Tensor | None = None) -> Tensor:
-    """softmax(q k' / sqrt(E)) v, with `may` False entries left out."""
+    """Return softmax(q k' / sqrt(E)) v over entries where `may` is True."""
     logits_BHLL = (q_BHLE * q_BHLE.shape[-1] ** -0.5) @ k_BHLE.transpose(-2, -1)
     if may is not None:
         logits_BHLL = logits_BHLL.masked_fill(~may, float("-inf"))

@@ -1,4 +1,4 @@
-"""Strided convolutions that see a smoothed map, so that a shift by one pixel changes less (Zhang, 2019, 1904.11486).
+"""Blur before strided convolutions, which makes them less sensitive to shifts by one pixel (Zhang, 2019, 1904.11486).
 
 Letters: B batch, C channel, H W.
 """
@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 
 class BlurredConv(nn.Module):
-    """`conv` after a 3 x 3 binomial filter a channel. The blur comes before the convolution, as in FFCV's training of ImageNet."""
+    """Depthwise 3 x 3 binomial filter followed by `conv`. The blur precedes the convolution, as in FFCV's ImageNet training."""
 
     def __init__(self, conv: nn.Conv2d) -> None:
         super().__init__()
@@ -26,7 +26,7 @@ class BlurredConv(nn.Module):
 
 
 def blur_strided_(module: nn.Module, *, least: int = 16) -> None:
-    """Every convolution with a stride above 1 and at least `least` input channels gets a blur, in place."""
+    """Add a blur, in place, to every convolution with a stride above 1 and at least `least` input channels."""
     for name, child in module.named_children():
         if isinstance(child, nn.Conv2d) and max(child.stride) > 1 and child.in_channels >= least:
             setattr(module, name, BlurredConv(child))

@@ -1,5 +1,6 @@
-"""A learned codebook between image and decoder (van den Oord et al., 2017, 1711.00937), as TL;DR uses it.  Letters: B batch, P patches,
-D width, K codes."""
+"""Vector quantisation with a learned codebook (van den Oord et al., 2017, 1711.00937), as TL;DR uses it.  Letters: B batch,
+P patches, D width, K codes.
+"""
 
 from __future__ import annotations
 
@@ -13,10 +14,10 @@ from diptych.core.randomness import keyed_seed
 
 @dataclass(frozen=True, slots=True)
 class CodebookOutput:
-    """straight_BPD  the codes going forward, the patches' gradient going back
-    patch_BPD     what was quantised
+    """straight_BPD  codes in the forward pass, with a straight-through gradient to the patches
+    patch_BPD     the input of the quantisation
     code_BPD      the nearest code of each patch, with the codebook's gradient
-    id_BP         which codes
+    id_BP         indices of the codes
     """
 
     straight_BPD: Tensor
@@ -26,7 +27,9 @@ class CodebookOutput:
 
 
 class Codebook(nn.Module):
-    """K vectors, drawn evenly from (-1/K, 1/K) as published. Few patches are near to these; `revive` moves codes to where patches are."""
+    """Codebook of K vectors, initialised uniformly in (-1/K, 1/K) as published. Few patches are near these;
+    `revive` moves unused codes.
+    """
 
     unused_K: Tensor
     moves: Tensor
@@ -43,17 +46,20 @@ class Codebook(nn.Module):
         return CodebookOutput(patch_BPD + (code_BPD - patch_BPD).detach(), patch_BPD, code_BPD, id_BP)
 
     def nearest(self, patch_BPD: Tensor) -> Tensor:
-        """argmin over codes of the squared distance; the first on a tie. int64 [B, P]"""
+        """Return the index of the nearest code by squared distance, int64 [B, P]; the first one on a tie."""
         flat = patch_BPD.detach().flatten(0, -2)
         code_KD = self.code_KD.detach()
-        distance = code_KD.square().sum(1) - 2 * flat @ code_KD.T  # but for |z|^2, which is the same for every code
+        distance = code_KD.square().sum(1) - 2 * flat @ code_KD.T  # without |z|^2, which is the same for every code
         return distance.argmin(1).view(patch_BPD.shape[:-1])
 
     @torch.no_grad()
     def revive(self, id_N: Tensor, patch_ND: Tensor, *, after: int) -> None:
-        """To be called once a step with the patches of all processes: a code that was nearest to none of them for `after` steps moves
-        onto one of this step (Dhariwal et al., 2020, 2005.00341). Which one depends on the patches and on how often codes moved, so that
-        processes agree and a resumed run goes on as if it had never stopped."""
+        """Move unused codes to patches; call it once per step with the patches of all processes.
+
+        A code that was the nearest of no patch for `after` steps moves to a patch of this step (Dhariwal et al., 2020,
+        2005.00341). The choice depends on the patches and the number of earlier moves,
+        so processes agree and a resumed run equals an uninterrupted one.
+        """
         used_K = torch.bincount(id_N, minlength=len(self.code_KD)) > 0
         self.unused_K.add_(1).masked_fill_(used_K, 0)
         idle = (self.unused_K >= after).nonzero().flatten()[: len(patch_ND)]

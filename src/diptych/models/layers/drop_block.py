@@ -1,4 +1,6 @@
-"""DropBlock (Ghiasi et al., 2018, arXiv 1810.12890): squares of a map go, all channels at once.  Letters: B batch, D channels, H W."""
+"""DropBlock (Ghiasi et al., 2018, arXiv 1810.12890): drops squares of a feature map, in all channels at once.  Letters: B batch,
+D channels, H W.
+"""
 
 from __future__ import annotations
 
@@ -10,10 +12,10 @@ from diptych.core.errors import ConfigError
 
 
 class DropBlock(nn.Module):
-    """In training, squares of `side` places become 0 and the rest grows by as much, over the whole batch; otherwise nothing happens.
+    """Sets squares of `side` positions to 0 in training and rescales the rest, over the whole batch; the identity in evaluation.
 
-    share  of places that go, about: a square begins at share / side^2 of them, as the detectors that use it count, so that squares that
-           overlap or hang over the edge make it less
+    share  approximate share of dropped positions: a square starts at share / side^2 of them, as in the detectors that use it;
+           squares that overlap or cross the border make the actual share smaller
     """
 
     def __init__(self, share: float, side: int) -> None:

@@ -1,5 +1,6 @@
-"""The pre-norm block with dropout of what each branch adds, as timm's vision transformer has it (2010.11929).  Letters: B batch, L tokens,
-D width."""
+"""Pre-norm block with dropout on both branches, as in timm's vision transformer (2010.11929).  Letters: B batch, L tokens,
+D width.
+"""
 
 from __future__ import annotations
 
@@ -10,9 +11,9 @@ from diptych.models.layers.transformer import Block
 
 
 class DropoutBlock(Block):
-    """x + dropped(attention(norm(x))), then x + dropped(mlp(norm(x))); the activations inside of the mlp are dropped, too.
+    """x + dropped(attention(norm(x))), then x + dropped(mlp(norm(x))); also with dropout inside the MLP.
 
-    dropout  share of numbers; shares of the attention itself are never dropped
+    dropout  rate; there is no dropout on attention weights
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""The last features that were seen, for more negatives than a batch holds.  Letters: Q places, K of them filled, N items, D width."""
+"""Queue of recent features, as additional negatives.  Letters: Q size, K filled rows, N items, D width."""
 
 from __future__ import annotations
 
@@ -13,13 +13,15 @@ Start = Literal["empty", "random"]
 
 
 class FeatureQueue(nn.Module):
-    """A ring of the newest `size` rows and their group ids; one for each modality. Everything is a buffer and in the checkpoint.
+    """Ring buffer of the newest `size` rows and their group ids; use one per modality. Its state is in buffers,
+    and so in checkpoints.
 
-    It wraps: any number of rows may be pushed, also one that does not divide `size` or exceeds it (the released code of several methods
-    demands a batch that divides it). Push the rows of all processes, so that it is the same everywhere and a checkpoint has one.
+    Any number of rows may be pushed, also one that does not divide `size` or exceeds it (the released code of several methods
+    requires a batch size that divides it). Push the rows of all processes,
+    so that all have the same queue and a checkpoint stores one.
 
-    start  "empty", or "random", as the released code of several methods: unit vectors without group, easy negatives for as long as they
-           stay
+    start  "empty", or "random" as in the released code of several methods: unit vectors without group, which are easy negatives
+           until they are replaced
     """
 
     row_QD: Tensor
@@ -44,24 +46,26 @@ class FeatureQueue(nn.Module):
         return len(self.group_Q)
 
     def __len__(self) -> int:
-        """Rows that are held."""
+        """Return the number of filled rows."""
         return min(self.pushed, self.size)
 
     @property
     def pushed(self) -> int:
-        """Rows pushed so far; read from the buffer only where something else than `push_` changed it, for the host waits for a GPU."""
+        """Number of rows pushed so far; read from the buffer only if it was changed by other code than `push_`,
+        since the host waits for a GPU.
+        """
         version = self.pushed_1._version
         if self._counted is None or self._counted[0] != version:
             self._counted = (version, int(self.pushed_1))
         return self._counted[1]
 
     def held(self) -> tuple[Tensor, Tensor]:
-        """row_KD and group_K as they are now, in no particular order. Copies: what is pushed later does not change them."""
+        """Return copies of row_KD and group_K in no particular order; later pushes do not change them."""
         return self.row_QD[: len(self)].clone(), self.group_Q[: len(self)].clone()
 
     @torch.no_grad()
     def push_(self, row_ND: Tensor, group_N: Tensor) -> None:
-        """Adds rows; the oldest make room. Of more rows than there are places, the last ones stay."""
+        """Add rows, replacing the oldest. Of more than `size` rows the last ones are kept."""
         if row_ND.shape[1:] != self.row_QD.shape[1:] or group_N.shape != row_ND.shape[:1]:
             raise ShapeError(
                 f"a queue of {list(self.row_QD.shape)} takes rows [N, {self.row_QD.shape[1]}] and groups [N], "

@@ -1,8 +1,9 @@
-"""Copies of a model that follow it without gradient: momentum teachers, frozen references, and mixtures of both.
+"""Gradient-free copies of a model: momentum teachers, frozen references, and mixtures of both.
 
-A copy is taken of everything that the source holds at that moment, heads and projections included: an average of the towers under a
-head that is trained on gives targets that move twice. Copies live inside the training module, so they are in every checkpoint, and
-what is deployed leaves them behind. They are always in evaluation mode: a teacher with dropout is a different teacher every time.
+A copy includes everything in the source at that time, also heads and projections: averaged towers below a head that is still
+trained would give targets that move twice. Copies are part of the training module, so they are in every checkpoint,
+but not in the deployed model. They are always in evaluation mode: with dropout,
+a teacher would give different targets at each call.
 """
 
 from __future__ import annotations
@@ -17,13 +18,13 @@ from diptych.core.errors import ConfigError
 
 
 class FrozenModules(nn.ModuleDict):
-    """Named modules that are frozen and in evaluation mode for good. `forward` is the caller's: `companions["teacher"](...)`.
+    """Named modules that are always frozen and in evaluation mode. The caller runs them: `companions["teacher"](...)`.
 
-        Companions(model, "teacher", "reference")     two copies of the model as it is now
-        Companions(teacher=other)                     another module, itself and not a copy: it is frozen in place
-        Companions().add_("teacher", model)           a copy when it is wanted, say after weights were loaded
+        Companions(model, "teacher", "reference")     two copies of the current model
+        Companions(teacher=other)                     another module, not copied: it is frozen in place
+        Companions().add_("teacher", model)           a copy at a later time, such as after loading weights
 
-    Attach copies to their source after everything that they should hold is in place.
+    Attach copies to their source after all of its parts exist.
     """
 
     def __init__(self, source: nn.Module | None = None, *names: str, **given: nn.Module) -> None:
@@ -38,17 +39,17 @@ class FrozenModules(nn.ModuleDict):
         self.train(False)
 
     def add_(self, name: str, source: nn.Module) -> FrozenModules:
-        """A copy of the source as it is now under this name, in place of one that was there."""
+        """Add a copy of the current source under this name, replacing an existing one."""
         self[name] = copy.deepcopy(source).requires_grad_(False)
         return self.train(False)
 
     def train(self, mode: bool = True) -> FrozenModules:
-        """Stays in evaluation mode whatever mode the source is in."""
+        """Stay in evaluation mode, whatever the mode of the source."""
         super().train(False)
         return self
 
     def copy_(self, name: str, source: nn.Module) -> None:
-        """The companion becomes the source as it is now."""
+        """Set the companion to the current source."""
         mix_(self[name], 0.0, (1.0, source))
 
     def average_(self, name: str, source: nn.Module, momentum: float) -> None:
@@ -60,8 +61,8 @@ class FrozenModules(nn.ModuleDict):
 def mix_(target: nn.Module, own: float, *others: tuple[float, nn.Module]) -> None:
     """target <- own * target + sum of weight * other, for every parameter and floating buffer of `target`, by name.
 
-    Weights must be at least 0 and sum to 1. Others may hold more tensors than the target. Integer buffers (counters) are copied from
-    the first of the others, but with own = 1, when nothing changes at all. Raises ConfigError.
+    Weights must be at least 0 and sum to 1. Others may have more tensors than the target.
+    Integer buffers (counters) are copied from the first of the others, unless own = 1, when nothing changes. Raises ConfigError.
     """
     weights = [own, *(weight for weight, _ in others)]
     if min(weights) < 0 or not math.isclose(sum(weights), 1.0, abs_tol=1e-6):
@@ -79,7 +80,7 @@ def mix_(target: nn.Module, own: float, *others: tuple[float, nn.Module]) -> Non
     if not floating:
         return
     targets = [mine[name] for name in floating]
-    if own == 0.0:  # zero times a value that is not finite would stay
+    if own == 0.0:  # zero times a non-finite value would remain
         torch._foreach_zero_(targets)
     else:
         torch._foreach_mul_(targets, own)

@@ -9,22 +9,22 @@ import torch
 from torch import Tensor, nn
 
 Start = Literal["clip", "spread", "torch", "xavier", "narrow"]
-"""Of a transformer's blocks.
+"""Initialisation of a transformer's blocks.
 
 clip    normal: attention input width^-1/2, first MLP layer (2 width)^-1/2, both layers that write to the residual stream
         width^-1/2 (2 layers)^-1/2, so that its variance does not grow with depth; biases zero (CLIP's text tower, 2103.00020)
-spread  the same with the MLP's biases evenly within 1 / sqrt(fan in), as PyTorch begins and CLIP's released code leaves them
-torch   as PyTorch begins: attention input Xavier-uniform over all three parts at once, the other layers evenly within
-        1 / sqrt(fan in); the attention's biases zero (CLIP's image tower, which its code leaves alone, and open_clip's)
-xavier  every map Xavier-uniform, of the attention input each part by itself; the attention's biases zero, the MLP's normal with deviation
-        1e-6 (big_vision: SigLIP, 2303.15343; the text tower of TIPS, 2410.16512)
-narrow  normal with deviation 0.02, cut at 2, biases zero (timm's and ALBEF's vision transformers)
+spread  the same with the MLP's biases uniform within 1 / sqrt(fan in), as by PyTorch's default, which CLIP's released code keeps
+torch   PyTorch's default: attention input Xavier-uniform over all three parts at once, the other layers uniform within
+        1 / sqrt(fan in); the attention's biases zero (CLIP's image tower, which its code does not initialise, and open_clip's)
+xavier  every layer Xavier-uniform, each part of the attention input separately; the attention's biases zero,
+        the MLP's normal with deviation 1e-6 (big_vision: SigLIP, 2303.15343; the text tower of TIPS, 2410.16512)
+narrow  normal with deviation 0.02, truncated at 2, biases zero (timm's and ALBEF's vision transformers)
 """
 
 
 @torch.no_grad()
 def init_block_(start: Start, qkv: nn.Linear, out: nn.Linear, mlp_in: nn.Linear, mlp_out: nn.Linear, *, layers: int) -> None:
-    """Begins the four maps of one block of `layers`."""
+    """Initialise the four linear layers of one block of a stack of `layers`."""
     maps, width = (qkv, out, mlp_in, mlp_out), qkv.in_features
     if start == "torch":
         nn.init.xavier_uniform_(qkv.weight)
@@ -54,7 +54,10 @@ def init_block_(start: Start, qkv: nn.Linear, out: nn.Linear, mlp_in: nn.Linear,
 
 @torch.no_grad()
 def lecun_normal_(weight: Tensor) -> Tensor:
-    """Normal with variance 1 / fan in, cut at two deviations of the wider curve that has this variance then: flax's default for maps and
-    convolutions. `weight` is [out, in, ...]."""
+    """Initialise from a truncated normal with variance 1 / fan in: flax's default for linear layers and convolutions.
+
+    The normal is truncated at two of its deviations and widened such that the result has this variance. `weight` is [out, in,
+    ...].
+    """
     std = math.sqrt(1 / weight[0].numel()) / 0.87962566103423978
     return nn.init.trunc_normal_(weight, std=std, a=-2 * std, b=2 * std)

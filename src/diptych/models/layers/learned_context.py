@@ -16,10 +16,10 @@ Start = Literal["normal", "truncated"]
 
 
 class LearnedContext(nn.Module):
-    """Context vectors, shared by all classes [M, D] or one set for each [K, M, D], in the space of a tower's token embeddings.
+    """Learned context vectors, shared by all classes [M, D] or per class [K, M, D], in the space of a tower's token embeddings.
 
     classes  0: shared; else K sets ("class-specific context")
-    words_MD embeddings of words to start from; None: random
+    words_MD initial embeddings of words; None: random
     start    random vectors are "normal" with deviation `std` (CoOp: 0.02), or "truncated" normal at two units (DenseCLIP: 1)
     """
 
@@ -50,11 +50,11 @@ class LearnedContext(nn.Module):
                 nn.init.trunc_normal_(self.context, std=std)
 
     def forward(self, token_KLD: Tensor, order_KL: Tensor, span: tuple[int, int], shift_BD: Tensor | None = None) -> Tensor:
-        """Prompts [K, L, D]: embedded rows whose positions `span` are replaced by the context, then put in order.
+        """Return prompts [K, L, D]: embedded rows whose positions `span` are replaced by the context, then reordered.
 
         Rows and order are those of `data.text.prompts.class_prompts`.
 
-        shift_BD  is added to every context vector, one an image (CoCoOp, 2203.05557): prompts [B, K, L, D]
+        shift_BD  is added to every context vector, one per image (CoCoOp, 2203.05557): prompts [B, K, L, D]
         """
         first, behind = span
         if behind - first != self.count:

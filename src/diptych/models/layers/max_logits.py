@@ -1,9 +1,10 @@
-"""The highest logit of each word over all places of a text or picture, without ever holding the logits of all places.
+"""Maximum of each word's logit over all positions of a text or picture, without storing the logits of all positions.
 
     peak_bv = max over real positions p of  x_bp . w_v + c_v
 
-A batch of 100 pictures of 197 places over 30,522 words has 2.4 GB of logits; only [B, V] of them matter, and where they stood. Both
-directions go over the words in tiles.  Letters: B batch, P positions, D width, V vocabulary, T words of a tile.
+A batch of 100 pictures with 197 positions and 30,522 words has 2.4 GB of logits; only the maxima [B,
+V] and their positions are needed. Forward and backward run over the words in tiles.  Letters: B batch, P positions, D width,
+V vocabulary, T words per tile.
 """
 
 from __future__ import annotations
@@ -17,13 +18,13 @@ from torch.autograd.function import once_differentiable
 from diptych.core.errors import ShapeError
 
 TILE = 8_000_000
-"""Logits that are held at a time."""
+"""Number of logits stored at a time."""
 
 
 def max_logits(x_BPD: Tensor, mask_BP: Tensor, weight_VD: Tensor, bias_V: Tensor, *, tile: int = TILE) -> tuple[Tensor, Tensor]:
-    """(peak_BV, place_BV): the highest logit of each word, and the place that has it; of equal ones the first gets the gradient.
+    """Return (peak_BV, place_BV): the maximal logit of each word, and its position; among equal ones the first gets the gradient.
 
-    mask_BP  True at real positions; every row needs one
+    mask_BP  True at real positions; every row needs at least one
     tile     logits at a time; changes memory and time, nothing else
     """
     if x_BPD.ndim != 3 or mask_BP.shape != x_BPD.shape[:2] or weight_VD.shape != (len(bias_V), x_BPD.shape[2]):

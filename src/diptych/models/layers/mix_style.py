@@ -1,8 +1,8 @@
-"""MixStyle: the means and deviations of an image's channels, mixed with another image's (Zhou et al., 2021, arXiv 2104.02008).
+"""MixStyle: mixes the channel means and deviations of an image with another image's (Zhou et al., 2021, arXiv 2104.02008).
 
     x' = sigma_mix (x - mu) / sigma + mu_mix,   mu_mix = l mu + (1 - l) mu_other,   sigma_mix likewise,   l ~ Beta(alpha, alpha)
 
-Statistics are over places and carry no gradient. Only while training, and then in a share of the steps.
+Statistics are over positions and carry no gradient. It is applied only in training, in a share of the steps.
 
 Letters: B batch, P positions, D width.
 """
@@ -21,8 +21,9 @@ Mix = Literal["random", "crossdomain"]
 
 class MixStyle(nn.Module):
     """share   of the training steps in which styles are mixed
-    alpha   of the Beta distribution, from which each image draws its own part; small values keep one style or the other
-    mix     whose style: that of a random image, or of one of the other half of the batch (for batches of two domains, half and half)
+    alpha   of the Beta distribution of each image's mixing weight; small values mostly keep one style or the other
+    mix     source of the style: a random image, or one of the other half of the batch (for batches with two domains,
+    half and half)
     """
 
     def __init__(self, *, share: float = 0.5, alpha: float = 0.1, mix: Mix = "random", eps: float = 1e-6) -> None:
@@ -42,7 +43,7 @@ class MixStyle(nn.Module):
         return mix_styles(x_BPD, part, self.others(count).to(x_BPD.device), eps=self.eps)
 
     def others(self, count: int) -> Tensor:
-        """Whose style each image gets a part of, [B]."""
+        """Return the index of the image whose style each image is mixed with, [B]."""
         if self.mix == "random" or count < 2:
             return torch.randperm(count)
         second, first = torch.arange(count - 1, -1, -1).chunk(2)  # the later half comes first
@@ -50,7 +51,7 @@ class MixStyle(nn.Module):
 
 
 def mix_styles(x_BPD: Tensor, part_B11: Tensor, other_B: Tensor, *, eps: float = 1e-6) -> Tensor:
-    """The images in the style of which `part_B11` is their own and the rest that of `other_B`."""
+    """Return images whose style is `part_B11` of their own plus the rest of `other_B`."""
     with torch.no_grad():
         mean_B1D = x_BPD.mean(1, keepdim=True)
         deviation_B1D = (x_BPD.var(1, keepdim=True) + eps).sqrt()

@@ -9,7 +9,7 @@ from torch import nn
 
 
 class MLP(nn.Sequential):
-    """Linear layers of these widths (the first is the input's) with ReLU between them."""
+    """Linear layers of these widths (the first is that of the input) with ReLU between them."""
 
     def __init__(self, widths: Sequence[int]) -> None:
         linear = [nn.Linear(a, b) for a, b in itertools.pairwise(widths)]

@@ -1,4 +1,6 @@
-"""Two vectors into one by many small products (spatially conditioned graphs, 2012.06060).  Letters: D width, X leading shape."""
+"""Multi-branch fusion of two vectors by products (spatially conditioned graphs, 2012.06060).  Letters: D width,
+X leading shape.
+"""
 
 from __future__ import annotations
 
@@ -10,8 +12,8 @@ from diptych.core.errors import ConfigError
 class MultiBranchFusion(nn.Module):
     """ReLU( b + sum over branches c of W3_c ReLU( W1_c x * W2_c y ) ), every branch width / branches wide.
 
-    The branches lie side by side in three square layers. (The released module holds them apart, with a bias b_c each; only their sum
-    matters.) Each branch starts as a Xavier layer of its own size.
+    The branches are concatenated in three square layers. (The released module stores them separately, with a bias b_c each;
+    only their sum matters.) Each branch is initialised as a Xavier layer of its own size.
     """
 
     def __init__(self, width: int, *, branches: int = 16) -> None:

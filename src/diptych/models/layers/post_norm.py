@@ -1,5 +1,6 @@
 """BERT's transformer layer (1810.04805): attention, sum, norm; then two layers, sum, norm.  Letters: B batch, L tokens, P tokens of another
-source, D width, M width of the inner layer, H heads, E width of a head."""
+source, D width, M width of the inner layer, H heads, E width of a head.
+"""
 
 from __future__ import annotations
 
@@ -12,11 +13,11 @@ from diptych.models.layers.attention import Attention
 
 
 class PostNormBlock(nn.Module):
-    """norm(x + attention(x)), then norm(x + mlp(x)); weights normal with deviation 0.02, biases zero, as BERT starts.
+    """norm(x + attention(x)), then norm(x + mlp(x)); initialised as BERT: weights normal with deviation 0.02, biases zero.
 
-    dropout  of the attention's shares and of what either branch adds; 0.1 in BERT
-    limit    the attention's scores, the inner layer on both sides of its activation, what the mlp adds and the result stay within it (GLIP:
-             50,000, for half precision); None: they are as they are
+    dropout  of the attention weights and of the output of each branch; 0.1 in BERT
+    limit    clamps the attention scores, the inner layer before and after its activation,
+             the output of the MLP and the result (GLIP: 50,000, for half precision); None: no clamping
     """
 
     def __init__(
@@ -33,7 +34,7 @@ class PostNormBlock(nn.Module):
             nn.init.zeros_(layer.bias)
 
     def forward(self, x_BLD: Tensor, mask_BL: Tensor) -> Tensor:
-        """`mask_BL` is True at real tokens; every row needs one."""
+        """`mask_BL` is True at real tokens; every row needs at least one."""
         x_BLD = self.norm_1(x_BLD + self._dropped(self._attended(x_BLD, mask_BL)))
         inner_BLM = self._within(F.gelu(self._within(self.mlp_in(x_BLD))))
         return self._within(self.norm_2(x_BLD + self._within(self._dropped(self.mlp_out(inner_BLM)))))
@@ -61,7 +62,7 @@ class PostNormBlock(nn.Module):
 
 
 class PostNormAttention(nn.Module):
-    """norm(x + attention(x, source)), as in BERT. The source may be of another width (a picture's tokens)."""
+    """norm(x + attention(x, source)), as in BERT. The source may have another width (image tokens)."""
 
     def __init__(self, width: int, heads: int, source_width: int, *, dropout: float, eps: float) -> None:
         super().__init__()
@@ -76,7 +77,7 @@ class PostNormAttention(nn.Module):
         self.norm = nn.LayerNorm(width, eps=eps)
 
     def forward(self, x_BLD: Tensor, source_BPD: Tensor, may: Tensor | None) -> Tensor:
-        """`may` is True where a token may be read, broadcastable to [B, H, L, P]."""
+        """`may` is True where a token may be attended to, broadcastable to [B, H, L, P]."""
         q_BHLE, k_BHPE, v_BHPE = (
             layer(given).unflatten(-1, (self.heads, -1)).transpose(1, 2)
             for layer, given in ((self.query, x_BLD), (self.key, source_BPD), (self.value, source_BPD))
@@ -90,7 +91,7 @@ class PostNormAttention(nn.Module):
 
 @torch.no_grad()
 def adopt_bert_layer_(block: PostNormBlock, layer: nn.Module) -> None:
-    """The block becomes a `BertLayer` of transformers."""
+    """Copy the weights of a `BertLayer` of transformers into the block."""
     theirs = dict(layer.named_parameters())
     own = "attention.self"
     for kind in ("weight", "bias"):

@@ -1,4 +1,4 @@
-"""Prefixes of an embedding as embeddings of their own: smaller to store, quicker to search (Matryoshka, 2205.13147).
+"""Prefixes of embeddings as smaller embeddings (Matryoshka, 2205.13147).
 
 Letters: N items, D width.
 """
@@ -18,9 +18,10 @@ from diptych.core.inputs import one_or_many
 
 
 class PrefixEmbedder:
-    """Embedder of the first `width` dimensions of `whole`'s vectors, normalised again: the prefix of a unit vector is none.
+    """Embedder of the first `width` dimensions of `whole`'s vectors, normalised again,
+    since the prefix of a unit vector is not a unit vector.
 
-    Worth most when `whole` was trained for that prefix (recipe `mrl`, whose models list theirs in `dims`); any embedder works.
+    It works for any embedder, but best if `whole` was trained for that prefix (recipe `mrl`, whose models list theirs in `dims`).
     """
 
     def __init__(self, whole: Embedder, width: int) -> None:
@@ -48,7 +49,7 @@ class PrefixEmbedder:
 
 
 def prefix(rows_ND: Unit, width: int) -> Unit:
-    """First `width` dimensions of each row, normalised again. A row whose prefix is all zeros stays so.
+    """Return the first `width` dimensions of each row, normalised again. A row whose prefix is all zeros stays zero.
 
     >>> prefix(np.array([[0.6, 0.0, 0.8]], np.float32), 2).tolist()
     [[1.0, 0.0]]

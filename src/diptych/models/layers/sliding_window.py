@@ -1,6 +1,6 @@
-"""Scores of a large image from the squares of a sliding window, averaged where they overlap.
+"""Sliding-window scores of a large image, averaged where windows overlap.
 
-Letters: B batch of one, C channel, H W pixels, K classes, S side of the window, R Q rows and columns of a square's scores.
+Letters: B batch of one, C channel, H W pixels, K classes, S side of the window, R Q rows and columns of a window's scores.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from torch import Tensor
 
 
 def sliding_window_mean(image_BCHW: Tensor, size: int, stride: int, scores: Callable[[Tensor], Tensor]) -> Tensor:
-    """[K, H, W]: the mean over the windows that show a pixel of what `scores` says of them.
+    """Return [K, H, W]: the mean of `scores` over all windows that contain a pixel.
 
     size    of the square window in pixels; an image with a shorter side is read in windows of that side
-    scores  of an image [B, C, S, S]: [B, K, R, Q] at any resolution, which is brought to that of the window
+    scores  maps an image [B, C, S, S] to [B, K, R, Q] at any resolution, which is resized to that of the window
     """
     high, wide = image_BCHW.shape[-2:]
     total_BKHW: Tensor | None = None
@@ -36,7 +36,7 @@ def sliding_window_mean(image_BCHW: Tensor, size: int, stride: int, scores: Call
 
 
 def window_starts(side: int, size: int, stride: int) -> list[int]:
-    """Where the squares of a sliding window begin; the last one ends with the image.
+    """Return the start positions of a sliding window; the last window ends at the border of the image.
 
     >>> window_starts(100, 64, 40), window_starts(64, 64, 40)
     ([0, 36], [0])

@@ -1,7 +1,7 @@
-"""The last sparse vectors that were seen, as wide as a vocabulary and as long as their words.
+"""Queue of recent sparse vectors over a vocabulary.
 
-Two dense queues of 11,520 rows over 30,522 words are 2.8 GB, nearly all of it zeros once a model is sparse. Here a row costs eight
-bytes per word that it has.  Letters: K rows held, E their entries, N items, V vocabulary.
+Two dense queues of 11,520 rows over 30,522 words take 2.8 GB, nearly all of it zeros once a model is sparse.
+Here a row takes eight bytes per nonzero word.  Letters: K rows, E their entries, N items, V vocabulary.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ Start = Literal["empty", "random"]
 
 @dataclass(frozen=True)
 class _Pushed:
-    """Rows that are not yet sparse: how many entries they have, and those that leave, is on its way from the GPU."""
+    """Rows that are not yet sparse: the number of entries of new and removed rows is still being copied from the GPU."""
 
     row_NV: Tensor
     group_N: Tensor
@@ -31,15 +31,17 @@ class _Pushed:
 
 
 class SparseQueue(nn.Module):
-    """The newest `size` rows and their group ids, oldest first; one queue for each modality. Everything is a buffer and in checkpoints.
+    """Queue of the newest `size` rows and their group ids, oldest first; use one per modality.
+    Its state is in buffers and checkpoints.
 
-    Any number of rows may be pushed at any time: the oldest make room for exactly as many. (LexLIP's released code, at the end of its
-    ring, drops the rows that do not fit and starts over at the first place, which differs unless the batch divides the size.)
+    Any number of rows may be pushed; they replace as many of the oldest.
+    (LexLIP's released code drops the rows that do not fit at the end of its ring and restarts at the first position, which
+    differs unless the batch size divides the queue size.)
 
     start  "empty", or "random" as released: unit vectors of all words with random signs, without group
-    Buffers change their length: `resize_` makes room before a checkpoint is read. On a GPU the newest rows become sparse when the
-    queue is next looked at, one step later, since the host would wait for the number of their entries; buffers are whole in
-    `state_dict` and after `settle_`.
+    Buffers change their length: call `resize_` before loading a checkpoint.
+    On a GPU the newest rows become sparse at the next access to the queue, one step later, since the host would wait for the
+    number of their entries; buffers are complete in `state_dict` and after `settle_`.
     """
 
     value_E: Tensor
@@ -62,7 +64,7 @@ class SparseQueue(nn.Module):
         self._pushed: _Pushed | None = None
 
     def __len__(self) -> int:
-        """Rows that are held."""
+        """Return the number of rows."""
         self.settle_()
         return len(self.length_K)
 
@@ -71,14 +73,14 @@ class SparseQueue(nn.Module):
         return super().state_dict(*args, **options)
 
     def resize_(self, shapes: Mapping[str, torch.Size]) -> None:
-        """Buffers of these shapes, to be filled by a checkpoint; names are those of the buffers."""
+        """Resize buffers to these shapes by name, before loading a checkpoint."""
         self._pushed = None
         for name in ("value_E", "term_E", "length_K", "group_K"):
             if name in shapes:
                 setattr(self, name, getattr(self, name).new_zeros(shapes[name]))
 
     def similarities(self, row_NV: Tensor) -> Tensor:
-        """Dot products [N, K] with what is held now; the gradient reaches `row_NV`."""
+        """Return dot products [N, K] with the current rows; the gradient reaches `row_NV`."""
         if row_NV.ndim != 2 or row_NV.shape[1] != self.words:
             raise ShapeError(f"a queue over {self.words} words is compared with rows [N, {self.words}], got {list(row_NV.shape)}")
         self.settle_()
@@ -89,7 +91,7 @@ class SparseQueue(nn.Module):
         return similarity_NK
 
     def dense(self) -> Tensor:
-        """row_KV, to look at."""
+        """Return the dense rows row_KV, for inspection."""
         self.settle_()
         return self._matrix().to_dense()
 
@@ -98,7 +100,7 @@ class SparseQueue(nn.Module):
 
     @torch.no_grad()
     def push_(self, row_NV: Tensor, group_N: Tensor) -> None:
-        """Adds rows; the oldest make room. Of more rows than there are places, the last ones stay."""
+        """Add rows, replacing the oldest. Of more than `size` rows the last ones are kept."""
         if row_NV.shape[1:] != (self.words,) or group_N.shape != row_NV.shape[:1]:
             raise ShapeError(
                 f"a queue over {self.words} words takes rows [N, {self.words}] and groups [N], got {list(row_NV.shape)} and "
@@ -113,7 +115,7 @@ class SparseQueue(nn.Module):
 
     @torch.no_grad()
     def settle_(self) -> None:
-        """Makes the rows that were pushed last sparse, where they are not yet."""
+        """Make the rows that were pushed last sparse, if they are not yet."""
         pushed, self._pushed = self._pushed, None
         if pushed is None:
             return
@@ -128,7 +130,7 @@ class SparseQueue(nn.Module):
 
 
 def _matrix(value_E: Tensor, term_E: Tensor, length_K: Tensor, words: int) -> Tensor:
-    """[K, V] as a sparse matrix, rows in order."""
+    """Return a sparse matrix [K, V], rows in order."""
     row_E = torch.repeat_interleave(torch.arange(len(length_K), device=length_K.device), length_K, output_size=len(value_E))
     entries_2E = torch.stack([row_E, term_E.long()])
     return torch.sparse_coo_tensor(entries_2E, value_E, (len(length_K), words), is_coalesced=True, check_invariants=False)

@@ -1,9 +1,11 @@
-"""Pictures in the style of another one: adaptive instance normalisation of VGG features (Huang and Belongie, 2017, arXiv 1703.06868).
+"""Style transfer by adaptive instance normalisation of VGG features (Huang and Belongie, 2017, arXiv 1703.06868).
 
-    t = s (sigma(y) (x - mu(x)) / sigma(x) + mu(y)) + (1 - s) x        x, y: features of picture and style; statistics over places
+    t = s (sigma(y) (x - mu(x)) / sigma(x) + mu(y)) + (1 - s) x        x, y: features of picture and style;
+    statistics over positions
 
-x are features of VGG-19 up to its fourth block (`relu4_1`), and a decoder that was trained for it makes a picture of t. Weights are those
-that are published with the method in PyTorch: `vgg_normalised.pth`, whose first layer takes pixels in 0..1, and `decoder.pth`.
+x are features of VGG-19 up to its fourth block (`relu4_1`), and a decoder trained with it maps t to a picture.
+The weights are those published with the PyTorch implementation: `vgg_normalised.pth`, whose first layer takes pixels in 0..1,
+and `decoder.pth`.
 
 Letters: B batch, C channel, H W pixels, P positions.
 """
@@ -21,11 +23,11 @@ from diptych.core.errors import DataError
 Triple = tuple[float, float, float]
 
 STRIDE = 8
-"""Pixels per side after one place of the features; the decoder's pictures have whole multiples."""
+"""Pixels per side of one feature position; the sides of decoded pictures are multiples of it."""
 
 
 class StyleTransfer(nn.Module):
-    """Frozen, and without gradient: its pictures are what a model is trained on."""
+    """Frozen style transfer network without gradient, for augmentation."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -41,7 +43,7 @@ class StyleTransfer(nn.Module):
         self.requires_grad_(False)
 
     def read(self, encoder: Mapping[str, Tensor], decoder: Mapping[str, Tensor]) -> None:
-        """The published weights; VGG's layers after the fourth block have no place here. Raises DataError for others."""
+        """Load the published weights, without VGG's layers after the fourth block. Raises DataError for others."""
         own = self.encoder.state_dict()
         for part, given in ((self.encoder, {name: encoder[name] for name in own if name in encoder}), (self.decoder, decoder)):
             try:
@@ -52,19 +54,21 @@ class StyleTransfer(nn.Module):
 
     @torch.no_grad()
     def forward(self, image_BCHW: Tensor, style_BCHW: Tensor, strength: float) -> Tensor:
-        """[B, C, H, W] pictures with what is in `image_BCHW`, in the styles of `style_BCHW`; H and W are multiples of 8."""
+        """Return pictures [B, C, H, W] with the content of `image_BCHW` in the styles of `style_BCHW`;
+        H and W are multiples of 8.
+        """
         x_BCHW, y_BCHW = self.encoder(image_BCHW), self.encoder(style_BCHW)
         made: Tensor = self.decoder(strength * adain(x_BCHW, y_BCHW) + (1 - strength) * x_BCHW)
         return made
 
 
 class StyleTransferAugmentation(nn.Module):
-    """A `StyleTransfer` for pictures that are normalised for another model.
+    """`StyleTransfer` as augmentation of pictures that are normalised for another model.
 
     strength    s above
     mean, deviation  of the other model's normalisation
-    normalised  pictures go through as they are for the other model, and come out as the decoder leaves them, as in SyViC's
-                release. Without it they are taken back to 0..1, for which VGG and decoder were trained, and normalised again
+    normalised  pictures stay normalised for the other model, and the decoder's output is used directly, as in SyViC's release.
+                False: they are converted to 0..1, for which VGG and decoder were trained, and normalised again
     """
 
     def __init__(
@@ -76,7 +80,7 @@ class StyleTransferAugmentation(nn.Module):
         self.register_buffer("deviation_C11", torch.tensor(deviation)[:, None, None], persistent=False)
 
     def forward(self, image_BCHW: Tensor, style_BCHW: Tensor) -> Tensor:
-        """[B, C, H, W] pictures in the styles of `style_BCHW`, whose pixels are in the range that VGG is shown."""
+        """Return pictures [B, C, H, W] in the styles of `style_BCHW`, whose pixels are in the input range of VGG."""
         if self.normalised:
             made: Tensor = self.transfer(image_BCHW, style_BCHW, self.strength)
             return made
@@ -86,18 +90,20 @@ class StyleTransferAugmentation(nn.Module):
 
 
 def adain(x_BCHW: Tensor, y_BCHW: Tensor, *, eps: float = 1e-5) -> Tensor:
-    """x with y's mean and deviation of each channel over its places."""
+    """Return x with y's mean and deviation of each channel over positions."""
     mean_BC11, deviation_BC11 = _moments(x_BCHW, eps)
     new_mean_BC11, new_deviation_BC11 = _moments(y_BCHW, eps)
     return (x_BCHW - mean_BC11) / deviation_BC11 * new_deviation_BC11 + new_mean_BC11
 
 
 def coral_colours(style_CHW: Tensor, image_CHW: Tensor) -> Tensor:
-    """A style in the colours of a picture (CORAL; Sun et al., 2016): its pixels are decorrelated, then get the picture's correlations,
-    means and deviations. Correlations are summed over pixels with one added on the diagonal, as released with the style transfer. A
-    channel that does not vary, where that code divides zero by zero, has no correlations.
+    """Match the colours of a style to a picture (CORAL; Sun et al., 2016).
 
-    In float64, whatever comes: roots of sums over pixels.
+    The pixels of the style are decorrelated, then get the picture's correlations, means and deviations.
+    Correlations are summed over pixels with one added on the diagonal, as released with the style transfer. A constant channel,
+    for which that code divides zero by zero, has no correlations.
+
+    Computed in float64 for any input: roots of sums over pixels.
     """
     style_CP, _, _ = _standardised(style_CHW)
     image_CP, mean_C1, deviation_C1 = _standardised(image_CHW)
@@ -112,7 +118,7 @@ def _standardised(image_CHW: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _root(pixel_CP: Tensor, power: float) -> Tensor:
-    """A power of the sum of products of channels, with one on the diagonal: symmetric, its values at least one."""
+    """Return a power of the sum of products of channels plus the identity: symmetric, with eigenvalues of at least one."""
     value_C, vector_CC = torch.linalg.eigh(pixel_CP @ pixel_CP.T + torch.eye(len(pixel_CP), dtype=pixel_CP.dtype))
     root_CC: Tensor = (vector_CC * value_C**power) @ vector_CC.T
     return root_CC
@@ -128,7 +134,7 @@ def _convolution(width: int, out: int) -> list[nn.Module]:
 
 
 def _block(*widths: int) -> list[nn.Module]:
-    """Convolutions of these widths, then half the sides."""
+    """Return convolutions of these widths, followed by downsampling by two."""
     layers = [layer for width, out in pairwise(widths) for layer in _convolution(width, out)]
     return [*layers, nn.MaxPool2d(2, ceil_mode=True)]
 

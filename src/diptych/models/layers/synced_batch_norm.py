@@ -10,9 +10,10 @@ from torch import Tensor, nn
 
 
 class SyncedBatchNorm(nn.BatchNorm1d):
-    """[B, H] by mean and variance of the rows of all processes, which hold equally many; in one process `nn.BatchNorm1d`.
+    """Batch norm of [B, H] with mean and variance over all processes, which have equally many rows;
+    in one process `nn.BatchNorm1d`.
 
-    Sums are taken in float32 at least. Gradients are those of one process with the whole batch, where a wrapper averages
+    Sums are computed in at least float32. Gradients equal those of one process with the whole batch if a wrapper averages
     them over the processes.
     """
 
@@ -41,7 +42,7 @@ class SyncedBatchNorm(nn.BatchNorm1d):
 
 
 class _AllReduceSum(torch.autograd.Function):
-    """The sum over all processes; so is its gradient."""
+    """All-reduce sum over all processes, in forward and backward."""
 
     @staticmethod
     def forward(ctx: Any, own_H: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
-"""Text vectors that look at a picture before they are compared with it: cross-attention after a small learned gate.
+"""Image-conditioned text vectors: gated cross-attention from texts to a picture.
 
-DenseCLIP (2112.01518) reads patches in a narrower space, X-CLIP (2208.02816) in the joint one; both add the result to the text times a
-learned vector that starts small, so that at first the text is nearly what it was.
+DenseCLIP (2112.01518) attends to patches in a narrower space, X-CLIP (2208.02816) in the joint one; both multiply the result by a
+learned vector with small initial values and add it to the text, so that the text is nearly unchanged at first.
 
 Letters: B batch, K texts, P positions, D width, I inner width, H heads, E width of a head.
 """
@@ -16,7 +16,7 @@ from diptych.models.layers.transformer import activation
 
 
 class CrossAttention(nn.Module):
-    """Queries of one sequence, keys and values of another, without biases; a last projection with one.
+    """Cross-attention: projections of queries, keys and values have no bias, the output projection has one.
 
     inside  width of all heads together; 0 is `width`
     """
@@ -33,7 +33,7 @@ class CrossAttention(nn.Module):
         self.out, self.dropout = nn.Linear(inner, width), nn.Dropout(dropout)
 
     def forward(self, query_BKI: Tensor, source_BPI: Tensor, mask_BP: Tensor | None = None) -> Tensor:
-        """[B, K, I]; places whose mask is False are not read."""
+        """Return [B, K, I]; positions whose mask is False are ignored."""
         q_BHKE, k_BHPE, v_BHPE = (
             layer(x).unflatten(-1, (self.heads, -1)).transpose(1, 2)
             for layer, x in ((self.q, query_BKI), (self.k, source_BPI), (self.v, source_BPI))
@@ -47,7 +47,7 @@ class CrossAttention(nn.Module):
 
 
 class RefinerLayer(nn.Module):
-    """Texts read each other (where `among`), then the picture, then think; each pre-norm, each added."""
+    """Pre-norm decoder layer: self-attention of texts (if `among`), cross-attention to the picture, and an MLP."""
 
     def __init__(self, width: int, heads: int, *, among: bool, act: str, dropout: float, drop_thoughts: bool) -> None:
         super().__init__()
@@ -70,12 +70,12 @@ class RefinerLayer(nn.Module):
 class TextRefiner(nn.Module):
     """text + gate * refined.
 
-    inside   width within: texts and places are normalised and projected into it, and back out; 0 works in the joint space, with a norm on
-             the places alone (X-CLIP)
-    among    texts read each other, too (DenseCLIP)
-    dropout  after attention and within the MLP; with `drop_thoughts` also after the MLP (DenseCLIP)
-    gate     where its numbers start: 1e-4 (DenseCLIP), 0.1 (X-CLIP)
-    std      of all linear maps at the start, truncated normal with biases of 0; 0 leaves PyTorch's
+    inside   inner width: texts and positions are normalised and projected into it, and back; 0: the joint space,
+             with a norm only on the positions (X-CLIP)
+    among    also self-attention of texts (DenseCLIP)
+    dropout  after attention and inside the MLP; with `drop_thoughts` also after the MLP (DenseCLIP)
+    gate     its initial value: 1e-4 (DenseCLIP), 0.1 (X-CLIP)
+    std      of the initial weights of linear layers, truncated normal with biases of 0; 0 keeps PyTorch's initialisation
     """
 
     def __init__(
@@ -109,7 +109,7 @@ class TextRefiner(nn.Module):
                     nn.init.zeros_(module.bias)
 
     def forward(self, text_BKD: Tensor, place_BPD: Tensor) -> Tensor:
-        """Refined texts [B, K, D], one set for each picture."""
+        """Return refined texts [B, K, D], one set per picture."""
         source_BPI, x_BKI = self.places(place_BPD), self.texts(text_BKD)
         for layer in self.layers:
             x_BKI = layer(x_BKI, source_BPI)

@@ -1,4 +1,4 @@
-"""The pre-norm transformer of both CLIP towers (2103.00020).  Letters: B batch, L tokens, D width."""
+"""Pre-norm transformer of both CLIP towers (2103.00020).  Letters: B batch, L tokens, D width."""
 
 from __future__ import annotations
 
@@ -16,15 +16,18 @@ Activation = Literal["gelu", "quick_gelu", "gelu_tanh", "relu"]
 
 
 class QuickGELU(nn.Module):
-    """x sigmoid(1.702 x): what the first released CLIP weights were trained with. Not interchangeable with GELU."""
+    """x sigmoid(1.702 x): used by the first released CLIP weights. Not interchangeable with GELU."""
 
     def forward(self, x: Tensor) -> Tensor:
         return x * torch.sigmoid(1.702 * x)
 
 
 def activation(name: str) -> nn.Module:
-    """ "gelu" (exact), "quick_gelu" (OpenAI's CLIP), "gelu_tanh" (the approximation that JAX takes by default, so SigLIP's), "relu"
-    (the text tower of TIPS)."""
+    """Return the activation of a name.
+
+    Names are "gelu" (exact), "quick_gelu" (OpenAI's CLIP), "gelu_tanh" (the default approximation of JAX, so SigLIP's),
+    and "relu" (the text tower of TIPS).
+    """
     if name == "gelu":
         return nn.GELU()
     if name == "quick_gelu":
@@ -39,8 +42,8 @@ def activation(name: str) -> nn.Module:
 class Block(nn.Module):
     """x + attention(norm(x)), then x + mlp(norm(x)).
 
-    dropout  while training: after the attention, within the MLP and after it (timm's `drop`)
-    attention_dropout  likewise, of what each token reads
+    dropout  in training: after the attention, inside the MLP and after it (timm's `drop`)
+    attention_dropout  in training: of attention weights
     """
 
     def __init__(
@@ -73,10 +76,10 @@ class Block(nn.Module):
 
 
 class Transformer(nn.Module):
-    """Blocks one after the other.
+    """Stack of blocks.
 
-    start  how their weights begin (`layers/starts.py`): "clip", the published initialisation of CLIP's text tower, "spread", "torch",
-           "xavier" or "narrow"
+    start  their initialisation (`layers/initialisation.py`): "clip", the published initialisation of CLIP's text tower,
+           "spread", "torch", "xavier" or "narrow"
     """
 
     def __init__(
@@ -115,5 +118,5 @@ class Transformer(nn.Module):
 
 
 def l2_normalise(x_ND: Tensor) -> Tensor:
-    """Rows of norm 1, computed in at least float32."""
+    """Return rows of norm 1, computed in at least float32."""
     return F.normalize(x_ND if x_ND.dtype == torch.float64 else x_ND.float(), dim=-1)

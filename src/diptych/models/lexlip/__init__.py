@@ -1,1 +1,1 @@
-"""LexLIP: pictures and texts as weights over the words of a vocabulary."""
+"""LexLIP: sparse term weights of images and texts over one vocabulary."""

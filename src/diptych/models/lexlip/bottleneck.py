@@ -1,6 +1,7 @@
-"""LexLIP's first phase: the words of a picture or text have to be enough to restore a caption of which half is hidden.
+"""LexLIP's first phase: a half-masked caption is reconstructed from the term weights of a picture or text.
 
-Letters: B batch, N items, C channel, H W, L tokens, M J hidden places of the encoder's and of the decoder's text, D width, V vocabulary.
+Letters: B batch, N items, C channel, H W, L tokens, M J masked positions of the encoder's and of the decoder's text, D width,
+V vocabulary.
 """
 
 from __future__ import annotations
@@ -22,10 +23,10 @@ from diptych.models.towers.outputs import Tower
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BottleneckOutput:
-    """image_NV, text_NV   weights over words, of norm 1, of the picture and the whole text
-    own_word_NMV         the text encoder's guesses of the words that are hidden from it
-    image_word_NJV       the decoder's guesses from the picture's words
-    text_word_NJV        the decoder's guesses from the words of the text that the encoder saw, hidden ones missing
+    """image_NV, text_NV   unit-norm term weights of the picture and the whole text
+    own_word_NMV         the text encoder's logits of its masked words
+    image_word_NJV       the decoder's logits from the picture's term weights
+    text_word_NJV        the decoder's logits from the term weights of the encoder's masked text
     """
 
     image_NV: Embeddings[Tensor]
@@ -36,13 +37,14 @@ class BottleneckOutput:
 
 
 class BottleneckEncoder(nn.Module):
-    """A `LexicalEncoder` and the weak decoder that restores captions from its words.
+    """`LexicalEncoder` with a weak decoder that reconstructs captions from its term weights.
 
-    The bottleneck is softmax(highest logits) times the table of word vectors, through which no gradient reaches the table. It takes the
-    place of the start token's vector in the decoder's input; the decoder's `layers` blocks are BERT's, its head is the text's.
+    The bottleneck is softmax(max-pooled logits) times the table of word vectors, which gets no gradient from it.
+    It replaces the start token's vector in the decoder's input; the decoder's `layers` blocks are BERT's,
+    its head is that of the text encoder.
 
     dropout  of the decoder's blocks
-    A learned vector stands where a word is hidden, unless the vocabulary has a token for that (`mask_token` True: none is made).
+    A learned vector replaces masked words, unless the vocabulary has a mask token (`mask_token` True: no vector is created).
     """
 
     def __init__(
@@ -66,8 +68,10 @@ class BottleneckEncoder(nn.Module):
         own: tuple[Tensor, Tensor, Tensor],
         other: tuple[Tensor, Tensor, Tensor],
     ) -> BottleneckOutput:
-        """`own` and `other` are the texts with words hidden from the encoder and from the decoder: ids [B, L], True where the mask stands
-        [B, L], places that are asked for [B, M]."""
+        """`own` and `other` are the masked texts of the encoder and of the decoder.
+
+        Each has ids [B, L], the positions of masks [B, L] (bool), and the positions to predict [B, M].
+        """
         encoder = self.encoder
         image_peak_NV, _ = encoder.image_peaks(image_BCHW)
         own_x_BLD = encoder.text_tower(self._words(*own[:2]), text_mask_BL).tokens_BPD
@@ -82,7 +86,7 @@ class BottleneckEncoder(nn.Module):
         )
 
     def bottleneck(self, peak_NV: Tensor) -> Tensor:
-        """The mean of all words' vectors, [N, D], by softmax of the highest logits."""
+        """Return the mean of all word vectors [N, D], weighted by the softmax of the max-pooled logits."""
         table_VD = word_table(self.encoder.text_tower).weight.detach()
         wide_NV = peak_NV.to(torch.promote_types(peak_NV.dtype, torch.float32))
         return wide_NV.softmax(-1).to(table_VD.dtype) @ table_VD
@@ -96,13 +100,13 @@ class BottleneckEncoder(nn.Module):
         return logit_BJV
 
     def _words(self, ids_BL: Tensor, hidden_BL: Tensor) -> Tensor:
-        """Word vectors [B, L, D] with the mask's in the hidden places."""
+        """Return word vectors [B, L, D] with the mask's vector in masked positions."""
         word_BLD: Tensor = word_table(self.encoder.text_tower)(ids_BL)
         return word_BLD if self.mask_D is None else torch.where(hidden_BL[..., None], self.mask_D.to(word_BLD.dtype), word_BLD)
 
 
 def with_positions(tower: Tower, word_BLD: Tensor) -> Tensor:
-    """Input of a text tower's first block: word embeddings plus positions."""
+    """Return the input of a text tower's first block: word embeddings plus positions."""
     if hasattr(tower, "position_LD"):
         return word_BLD + cast(Tensor, tower.position_LD)[: word_BLD.shape[1]]
     embeddings: Any = getattr(getattr(tower, "net", None), "embeddings", None)

@@ -1,6 +1,6 @@
-"""A trained `LexicalEncoder` ready for use: pictures and texts in, weights over words out; saved as one folder.
+"""Inference with a trained `LexicalEncoder`: term weights of pictures and texts; saved as one folder.
 
-Letters: B batch, L tokens, P positions, D width, V vocabulary, W mappings of words to weights.
+Letters: B batch, L tokens, P positions, D width, V vocabulary, W sets of weighted words.
 """
 
 from __future__ import annotations
@@ -36,12 +36,12 @@ SIZE = 64  # pictures or texts at a time: [64, V] weights
 
 
 class LexicalModel(Embedding):
-    """Weights over words as `LexicalEmbedder`, and the same weights as unit vectors of the whole vocabulary as `Embedder`.
+    """`LexicalEmbedder` that returns term weights, and `Embedder` that returns them as unit vectors over the whole vocabulary.
 
-    terms  only this many of the heaviest words of each picture and text; 0 keeps all. What is left is scaled to norm 1 again by whoever
-           needs it so
+    terms  number of terms with the largest weights that are kept per picture and text; 0 keeps all. Only
+           `embed_images` and `embed_texts` normalise the kept weights again
 
-    A text that has no token, or no word that the vocabulary knows, is refused and not searched with its start and end marks.
+    A text without a token or without a word of the vocabulary is refused, not searched with its start and end tokens.
     """
 
     kind: ClassVar[str] = "lexical_encoder"
@@ -72,7 +72,7 @@ class LexicalModel(Embedding):
 
     @cached_property
     def names(self) -> tuple[str, ...]:
-        """The word of each entry of a vector."""
+        """Return the word of each entry of a vector."""
         return term_names(self.tokenizer)
 
     @cached_property
@@ -80,7 +80,7 @@ class LexicalModel(Embedding):
         return {name: number for number, name in enumerate(self.names)}
 
     def keeping(self, terms: int) -> Self:
-        """The same model with only this many words of each picture and text. Shares the towers."""
+        """Return the same model that keeps only this many terms per picture and text. Shares the towers."""
         return type(self)(
             self.model,
             self.preprocess,
@@ -96,12 +96,14 @@ class LexicalModel(Embedding):
 
     @one_or_many
     def lexicalise_images(self, images: Sequence[ImageSource]) -> list[dict[str, float]]:
-        """The words of each picture with their weights, heaviest first; none for a picture that no word fits."""
+        """Return the words of each picture with their weights, largest first; empty if no word has a weight."""
         return [words for part in self._image_blocks(images, SIZE) for words in self._named(part)]
 
     @one_or_many
     def lexicalise_texts(self, texts: Sequence[str]) -> list[dict[str, float]]:
-        """The words of each text with their weights, heaviest first. Raises DataError for a text without a known word."""
+        """Return the words of each text with their weights, largest first.
+        Raises DataError for a text without a word of the vocabulary.
+        """
         return [words for part in self._text_blocks(texts, SIZE) for words in self._named(part)]
 
     @one_or_many
@@ -113,7 +115,7 @@ class LexicalModel(Embedding):
         return self._rows([l2_normalise(part) for part in self._text_blocks(texts, batch_size)])
 
     def map_words(self, image: ImageSource, weights: Sequence[Mapping[str, float]]) -> npt.NDArray[np.float32]:
-        """Heat map per set of weighted words, [W, rows, columns]: lexical weights of each patch alone, times those of the words.
+        """Return a heat map per set of weighted words, [W, rows, columns]: term weights of each patch times those of the words.
 
         Raises UnknownName for a word that is not in the vocabulary.
         """
@@ -149,7 +151,7 @@ class LexicalModel(Embedding):
         read: Callable[[Sequence[Any]], tuple[Tensor, ...]],
         weigh: Callable[..., Tensor],
     ) -> Iterator[Tensor]:
-        """Weights [B, V] of some items at a time, with the kept words only."""
+        """Yield weights [B, V] batch by batch, with only the kept words."""
         for part in parts(items, size):
             with self._ready() as device:
                 weight_BV = weigh(*(tensor.to(device) for tensor in read(part)))
@@ -210,7 +212,7 @@ class LexicalModel(Embedding):
 
 
 def top_entries(weight_BV: Tensor, count: int) -> Tensor:
-    """The same with only the `count` largest entries of each row (0 keeps all); of equal ones at the edge, the first words."""
+    """Keep only the `count` largest entries of each row (0 keeps all); ties at the cut-off keep the first words."""
     if not 0 < count < weight_BV.shape[1]:
         return weight_BV
     place_BT = weight_BV.argsort(dim=1, descending=True, stable=True)[:, :count]

@@ -1,6 +1,6 @@
-"""Two towers, each below a word head: pictures and texts as weights over one vocabulary (LexLIP, ICCV 2023, 2302.02908).
+"""Two towers with word heads: pictures and texts as term weights over one vocabulary (LexLIP, ICCV 2023, 2302.02908).
 
-    r = log(1 + relu(max over places of the head's logit)),   r / |r|  is compared
+    r = log(1 + relu(max over positions of the head's logit)),   r / |r|  is compared
 
 Letters: B batch, N items, C channel, H W, L tokens, P positions, D width, V vocabulary.
 """
@@ -20,17 +20,17 @@ from diptych.models.towers.outputs import Tower
 
 
 def lexical_weights(peak_NV: Tensor) -> Tensor:
-    """Weights of words from the highest logits: what is below zero is no word, what is far above counts as its logarithm."""
+    """Return term weights from max-pooled logits: log(1 + relu(logit))."""
     wide_NV = peak_NV.to(torch.promote_types(peak_NV.dtype, torch.float32))
     return wide_NV.relu().log1p()
 
 
 class LexicalEncoder(nn.Module):
-    """Image tower and text tower with a word head each; the image's starts as a copy of the text's and goes its own way.
+    """Image tower and text tower with a word head each; the image head is initialised as a copy of the text head.
 
-    class_token  the image head reads the tower's pooled vector as one place more: of towers that pool by a class token that is the
-                 class token, as published
-    `width` is that of what comes out: the number of words.
+    class_token  the image head also reads the tower's pooled vector as one more position; as published, for towers
+                 that pool by a class token, it is that token
+    `width` is that of the output: the number of words.
     """
 
     def __init__(self, image_tower: Tower, text_tower: Tower, *, class_token: bool = True) -> None:
@@ -52,7 +52,7 @@ class LexicalEncoder(nn.Module):
         self.image_head = copy.deepcopy(self.text_head)
 
     def image_places(self, image_BCHW: Tensor) -> tuple[Tensor, Tensor]:
-        """x_BPD and mask_BP, what the image head reads; the pooled vector last."""
+        """Return the input of the image head, x_BPD and mask_BP, with the pooled vector last."""
         output = self.image_tower(image_BCHW)
         if not self.class_token:
             return output.tokens_BPD, output.mask_BP
@@ -60,19 +60,19 @@ class LexicalEncoder(nn.Module):
         return x_BPD, x_BPD.new_ones(x_BPD.shape[:2], dtype=torch.bool)
 
     def image_peaks(self, image_BCHW: Tensor) -> tuple[Tensor, Tensor]:
-        """Of each word the highest logit in the picture and the place that has it, [B, V] each."""
+        """Return the maximal logit of each word in the picture and its position, [B, V] each."""
         return self.image_head.peaks(*self.image_places(image_BCHW))
 
     def text_peaks(self, text: Tensor, mask_BL: Tensor) -> tuple[Tensor, Tensor]:
-        """Of each word the highest logit in the text and its place, [B, V] each; padding has none."""
+        """Return the maximal logit of each word in the text and its position, [B, V] each; padding is ignored."""
         return self.text_head.peaks(self.text_tower(text, mask_BL).tokens_BPD, mask_BL)
 
     def image_weights(self, image_BCHW: Tensor) -> Tensor:
-        """Weights >= 0 over words, [B, V], not of norm 1."""
+        """Return term weights >= 0, [B, V], not normalised."""
         return lexical_weights(self.image_peaks(image_BCHW)[0])
 
     def text_weights(self, text: Tensor, mask_BL: Tensor) -> Tensor:
-        """Weights >= 0 over words, [B, V], not of norm 1."""
+        """Return term weights >= 0, [B, V], not normalised."""
         return lexical_weights(self.text_peaks(text, mask_BL)[0])
 
     def encode_image(self, image_BCHW: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""LexLIP's second phase: a momentum model says what the partner of each item is, and queues what all items were.
+"""LexLIP's second phase: contrast with the keys of a momentum model, of the batch and of queues.
 
 Letters: B batch, N items, C channel, H W, L tokens, K keys of a queue, V vocabulary.
 """
@@ -19,10 +19,10 @@ from diptych.models.lexlip.lexical_encoder import LexicalEncoder
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MomentumOutput:
-    """image_NV, text_NV      weights over words, of norm 1
+    """image_NV, text_NV      unit-norm term weights
     key_image_NV, ...       the momentum model's, without gradient
     image_queue_NK, ...     dot products of each item with the queue of the other modality
-    queue_group_K           groups of the queue's items, equal for both
+    queue_group_K           groups of the queue's items, the same for both modalities
     """
 
     image_NV: Embeddings[Tensor]
@@ -35,11 +35,11 @@ class MomentumOutput:
 
 
 class MomentumEncoder(nn.Module):
-    """A `LexicalEncoder`, its moving average, and a queue of each modality's sparse vectors.
+    """`LexicalEncoder` with its moving average and a queue of sparse vectors for each modality.
 
     dropout  whether the average has dropout and stochastic depth in training, as in the released code
-    after   the average follows the weights that a step began with, as in the released code, of which a copy is kept
-    `forward` changes nothing, so it may be called in chunks and twice; `follow_` and `remember_` come after the optimiser.
+    after   the average follows the weights from before the step, as in the released code; a copy of them is kept
+    `forward` changes no state, so it may be called in chunks and twice; call `follow_` and `remember_` after the optimiser step.
     """
 
     def __init__(
@@ -77,13 +77,13 @@ class MomentumEncoder(nn.Module):
         )
 
     def begin_(self, *, own: bool = False) -> None:
-        """The average becomes this model as it is now, or stays a model of its `own`."""
+        """Reset the average to the current model, or keep it as a model of its `own`."""
         for name in self.companions:
             if name != "momentum" or not own:
                 self.companions.copy_(name, self.encoder)
 
     def follow_(self, momentum: float) -> None:
-        """average <- momentum * average + (1 - momentum) * this model, or what it was before the step."""
+        """Update average <- momentum * average + (1 - momentum) * this model, or its weights from before the step."""
         if "before" not in self.companions:
             self.companions.average_("momentum", self.encoder, momentum)
             return
@@ -91,6 +91,6 @@ class MomentumEncoder(nn.Module):
         self.companions.copy_("before", self.encoder)
 
     def remember_(self, image_NV: Tensor, text_NV: Tensor, group_N: Tensor) -> None:
-        """Queues the keys of a step, those of all processes."""
+        """Push the keys of a step, from all processes, to the queues."""
         self.queue_image.push_(image_NV, group_N)
         self.queue_text.push_(text_NV, group_N)

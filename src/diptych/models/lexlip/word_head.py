@@ -1,4 +1,6 @@
-"""BERT's word head: what a vector says of every word of a vocabulary.  Letters: N vectors, P positions, D width, V vocabulary."""
+"""BERT's masked-language-model head: logits of all words of a vocabulary.  Letters: N vectors, P positions, D width,
+V vocabulary.
+"""
 
 from __future__ import annotations
 
@@ -22,14 +24,16 @@ NAMES = {
     "words.weight": "decoder.weight",
     "words.bias": "bias",
 }
-"""Ours -> what transformers calls it in a file of `BertForMaskedLM`."""
+"""Our names -> those in a `BertForMaskedLM` checkpoint of transformers."""
 
 
 class VocabularyHead(nn.Module):
-    """Linear, GELU, norm, then a logit per word. The words' vectors are parameters of their own, not tied to the table that texts
-    are read with, as in LexLIP's code; they start from `table`.
+    """Linear, GELU, norm, then a logit per word.
 
-    Weights start normal with deviation 0.02, as BERT's.
+    The output word vectors are separate parameters, not tied to the input embeddings, as in LexLIP's code;
+    they start from `table`.
+
+    Weights are initialised from a normal of deviation 0.02, as BERT's.
     """
 
     def __init__(self, width: int, words: int, *, table: Tensor | None = None, eps: float = 1e-12) -> None:
@@ -48,22 +52,24 @@ class VocabularyHead(nn.Module):
                 self.words.weight.copy_(table)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits [..., V] of vectors [..., D]."""
+        """Return logits [..., V] of vectors [..., D]."""
         logits: Tensor = self.words(self.transformed(x))
         return logits
 
     def peaks(self, x_BPD: Tensor, mask_BP: Tensor) -> tuple[Tensor, Tensor]:
-        """Of each word the highest logit over all real positions and where that is, [B, V] each."""
+        """Return the maximal logit of each word over all real positions, and its position, [B, V] each."""
         return max_logits(self.transformed(x_BPD), mask_BP, self.words.weight, self.words.bias)
 
     def transformed(self, x: Tensor) -> Tensor:
-        """Hidden state before the product with the word embeddings."""
+        """Return the hidden state before the product with the word embeddings."""
         hidden: Tensor = self.norm(F.gelu(self.dense(x)))
         return hidden
 
 
 def packaged_head(folder: str | Path) -> dict[str, Tensor]:
-    """The word head in a folder of transformers that holds a masked language model such as BERT, by our names; empty if it has none."""
+    """Read the word head of a masked language model such as BERT from a transformers folder, by our names;
+    empty if it has none.
+    """
     path = Path(folder, "model.safetensors")
     if not path.is_file():
         return {}
@@ -78,7 +84,7 @@ def packaged_head(folder: str | Path) -> dict[str, Tensor]:
 
 @torch.no_grad()
 def adopt_head_(head: VocabularyHead, given: Mapping[str, Tensor]) -> None:
-    """The head becomes the given one. Raises ConfigError if sizes differ."""
+    """Copy the given weights into the head. Raises ConfigError if sizes differ."""
     own = dict(head.named_parameters())
     for name, tensor in given.items():
         if tensor.shape != own[name].shape:

@@ -1,6 +1,7 @@
-"""Things of a room as tokens of a language model: Chat-3D v2's attribute and relation tokens, Chat-Scene's projections.
+"""Tokens of a language model for the objects of a room: Chat-3D v2's attribute and relation tokens, Chat-Scene's projections.
 
-Letters: B rooms, M things, F features of a thing, A width of an attribute, D width of the language model, H heads, E width of a head.
+Letters: B rooms, M objects, F features of an object, A width of an attribute, D width of the language model, H heads, E width of
+a head.
 """
 
 from __future__ import annotations
@@ -17,20 +18,20 @@ from diptych.core.errors import ConfigError
 
 TokenKind = Literal["attributes", "projection"]
 HEADS, HEAD_WIDTH = 8, 64
-"""Of the relation layer, as released, regardless of the width of the language model."""
+"""Width of the relation layer, as released, regardless of the width of the language model."""
 
 
 @dataclass(frozen=True)
 class ObjectTokenSettings:
     """Tokens of a thing.
 
-    kind           "attributes": features beside size and colour through an MLP, of a set norm (Chat-3D v2.0); "projection": features of
-                   norm 1 through Linear, GELU, Linear (Chat-3D v2.1, Chat-Scene)
-    relation       a second token of a layer of attention over the things of the room ("attributes")
-    feature_width  of the features of a thing (Uni3D: 1,024)
+    kind           "attributes": an MLP on features, size and colour, scaled to a set norm (Chat-3D v2.0); "projection":
+                   Linear, GELU, Linear on unit-norm features (Chat-3D v2.1, Chat-Scene)
+    relation       a second token from an attention layer over the objects of the room ("attributes")
+    feature_width  of the features of an object (Uni3D: 1,024)
     attribute_width  of size and colour each
     token_norm, relation_norm  norms of both tokens; 0 takes the mean norm of the language model's own embeddings
-    position_share  of a thing's projected centre in what the relation layer reads
+    position_share  weight of an object's projected centre in the input of the relation layer
     token_dropout  within the MLP, and in the relation layer
     """
 
@@ -63,8 +64,10 @@ class ObjectTokenSettings:
 
 
 class RelationLayer(nn.Module):
-    """x + attention(LN(x)) over the things of a room; things that are not there are not read. No feed-forward part, and no distances
-    between things: the released run has neither."""
+    """Attention layer x + attention(LN(x)) over the objects of a room, with missing objects masked.
+
+    It has no feed-forward part and no distances between objects, like the released run.
+    """
 
     def __init__(self, width: int, dropout: float = 0.1) -> None:
         super().__init__()
@@ -89,7 +92,7 @@ class RelationLayer(nn.Module):
 
 
 class ObjectTokens(nn.Module):
-    """Tokens [B, M, count, D] of the things of rooms. `norm`: the mean norm of the language model's embeddings."""
+    """Tokens [B, M, count, D] of the objects of rooms. `norm`: the mean norm of the language model's embeddings."""
 
     def __init__(self, settings: ObjectTokenSettings, width: int, norm: float = 1.0) -> None:
         super().__init__()
@@ -111,7 +114,7 @@ class ObjectTokens(nn.Module):
             self.relate = RelationLayer(width, settings.token_dropout)
 
     def attributes(self, feature_BMF: Tensor, box_BM6: Tensor, colour_BM3: Tensor) -> Tensor:
-        """[B, M, D], before a norm is set."""
+        """Return [B, M, D], before the norm is set."""
         if self.settings.kind == "projection":
             projected: Tensor = self.project(F.normalize(feature_BMF, dim=-1))
             return projected
@@ -120,9 +123,10 @@ class ObjectTokens(nn.Module):
         return attribute_BMD
 
     def forward(self, feature_BMF: Tensor, box_BM6: Tensor, colour_BM3: Tensor, open_BM: Tensor) -> Tensor:
-        """feature_BMF  of things; box_BM6: centres and extents in metres; colour_BM3: mean colour of 0..1; open_BM: which are there.
+        """feature_BMF  of objects; box_BM6: centres and extents in metres; colour_BM3: mean colour in 0..1; open_BM: True for
+        real ones.
 
-        The relation token is what the layer adds to a thing's attributes, which get no gradient from it.
+        The relation token is what the layer adds to an object's attributes; no gradient from it reaches the attributes.
         """
         attribute_BMD = self.attributes(feature_BMF, box_BM6, colour_BM3)
         if self.settings.kind == "projection":

@@ -1,6 +1,6 @@
-"""Point-BERT's transformer over groups of points (2111.14819), as ULIP uses it.
+"""Point-BERT (2111.14819), a transformer over groups of points, as ULIP uses it.
 
-Letters: B clouds, P points, F values of a point, G groups, K points of a group, D width.
+Letters: B clouds, P points, F values per point, G groups, K points per group, D width.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from diptych.models.points.sampling import furthest_points, gather_points, neare
 class PointBERTSettings:
     """Sizes of a `PointBERT`; the defaults are ULIP's.
 
-    in_channels values of a point: 3, or 6 with a colour
-    groups, group_size  centres by furthest-point sampling, and nearest points of each
+    in_channels values per point: 3, or 6 with a colour
+    groups, group_size  number of centres, chosen by furthest-point sampling, and of nearest points of each
     encoder     width of a group's vector before the transformer
     token_width, layers, heads  of the transformer
-    drop_path   stochastic depth of the last block; it rises evenly from 0 at the first
+    drop_path   stochastic depth of the last block; it rises linearly from 0 at the first
     skip        of the sampling, see `furthest_points`: 1e-3 as the released models have it
     """
 
@@ -58,7 +58,7 @@ class PointBERTSettings:
 
 
 class GroupEncoder(nn.Module):
-    """Small PointNet: a vector for each group of points; their order does not matter."""
+    """Small PointNet that encodes each group of points as one vector; the order of the points does not matter."""
 
     def __init__(self, channels: int, width: int) -> None:
         super().__init__()
@@ -75,10 +75,10 @@ class GroupEncoder(nn.Module):
 
 
 class PointBERT(nn.Module):
-    """Transformer over groups of points; a cloud's vector is its class token beside the maximum over its groups, [B, 2 token_width].
+    """Transformer over groups of points; a cloud's vector is its class token concatenated with the maximum over its groups.
 
-    Positions, an MLP of the centres and a learned one of the class token, are added to the tokens before every block. xyz of a group are
-    relative to its centre; colours stay as they are.
+    The output is [B, 2 token_width]. Positions (an MLP of the centres; learned for the class token) are added to the tokens
+    before every block. xyz of a group are relative to its centre; colours are unchanged.
     """
 
     def __init__(self, settings: PointBERTSettings) -> None:
@@ -102,7 +102,9 @@ class PointBERT(nn.Module):
         return relative_groups(point_BPF, settings.groups, settings.group_size, start_B, settings.skip)
 
     def forward(self, point_BPF: Tensor, start_B: Tensor | None = None) -> Tensor:
-        """[B, 2 token_width]. `start_B`: index of the point at which furthest-point sampling starts; None is point 0, as released."""
+        """Return vectors [B, 2 token_width]. `start_B`: index of the first point of furthest-point sampling; None is point 0, as
+        released.
+        """
         if point_BPF.ndim != 3 or point_BPF.shape[-1] != self.settings.in_channels:
             raise ShapeError(f"points are {list(point_BPF.shape)} (expected [clouds, points, {self.settings.in_channels}])")
         group_BGKF, centre_BG3 = self.group(point_BPF, start_B)
@@ -119,7 +121,9 @@ class PointBERT(nn.Module):
 def relative_groups(
     point_BPF: Tensor, groups: int, group_size: int, start_B: Tensor | None = None, skip: float = 0.0
 ) -> tuple[Tensor, Tensor]:
-    """Groups [B, G, K, F] of nearest points, xyz relative to their centres and the other values as they are, and the centres [B, G, 3]."""
+    """Return groups [B, G, K, F] of nearest points, xyz relative to their centres and other values unchanged, and the centres [B,
+    G, 3].
+    """
     xyz_BP3 = point_BPF[..., :3]
     centre_BG3 = gather_points(xyz_BP3, furthest_points(xyz_BP3, groups, start_B=start_B, skip=skip))
     group_BGKF = gather_points(point_BPF, nearest_points(centre_BG3, xyz_BP3, group_size))

@@ -1,4 +1,4 @@
-"""A trained `PointEncoder` ready for use: clouds, images and texts in, unit vectors of one space out; saved as one folder.
+"""Inference with a trained `PointEncoder`: embeds clouds, images and texts as unit vectors of one space; saved as one folder.
 
 Letters: N items, D width.
 """
@@ -31,7 +31,9 @@ from diptych.models.towers.towers import image_tower, text_tower
 
 
 class PointCloudEmbedder:
-    """A trained ULIP: a `PointEmbedder`, and an `Embedder` of images and texts by the frozen towers it was trained towards."""
+    """Trained ULIP: a `PointEmbedder` of clouds, and an `Embedder` of images and texts by the frozen towers that it was aligned
+    with.
+    """
 
     kind: ClassVar[str] = "point_encoder"
 
@@ -47,8 +49,9 @@ class PointCloudEmbedder:
         towers: Mapping[str, Any],
         card: Mapping[str, Any] | None = None,
     ) -> None:
-        """`clouds`: how a cloud is read. `towers`: "image" and "text", the specs of the frozen towers, and how the dual encoder
-        projects them, from `towers_of`."""
+        """`clouds`: how a cloud is read. `towers`: the specs of the frozen towers ("image", "text") and of their projections,
+        from `towers_of`.
+        """
         self.model, self.clouds, self.preprocess, self.tokenizer = model, clouds, preprocess, tokenizer
         self.text_length, self.name, self.towers, self.card = text_length, name, dict(towers), dict(card or {})
 
@@ -58,7 +61,7 @@ class PointCloudEmbedder:
         return fingerprint(self.model, shown)
 
     def embed_points(self, clouds: Sequence[Cloud], *, batch_size: int = 16) -> Unit:
-        """Unit vectors [N, D] of clouds [P, 3 + F]. Raises DecodeError for one that is empty or not finite."""
+        """Return unit vectors [N, D] of clouds [P, 3 + F]. Raises DecodeError for a cloud that is empty or not finite."""
         blocks = []
         with torch.no_grad(), evaluating(self.model):
             for part in parts(clouds, batch_size):
@@ -69,7 +72,7 @@ class PointCloudEmbedder:
 
     @one_or_many
     def embed_images(self, images: Sequence[ImageSource], *, batch_size: int = 64) -> Unit:
-        """Unit vectors [N, D] of the frozen image tower."""
+        """Return unit vectors [N, D] of the frozen image tower."""
         blocks = []
         with torch.no_grad(), evaluating(self.model):
             for part in parts(images, batch_size):
@@ -79,7 +82,7 @@ class PointCloudEmbedder:
 
     @one_or_many
     def embed_texts(self, texts: Sequence[str], *, batch_size: int = 256) -> Unit:
-        """Unit vectors [N, D] of the frozen text tower. Texts of more than `text_length` tokens are cut."""
+        """Return unit vectors [N, D] of the frozen text tower. Texts of more than `text_length` tokens are truncated."""
         blocks, device = [], self.model.log_scale.device
         with torch.no_grad(), evaluating(self.model):
             for part in parts(texts, batch_size):
@@ -130,7 +133,7 @@ class PointCloudEmbedder:
 
 
 def towers_of(encoder: DualEncoder) -> dict[str, Any]:
-    """Plain values from which `anchor_of` builds the same dual encoder again."""
+    """Return plain JSON values from which `anchor_of` rebuilds the dual encoder."""
     return {
         "image": encoder.image_tower.spec,
         "text": encoder.text_tower.spec,
@@ -143,7 +146,7 @@ def towers_of(encoder: DualEncoder) -> dict[str, Any]:
 
 
 def anchor_of(towers: Mapping[str, Any], width: int) -> DualEncoder:
-    """A fresh dual encoder of the towers that `towers_of` describes."""
+    """Return a newly initialised dual encoder of the towers that `towers_of` describes."""
     return DualEncoder(
         image_tower(**towers["image"]),
         text_tower(**towers["text"]),

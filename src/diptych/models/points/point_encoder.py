@@ -1,6 +1,6 @@
-"""A point tower that is trained towards a frozen dual encoder's space.
+"""Point tower trained to align with the embedding space of a frozen dual encoder.
 
-Letters: B clouds, P points, F values of a point, T texts, L tokens, D width of the space.
+Letters: B clouds, P points, F values per point, T texts, L tokens, D width of the space.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ Scale = Literal["learned", "anchor"]
 
 @dataclass(frozen=True, slots=True)
 class AnchoredFeatures:
-    """Unit vectors [B, D] of clouds, of their texts and of their images; an anchor that is not asked for is None. scale: [1]."""
+    """Unit vectors [B, D] of clouds, of their texts and of their images; an anchor that is not used is None. scale: [1]."""
 
     point_ND: Embeddings[Tensor]
     text_ND: Embeddings[Tensor] | None
@@ -33,9 +33,9 @@ class AnchoredFeatures:
 
 
 class PointEncoder(PairModule):
-    """Point tower and projection, trained; image and text towers, frozen (ULIP, 2212.05171).
+    """Trained point tower and projection with frozen image and text towers (ULIP, 2212.05171).
 
-    scale  "learned" from 1/0.07; or "anchor": that of the dual encoder, frozen
+    scale  "learned", starting at 1/0.07, or "anchor": that of the dual encoder, frozen
     """
 
     def __init__(self, anchor: DualEncoder, settings: TowerSettings, *, scale: Scale = "learned") -> None:

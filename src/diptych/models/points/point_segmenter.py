@@ -1,6 +1,6 @@
-"""A trained `Text4PointNet` ready for use: clouds of rooms in, the class of every point out; saved as one folder.
+"""Inference with a trained `Text4PointNet`: predicts the class of every point of room clouds; saved as one folder.
 
-Letters: P points, F values of a point, K classes.
+Letters: P points, F values per point, K classes.
 """
 
 from __future__ import annotations
@@ -30,7 +30,9 @@ POINTS_AT_ONCE = 8192
 
 
 def prompts_of(names: Sequence[str], words: Tokenizer, length: int, *, context: int, prompt: str) -> ClassPrompts:
-    """Token rows of class names: after `context` learned vectors, or, with 0 of them, in the sentence `prompt` with {} for the name."""
+    """Return token rows of class names: after `context` learned vectors, or, if 0, in the sentence `prompt` with {} for the
+    name.
+    """
     if context:
         return class_prompts(names, words, length, context=context, tail="")
     encoded = words.encode([prompt.format(name.replace("_", " ")) for name in names], length)
@@ -39,8 +41,11 @@ def prompts_of(names: Sequence[str], words: Tokenizer, length: int, *, context: 
 
 
 class TextPointSegmenter:
-    """A `PointSegmenter`: by the head of fine-tuning, of the classes that it was trained on; after pre-training by the cosine of
-    every seed with the vectors of any names, without labels. Points that are not sampled get the mean of the three nearest that are."""
+    """`PointSegmenter` by the fine-tuned head, for the classes it was trained on, or zero-shot after pre-training.
+
+    Zero-shot scores are the cosines of every seed with the text vectors of any names. Points that are not sampled get the mean of
+    the three nearest sampled points.
+    """
 
     kind: ClassVar[str] = "text4point"
 
@@ -70,8 +75,10 @@ class TextPointSegmenter:
     def segment_points(
         self, clouds: Sequence[npt.NDArray[np.float32]], labels: Sequence[str] = ()
     ) -> list[npt.NDArray[np.int32]]:
-        """int32 [P] of each cloud [P, 6]: an index into `labels`, without labels into `classes`. Raises UnknownName for a label that a
-        head was not trained on, DecodeError for a cloud that cannot be read."""
+        """Return int32 [P] for each cloud [P, 6]: indices into `labels`, or into `classes` without labels.
+
+        Raises UnknownName for a label that the head was not trained on, DecodeError for a cloud that cannot be read.
+        """
         labels = list(labels or self.classes)
         if len(labels) < 2:
             raise ConfigError(f"labels are {labels} (expected two or more)")
@@ -99,7 +106,7 @@ class TextPointSegmenter:
         return [self.classes.index(label) for label in labels]
 
     def _scores(self, cloud_PF: npt.NDArray[Any]) -> Tensor:
-        """[P, K] on the processor."""
+        """Return scores [P, K] on the CPU."""
         whole_P6 = torch.from_numpy(self.clouds(cloud_PF))
         device, dtype = self.model.lift.weight.device, self.model.lift.weight.dtype
         sampled_16F = whole_P6[self.clouds.rows(len(whole_P6))][None].to(device, dtype)

@@ -1,6 +1,6 @@
-"""PointNet++ (1706.02413) with single-scale grouping: set abstraction down, interpolation up, as VoteNet and ScanRefer use it.
+"""PointNet++ (1706.02413) with single-scale grouping: set abstraction, then feature propagation, as in VoteNet and ScanRefer.
 
-Letters: B clouds, P points, F values of a point, G centres, K neighbours, C channels.
+Letters: B clouds, P points, F values per point, G centres, K neighbours, C channels.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from diptych.models.points.sampling import ball_query, furthest_points, gather_p
 class PointNet2Settings:
     """Sizes of a `PointNet2`; the defaults are VoteNet's, which ScanRefer shares, with all levels interpolated.
 
-    features    values of a point beside xyz
+    features    values per point in addition to xyz
     centres     points of each level, by furthest-point sampling
     radii, neighbours  of the balls around them, in the unit of the data
     down        widths of the layers of each level
-    up          widths of the layers that interpolate, the coarsest level first; as many as levels end at the points
+    up          widths of the feature propagation layers, the coarsest level first; with one per level the output is at the points
     skip        of the sampling, see `furthest_points`: 1e-3 as the released kernel has it
     """
 
@@ -70,7 +70,7 @@ class PointNet2Settings:
 
 @dataclass(frozen=True, slots=True)
 class PointLevel:
-    """xyz_BG3 of a level, its features (None if points have none), and the place of each among the input points."""
+    """xyz_BG3 of a level, its features (None if points have none), and the index of each among the input points."""
 
     xyz_BG3: Tensor
     feature_BGC: Tensor | None
@@ -78,7 +78,7 @@ class PointLevel:
 
 
 class SharedMLP(nn.Module):
-    """Layers of a 1x1 convolution without bias, batch norm and ReLU over [B, C, G, K]."""
+    """MLP on [B, C, G, K]: layers of 1x1 convolution without bias, batch norm and ReLU."""
 
     def __init__(self, widths: Sequence[int]) -> None:
         super().__init__()
@@ -95,8 +95,10 @@ class SharedMLP(nn.Module):
 
 
 class SetAbstraction(nn.Module):
-    """Points in balls around sampled centres, through a shared MLP, to their maximum. xyz is relative to the centre and divided by the
-    radius."""
+    """Set abstraction: a shared MLP on the points in balls around sampled centres, then max pooling.
+
+    xyz is relative to the centre and divided by the radius.
+    """
 
     def __init__(self, features: int, centres: int, radius: float, neighbours: int, widths: Sequence[int], skip: float) -> None:
         super().__init__()
@@ -116,8 +118,11 @@ class SetAbstraction(nn.Module):
 
 
 class FeaturePropagation(nn.Module):
-    """Features of a coarse level at the points of a finer one, the mean of the three nearest by inverse distance, beside the
-    finer level's own, through a shared MLP."""
+    """Feature propagation: interpolates a coarse level at the points of a finer one, concatenates the finer features, and applies
+    an MLP.
+
+    Interpolation weights the three nearest points by inverse distance.
+    """
 
     def __init__(self, coarse: int, fine: int, widths: Sequence[int]) -> None:
         super().__init__()
@@ -133,8 +138,9 @@ class FeaturePropagation(nn.Module):
 
 
 class PointNet2(nn.Module):
-    """Encoder and decoder of points: `encode` gives all levels, `decode` interpolates from the coarsest to the finest that `up`
-    reaches."""
+    """Encoder-decoder of points: `encode` returns all levels, `decode` interpolates from the coarsest to the finest that `up`
+    reaches.
+    """
 
     def __init__(self, settings: PointNet2Settings) -> None:
         super().__init__()
@@ -151,7 +157,9 @@ class PointNet2(nn.Module):
             coarse = layer[-1]
 
     def encode(self, point_BPF: Tensor, start_B: Tensor | None = None) -> list[PointLevel]:
-        """Levels from the points themselves to the coarsest. `start_B`: where sampling of the first level starts; None is point 0."""
+        """Return all levels, from the points to the coarsest. `start_B`: first point that the first level samples; None is point
+        0.
+        """
         width = 3 + self.settings.features
         if point_BPF.ndim != 3 or point_BPF.shape[-1] != width or point_BPF.shape[1] < self.settings.centres[0]:
             raise ShapeError(
@@ -171,11 +179,11 @@ class PointNet2(nn.Module):
         return feature_BGC
 
     def seeds(self, levels: Sequence[PointLevel], x_BGD: Tensor) -> PointLevel:
-        """The coarsest level, with what `x_BGD` says of it."""
+        """Return the coarsest level with `x_BGD` as its values."""
         return PointLevel(levels[-1].xyz_BG3, x_BGD, levels[-1].index_BG)
 
     def decode(self, levels: Sequence[PointLevel], seed_BGC: Tensor | None = None) -> PointLevel:
-        """The finest level that is reached; `seed_BGC` stands in the place of the features of the coarsest."""
+        """Return the finest decoded level; `seed_BGC` replaces the features of the coarsest level."""
         last = levels[-1]
         coarse = last if seed_BGC is None else PointLevel(last.xyz_BG3, seed_BGC, last.index_BG)
         for fine, layer in zip(reversed(levels[:-1]), self.up, strict=False):

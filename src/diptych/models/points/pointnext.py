@@ -1,4 +1,4 @@
-"""PointNeXt-S (2206.04670) as ULIP's release has it: residual set abstraction, the height of each point as a feature.
+"""PointNeXt-S (2206.04670) as ULIP's release has it: residual set abstraction, with the height of each point as a feature.
 
 Letters: B clouds, P points, G centres, K neighbours, C channels, D width.
 """
@@ -21,11 +21,11 @@ from diptych.models.points.sampling import ball_query, furthest_points, gather_p
 class PointNeXtSettings:
     """Sizes of a `PointNeXt`; the defaults are ULIP's.
 
-    width       channels of the first layer; each of the levels has twice as many as the one before, and half of its points
-    levels      that sample, before the one that takes the maximum over all points
-    radius, growth  of the balls of the first level, and the factor of each further one
+    width       channels of the first layer; each level has twice as many as the one before, and half of its points
+    levels      with sampling, before the one that takes the maximum over all points
+    radius, growth  of the balls of the first level, and the factor for each further level
     neighbours  of a ball
-    head        widths of the layers after the maximum; the last one is that of the vector
+    head        widths of the layers after the maximum; the last one is the width of the vector
     dropout     after each layer of the head
     """
 
@@ -55,7 +55,7 @@ class PointNeXtSettings:
 
 
 class PointMLP(nn.Module):
-    """1x1 convolutions without bias, each with batch norm and ReLU, over [B, C, G, K]; the last one with ReLU where that is wanted."""
+    """1x1 convolutions without bias, each with batch norm and ReLU, on [B, C, G, K]; the last ReLU is optional."""
 
     def __init__(self, widths: Sequence[int], *, last_relu: bool) -> None:
         super().__init__()
@@ -72,7 +72,7 @@ class PointMLP(nn.Module):
 
 
 class ResidualSetAbstraction(nn.Module):
-    """Half of the points, by furthest-point sampling; the maximum over the ball around each is added to its own features."""
+    """Samples half of the points (furthest-point sampling) and adds the maximum over the ball around each to its features."""
 
     def __init__(self, width: int, out: int, radius: float, neighbours: int) -> None:
         super().__init__()
@@ -92,7 +92,8 @@ class ResidualSetAbstraction(nn.Module):
 
 
 class PointNeXt(nn.Module):
-    """Vector of a point cloud [B, D]: levels of residual set abstraction, the maximum over all points, and a head of two layers.
+    """PointNeXt encoder of point clouds to [B, D]: levels of residual set abstraction, max pooling over all points, a head of two
+    layers.
 
     Points are xyz with y up; the height above the lowest point is a fourth feature, as released.
     """
@@ -114,7 +115,7 @@ class PointNeXt(nn.Module):
         )
 
     def forward(self, point_BP3: Tensor, start_B: Tensor | None = None) -> Tensor:
-        """[B, D]. `start_B`: index of the point at which the first furthest-point sampling starts; None is point 0, as released."""
+        """Return vectors [B, D]. `start_B`: first point of the first furthest-point sampling; None is point 0, as released."""
         least = self.settings.neighbours * 2**self.settings.levels
         if point_BP3.ndim != 3 or point_BP3.shape[-1] != 3 or point_BP3.shape[1] < least:
             raise ShapeError(f"points are {list(point_BP3.shape)} (expected [clouds, {least} points or more, 3])")

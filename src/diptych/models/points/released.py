@@ -1,8 +1,8 @@
-"""Released checkpoints of ULIP and ULIP-2 with a Point-BERT or a PointNeXt, as models: "ulip:CHECKPOINT" or "ulip:CHECKPOINT#MODEL".
+"""Load released checkpoints of ULIP and ULIP-2 with a Point-BERT or a PointNeXt: "ulip:CHECKPOINT" or "ulip:CHECKPOINT#MODEL".
 
-ULIP's hold SLIP's image and text towers (a ViT-B of timm, CLIP's text transformer); ULIP-2's hold open_clip's ViT-bigG/14, or
-leave it out: MODEL is then the address of that dual encoder, such as open_clip:ViT-bigG-14/FILE. Layouts are those of the
-released code; the files themselves were not at hand.
+ULIP checkpoints contain SLIP's image and text towers (timm's ViT-B, CLIP's text transformer). ULIP-2 checkpoints contain
+open_clip's ViT-bigG/14 or no towers: MODEL is then the address of that dual encoder, such as open_clip:ViT-bigG-14/FILE. The
+layouts are those of the released code; they were not tested on the released files.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from diptych.models.towers.towers import image_tower, text_tower
 SOURCE = "a checkpoint of ULIP or ULIP-2 with a Point-BERT or a PointNeXt"
 ARCHITECTURE = "ViT-bigG-14"
 SKIP = 1e-3
-"""Of furthest-point sampling in pointnet2_ops, with which the released models were trained."""
+"""Skip distance of furthest-point sampling in pointnet2_ops, with which the released models were trained."""
 NAMES = (
     (r"point_encoder\.encoder\.first_conv\.(\d)\.(\w+)", r"tower.group_encoder.local.\1.\2"),
     (r"point_encoder\.encoder\.second_conv\.(\d)\.(\w+)", r"tower.group_encoder.joint.\1.\2"),
@@ -47,7 +47,7 @@ NAMES = (
     (r"point_encoder\.norm\.(\w+)", r"tower.norm.\1"),
     (r"point_encoder\.encoder\.encoder\.0\.0\.convs\.0\.0\.(\w+)", r"tower.stem.\1"),
     (r"point_encoder\.prediction\.head\.0\.(.+)", r"tower.head.0.\1"),
-    (r"point_encoder\.prediction\.head\.2\.(.+)", r"tower.head.1.\1"),  # between them lies a dropout
+    (r"point_encoder\.prediction\.head\.2\.(.+)", r"tower.head.1.\1"),  # there is a dropout between them
     (r"pc_projection", "projection.weight"),
     (r"logit_scale", "log_scale"),
 )
@@ -63,10 +63,10 @@ OPEN_CLIP = "open_clip_model."
 
 
 def open_released(spec: str) -> PointCloudEmbedder:
-    """The model of "ulip:CHECKPOINT" or "ulip:CHECKPOINT#MODEL". Leaves the torch random state unchanged.
+    """Load the model at "ulip:CHECKPOINT" or "ulip:CHECKPOINT#MODEL". Leaves the torch random state unchanged.
 
-    Raises DataError for a file that is missing or not one of tensors, ConfigError for one of another architecture, with the tensors that
-    are left over, missing or of another size.
+    Raises DataError for a file that is missing or has no tensors, and ConfigError for another architecture, with the unexpected,
+    missing and mismatched tensors.
     """
     path, _, address = spec.partition(":")[2].partition("#")
     tensors = _tensors(Path(path).expanduser())
@@ -85,7 +85,9 @@ def open_released(spec: str) -> PointCloudEmbedder:
 
 
 def released_settings(tensors: Mapping[str, Tensor]) -> PointBERTSettings | PointNeXtSettings:
-    """Sizes of the point tower from its tensors; those of groups, which no tensor shows, are the published ones."""
+    """Return the settings of the point tower from its tensors; the sizes of groups, which no tensor shows, are the published
+    ones.
+    """
     if NEXT_STEM in tensors:
         return _next_settings(tensors)
     first, reduce = "point_encoder.encoder.first_conv.0.weight", "point_encoder.reduce_dim.weight"
@@ -104,7 +106,7 @@ def released_settings(tensors: Mapping[str, Tensor]) -> PointBERTSettings | Poin
 
 
 def _next_settings(tensors: Mapping[str, Tensor]) -> PointNeXtSettings:
-    """Sizes of a PointNeXt. Radii and neighbours, which no tensor shows, are those of the release."""
+    """Return the settings of a PointNeXt. Radii and neighbours, which no tensor shows, are those of the release."""
     head = tuple(
         len(tensors[name]) for name in sorted(tensors) if re.fullmatch(r"point_encoder\.prediction\.head\.\d\.0\.weight", name)
     )
@@ -115,7 +117,7 @@ def _next_settings(tensors: Mapping[str, Tensor]) -> PointNeXtSettings:
 
 
 def released_anchor(tensors: Mapping[str, Tensor]) -> DualEncoder:
-    """The dual encoder whose tensors lie in the file, with fresh weights: SLIP's, or open_clip's ViT-bigG/14."""
+    """Return the dual encoder whose tensors are in the file, newly initialised: SLIP's, or open_clip's ViT-bigG/14."""
     if _has(tensors, OPEN_CLIP):
         return build_dual_encoder(open_clip_parts(_architecture(), _inside(tensors, OPEN_CLIP)))
     if "visual.cls_token" not in tensors or "token_embedding.weight" not in tensors:
@@ -132,7 +134,7 @@ def released_anchor(tensors: Mapping[str, Tensor]) -> DualEncoder:
 
 
 def from_released(tensors: Mapping[str, Tensor], *, with_anchor: bool = True) -> dict[str, Tensor]:
-    """State dict of a `PointEncoder` from that of the released model; without its anchor where another one is given.
+    """Convert a released state dict to that of a `PointEncoder`; without its anchor if another one is given.
 
     Raises ConfigError with the names of tensors that have no counterpart.
     """
@@ -158,7 +160,9 @@ def from_released(tensors: Mapping[str, Tensor], *, with_anchor: bool = True) ->
 
 
 def load_released(model: PointEncoder, tensors: Mapping[str, Tensor], *, with_anchor: bool = True) -> None:
-    """Puts released weights into a model of the same architecture, all or nothing; without `with_anchor` its anchor stays."""
+    """Load released weights into a model of the same architecture, all or nothing; without `with_anchor` its anchor is
+    unchanged.
+    """
     read = from_released(tensors, with_anchor=with_anchor)
     kept = {} if with_anchor else {name: value for name, value in model.state_dict().items() if name.startswith(ANCHOR)}
     load_strictly(model, read | kept)
@@ -175,7 +179,7 @@ def _tensors(file: Path) -> dict[str, Tensor]:
 
 
 def given_anchor(address: str) -> tuple[DualEncoder, Preprocess, Any, int]:
-    """The dual encoder at an address, how it reads pictures, its tokenizer, and the tokens that it reads at most."""
+    """Return the dual encoder at an address, its preprocessing, its tokenizer, and its maximal number of tokens."""
     from diptych.models.io.open_address import open_address
     from diptych.models.pairs.embedder import PairEmbedder
 

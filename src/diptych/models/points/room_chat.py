@@ -1,6 +1,6 @@
-"""A language model that reads the things of a room after their identifiers (Chat-3D v2, 2312.08168).
+"""Language model over the objects of a room, each after its identifier (Chat-3D v2, 2312.08168).
 
-Letters: B rooms, M things, K points of a thing, F features, C captions, L tokens, D width of the language model.
+Letters: B rooms, M objects, K points of an object, F features, C captions, L tokens, D width of the language model.
 """
 
 from __future__ import annotations
@@ -25,8 +25,9 @@ Trained = Literal["tokens", "all"]
 
 @dataclass(frozen=True, slots=True)
 class RoomChatFeatures:
-    """nll_B, count_B, hit_B  of answers: negative log-likelihood, tokens, and how many the model finds most likely
-    cosine_BM    of each thing's token with the mean embedding of its captions; there_BM: things that have captions
+    """nll_B, count_B, hit_B  of answers: negative log-likelihood, number of tokens, and how many of them are the most likely
+    token
+    cosine_BM    of each object's token with the mean embedding of its captions; there_BM: objects that have captions
     """
 
     nll_B: Rows[Tensor] | None
@@ -37,10 +38,11 @@ class RoomChatFeatures:
 
 
 class RoomChat(nn.Module):
-    """Tokens of things, spliced among the words of a prompt, and a language model.
+    """Language model with tokens of objects inserted among the words of a prompt.
 
-    trained  "tokens": the language model is frozen, its gradient flows (Chat-3D v2.0); "all": it is tuned, too
-    points   features of things come from their points by a small network that learns with the rest; False takes given ones
+    trained  "tokens": the language model is frozen, but gradients flow through it (Chat-3D v2.0); "all": it is trained, too
+    points   features of objects are computed from their points by a small network that is trained with the rest; False: they are
+    given
     """
 
     def __init__(
@@ -64,19 +66,19 @@ class RoomChat(nn.Module):
         return self
 
     def things(self, feature: Tensor, box_BM6: Tensor, colour_BM3: Tensor, open_BM: Tensor) -> Tensor:
-        """Tokens [B, M, count, D]; `feature` is [B, M, F], or points [B, M, K, 6] for a network that reads those."""
+        """Return tokens [B, M, count, D]; `feature` is [B, M, F], or points [B, M, K, 6] for a network that reads points."""
         feature_BMF = feature if self.point_encoder is None else self.point_encoder(feature)
         tokens: Tensor = self.tokens(feature_BMF, box_BM6, colour_BM3, open_BM)
         return tokens
 
     def embed(self, token_BMCD: Tensor, sequence_BM: Tensor, open_BM: Tensor, layout: Layout) -> Tensor:
-        """Input embeddings [B, L, D]: tokens of things, in the order of `sequence_BM`, in the slots of the rows."""
+        """Return input embeddings [B, L, D], with tokens of objects in the slots of the rows, in the order of `sequence_BM`."""
         order = sequence_BM[..., None, None].expand_as(token_BMCD)
         ordered_BMCD, there_BM = token_BMCD.gather(1, order), open_BM.gather(1, sequence_BM)
         words_BLD = self.language.embed(layout.id_BL)
         if there_BM.device.type == "cpu":
             token_NCD = ordered_BMCD[there_BM]
-        else:  # those that are there before the others, without an index of unknown length, for which the host would wait
+        else:  # existing ones before the others, without an index of unknown length, for which the host would wait
             token_NCD = ordered_BMCD.flatten(0, 1)[(~there_BM).flatten().long().argsort(stable=True)]
         return splice(words_BLD, token_NCD, layout.slot_BL, there_BM.sum(1))
 
@@ -91,8 +93,8 @@ class RoomChat(nn.Module):
         caption_BMCL: Tensor | None = None,
         caption_mask_BMCL: Tensor | None = None,
     ) -> RoomChatFeatures:
-        """sequence_BM  places of things in the order in which they are read
-        caption_BMCL, caption_mask_BMCL  captions of things, for the alignment of their tokens; without, answers of the rows
+        """sequence_BM  indices of objects in the order in which they are read
+        caption_BMCL, caption_mask_BMCL  captions of objects, for the alignment of their tokens; without them, answers of the rows
         """
         if caption_BMCL is not None and caption_mask_BMCL is not None:
             feature_BMF = feature if self.point_encoder is None else self.point_encoder(feature)
@@ -110,7 +112,9 @@ class RoomChat(nn.Module):
 
     @torch.no_grad()
     def caption_means(self, caption_BMCL: Tensor, mask_BMCL: Tensor) -> tuple[Tensor, Tensor]:
-        """[B, M, D]: mean over the captions of a thing of the mean embedding of their tokens; [B, M]: things that have a caption."""
+        """Return the mean caption embedding of each object [B, M, D] (mean over tokens, then captions), and which objects have a
+        caption [B, M].
+        """
         weight_BMCL = mask_BMCL.to(self.language.inner.get_input_embeddings().weight.dtype)
         embedded = self.language.embed(caption_BMCL)
         mean_BMCD = (embedded * weight_BMCL[..., None]).sum(-2) / weight_BMCL.sum(-1, keepdim=True).clamp_min(1)

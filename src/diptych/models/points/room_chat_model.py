@@ -1,4 +1,6 @@
-"""A trained `RoomChat` ready for use: which things a sentence means, captions and answers about a room; saved as one folder."""
+"""Inference with a trained `RoomChat`: grounds sentences in objects of a room, and writes captions and answers; saved as one
+folder.
+"""
 
 from __future__ import annotations
 
@@ -27,12 +29,15 @@ from diptych.models.points.object_tokens import ObjectTokenSettings
 from diptych.models.points.room_chat import RoomChat
 
 AT_ONCE = 16
-"""Requests that are answered together."""
+"""Batch size of requests."""
 
 
 class RoomChatModel:
-    """`RoomGrounder`, `RoomDescriber` and `RoomAnswerer`. A grounded thing is one whose identifier the answer names; an answer without a
-    known identifier means nothing, and identifiers that nothing has are counted in `unknown`."""
+    """`RoomGrounder`, `RoomDescriber` and `RoomAnswerer`.
+
+    The grounded objects are those whose identifiers the answer names. An answer without a known identifier grounds nothing;
+    identifiers that no object has are counted in `unknown`.
+    """
 
     kind: ClassVar[str] = "room_chat"
 
@@ -51,7 +56,7 @@ class RoomChatModel:
         repetition_penalty: float = 1.0,
         card: Mapping[str, Any] | None = None,
     ) -> None:
-        """`max_tokens` of an answer, and how it is searched for."""
+        """`max_tokens` of an answer, and the options of its decoding."""
         self.beams, self.repetition_penalty = beams, repetition_penalty
         self.model, self.prompt, self.reading, self.tokenizer = model, prompt, reading, tokenizer
         self.text_length, self.name, self.medium, self.max_tokens = text_length, name, medium, max_tokens
@@ -62,12 +67,12 @@ class RoomChatModel:
         return fingerprint(self.model, {"prompt": vars(self.prompt), "reading": self.reading.to_json()})
 
     def chat(self, sample: Sample, requests: Sequence[str]) -> list[str]:
-        """Answers to requests about a room, in the words of the model, identifiers as they are."""
+        """Return the raw text of answers to requests about a room, identifiers included."""
         things = read_things(sample, self.reading, self.medium)
         return self._answers(things, self._assignment(things), list(requests))
 
     def ground_room(self, sample: Sample, texts: Sequence[str]) -> list[SceneBoxes]:
-        """Boxes of the things that an answer names, the first named first; none where it names nothing that is known."""
+        """Return boxes of the objects that the answer names, in the order of the answer; none if it names no known object."""
         things = read_things(sample, self.reading, self.medium)
         assignment = self._assignment(things)
         answers = []
@@ -82,7 +87,7 @@ class RoomChatModel:
         return answers
 
     def describe_room(self, sample: Sample) -> SceneBoxes:
-        """All things with a caption each."""
+        """Return all objects with a caption for each."""
         things = read_things(sample, self.reading, self.medium)
         assignment = self._assignment(things)
         asked = [describe_request(assignment, index, self.prompt.form) for index in range(len(things.box_M6))]
@@ -90,7 +95,7 @@ class RoomChatModel:
         return SceneBoxes(things.box_M6, np.ones(len(texts)), np.ones(len(texts), bool), texts=texts)
 
     def answer_room(self, sample: Sample, questions: Sequence[str]) -> list[str]:
-        """An answer to each question."""
+        """Return an answer to each question."""
         return self.chat(sample, questions)
 
     def _assignment(self, things: RoomThings) -> IdentifierAssignment:
@@ -98,7 +103,7 @@ class RoomChatModel:
 
     @property
     def vocabulary(self) -> LanguageVocabulary:
-        """The tokenizer as the language model uses it."""
+        """Return the tokenizer of the language model."""
         return LanguageVocabulary(self.tokenizer)
 
     def _answers(self, things: RoomThings, assignment: IdentifierAssignment, requests: list[str]) -> list[str]:

@@ -1,4 +1,6 @@
-"""A trained `RoomGraphNet` ready for use: which thing a sentence means, captions and classes of things, answers; saved as one folder."""
+"""Inference with a trained `RoomGraphNet`: grounding, captions and classes of objects of a room, and answers; saved as one
+folder.
+"""
 
 from __future__ import annotations
 
@@ -24,8 +26,10 @@ from diptych.models.points.scene_graph import RoomGraphNet, RoomGraphSettings
 
 
 class RoomGraphModel:
-    """`RoomGrounder` (by the head, else by the cosines of pre-training), `RoomDescriber`, `RoomDetector` and `RoomAnswerer`, as far as
-    the network has their heads. A room is a sample with a cloud and proposals or objects."""
+    """`RoomGrounder` (by its head, else by the cosines of pre-training), `RoomDescriber`, `RoomDetector` and `RoomAnswerer`.
+
+    Each needs the network to have its head. A room is a sample with a cloud and proposals or objects.
+    """
 
     kind: ClassVar[str] = "room_graph"
 
@@ -43,7 +47,7 @@ class RoomGraphModel:
         choose_above: float = 0.5,
         card: Mapping[str, Any] | None = None,
     ) -> None:
-        """`choose_above`: share of the best score's probability from which a proposal is among the chosen."""
+        """`choose_above`: a proposal is chosen if its probability is at least this share of the best one."""
         self.model, self.classes, self.answers, self.reading = model, tuple(classes), tuple(answers), reading
         self.tokenizer, self.text_length, self.name, self.medium = tokenizer, text_length, name, medium
         self.choose_above, self.card = choose_above, dict(card or {})
@@ -54,7 +58,7 @@ class RoomGraphModel:
         return fingerprint(self.model, {**shown, "text_length": self.text_length})
 
     def ground_room(self, sample: Sample, texts: Sequence[str]) -> list[SceneBoxes]:
-        """Proposals of a room with a score for each text."""
+        """Return proposals of a room with a score for each text."""
         box_M6, node_1MD, open_1M = self._read(sample)
         if not len(box_M6) or not texts:
             return [SceneBoxes(box_M6, np.zeros(len(box_M6)), np.zeros(len(box_M6), bool)) for _ in texts]
@@ -71,7 +75,7 @@ class RoomGraphModel:
         return [SceneBoxes(box_M6, share_M, share_M >= self.choose_above * share_M.max()) for share_M in share_SM]
 
     def detect_room(self, sample: Sample) -> SceneBoxes:
-        """Proposals of a room with their most likely classes."""
+        """Return proposals of a room with their most likely classes."""
         box_M6, _, _ = self._read(sample)
         if not len(box_M6):
             return SceneBoxes(box_M6, np.zeros(0), np.zeros(0, bool))
@@ -83,7 +87,7 @@ class RoomGraphModel:
         return SceneBoxes(box_M6, score_M.double().cpu().numpy(), np.ones(len(box_M6), bool), labels)
 
     def describe_room(self, sample: Sample) -> SceneBoxes:
-        """Proposals of a room with a caption each, the most likely word at every step. Raises ConfigError without that head."""
+        """Return proposals of a room with a greedily decoded caption each. Raises ConfigError without that head."""
         self._needs("captions")
         box_M6, node_1MD, _ = self._read(sample)
         if not len(box_M6):
@@ -100,7 +104,7 @@ class RoomGraphModel:
         return SceneBoxes(box_M6, np.ones(len(box_M6)), np.ones(len(box_M6), bool), texts=tuple(texts))
 
     def answer_room(self, sample: Sample, questions: Sequence[str]) -> list[str]:
-        """The most likely answer to each question. Raises ConfigError without that head."""
+        """Return the most likely answer to each question. Raises ConfigError without that head."""
         self._needs("questions")
         _, node_1MD, open_1M = self._read(sample)
         if not questions:
@@ -131,7 +135,7 @@ class RoomGraphModel:
         return point_1MKF, placed_1M6, torch.ones(1, len(box_M6), dtype=torch.bool, device=weight.device)
 
     def _read(self, sample: Sample) -> tuple[Any, Tensor, Tensor]:
-        """Boxes [M, 6], features of proposals after the graph [1, M, D], and which are there."""
+        """Return boxes [M, 6], features of proposals after the graph [1, M, D], and the mask of existing proposals."""
         box_M6 = self.reading.boxes(sample)
         with torch.no_grad(), evaluating(self.model):
             point, placed, open_1M = self._proposals(sample, box_M6)

@@ -1,6 +1,6 @@
 """Sampling and grouping of point clouds in PyTorch: furthest points, nearest neighbours, points in a ball.
 
-Indices carry no gradient; `gather_points` does. Letters: B clouds, P points, G centres, K neighbours, F values of a point.
+Indices carry no gradient; `gather_points` does. Letters: B clouds, P points, G centres, K neighbours, F values per point.
 """
 
 from __future__ import annotations
@@ -13,12 +13,13 @@ from diptych.core.errors import ConfigError, ShapeError
 
 @torch.no_grad()
 def furthest_points(xyz_BP3: Tensor, count: int, *, start_B: Tensor | None = None, skip: float = 0.0) -> Tensor:
-    """Furthest-point sampling: int64 [B, count], each the point that is furthest from those before it (PointNet++, 1706.02413).
+    """Furthest-point sampling: indices int64 [B, count], each of the point furthest from those before it (PointNet++,
+    1706.02413).
 
-    start_B  index of the first point of each cloud; None takes point 0. The result depends on the order of points through it alone
-    skip     points whose squared distance to the origin is at most this are never chosen, the start excepted: 1e-3 is what the kernel of
-             pointnet2_ops has, with which released models were trained; 0 takes all
-    Of equally far points the one of the lowest index is taken. A cloud with fewer points than `count` gives some several times.
+    start_B  index of the first point of each cloud; None takes point 0. Only this makes the result depend on the order of points
+    skip     points whose squared distance to the origin is at most this are never chosen, except as the start: 1e-3 as in the
+    kernel of pointnet2_ops, with which released models were trained; 0 allows all
+    Among equally far points the lowest index is chosen. A cloud with fewer points than `count` repeats some.
     """
     _check_cloud(xyz_BP3)
     if count < 1:
@@ -33,7 +34,7 @@ def furthest_points(xyz_BP3: Tensor, count: int, *, start_B: Tensor | None = Non
     index_BG[:, 0] = chosen_B
     xyz_B3P = xyz_BP3.transpose(
         1, 2
-    ).contiguous()  # sums over the three coordinates then run along the points: four times as fast
+    ).contiguous()  # the sums over the three coordinates are then vectorised along the points: four times as fast
     for step in range(1, count):
         distance_BP = (xyz_B3P - xyz_B3P[row_B, :, chosen_B][..., None]).square().sum(1)
         near_BP = torch.minimum(near_BP, distance_BP)
@@ -44,7 +45,9 @@ def furthest_points(xyz_BP3: Tensor, count: int, *, start_B: Tensor | None = Non
 
 @torch.no_grad()
 def nearest_points(centre_BG3: Tensor, xyz_BP3: Tensor, count: int) -> Tensor:
-    """The `count` nearest points of each centre, int64 [B, G, count], in no order. Raises ShapeError if a cloud has fewer."""
+    """Return indices of the `count` nearest points of each centre, int64 [B, G, count], unordered. Raises ShapeError if a cloud
+    has fewer.
+    """
     _check_cloud(xyz_BP3)
     if count > xyz_BP3.shape[1]:
         raise ShapeError(f"{count} neighbours of {xyz_BP3.shape[1]} points (expected as many points or more)")
@@ -54,9 +57,9 @@ def nearest_points(centre_BG3: Tensor, xyz_BP3: Tensor, count: int) -> Tensor:
 
 @torch.no_grad()
 def ball_query(centre_BG3: Tensor, xyz_BP3: Tensor, radius: float, count: int) -> Tensor:
-    """The first `count` points, by index, less than `radius` from each centre: int64 [B, G, count] (PointNet++, 1706.02413).
+    """Ball query: the first `count` points by index within `radius` of each centre, int64 [B, G, count] (PointNet++, 1706.02413).
 
-    Where there are fewer, the first one fills the rest, as in the published kernel; a ball without points gives point 0.
+    If there are fewer, the first one is repeated, as in the published kernel; a ball without points gives point 0.
     """
     _check_cloud(xyz_BP3)
     if count > xyz_BP3.shape[1] or radius <= 0:
@@ -72,8 +75,11 @@ def ball_query(centre_BG3: Tensor, xyz_BP3: Tensor, radius: float, count: int) -
 
 
 def three_nearest_mean(xyz_BP3: Tensor, known_BG3: Tensor, feature_BGC: Tensor) -> Tensor:
-    """Features [B, P, C] at points: of the three nearest known ones, fewer where there are not three, weighted by 1 / (distance + 1e-8)
-    (PointNet++, 1706.02413). Gradients reach the features alone."""
+    """Interpolate features at points, [B, P, C], from the three nearest known points (PointNet++, 1706.02413).
+
+    Weights are 1 / (distance + 1e-8); if there are fewer than three known points, all are used. Only the features get
+    gradients.
+    """
     with torch.no_grad():
         distance_BPG = torch.cdist(xyz_BP3, known_BG3, compute_mode="donot_use_mm_for_euclid_dist")
         near_BPK, index_BPK = distance_BPG.topk(min(3, known_BG3.shape[1]), dim=-1, largest=False)
@@ -83,7 +89,7 @@ def three_nearest_mean(xyz_BP3: Tensor, known_BG3: Tensor, feature_BGC: Tensor) 
 
 
 def gather_points(point_BPF: Tensor, index: Tensor) -> Tensor:
-    """Values of the points at `index` [B, ...]: [B, ..., F]."""
+    """Return values [B, ..., F] of the points at `index` [B, ...]."""
     clouds, width = len(index), point_BPF.shape[-1]
     flat_BNF = index.reshape(clouds, -1, 1).expand(-1, -1, width)
     return point_BPF.gather(1, flat_BNF).reshape(*index.shape, width)

@@ -1,6 +1,7 @@
-"""3D scene graph guided pre-training (2411.18666): proposals of a room and words, mixed by a graph of neighbours and by cross-attention.
+"""3D scene graph guided pre-training (2411.18666): proposals of a room and words, fused by a graph of neighbours and by
+cross-attention.
 
-Letters: B rooms, M proposals, K points of a proposal or neighbours, F values of a point, S sentences of a room, L words, D width,
+Letters: B rooms, M proposals, K points of a proposal or neighbours, F values per point, S sentences of a room, L words, D width,
 V words of the vocabulary, A answers.
 """
 
@@ -21,7 +22,7 @@ from diptych.models.points.sampling import gather_points
 
 HEADS = ("grounding", "captions", "questions")
 BOX_CHANNELS = 6
-"""Centre and logarithms of extents."""
+"""Box width: centre and logarithms of extents."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,7 @@ class RoomGraphSettings:
 
     graph_width  of proposals, words and everything between
     word_width   of word embeddings (GloVe has 300)
-    near         nearest proposals that a proposal has an edge to
+    near         number of nearest proposals that a proposal has an edge to
     graph_layers, cross_layers, cross_heads  of the graph convolution and the cross-attention
     joint_width  of the vectors that are contrasted
     """
@@ -62,11 +63,12 @@ class RoomGraphSettings:
 class RoomGraphFeatures:
     """object_BMD     unit vectors of proposals before the graph, the word level; node_BMD: after it, the sentence level
     word_BSLD, sentence_BSD  words, not normalised, and unit vectors of sentences
-    room_BD, text_BD  unit vectors of rooms and of all that is said of them, the scene level; all None without pre-training
-    class_BMC      classes of proposals from their own features; named_BSC: of the thing that a sentence means, from the sentence
+    room_BD, text_BD  unit vectors of rooms and of all their sentences, the scene level; all None without pre-training
+    class_BMC      classes of proposals from their own features; named_BSC: of the object that a sentence refers to, from the
+    sentence
     choice_BSM     score of each proposal for each sentence
-    word_logit_BSLV, masked_class_BMC  of words and of proposals that were masked, from everything else; None if nothing was
-    caption_BMLV   words of captions of proposals, given those before; answer_BSA: of answers. None if they were not asked for
+    word_logit_BSLV, masked_class_BMC  of masked words and masked proposals, from everything else; None without masking
+    caption_BMLV   words of captions of proposals, given those before; answer_BSA: of answers. None if not requested
     scale          of the contrasts
     """
 
@@ -87,7 +89,7 @@ class RoomGraphFeatures:
 
 
 class EdgeConvolution(nn.Module):
-    """Graph layer: the maximum over neighbours j of MLP(f_i, f_j - f_i, offset of their boxes), added to f_i, then a norm."""
+    """Graph layer: the maximum over neighbours j of MLP(f_i, f_j - f_i, offset of their boxes), added to f_i, then normalised."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -95,7 +97,9 @@ class EdgeConvolution(nn.Module):
         self.norm = nn.LayerNorm(width)
 
     def forward(self, node_BMD: Tensor, box_BM6: Tensor, near_BMK: Tensor, open_BMK: Tensor) -> Tensor:
-        """[B, M, D]; neighbours whose `open_BMK` is False are not read, and a proposal without any keeps its features."""
+        """Return [B, M, D]; neighbours whose `open_BMK` is False are ignored, and a proposal without neighbours keeps its
+        features.
+        """
         other_BMKD = gather_points(node_BMD, near_BMK)
         own_BMKD = node_BMD[:, :, None].expand_as(other_BMKD)
         offset_BMK6 = gather_points(box_BM6, near_BMK) - box_BM6[:, :, None]
@@ -107,7 +111,7 @@ class EdgeConvolution(nn.Module):
 
 
 class CrossLayer(nn.Module):
-    """Proposals read words and words read proposals, each before what the other has read; then an MLP each. Norms come first."""
+    """Pre-norm cross-attention in both directions between proposals and words, in parallel, followed by an MLP for each."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -127,11 +131,11 @@ class CrossLayer(nn.Module):
 
 
 class RoomGraphNet(nn.Module):
-    """Proposals are given boxes with the points in them, and no detector; texts are word embeddings and a GRU.
+    """Network over given proposals (boxes with the points in them, without a detector) and texts (word embeddings and a GRU).
 
     words    size of the vocabulary; classes, answers: of the heads
     heads    of "grounding", "captions" and "questions"
-    pretraining  has the projections of the contrasts and the heads of what is masked
+    pretraining  has the projections of the contrasts and the heads for masked inputs
     """
 
     def __init__(
@@ -176,9 +180,11 @@ class RoomGraphNet(nn.Module):
     def read_objects(
         self, point_BMKF: Tensor, box_BM6: Tensor, open_BM: Tensor, hidden_BM: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Features of proposals [B, M, D] with their positions, and after the graph. `hidden_BM`: proposals whose own features are
-        replaced by a learned vector; their positions stay."""
-        if hidden_BM is not None:  # before the encoder, too: its batch norms would tell the others of them
+        """Return features of proposals [B, M, D] with their positions, and after the graph.
+
+        `hidden_BM`: proposals whose own features are replaced by a learned vector; their positions are kept.
+        """
+        if hidden_BM is not None:  # before the encoder, too: its batch norms would leak them to the others
             point_BMKF = point_BMKF.masked_fill(hidden_BM[..., None, None], 0)
         own_BMD = self.point_encoder(point_BMKF)
         if hidden_BM is not None:
@@ -191,7 +197,7 @@ class RoomGraphNet(nn.Module):
         return object_BMD, node_BMD
 
     def read_words(self, id_NL: Tensor, mask_NL: Tensor, hidden_NL: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Features of words [N, L, D], and of sentences [N, D]: the state after the last word."""
+        """Return features of words [N, L, D] and of sentences [N, D] (the state after the last word)."""
         embedded_NLE = self.embed(id_NL)
         if hidden_NL is not None:
             embedded_NLE = torch.where(hidden_NL[..., None], self.hidden_word_E, embedded_NLE)
@@ -200,34 +206,34 @@ class RoomGraphNet(nn.Module):
         return word_NLD, word_NLD[torch.arange(len(word_NLD), device=word_NLD.device), last_N]
 
     def mix(self, node_BMD: Tensor, word_BSLD: Tensor, open_BM: Tensor, mask_BSL: Tensor) -> tuple[Tensor, Tensor]:
-        """Proposals [B, S, M, D] as each sentence sees them, and words [B, S, L, D]."""
+        """Return proposals [B, S, M, D] after cross-attention with each sentence, and words [B, S, L, D]."""
         sentences = word_BSLD.shape[1]
         object_NMD = node_BMD[:, None].expand(-1, sentences, -1, -1).flatten(0, 1)
         object_pad_NM = ~open_BM[:, None].expand(-1, sentences, -1).flatten(0, 1)
         word_NLD, word_pad_NL = word_BSLD.flatten(0, 1), ~mask_BSL.flatten(0, 1)
         word_pad_NL = word_pad_NL & ~word_pad_NL.all(
             1, keepdim=True
-        )  # a sentence that is all padding reads it, and counts nowhere
+        )  # a sentence of padding only attends to padding; it is used nowhere
         for layer in self.cross:
             object_NMD, word_NLD = layer(object_NMD, word_NLD, object_pad_NM, word_pad_NL)
         shape = word_BSLD.shape[:2]
         return object_NMD.unflatten(0, shape), word_NLD.unflatten(0, shape)
 
     def scores(self, object_BSMD: Tensor, sentence_BSD: Tensor, open_BM: Tensor) -> Tensor:
-        """[B, S, M]: how well each proposal fits each sentence; -inf if there is none."""
+        """Return scores [B, S, M] of each proposal for each sentence; -inf where there is no proposal."""
         both_BSMD = torch.cat([object_BSMD, sentence_BSD[:, :, None].expand_as(object_BSMD)], -1)
         score_BSM: Tensor = self.choose(both_BSMD)[..., 0]
         return score_BSM.masked_fill(~open_BM[:, None], -torch.inf)
 
     def answer(self, object_BSMD: Tensor, word_BSLD: Tensor, sentence_BSD: Tensor, open_BM: Tensor, mask_BSL: Tensor) -> Tensor:
-        """[B, S, A]: logits of answers from the means of proposals and words, and the sentence."""
+        """Return logits of answers [B, S, A] from the means of proposals and words, and the sentence."""
         objects_BSD = masked_mean(object_BSMD, open_BM[:, None].expand(object_BSMD.shape[:3]))
         pooled = torch.cat([objects_BSD, masked_mean(word_BSLD, mask_BSL), sentence_BSD], -1)
         logit_BSA: Tensor = self.answer_head(pooled)
         return logit_BSA
 
     def caption(self, node_ND: Tensor, id_NL: Tensor) -> Tensor:
-        """[N, L, V]: logits of the word after each of these, of captions of proposals."""
+        """Return logits [N, L, V] of the next word after each word of captions of proposals."""
         state_NLD, _ = self.caption_gru(self.embed(id_NL), node_ND[None].contiguous())
         logit_NLV: Tensor = self.caption_head(state_NLD)
         return logit_NLV
@@ -248,7 +254,7 @@ class RoomGraphNet(nn.Module):
         """point_BMKF  points of each proposal around its centre, with colours
         box_BM6     centre and logarithms of extents of each; open_BM: False if there is no proposal
         id_BSL      words of sentences; mask_BSL: False on padding
-        hidden_BM, hidden_BSL  what is masked, in a second pass beside the first
+        hidden_BM, hidden_BSL  masked words and proposals, for a second pass
         caption_BML words of a caption of each proposal, -1 after its end
         ask_BSL     words of questions; ask_mask_BSL: False on padding
         """
@@ -297,20 +303,22 @@ class RoomGraphNet(nn.Module):
         )
 
     def asked(self, node_BMD: Tensor, ask_BSL: Tensor, mask_BSL: Tensor, open_BM: Tensor) -> Tensor:
-        """[B, S, A]: logits of answers to questions."""
+        """Return logits [B, S, A] of answers to questions."""
         shape = ask_BSL.shape[:2]
         word_NLD, sentence_ND = self.read_words(ask_BSL.flatten(0, 1), mask_BSL.flatten(0, 1))
         object_BSMD, mixed_BSLD = self.mix(node_BMD, word_NLD.unflatten(0, shape), open_BM, mask_BSL)
         return self.answer(object_BSMD, mixed_BSLD, sentence_ND.unflatten(0, shape), open_BM, mask_BSL)
 
     def _captions(self, node_BMD: Tensor, caption_BML: Tensor) -> Tensor:
-        id_NL = caption_BML.flatten(0, 1).clamp_min(0)  # what follows the end has no loss
+        id_NL = caption_BML.flatten(0, 1).clamp_min(0)  # there is no loss after the end
         logit_BMLV: Tensor = self.caption(node_BMD.flatten(0, 1), id_NL).unflatten(0, caption_BML.shape[:2])
         return logit_BMLV
 
 
 def nearest_proposals(box_BM6: Tensor, open_BM: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """The `count` nearest other proposals by their centres [B, M, K], fewer than that if there are fewer, and which of them exist."""
+    """Return the `count` nearest other proposals by their centres [B, M, K] (all others if there are fewer), and which of them
+    exist.
+    """
     with torch.no_grad():
         distance_BMM = torch.cdist(box_BM6[..., :3], box_BM6[..., :3], compute_mode="donot_use_mm_for_euclid_dist")
         own_MM = torch.eye(box_BM6.shape[1], dtype=torch.bool, device=box_BM6.device)
@@ -320,6 +328,6 @@ def nearest_proposals(box_BM6: Tensor, open_BM: Tensor, count: int) -> tuple[Ten
 
 
 def masked_mean(x: Tensor, mask: Tensor) -> Tensor:
-    """Mean over the last but one dimension of the places whose mask is True; 0 if there is none."""
+    """Mean over the second to last dimension of the positions whose mask is True; 0 if there are none."""
     weight = mask[..., None].to(x)
     return (x * weight).sum(-2) / weight.sum(-2).clamp_min(1)

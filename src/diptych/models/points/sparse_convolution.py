@@ -1,6 +1,7 @@
-"""Convolutions over occupied voxels in plain PyTorch: neighbours are found by a key of their coordinates, gathered, multiplied at once.
+"""Sparse convolutions over occupied voxels in plain PyTorch: neighbours are looked up by a coordinate key, gathered, and
+multiplied at once.
 
-Letters: B clouds, P points, N M voxels of a finer and a coarser level, K places of a kernel, C D channels.
+Letters: B clouds, P points, N M voxels of a finer and a coarser level, K positions of a kernel, C D channels.
 """
 
 from __future__ import annotations
@@ -15,30 +16,32 @@ from torch import Tensor, nn
 from diptych.core.errors import ShapeError
 
 BITS = 16
-"""Of each coordinate in a key; the cloud's number has those above."""
+"""Bits per coordinate in a key; the higher bits hold the index of the cloud."""
 MOST = 2**BITS - 8
-"""Voxels a side. Some numbers stay free, so that a neighbour beyond an edge has a key that no voxel has."""
+"""Voxels per side. Some values stay unused, so that a neighbour beyond an edge has a key that no voxel has."""
 OCTANTS = tuple(product((0, 1), repeat=3))
 
 
 @dataclass(frozen=True, slots=True)
 class VoxelLevel:
-    """Occupied voxels of one size, by ascending key.
+    """Occupied voxels of one size, sorted by key.
 
-    key_N      int64: number of the cloud, x, y and z
-    place_N4   the same as numbers
+    key_N      int64: index of the cloud, x, y and z
+    place_N4   the same as separate values
     """
 
     key_N: Tensor
     place_N4: Tensor
 
     def neighbours(self, kernel: int) -> Tensor:
-        """Index of the voxel at each place of a cubic kernel around each voxel, [N, kernel cubed], x slowest; N if there is none."""
+        """Return the voxel index at each position of a cubic kernel around each voxel, [N, kernel cubed], x slowest; N if it is
+        empty.
+        """
         reach = range(-(kernel // 2), kernel // 2 + 1)
         return self.find(self.key_N[:, None] + _steps(product(reach, repeat=3), self.key_N))
 
     def find(self, key: Tensor) -> Tensor:
-        """Index of the voxels with these keys, in the keys' shape; N if there is none."""
+        """Return the indices of the voxels with these keys, in the keys' shape; N if there is no such voxel."""
         count = self.key_N.shape[0]
         index = torch.searchsorted(self.key_N, key.contiguous())
         there = self.key_N[index.clamp(max=count - 1)] == key
@@ -47,8 +50,10 @@ class VoxelLevel:
 
 @dataclass(frozen=True, slots=True)
 class VoxelHalving:
-    """From a level to that of voxels twice as large: parent_N of each fine voxel, and child_M8 of each coarse one by octant, N
-    for none."""
+    """Mapping from a level to that of voxels twice as large: parent_N of each fine voxel, child_M8 of each coarse one.
+
+    Children are in the order of octants, N for an empty one.
+    """
 
     parent_N: Tensor
     octant_N: Tensor
@@ -56,21 +61,21 @@ class VoxelHalving:
 
 
 def voxel_level(place_P4: Tensor) -> tuple[VoxelLevel, Tensor]:
-    """The level of points whose cloud and voxel are given as whole numbers, and the index of each point's voxel [P].
+    """Return the voxel level of points given by integer cloud and voxel coordinates, and the voxel index of each point [P].
 
-    Raises ShapeError for a cloud of too many voxels a side, on the processor; a GPU would have to be waited for.
+    Raises ShapeError for a cloud of too many voxels per side, on the CPU only, since the check would wait for a GPU.
     """
     if place_P4.device.type == "cpu" and not torch.compiler.is_exporting() and int(place_P4[:, 1:].max()) > MOST:
         raise ShapeError(f"{int(place_P4[:, 1:].max())} voxels a side (expected {MOST} at most: larger voxels)")
     key_N, index_P = torch.unique(_key(place_P4), return_inverse=True)
-    torch._check(key_N.shape[0] > 0)  # what `torch.export` cannot know
+    torch._check(key_N.shape[0] > 0)  # unknown to `torch.export`
     shifts_4 = torch.arange(3, -1, -1, device=key_N.device) * BITS
     place_N4 = (key_N[:, None] >> shifts_4) & torch.where(shifts_4 == 3 * BITS, -1, 2**BITS - 1)
     return VoxelLevel(key_N, place_N4), index_P
 
 
 def halved(level: VoxelLevel) -> tuple[VoxelLevel, VoxelHalving]:
-    """The level of voxels twice as large, and the way between both."""
+    """Return the level of voxels twice as large, and the mapping between the two."""
     cloud_N1, xyz_N3 = level.place_N4[:, :1], level.place_N4[:, 1:]
     coarse, parent_N = voxel_level(torch.cat([cloud_N1, xyz_N3 >> 1], 1))
     octant_N = ((xyz_N3 & 1) * xyz_N3.new_tensor([4, 2, 1])).sum(1)
@@ -81,12 +86,13 @@ def halved(level: VoxelLevel) -> tuple[VoxelLevel, VoxelHalving]:
 
 
 class SparseConv(nn.Module):
-    """Convolution whose inputs are named by a table: a row's places of the kernel, an index beyond the last one for an empty voxel.
+    """Sparse convolution whose inputs are given by an index table [M, K]; an index beyond the last voxel stands for an empty one.
 
-    With `VoxelLevel.neighbours` a submanifold convolution of stride 1 (Graham et al., 2018, 1711.10275), which leaves the occupied voxels
-    as they are; with `VoxelHalving.child_M8` one of kernel and stride 2. weight_KCD: of each place, x slowest.
+    With `VoxelLevel.neighbours` it is a submanifold convolution of stride 1 (Graham et al., 2018, 1711.10275), which keeps the
+    set of occupied voxels; with `VoxelHalving.child_M8` a convolution of kernel and stride 2. weight_KCD is by kernel position, x
+    slowest.
 
-    kernel_size  places of the kernel
+    kernel_size  positions of the kernel
     """
 
     def __init__(self, kernel_size: int, channels: int, out: int) -> None:
@@ -114,9 +120,9 @@ class SparseTransposedConv(nn.Module):
 
 
 def trilinear(x_NC: Tensor, level: VoxelLevel, at_P3: Tensor, cloud_P: Tensor) -> Tensor:
-    """Features [P, C] at points, from the centres of the eight voxels around each, by trilinear weights over those that are occupied.
+    """Trilinear interpolation: features [P, C] at points from the occupied ones among the eight voxels around each.
 
-    at_P3  in voxels: the voxel with the number 2 has its centre at 2.5
+    at_P3  in voxels: the voxel with coordinate 2 has its centre at 2.5
     """
     with torch.no_grad():
         low_P3 = (at_P3 - 0.5).floor()
@@ -133,12 +139,14 @@ def trilinear(x_NC: Tensor, level: VoxelLevel, at_P3: Tensor, cloud_P: Tensor) -
 
 
 def _key(place_P4: Tensor) -> Tensor:
-    """One number for cloud, x, y and z. A coordinate below 0 borrows from the one before it, and meets no voxel's key."""
+    """Return one integer key for cloud, x, y and z. A coordinate below 0 borrows from the one before it, and equals no voxel's
+    key.
+    """
     cloud_P, x_P, y_P, z_P = place_P4.unbind(1)
     key_P: Tensor = ((cloud_P * 2**BITS + x_P) * 2**BITS + y_P) * 2**BITS + z_P
     return key_P
 
 
 def _steps(offsets: Iterable[tuple[int, ...]], like: Tensor) -> Tensor:
-    """Differences of keys for offsets in x, y and z, [K]."""
+    """Return key differences [K] for offsets in x, y and z."""
     return torch.tensor([(x * 2**BITS + y) * 2**BITS + z for x, y, z in offsets], device=like.device)

@@ -1,4 +1,4 @@
-"""Text4Point (2301.07584): points learn from pixels that they are seen at, and read class names on their way through the network.
+"""Text4Point (2301.07584): point features are aligned with image pixels, and attend to class names inside the network.
 
 Letters: B rooms, P points, G seeds, M pairs, K classes, L tokens, D width of the joint space, C channels, H W.
 """
@@ -34,7 +34,7 @@ class TextQueryingSettings:
 
     query_heads  of the cross-attention from points to texts
     query_hidden  factor of the hidden layer after it
-    keep_start, add_start  starts of the two learned numbers that weigh the points' own features and what they read
+    keep_start, add_start  initial values of the two learned weights of the points' own features and of the attended text
     pair_width   of the vectors of the decoder contrast
     context      learned vectors before a class name in fine-tuning; 0 keeps the fixed prompt
     """
@@ -56,10 +56,10 @@ class TextQueryingSettings:
 
 @dataclass(frozen=True, slots=True)
 class PointPixelFeatures:
-    """seed_BGD, seen_BGD   unit vectors of seeds in the joint space, and of the frozen image map at their pixels
+    """seed_BGD, seen_BGD   unit vectors of seeds in the joint space, and of the frozen feature map at their pixels
     point_BMC, pixel_BMC  unit vectors of points and of the decoded image map at their pixels
-    seed_id_BG, point_id_BM  number of each one's pixel in its frame
-    score_BGK    cosines of seeds with class names; logit_BPK of the head; label_BG of seeds. None in the phase that does not have them
+    seed_id_BG, point_id_BM  index of each one's pixel in its frame
+    score_BGK    cosines of seeds with class names; logit_BPK of the head; label_BG of seeds. None in the other phase
     scale        factor of both contrasts
     """
 
@@ -76,8 +76,11 @@ class PointPixelFeatures:
 
 
 class TextQuerying(nn.Module):
-    """Points ask class names: h_text = MLP(LN(attention(LN(h), LN(t), LN(t)))), to the width of the points' own features; the result is
-    keep * own + add * h_text, both numbers learned."""
+    """Cross-attention from points to class names, added to the points' own features.
+
+    h_text = MLP(LN(attention(LN(h), LN(t), LN(t)))), in the width of the points' own features; the result is keep * own + add *
+    h_text with learned scalars keep and add.
+    """
 
     def __init__(self, width: int, own_width: int, settings: TextQueryingSettings) -> None:
         super().__init__()
@@ -103,7 +106,7 @@ class TextQuerying(nn.Module):
 
 
 class Text4PointNet(nn.Module):
-    """Point network, text querying, and a frozen dual encoder; in pre-training also an image decoder, in fine-tuning a head.
+    """Point network with text querying and a frozen dual encoder; pre-training adds an image decoder, fine-tuning a head.
 
     classes  of the head, 0 for pre-training
     """
@@ -153,13 +156,13 @@ class Text4PointNet(nn.Module):
         return encoder
 
     def set_classes(self, prompts: ClassPrompts) -> None:
-        """Token rows of the class names; they are no weights."""
+        """Set the token rows of the class names, which are not weights."""
         device = self.scale_1.device
         self.ids_KL, self.mask_KL = (torch.from_numpy(rows).to(device) for rows in (prompts.ids_KL, prompts.mask_KL))
         self.order_KL, self.span = torch.from_numpy(prompts.order_KL).to(device), prompts.context
 
     def texts(self) -> Tensor:
-        """[K, D], unit-norm: class names after learned context, or in a fixed prompt without gradient."""
+        """Return unit-norm text vectors [K, D] of class names after learned context, or in a fixed prompt without gradient."""
         tower, context = self.encoder.text_tower, getattr(self, "context", None)
         if context is None:
             with torch.no_grad():
@@ -169,8 +172,10 @@ class Text4PointNet(nn.Module):
         return l2_normalise(self.encoder.text_projection(tower(prompt_KLD, mask_KL).pooled_BD))
 
     def read_points(self, point_BPF: Tensor, text_KD: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Unit vectors of seeds in the joint space [B, G, D], the places of the seeds [B, G], features of points [B, P, C], and
-        xyz of the seeds [B, G, 3]."""
+        """Encode points: unit vectors of seeds in the joint space, and features of points.
+
+        Returns seed vectors [B, G, D], indices of the seeds [B, G], point features [B, P, C], and xyz of the seeds [B, G, 3].
+        """
         levels = self.net.encode(point_BPF)
         own_BNC = self.net.coarsest(levels)
         lifted_BND = self.lift(own_BNC)
@@ -188,9 +193,9 @@ class Text4PointNet(nn.Module):
         label_BP: Tensor | None = None,
     ) -> PointPixelFeatures:
         """image_BCHW  pictures of the rooms
-        pixel_BP2   where in them each point is seen: column and row in -1..1, as `grid_sample` takes them without aligned corners
-        pixel_id_BP number of that pixel
-        pair_BM     places of the points of the decoder contrast
+        pixel_BP2   image coordinates of each point: column and row in -1..1, as `grid_sample` takes them without aligned corners
+        pixel_id_BP index of that pixel
+        pair_BM     indices of the points of the decoder contrast
         label_BP    classes of points
         """
         text_KD = self.texts()
@@ -222,13 +227,16 @@ class Text4PointNet(nn.Module):
 
 
 def point_network_settings(plain: Mapping[str, Any]) -> PointNet2Settings | VoxelUNetSettings:
-    """Settings of a point network from what their `to_json` gave."""
+    """Return settings of a point network from the output of their `to_json`."""
     return VoxelUNetSettings.from_json(plain) if "voxel" in plain else PointNet2Settings.from_json(plain)
 
 
 def dense_map(encoder: DualEncoder, image_BCHW: Tensor) -> Tensor:
-    """Projected features [B, D, H, W] of every place of pictures: those of CLIP's residual network through its attention pool, of other
-    towers their tokens after the projection. Raises ConfigError if tokens make no square."""
+    """Return a map of projected features [B, D, H, W] of images: through the attention pool for CLIP's residual network, else
+    tokens.
+
+    Tokens of other towers are projected. Raises ConfigError if they do not form a square.
+    """
     tower = encoder.image_tower
     if isinstance(tower, CLIPResNet):
         return dense_pool(tower.pool, tower.maps(image_BCHW)[-1])[1]  # type: ignore[arg-type]
@@ -243,6 +251,6 @@ def dense_map(encoder: DualEncoder, image_BCHW: Tensor) -> Tensor:
 
 
 def at_pixels(map_BCHW: Tensor, pixel_BM2: Tensor) -> Tensor:
-    """Bilinear features [B, M, C] of a map at columns and rows of -1..1; the border outside."""
+    """Sample a map bilinearly at columns and rows in -1..1, [B, M, C]; border values outside."""
     sampled_BCM1 = F.grid_sample(map_BCHW, pixel_BM2[:, :, None].to(map_BCHW), padding_mode="border", align_corners=False)
     return sampled_BCM1[..., 0].transpose(1, 2)

@@ -1,4 +1,4 @@
-"""Point towers by their settings."""
+"""Build point towers from their settings."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ PointTower = PointBERT | PointNeXt | Uni3DTower
 
 
 def tower_settings(plain: Mapping[str, Any]) -> TowerSettings:
-    """Settings of a tower from what their `to_json` gave."""
+    """Return settings of a tower from the output of their `to_json`."""
     if "radius" in plain:
         return PointNeXtSettings.from_json(plain)
     return Uni3DSettings.from_json(plain) if "model" in plain else PointBERTSettings.from_json(plain)
 
 
 def point_tower(settings: TowerSettings) -> PointTower:
-    """A fresh tower of these sizes."""
+    """Return a newly initialised tower of these sizes."""
     if isinstance(settings, PointNeXtSettings):
         return PointNeXt(settings)
     return Uni3DTower(settings) if isinstance(settings, Uni3DSettings) else PointBERT(settings)

@@ -1,6 +1,6 @@
-"""Uni3D's point tower (2310.06773): groups of points through the blocks of an image transformer of timm.
+"""Uni3D's point tower (2310.06773): the blocks of an image transformer of timm on groups of points.
 
-Letters: B clouds, P points, F values of a point, G groups, K points of a group, D width.
+Letters: B clouds, P points, F values per point, G groups, K points per group, D width.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from diptych.models.points.point_bert import GroupEncoder, relative_groups
 class Uni3DSettings:
     """Sizes of a `Uni3DTower`; the defaults are those of the released base model.
 
-    model       of timm, whose blocks and last norm are used: an EVA model, as released
-    groups, group_size  centres by furthest-point sampling, and nearest points of each
+    model       timm model whose blocks and last norm are used: an EVA model, as released
+    groups, group_size  number of centres, chosen by furthest-point sampling, and of nearest points of each
     encoder     width of a group's vector before the transformer
     skip        of the sampling, see `furthest_points`: 1e-3 as the released models have it
     """
@@ -46,8 +46,8 @@ class Uni3DSettings:
 class Uni3DTower(nn.Module):
     """Transformer over groups of points; a cloud's vector is its class token after the last norm, [B, D].
 
-    Against `PointBERT`, positions are added once, before the first block, and the maximum over groups is not taken. Rotary positions of
-    the image model are not used, as released; neither are its patches, its position table and its class token.
+    Unlike in `PointBERT`, positions are added once, before the first block, and there is no maximum over groups. The rotary
+    positions, patch embedding, position table and class token of the image model are not used, as released.
     """
 
     def __init__(self, settings: Uni3DSettings) -> None:
@@ -66,7 +66,7 @@ class Uni3DTower(nn.Module):
         self.blocks, self.norm, self.fc_norm = net.blocks, net.norm, net.fc_norm
 
     def forward(self, point_BPF: Tensor, start_B: Tensor | None = None) -> Tensor:
-        """[B, D]. `start_B`: index of the point at which furthest-point sampling starts; None is point 0, as released."""
+        """Return vectors [B, D]. `start_B`: first point of furthest-point sampling; None is point 0, as released."""
         if point_BPF.ndim != 3 or point_BPF.shape[-1] != self.settings.in_channels:
             raise ShapeError(f"points are {list(point_BPF.shape)} (expected [clouds, points, {self.settings.in_channels}])")
         settings, clouds = self.settings, len(point_BPF)

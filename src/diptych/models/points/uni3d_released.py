@@ -1,7 +1,7 @@
-"""Released checkpoints of Uni3D as models: "uni3d:CHECKPOINT#MODEL", MODEL being the dual encoder that it was trained towards.
+"""Load released checkpoints of Uni3D: "uni3d:CHECKPOINT#MODEL", where MODEL is the dual encoder it was aligned with.
 
-A checkpoint holds the point tower alone; published with EVA02-CLIP-E-14-plus of open_clip, such as open_clip:EVA02-E-14-plus/FILE. The
-layout is that of the released code; the files themselves were not at hand.
+A checkpoint contains only the point tower; it was published with EVA02-CLIP-E-14-plus of open_clip, such as
+open_clip:EVA02-E-14-plus/FILE. The layout is that of the released code; it was not tested on the released files.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ NAMES = (
 )
 """(pattern, replacement): the release and ours."""
 UNUSED = re.compile(r"point_encoder\.visual\.(patch_embed\..+|cls_token|pos_embed|head\..+|rope\..+)")
-"""Tensors of timm's image model that the released forward pass does not read."""
+"""Tensors of timm's image model that the released forward pass does not use."""
 MODELS = {
     (192, 12): "eva02_tiny_patch14_224",
     (384, 12): "eva02_small_patch14_224",
@@ -44,14 +44,14 @@ MODELS = {
     (1024, 24): "eva02_large_patch14_448",
     (1408, 40): "eva_giant_patch14_560",
 }
-"""Width and layers -> the model of timm of the released scripts."""
+"""Width and layers -> the timm model of the released scripts."""
 
 
 def open_uni3d(spec: str) -> PointCloudEmbedder:
-    """The model of "uni3d:CHECKPOINT#MODEL". Leaves the torch random state unchanged.
+    """Load the model at "uni3d:CHECKPOINT#MODEL". Leaves the torch random state unchanged.
 
-    Raises DataError for a file that is missing or not one of tensors, ConfigError for an address without MODEL and for a file of another
-    architecture, with the tensors that are left over, missing or of another size.
+    Raises DataError for a file that is missing or has no tensors, and ConfigError for an address without MODEL or for a file of
+    another architecture, with the unexpected, missing and mismatched tensors.
     """
     path, _, address = spec.partition(":")[2].partition("#")
     if not address:
@@ -71,7 +71,7 @@ def open_uni3d(spec: str) -> PointCloudEmbedder:
 
 
 def uni3d_settings(tensors: Mapping[str, Tensor]) -> Uni3DSettings:
-    """Settings of the tower from its tensors; those of groups, which no tensor shows, are the published ones."""
+    """Return the settings of the tower from its tensors; the sizes of groups, which no tensor shows, are the published ones."""
     reduce = "point_encoder.encoder2trans.weight"
     if lost := [name for name in (reduce, "point_encoder.trans2embed.weight", "logit_scale") if name not in tensors]:
         raise ConfigError(f"not in the file: {first_names(lost)} (expected {SOURCE})")
@@ -83,7 +83,7 @@ def uni3d_settings(tensors: Mapping[str, Tensor]) -> Uni3DSettings:
 
 
 def from_uni3d(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """State dict of a `PointEncoder`, its anchor left out, from that of the released model.
+    """Convert a released state dict to that of a `PointEncoder` without its anchor.
 
     Raises ConfigError with the names of tensors that have no counterpart.
     """

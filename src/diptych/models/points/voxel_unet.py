@@ -1,6 +1,6 @@
-"""U-Net of sparse convolutions over voxels (MinkowskiUNet: Choy et al., 2019, 1904.08755) in plain PyTorch, from points to points.
+"""U-Net of sparse convolutions over voxels (MinkowskiUNet: Choy et al., 2019, 1904.08755) in plain PyTorch.
 
-Letters: B clouds, P points, F values of a point, N voxels of all clouds, G seeds, C channels.
+Letters: B clouds, P points, F values per point, N voxels of all clouds, G seeds, C channels.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ class VoxelUNetSettings:
     voxel        edge of the finest voxels, in the unit of the data
     voxel_stem   channels of the finest level
     voxel_down   channels of each level below it, whose voxels are twice as large as those above
-    voxel_up     channels on the way back, the coarsest first; as many
+    voxel_up     channels of the decoder levels, the coarsest first; the same number of levels
     voxel_blocks  residual blocks of two convolutions on each level
-    voxel_seeds  coarsest voxels of a cloud that stand for it in a contrast, evenly spaced; if there are fewer, some several times
+    voxel_seeds  coarsest voxels per cloud used in a contrast, evenly spaced; if there are fewer, some are repeated
     """
 
     voxel: float = 0.05
@@ -60,7 +60,7 @@ class VoxelUNetSettings:
 
     @property
     def out_width(self) -> int:
-        """Channels of the points at the end."""
+        """Channels of the output points."""
         return self.voxel_up[-1]
 
     def to_json(self) -> dict[str, Any]:
@@ -73,10 +73,10 @@ class VoxelUNetSettings:
 
 @dataclass(frozen=True, slots=True)
 class VoxelPyramid:
-    """Levels of voxels from the finest on, their features after the encoder, the ways between them, and where the points lie.
+    """Voxel levels from the finest on, their features after the encoder, the mappings between them, and the points' positions.
 
     feature_NC  of each level; coarsest_1NC: that of the last
-    at_P3, cloud_P  place of each point of all clouds in the finest voxels, and its cloud
+    at_P3, cloud_P  position of each point of all clouds in units of the finest voxels, and its cloud
     index_P     coarsest voxel of each point
     xyz_BP3     the points as given
     """
@@ -91,7 +91,7 @@ class VoxelPyramid:
 
 
 class ResidualBlock(nn.Module):
-    """Two submanifold convolutions with batch norm, beside the input, which a convolution of one place takes to another width."""
+    """Residual block of two submanifold convolutions with batch norm; a 1x1x1 convolution adapts the width of the shortcut."""
 
     def __init__(self, channels: int, out: int) -> None:
         super().__init__()
@@ -107,10 +107,12 @@ class ResidualBlock(nn.Module):
 
 
 class VoxelUNet(nn.Module):
-    """Encoder and decoder over voxels. A voxel reads the mean values of its points (xyz are its place alone); a point reads the eight
+    """Encoder-decoder over voxels, with points as input and output.
+
+    The input of a voxel is the mean of its points' values (xyz only determine its position); a point interpolates the eight
     voxels around it. The host waits for the number of voxels of each level.
 
-    features  values of a point beside xyz; without any a voxel reads a 1
+    features  values per point in addition to xyz; without any the input is a constant 1
     """
 
     def __init__(self, settings: VoxelUNetSettings, features: int = 3) -> None:
@@ -135,7 +137,7 @@ class VoxelUNet(nn.Module):
         return nn.ModuleList(ResidualBlock(channels if n == 0 else out, out) for n in range(self.settings.voxel_blocks))
 
     def encode(self, point_BPF: Tensor) -> VoxelPyramid:
-        """Features of all levels. Raises ShapeError for points of another width."""
+        """Return the features of all levels. Raises ShapeError for points of another width."""
         if point_BPF.ndim != 3 or point_BPF.shape[2] != 3 + self.features:
             raise ShapeError(f"points are {list(point_BPF.shape)} (expected [clouds, points, {3 + self.features}])")
         clouds, points, _ = point_BPF.shape
@@ -161,11 +163,11 @@ class VoxelUNet(nn.Module):
         return VoxelPyramid(levels, features, ways, at_P3, cloud_P, index_P, xyz_BP3)
 
     def coarsest(self, pyramid: VoxelPyramid) -> Tensor:
-        """Features of the coarsest voxels of all clouds, [1, N, C]."""
+        """Return the features of the coarsest voxels of all clouds, [1, N, C]."""
         return pyramid.feature_NC[-1][None]
 
     def decode(self, pyramid: VoxelPyramid, coarsest_1NC: Tensor | None = None) -> PointLevel:
-        """Features of the points; `coarsest_1NC` stands in the place of what `coarsest` gives."""
+        """Return the features of the points; `coarsest_1NC` replaces the output of `coarsest`."""
         x_NC = pyramid.feature_NC[-1] if coarsest_1NC is None else coarsest_1NC[0]
         number = len(self.up)
         for conv, norm, blocks in zip(self.up, self.up_norms, self.up_blocks, strict=True):
@@ -180,7 +182,9 @@ class VoxelUNet(nn.Module):
         return PointLevel(pyramid.xyz_BP3, feature_BPC, torch.arange(points, device=x_NC.device).expand(clouds, -1))
 
     def seeds(self, pyramid: VoxelPyramid, x_1ND: Tensor) -> PointLevel:
-        """As many coarsest voxels of each cloud, with what `x_1ND` says of them; each stands where its first point is."""
+        """Return `voxel_seeds` coarsest voxels of each cloud with `x_1ND` as values; each is at the position of its first
+        point.
+        """
         clouds, points, _ = pyramid.xyz_BP3.shape
         cloud_N = pyramid.levels[-1].place_N4[:, 0]
         count_B = torch.zeros(clouds, dtype=torch.int64, device=cloud_N.device).index_add(0, cloud_N, torch.ones_like(cloud_N))
@@ -193,14 +197,14 @@ class VoxelUNet(nn.Module):
         return PointLevel(xyz_BG3, x_1ND[0][chosen_BG], index_BG)
 
     def forward(self, point_BPF: Tensor) -> Tensor:
-        """Features [B, P, C] of the points."""
+        """Return features [B, P, C] of the points."""
         feature_BPC = self.decode(self.encode(point_BPF)).feature_BGC
         assert feature_BPC is not None
         return feature_BPC
 
 
 def _voxel_means(value_PF: Tensor, index_P: Tensor, count: int) -> Tensor:
-    """Mean values [N, F] of the points of each voxel."""
+    """Return the mean values [N, F] of the points of each voxel."""
     total_NF = value_PF.new_zeros(count, value_PF.shape[1]).index_add(0, index_P, value_PF)
     points_N = value_PF.new_zeros(count).index_add(0, index_P, torch.ones_like(value_PF[:, 0]))
     return total_NF / points_N[:, None]

@@ -1,1 +1,1 @@
-"""Policies: models that act, their value models, and how their answers are sampled."""
+"""Policies for reinforcement learning, their value models, and the sampling of their answers."""

@@ -1,4 +1,4 @@
-"""A learned reward: the probability that a sequence classifier gives to a label."""
+"""Learned reward: the probability of a label under a sequence classifier."""
 
 from __future__ import annotations
 
@@ -18,9 +18,11 @@ BATCH = 32
 
 
 class ClassifierReward:
-    """Probability of `label` for prompt and answer read as one text, from a local folder of transformers. Of a longer text the end is read.
+    """Probability of `label` for the concatenated prompt and answer, by a classifier from a local folder of transformers.
 
-    with_prompt  False: the answer alone is read
+    A longer text is truncated to its end.
+
+    with_prompt  False: only the answer is read
     """
 
     def __init__(self, model: Any, tokenizer: Any, label: int, *, with_prompt: bool = True) -> None:
@@ -33,7 +35,7 @@ class ClassifierReward:
 
     @classmethod
     def open(cls, address: str) -> Self:
-        """The classifier at "FOLDER:LABEL"; label 1 where none is named."""
+        """Load the classifier at "FOLDER:LABEL"; the default label is 1."""
         path, _, label = address.rpartition(":") if address.rpartition(":")[2].isdigit() else (address, "", "1")
         folder = Path(path).expanduser()
         if not (folder / "config.json").is_file():

@@ -1,4 +1,4 @@
-"""A bridge that answers several questions about an image in turn, each after its own earlier answers."""
+"""Multi-turn answers of a bridge to questions about an image, each given its own earlier answers."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from diptych.models.policy.dialogue_policy import sample_dialogues
 
 @runtime_checkable
 class DialogueResponder(Protocol):
-    """Answers to the questions of each conversation, one after another, each question read after the model's own earlier answers."""
+    """Answers the questions of each conversation one after another, each given the model's own earlier answers."""
 
     def converse(
         self, images: Sequence[ImageSource], asked: Sequence[Sequence[str]], *, max_tokens: int = 64
@@ -27,9 +27,9 @@ class DialogueResponder(Protocol):
 
 
 def question_pieces(template: str, later: str, asked: Sequence[str], slots: int) -> list[list[Piece]]:
-    """Pieces that precede each answer of a conversation, the image before the first.
+    """Return the pieces that precede each answer of a conversation, with the image before the first.
 
-    template  of the first turn, {image} and {prompt} in it; later: of the others
+    template  of the first turn, with {image} and {prompt}; later: of the other turns
     """
     before, _, behind = template.partition("{image}")
     first: list[Piece] = [*([TextPiece(before)] if before else []), ImageSlots(slots)]
@@ -38,14 +38,14 @@ def question_pieces(template: str, later: str, asked: Sequence[str], slots: int)
 
 
 class DialogueGenerator(BridgeGenerator):
-    """A `BridgeGenerator` that also converses. later: template of the turns after the first"""
+    """`BridgeGenerator` that also supports conversations. later: template of the turns after the first"""
 
     kind: ClassVar[str] = "dialogue_bridge"
     later: str = " {prompt}"
 
     @classmethod
     def of(cls, made: BridgeGenerator, later: str) -> Self:
-        """The same model with a template for later turns."""
+        """Return the same model with a template for later turns."""
         conversing = cls(made.bridge, made.preprocess, made.vocabulary, made.template, made.name, connector=made.connector_spec)
         vars(conversing).update({name: value for name, value in vars(made).items() if name != "fingerprint"})
         conversing.later = later
@@ -55,8 +55,10 @@ class DialogueGenerator(BridgeGenerator):
     def converse(
         self, images: Sequence[ImageSource], asked: Sequence[Sequence[str]], *, max_tokens: int = 64, batch_size: int = 32
     ) -> list[list[str]]:
-        """Greedy answers to the questions of each conversation; those of one batch have as many questions, so conversations are
-        grouped by their length."""
+        """Return greedy answers to the questions of each conversation.
+
+        All conversations of a batch have the same number of questions, so they are grouped by length.
+        """
         answers: dict[int, list[str]] = {}
         device = next(self.bridge.parameters()).device
         for length in sorted({len(questions) for questions in asked}):

@@ -1,8 +1,8 @@
-"""A bridge as a policy over the tokens of its answers in a conversation about an image, with a value model of its own.
+"""Bridge as a policy over the tokens of its answers in a conversation about an image, with a separate value model.
 
-Questions are put in between: the policy reads them and pays for none of their tokens.
+Questions are inserted between the answers: the policy reads them, but their tokens have no loss.
 
-Letters: B conversations, L positions of a row, M = L - 1 tokens that are predicted, V vocabulary, D width, T tokens of an answer.
+Letters: B conversations, L positions of a row, M = L - 1 predicted tokens, V vocabulary, D width, T tokens of an answer.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ DrawTokens = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True, slots=True)
 class DialogueTokens:
-    """log_BM    log-probability of each token after the first, by its place less one
-    entropy_BM  of the distribution that it was drawn from, nats
+    """log_BM    log-probability of each token after the first, at its position minus one
+    entropy_BM  of the distribution that it was sampled from, nats
     value_BM    of the state before it; zeros without a value model
     """
 
@@ -38,10 +38,9 @@ class DialogueTokens:
 
 
 class DialoguePolicy(nn.Module):
-    """values  a second language model, a copy of the first, whose linear head, zero in the beginning, gives the value of a state;
-    it reads
-                the policy's own image tokens, through which its error sends no gradient
-    temperature  of the distribution that log-probabilities are taken of
+    """values  a second language model, a copy of the first, with a zero-initialised linear head for the value of a state. It
+            reads the policy's image tokens, to which its loss sends no gradient
+    temperature  of the distribution used for log-probabilities
     """
 
     def __init__(self, bridge: Bridge, *, values: bool, temperature: float = 1.0) -> None:
@@ -73,18 +72,18 @@ class DialoguePolicy(nn.Module):
 @dataclass(frozen=True, slots=True)
 class SampledDialogues:
     """rows  pieces of each conversation, answers as token ids
-    answers  ids of each answer, the end mark among them where it was written
+    answers  ids of each answer, including the end token if it was generated
     """
 
     rows: list[list[Piece]]
     answers: list[list[list[int]]]
 
     def texts(self, words: LanguageVocabulary) -> list[list[str]]:
-        """The answers of each conversation."""
+        """Return the answers of each conversation."""
         return [[words.decode(ids) for ids in one] for one in self.answers]
 
     def finished(self, words: LanguageVocabulary) -> list[bool]:
-        """True for conversations all of whose answers have an end mark."""
+        """Return True for conversations whose answers all have an end token."""
         return [all(words.end_id in ids for ids in one) for one in self.answers]
 
 
@@ -93,9 +92,9 @@ def sample_dialogues(
     bridge: Bridge, image_BCHW: Tensor, questions: Sequence[Sequence[Sequence[Piece]]], words: LanguageVocabulary, draw: DrawTokens,
     *, max_tokens: int,
 ) -> SampledDialogues:  # fmt: skip
-    """Conversations turn by turn: the pieces of each question are put after what was said, and an answer is drawn.
+    """Sample conversations turn by turn: append the pieces of each question to the conversation, then sample an answer.
 
-    questions  of each conversation in order; all have as many
+    questions  of each conversation in order; all conversations have the same number
     max_tokens of an answer
     """
     rows = [list[Piece]() for _ in questions]

@@ -1,6 +1,6 @@
-"""A language model as a policy over tokens, with a value model of its own.
+"""Language model as a policy over tokens, with a separate value model.
 
-Letters: N rows, P tokens of a prompt, L tokens of an answer, V vocabulary, D width.
+Letters: N rows, P tokens per prompt, L tokens per answer, V vocabulary, D width.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ from diptych.models.bridges.language_model import LanguageModel
 
 @dataclass(frozen=True, slots=True)
 class ActionLogits:
-    """Logits of the next token at one place of each row, and the value of the state there."""
+    """Logits of the next token at one position of each row, and the value of the state there."""
 
     logit_NV: Rows[Tensor]
     value_N: Rows[Tensor]
 
 
 class LanguagePolicy(nn.Module):
-    """A policy, and a second language model whose linear head without bias gives the value of a state (RL4LMs, 2210.01241).
+    """Policy with a second language model whose linear head without bias predicts the value of a state (RL4LMs, 2210.01241).
 
-    Both begin as the same language model and share no weight. `dropout` False keeps both in evaluation mode throughout, so that
-    the ratio to the policy that acted is 1 before the first update.
+    Both start from the same language model and share no weights. `dropout` False keeps both in evaluation mode, so that the ratio
+    to the rollout policy is 1 before the first update.
     """
 
     def __init__(self, policy: LanguageModel, *, dropout: bool = False) -> None:
@@ -43,13 +43,15 @@ class LanguagePolicy(nn.Module):
         return super().train(mode and self.dropout)
 
     def forward(self, prompt_NP: Tensor, there_NP: Tensor, answer_NL: Tensor, place_N: Tensor) -> ActionLogits:
-        """Logits of the next token at `place_N` of each answer, of which the tokens before are read, and the value of that state."""
+        """Return the logits of the next token at `place_N` of each answer, given the tokens before it, and the value of that
+        state.
+        """
         row_N = torch.arange(len(place_N), device=place_N.device)
         logit_NLV = answer_logits(self.policy, prompt_NP, there_NP, answer_NL)
         return ActionLogits(logit_NLV[row_N, place_N], self.values(prompt_NP, there_NP, answer_NL)[row_N, place_N])
 
     def values(self, prompt_NP: Tensor, there_NP: Tensor, answer_NL: Tensor) -> Tensor:
-        """[N, L]: values of the states before each token of the answers."""
+        """Return values [N, L] of the states before each token of the answers."""
         given = model_inputs(self.policy, prompt_NP, there_NP, answer_NL)
         hidden_NLD = self.value_model(**given).last_hidden_state[:, -answer_NL.shape[1] :]
         value_NL: Tensor = self.value_head(hidden_NLD)[..., 0]
@@ -57,7 +59,7 @@ class LanguagePolicy(nn.Module):
 
 
 def value_model(policy: LanguageModel) -> Any:
-    """A copy of the language model without its word head."""
+    """Return a copy of the language model without its word head."""
     if not policy.reads_and_writes:
         return copy.deepcopy(policy.inner.base_model)
     made = transformers.AutoModel.from_config(policy.inner.config)
@@ -66,10 +68,10 @@ def value_model(policy: LanguageModel) -> Any:
 
 
 def model_inputs(model: LanguageModel, prompt_NP: Tensor, there_NP: Tensor, answer_NL: Tensor) -> dict[str, Any]:
-    """Arguments of transformers by which the last L states are those before each token of the answers.
+    """Return arguments for transformers such that the last L states are those before each token of the answers.
 
-    A decoder reads prompt and answer, an encoder-decoder its start mark and the answer; the last token of an answer is read by neither.
-    Prompts are padded on the left, answers on the right: what follows a token changes nothing before it.
+    A decoder reads prompt and answer, the decoder of an encoder-decoder its start token and the answer; neither reads the last
+    token of an answer. Prompts are padded on the left, answers on the right: later tokens do not affect earlier ones.
     """
     if model.reads_and_writes:
         start = int(model.inner.config.decoder_start_token_id)
@@ -84,7 +86,7 @@ def model_inputs(model: LanguageModel, prompt_NP: Tensor, there_NP: Tensor, answ
 
 
 def answer_logits(model: LanguageModel, prompt_NP: Tensor, there_NP: Tensor, answer_NL: Tensor) -> Tensor:
-    """[N, L, V]: logits for each token of the answers, given the prompt and the tokens before it."""
+    """Return logits [N, L, V] for each token of the answers, given the prompt and the tokens before it."""
     given = model_inputs(model, prompt_NP, there_NP, answer_NL)
     length = answer_NL.shape[1]
     if model._takes_columns and not model.reads_and_writes:

@@ -1,4 +1,4 @@
-"""Prompts as rows of ids, padded on the left.  Letters: N rows, P tokens of a prompt."""
+"""Tokenized prompts, padded on the left.  Letters: N rows, P tokens per prompt."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from torch import Tensor
 from diptych.models.bridges.language_model import LanguageVocabulary
 
 Truncate = Literal["left", "right"]
-"""Which end of a prompt that is too long is cut off."""
+"""Which end of a prompt that is too long is truncated."""
 
 
 def prompt_rows(
     prompts: Sequence[str], words: LanguageVocabulary, *, length: int = 0, truncate: Truncate = "left"
 ) -> tuple[Tensor, Tensor]:
-    """Ids and mask [N, P] of prompts with the marks of the model's tokenizer; an empty one before a decoder is the end mark.
+    """Return ids and mask [N, P] of prompts with the tokenizer's special tokens; an empty prompt of a decoder is the end token.
 
-    length  P, shorter rows are padded and longer ones cut at the `truncate` end, marks kept; 0: that of the longest
+    length  P; shorter rows are padded, longer ones truncated at the `truncate` end, special tokens kept; 0: that of the longest
     """
     marks = len(words.start_ids) + len(words.close_ids)
     room = length - marks if length else 0

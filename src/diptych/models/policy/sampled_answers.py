@@ -1,6 +1,6 @@
-"""Answers that a language model samples, with the mask of the tokens that could be taken at each place.
+"""Sampled answers of a language model, with the mask of the allowed tokens at each position.
 
-Letters: B prompts, P tokens of a prompt, L tokens of an answer, V vocabulary.
+Letters: B prompts, P tokens per prompt, L tokens per answer, V vocabulary.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ from diptych.models.bridges.language_model import LanguageModel
 from diptych.models.io.inference import evaluating
 
 Mask = Callable[[Tensor], Tensor]
-"""Logits [B, V] -> True [B, V] where a token may be taken."""
+"""Logits [B, V] -> True [B, V] where a token is allowed."""
 Draw = Callable[[Tensor], Tensor]
-"""Logits [B, V], -inf where nothing may be taken -> tokens [B]."""
+"""Logits [B, V], -inf for tokens that are not allowed -> tokens [B]."""
 
 
 @dataclass(frozen=True, slots=True)
 class SampledAnswers:
     """Answers [B, L], padded after their end.
 
-    chosen_BL  True where a token was taken, the end mark among them
-    mask_BLV   True where a token could be taken; None if all could
+    chosen_BL  True where a token was sampled, including the end token
+    mask_BLV   True where a token was allowed; None if all were
     """
 
     ids_BL: Tensor
@@ -40,9 +40,9 @@ class SampledAnswers:
 class SamplingRules:
     """Rules of sampling an answer.
 
-    end_id, pad_id  end mark, and what fills the places after it
-    max_tokens  an answer ends there, the end mark counted
-    min_tokens  the end mark is not taken before this many others
+    end_id, pad_id  end token, and the padding after it
+    max_tokens  maximal length of an answer, including the end token
+    min_tokens  the end token is not allowed before this many others
     """
 
     end_id: int
@@ -69,10 +69,10 @@ def sample_answers(
     mask: Mask | None = None,
     narrowed: Mask | None = None,
 ) -> SampledAnswers:
-    """One answer to each prompt (padded on the left).
+    """Sample one answer to each prompt (padded on the left).
 
-    mask       tokens that may be taken, from the logits of `mask_model` (the model itself without)
-    narrowed   of these, from the model's logits with -inf elsewhere: top-k
+    mask       allowed tokens, from the logits of `mask_model` (default: the model itself)
+    narrowed   further restriction of these, such as top-k, from the model's logits with -inf elsewhere
     """
     batch, device = len(prompt_BP), prompt_BP.device
     ids_BL = torch.full((batch, rules.max_tokens), rules.pad_id, dtype=torch.int64, device=device)
@@ -107,7 +107,7 @@ def sample_answers(
 
 @dataclass
 class StepwiseLogits:
-    """Logits of the next token, one place after another, with the states of those before in a cache."""
+    """Step-by-step logits of the next token, with a key-value cache."""
 
     model: LanguageModel
     prompt_BP: Tensor
@@ -116,7 +116,7 @@ class StepwiseLogits:
     _encoded: Any = field(default=None, init=False)
 
     def next(self, last_B: Tensor | None) -> Tensor:
-        """[B, V] after the token that was taken last; None at the beginning."""
+        """Return logits [B, V] after the last sampled token; None at the start."""
         if self.model.reads_and_writes:
             return self._decoded(last_B)
         self.there_BP = self.there_BP if last_B is None else torch.cat([self.there_BP, torch.ones_like(self.there_BP[:, :1])], 1)

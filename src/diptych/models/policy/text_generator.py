@@ -1,4 +1,4 @@
-"""A tuned language model ready for use: text after a prompt of text."""
+"""Inference with a tuned language model: generates text after a text prompt."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ BATCH = 32
 
 
 class TextGenerator:
-    """`Generator` of text only: greedy answers to prompts without a picture.
+    """Text-only `Generator`: greedy answers to prompts without a picture.
 
-    prefix, suffix  stand before and after every prompt
-    length          tokens of a prompt that are read, 0 for all; `truncate` says which end of a longer one is cut
+    prefix, suffix  added before and after every prompt
+    length          tokens of a prompt that are read, 0 for all; `truncate`: which end of a longer one is removed
     """
 
     kind: ClassVar[str] = "text_generator"
@@ -59,7 +59,7 @@ class TextGenerator:
 
     @torch.no_grad()
     def generate(self, images: Sequence[ImageSource | None], prompts: Sequence[PromptLike], *, max_tokens: int = 64) -> list[str]:
-        """The most likely token each time, up to the end mark. Raises DataError for a prompt with a picture."""
+        """Generate greedily up to the end token. Raises DataError for a prompt with a picture."""
         require_one_per_image("prompts", prompts, images)
         if any(image is not None for image in images):
             raise DataError(f"'{self.name}' reads text alone and was given a picture", field="images", expected="no picture")
@@ -86,7 +86,9 @@ class TextGenerator:
     def continuation_nll(
         self, prompts: Sequence[str], texts: Sequence[str]
     ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]:
-        """Nats [N] of each text after its prompt, the end mark left out, and its number of tokens [N]."""
+        """Return the negative log-likelihood [N] in nats of each text after its prompt, without the end token, and its number of
+        tokens [N].
+        """
         nll, counts = [], []
         device = next(self.model.parameters()).device
         space = "" if self.vocabulary.spaced else " "
@@ -107,7 +109,7 @@ class TextGenerator:
         return [f"{self.prefix}{prompt}{self.suffix}" for prompt in prompts]
 
     def _limit(self) -> dict[str, int]:
-        """Rows are cut to `length`, and padded to no more than the longest."""
+        """Rows are truncated to `length`, and padded at most to the longest."""
         return {"length": self.length} if self.length else {}
 
     def save(self, folder: Path) -> None:

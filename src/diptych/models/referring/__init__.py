@@ -1,1 +1,1 @@
-"""A language model whose answers point at things: regions go in as prompts, boxes and masks come out of its reference tokens (REF-VLM)."""
+"""Language models with region prompts, and boxes and masks decoded from reference tokens (REF-VLM)."""

@@ -1,6 +1,7 @@
-"""A bridge whose language model reads regions and whose reference tokens are decoded into boxes and masks (REF-VLM, 2503.07413).
+"""Bridge with region prompts, whose reference tokens are decoded into boxes and masks (REF-VLM, 2503.07413).
 
-Letters: B batch, L positions, N regions, G tokens of a region, P patches, F features, D width of the language model, R references, H W.
+Letters: B batch, L positions, N regions, G tokens per region, P patches, F features, D width of the language model,
+R references, H W.
 """
 
 from __future__ import annotations
@@ -25,8 +26,8 @@ from diptych.models.referring.target_decoders import TargetBoxDecoder, TargetMas
 @dataclass(frozen=True, slots=True)
 class ReferringFeatures(AnswerLikelihood):
     """box_BR4    box of each reference, cxcywh in 0..1
-    mask_BRHW  mask logits of the first references of each row, as many as its decoder takes; None without that decoder
-    open_BR    references that a row has, in order
+    mask_BRHW  mask logits of the first references of each row, up to the size of the mask decoder; None without that decoder
+    open_BR    True for the references of a row, in order
     chance_BR  probability of each reference given what precedes it
     """
 
@@ -39,11 +40,11 @@ class ReferringFeatures(AnswerLikelihood):
 class ReferringBridge(Bridge):
     """A `Bridge` with region prompts, an image pyramid and decoders.
 
-    regions       go through the connector with the image's patches
-    backbone      reads the picture at a larger size; its maps and, last, that of the image encoder are what decoders read
-    reference_id  of the token whose state, where it stands, is decoded
-    decodes       regions and decoders are trained; otherwise they take no gradient, as in a stage of captions
-    fixed_backbone  the backbone takes no gradient in any stage
+    regions       region prompts, which go through the connector with the image's patches
+    backbone      reads the picture at a larger size; the decoders read its maps and, last, that of the image encoder
+    reference_id  of the token whose hidden state is decoded
+    decodes       regions and decoders are trained; otherwise they get no gradient, as in the caption stage
+    fixed_backbone  the backbone gets no gradient in any stage
     """
 
     def __init__(
@@ -74,11 +75,11 @@ class ReferringBridge(Bridge):
         region_BNHW: Tensor | None = None,
         given_BN: Tensor | None = None,
     ) -> ReferringFeatures:
-        """Likelihood of answers, and what their references are decoded into.
+        """Return the likelihood of answers, and the boxes and masks of their references.
 
         image_BCHW   for the image encoder; large_BCHW for the backbone
-        most         references of a row that are decoded; further ones are left out
-        region_BNHW  masks of regions; given_BN: True on real ones, whose tokens follow those of the image in a row's slots
+        most         references per row that are decoded; further ones are dropped
+        region_BNHW  masks of regions; given_BN: True for real ones, whose tokens follow those of the image in a row's slots
         """
         with torch.set_grad_enabled(torch.is_grad_enabled() and "encoder" not in self.still):
             feature_BPF = self.encoder(image_BCHW).tokens_BPD
@@ -113,7 +114,7 @@ class ReferringBridge(Bridge):
         return ReferringFeatures(nll_B, count_B, hit_B, ratio, kurtosis, box_BR4, mask_BRHW, open_BR, chance_BR)
 
     def maps(self, feature_BPF: Tensor, large_BCHW: Tensor) -> list[Tensor]:
-        """Maps of the backbone, then the patches of the image encoder as a square map."""
+        """Return the maps of the backbone, then the patches of the image encoder as a square map."""
         side = round(feature_BPF.shape[1] ** 0.5)
         if self.blind:
             large_BCHW = torch.zeros_like(large_BCHW)
@@ -122,7 +123,7 @@ class ReferringBridge(Bridge):
     def _spliced(
         self, feature_BPF: Tensor, layout: Layout, region_BNHW: Tensor | None, given_BN: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Input embeddings [B, L, D], norm ratio and kurtosis of the image's tokens."""
+        """Return input embeddings [B, L, D], and norm ratio and kurtosis of the image's tokens."""
         patches = feature_BPF.shape[1]
         there_BK = torch.ones(feature_BPF.shape[:2], dtype=torch.bool, device=feature_BPF.device)
         if region_BNHW is not None and given_BN is not None:
@@ -135,7 +136,7 @@ class ReferringBridge(Bridge):
             raise ShapeError(f"rows have {layout.slot_BL.sum(1).tolist()} slots for {there_BK.sum(1).tolist()} tokens")
         order_N = (
             (~there_BK).flatten().int().sort(stable=True).indices
-        )  # real tokens first, without waiting for a GPU to count them
+        )  # real tokens first, without waiting for the GPU to count them
         source_ND = token_BKD.flatten(0, 1)[order_N].to(word_BLD.dtype)
         embed_BLD = word_BLD.masked_scatter(layout.slot_BL[..., None], source_ND)
         picture_BKD = token_BKD[:, :patches]
@@ -144,7 +145,7 @@ class ReferringBridge(Bridge):
     def embed_request(
         self, image_BCHW: Tensor, layout: Layout, region_BNHW: Tensor | None = None, given_BN: Tensor | None = None
     ) -> Tensor:
-        """Input embeddings [B, L, D] of requests that are to be answered."""
+        """Return input embeddings [B, L, D] of requests to be answered."""
         feature_BPF = self.encoder(image_BCHW).tokens_BPD
         feature_BPF = torch.zeros_like(feature_BPF) if self.blind else feature_BPF
         return self._spliced(feature_BPF, layout, region_BNHW, given_BN)[0]

@@ -1,4 +1,6 @@
-"""A trained `ReferringBridge` ready for use: answers, boxes and masks of what they name.  Letters: B batch, N regions, R references."""
+"""Inference with a trained `ReferringBridge`: answers with boxes and masks of their references.  Letters: B batch, N regions,
+R references.
+"""
 
 from __future__ import annotations
 
@@ -42,7 +44,7 @@ from diptych.models.towers.towers import image_tower
 
 @dataclass(frozen=True)
 class ReferringShape:
-    """Parts of a `ReferringBridge` beside encoder and language model, as plain values.
+    """Configuration of the parts of a `ReferringBridge` other than encoder and language model, as plain values.
 
     connector  kind and options of the connector
     regions    options of `RegionPrompts`
@@ -60,7 +62,7 @@ class ReferringShape:
     reference_id: int
 
     def build(self, encoder: Tower, language: LanguageModel, **options: Any) -> ReferringBridge:
-        """A bridge with fresh parts; `options` are those of `ReferringBridge`."""
+        """Build a bridge with newly initialised parts; `options` are those of `ReferringBridge`."""
         spec = dict(self.connector)
         made = connector(spec.pop("kind"), encoder.token_width, language.width, **spec)
         backbone = detection_backbone(**self.backbone)
@@ -80,10 +82,10 @@ class ReferringShape:
 
 @dataclass(frozen=True, slots=True)
 class ReferringAnswer:
-    """An answer about a picture.
+    """Answer about a picture, with its references.
 
-    read      its words, triplets and what is not whole
-    box_R4    float32 xyxy pixels of each reference in order; score_R: probability of each reference where it was written
+    read      its words, its triplets, and incomplete ones
+    box_R4    float32 xyxy pixels of each reference in order; score_R: probability of each reference token
     masks     of each reference, bool [H, W], where its unit is "mask"; else None
     written   the text as it was written
     """
@@ -95,8 +97,10 @@ class ReferringAnswer:
     written: str
 
     def named(self, names: Sequence[str]) -> list[tuple[str, int]]:
-        """Name and number of each reference: the phrase of its triplet. Where an answer has no phrases, a reference belongs to that of
-        `names` which was written last before it, "" for none."""
+        """Return name and number of each reference: the phrase of its triplet.
+
+        If an answer has no phrases, the name is that of `names` which occurs last before the reference, "" for none.
+        """
         if any(triplet.phrase for triplet in self.read.triplets):
             pairs = [(triplet.phrase, number) for triplet in self.read.triplets for number in triplet.references]
         else:
@@ -111,8 +115,9 @@ class ReferringAnswer:
 class ReferringModel:
     """`Grounder`, `Detector` and `Generator`.
 
-    A phrase is grounded by the boxes of all references in the answer to "Where is PHRASE?"; things of some names are detected by one
-    answer, of which phrases that were not asked for are left out and counted in `unknown`. `refer` takes regions, too, and gives masks.
+    A phrase is grounded by the boxes of all references in the answer to "Where is PHRASE?".
+    `detect` finds objects of all given names in one answer; phrases that were not requested are dropped and counted in `unknown`.
+    `refer` also accepts regions and returns masks.
     """
 
     kind: ClassVar[str] = "referring"
@@ -133,7 +138,9 @@ class ReferringModel:
         max_tokens: int = 512,
         card: Mapping[str, Any] | None = None,
     ) -> None:
-        """template: with "{command}", "{image}" and "{prompt}"; max_tokens: of an answer; length: tokens of a row, 0 for no limit"""
+        """template: with "{command}", "{image}" and "{prompt}"; max_tokens: of an answer; length: tokens per row,
+        0 for no limit
+        """
         self.bridge, self.shape, self.preprocess, self.large_size = bridge, shape, preprocess, large_size
         self.vocabulary, self.template, self.form, self.name, self.space = vocabulary, template, form, name, space
         self.length, self.max_tokens, self.card, self.unknown = length, max_tokens, dict(card or {}), 0
@@ -153,10 +160,10 @@ class ReferringModel:
         max_tokens: int = 0,
         batch_size: int = 16,
     ) -> list[ReferringAnswer]:
-        """Answers to requests about images, with the boxes and masks of their references.
+        """Answer requests about images, with the boxes and masks of their references.
 
         requests  command ("" for none) and request, as `AnswerForm` writes them; "[VPT]" stands for a region
-        regions   for each image those of its request: points, boxes or masks, in pixels
+        regions   those of each image's request: points, boxes or masks, in pixels
         Raises DataError for a region outside its picture, ConfigError where a request names more or fewer regions than are given.
         """
         require_one_per_image("requests", requests, images)
@@ -205,7 +212,7 @@ class ReferringModel:
     def ground(
         self, images: Sequence[ImageSource], queries: Sequence[PhraseQuery], *, top: int = 100, batch_size: int = 16
     ) -> list[list[PhraseBoxes]]:
-        """Boxes of the references in the answer for each phrase, highest score first; none if it has no reference."""
+        """Return boxes of the references in the answer for each phrase, highest score first; none if it has no reference."""
         asked = [(image, phrase) for image, query in zip(images, queries, strict=True) for phrase in query.words()]
         requests = [self.form.referring(phrase, "box") for _, phrase in asked]
         answers = iter(self.refer([image for image, _ in asked], requests, batch_size=batch_size))
@@ -223,8 +230,9 @@ class ReferringModel:
         batch_size: int = 16,
         unit: Unit = "box",
     ) -> list[SceneGraph]:
-        """Regions of the things of these names, with masks where the unit is "mask". Raises ConfigError for relations, which it has not
-        learned."""
+        """Detect objects of these names, with masks if the unit is "mask". Raises ConfigError for relations,
+        which are not supported.
+        """
         if relations:
             raise ConfigError(f"'{self.name}' predicts no relations (expected objects alone, or a run of rlipv2)")
         requests = [self.form.detection(objects, unit)] * len(images)
@@ -251,7 +259,7 @@ class ReferringModel:
         max_tokens: int = 64,
         batch_size: int = 16,
     ) -> list[str]:
-        """The written answer for each image, with its marks."""
+        """Return the generated answer for each image, with its special tokens."""
         words = [text_and_images_of_prompt(prompt, model=self.name, most=1)[0] for prompt in prompts]
         requests = [(self.form.command("vqa"), text or "Describe the picture.") for text in words]
         return [one.written for one in self.refer(images, requests, max_tokens=max_tokens, batch_size=batch_size)]

@@ -1,4 +1,4 @@
-"""Regions of a picture as tokens of a prompt (REF-VLM, 2503.07413).
+"""Region prompts: regions of a picture as tokens (REF-VLM, 2503.07413).
 
 Letters: B batch, N regions, H W pixels of a region's mask, P patches, S side of the patch grid, G cells, F features.
 """
@@ -18,14 +18,15 @@ Cells = Literal["grid", "bands"]
 
 
 class RegionPrompts(nn.Module):
-    """Nine pooled vectors and a mask vector for each region, of the width of image features: they go through the same connector.
+    """Encodes each region as nine pooled vectors and a mask vector, in the width of image features, for the same connector.
 
-    A region's mask is resized to the patches, what is above 0 counts, and it is divided by its area; each cell of the picture adds up the
-    features of its patches by that weight. A cell that the region does not touch is 0 before its position is added.
+    A region's mask is resized to the patches, set to 1 where it is above 0, and divided by its area;
+    each cell of the picture sums the features of its patches with these weights.
+    A cell outside the region is 0 before its position is added.
 
-    cells  "grid": three by three squares; "bands": as released, where a reshape cuts the patches, row by row, into nine runs
+    cells  "grid": three by three squares; "bands": as released, where a reshape splits the patches, row by row, into nine runs
     side   cells along a side
-    masked  the last vector: a linear map of the mask's value, mean over the patches, which is the same for all regions
+    masked  add the last vector: a linear map of the mask's mean over the patches, which is the same for all regions
 
     Raises ConfigError for a side that does not divide the patches.
     """
@@ -40,7 +41,9 @@ class RegionPrompts(nn.Module):
         self.position_embedding = nn.Embedding(self.count, features)
 
     def forward(self, feature_BPF: Tensor, region_BNHW: Tensor) -> Tensor:
-        """[B, N, count, F] of features [B, P, F] and masks of regions, 0 or 1. A region without a pixel is 0 in all cells."""
+        """Return tokens [B, N, count, F] from features [B, P, F] and 0-1 masks of regions.
+        A region without a pixel is 0 in all cells.
+        """
         side = math.isqrt(feature_BPF.shape[1])
         if side * side != feature_BPF.shape[1] or side % self.side:
             raise ShapeError(f"{feature_BPF.shape[1]} patches cannot be cut into {self.side} x {self.side} cells")
@@ -57,7 +60,7 @@ class RegionPrompts(nn.Module):
         return prompt_BNGF
 
     def _cells(self, side: int, like: Tensor) -> Tensor:
-        """[G, P] 1 where a patch belongs to a cell."""
+        """Return [G, P], 1 where a patch belongs to a cell."""
         count = self.side**2
         place_P = torch.arange(side * side, device=like.device)
         if self.cells == "bands":

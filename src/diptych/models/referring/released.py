@@ -1,4 +1,6 @@
-"""Weights of others in a `ReferringBridge`: REF-VLM's (2503.07413; announced, not yet public), and those its backbone starts from."""
+"""Load published weights into a `ReferringBridge`: REF-VLM's (2503.07413; announced, not yet public),
+and those of its backbone.
+"""
 
 from __future__ import annotations
 
@@ -34,15 +36,15 @@ PARTS = {
     "visual_decoder.mask.mask_embedder.1.0.": "masks.embedder.2.",
     "visual_decoder.mask.mask_embedder.2.0.": "masks.embedder.4.",
 }
-"""Beginnings of names in the release and here; what follows them is the same."""
+"""Prefixes of names in the release and here; the rest of the name is the same."""
 UNREAD = ("visual_decoder.mask.queries_embedder.", "visual_encoder.")
-"""An embedding that nothing reads, and the image encoder, which is CLIP's as published."""
+"""Ignored tensors: an unused embedding, and the image encoder, which is CLIP's as published."""
 KEPT = ("encoder.", "backbone.")
-"""Parts that the release's files do not hold."""
+"""Parts that the released files do not contain."""
 
 
 def own_name(name: str) -> str:
-    """Name in a `ReferringBridge` of a tensor of the release; "" for what nothing reads. Raises DataError for an unknown name."""
+    """Return the name in a `ReferringBridge` of a released tensor; "" for an unused one. Raises DataError for an unknown name."""
     if name.startswith(UNREAD) or name.endswith(".rotary_emb.inv_freq"):
         return ""
     for theirs, ours in PARTS.items():
@@ -53,10 +55,10 @@ def own_name(name: str) -> str:
 
 @torch.no_grad()
 def take_ref_vlm_(bridge: ReferringBridge, address: str) -> None:
-    """Copies weights of REF-VLM into a bridge of the same sizes, all but image encoder and backbone.
+    """Copy weights of REF-VLM into a bridge of the same sizes, except for image encoder and backbone.
 
     address  "hf:FILE", a state dict as safetensors or as PyTorch's file of tensors
-    Raises DataError for a tensor that is missing, left over or of another shape.
+    Raises DataError for a tensor that is missing, unexpected or of another shape.
     """
     file = Path(address.removeprefix("hf:")).expanduser()
     needed = {name: tensor for name, tensor in bridge.state_dict(keep_vars=True).items() if not name.startswith(KEPT)}
@@ -77,9 +79,9 @@ def take_ref_vlm_(bridge: ReferringBridge, address: str) -> None:
 
 @torch.no_grad()
 def take_backbone_(backbone: DetectionBackbone, address: str) -> None:
-    """Copies weights of a whole network into the pyramid of its stages; further stages and the head are left.
+    """Copy weights of a whole network into the pyramid of its stages; further stages and the head are ignored.
 
-    address  a file of tensors with the names of timm, or of open_clip, where "visual.trunk." precedes them
+    address  a file of tensors with the names of timm, or of open_clip with the prefix "visual.trunk."
     Raises DataError for a tensor that is missing or of another shape.
     """
     file, filled = Path(address).expanduser(), set[str]()

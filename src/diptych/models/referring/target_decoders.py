@@ -1,8 +1,8 @@
-"""Decoders that turn states of reference tokens into boxes and masks (REF-VLM, 2503.07413).
+"""Decoders of boxes and masks from the states of reference tokens (REF-VLM, 2503.07413).
 
-Both are DETR's decoder (2005.12872) over feature maps, without an encoder and without a class: a state is a query, and there are
-as many as targets. Queries are padded with zeros to a fixed number, and padding is read like any other query, as released;
-`open_padding` False closes it.
+Both are DETR's decoder (2005.12872) over feature maps, without an encoder and without classes: each state is a query, one per
+target. Queries are padded with zeros to a fixed number, and attend to padding as to any other query, as released;
+`open_padding` False masks it.
 
 Letters: B batch, R references, Q queries (padded), C channels, H W, M positions of the memory, D width, E width of states.
 """
@@ -26,11 +26,11 @@ from diptych.models.layers.sine_position import map_sine
 class DecoderSize:
     """Sizes of both decoders.
 
-    box_queries, mask_queries  references of a row that are decoded, padding included
+    box_queries, mask_queries  number of decoded references per row, padding included
     width, heads, mlp_width, layers  of the decoder layers
     dropout       of their outputs
     mask_width    of mask features and of the pyramid before them, a multiple of 32
-    open_padding  padding among the queries is read like queries
+    open_padding  queries attend to padding queries
     """
 
     box_queries: int = 100
@@ -52,7 +52,7 @@ class DecoderSize:
 
 
 class PositionedAttention(nn.Module):
-    """Multi-head attention of queries over keys that differ from the values by a position."""
+    """Multi-head attention whose keys are the values plus positions."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -60,7 +60,7 @@ class PositionedAttention(nn.Module):
         self.q_proj, self.k_proj, self.v_proj, self.out_proj = (nn.Linear(width, width) for _ in range(4))
 
     def forward(self, query_BQD: Tensor, key_BMD: Tensor, value_BMD: Tensor, open_BM: Tensor | None = None) -> Tensor:
-        """`open_BM` is True on keys that may be read."""
+        """`open_BM` is True for keys that may be attended to."""
         pairs = ((self.q_proj, query_BQD), (self.k_proj, key_BMD), (self.v_proj, value_BMD))
         query, key, value = (layer(given).unflatten(-1, (self.heads, -1)).transpose(1, 2) for layer, given in pairs)
         mask = None if open_BM is None else open_BM[:, None, None]
@@ -70,7 +70,7 @@ class PositionedAttention(nn.Module):
 
 
 class DetrDecoderLayer(nn.Module):
-    """DETR's decoder layer: queries read one another, then the memory, then a feed-forward map; a norm after each."""
+    """DETR's decoder layer, post-norm: self-attention of queries, cross-attention to the memory, feed-forward network."""
 
     def __init__(self, size: DecoderSize) -> None:
         super().__init__()
@@ -93,7 +93,7 @@ class DetrDecoderLayer(nn.Module):
 
 
 class DetrDecoder(nn.Module):
-    """Decoder layers and a last norm; linear maps start at a deviation of 0.02, as DETR's of transformers do."""
+    """Decoder layers and a final norm; linear layers are initialised with deviation 0.02, as in DETR of transformers."""
 
     def __init__(self, size: DecoderSize) -> None:
         super().__init__()
@@ -115,7 +115,7 @@ class DetrDecoder(nn.Module):
 
 
 class StateQueries(nn.Module):
-    """States of references as queries of a decoder, padded to a fixed number."""
+    """Decodes states of references as queries, padded to a fixed number."""
 
     def __init__(self, states: int, size: DecoderSize, queries: int) -> None:
         super().__init__()
@@ -125,7 +125,9 @@ class StateQueries(nn.Module):
         self.decoder = DetrDecoder(size)
 
     def forward(self, state_BRE: Tensor, open_BR: Tensor, memory_BDHW: Tensor) -> Tensor:
-        """[B, R, D] of states [B, R, E], of which those at `open_BR` are real. Raises ShapeError for more than there are queries."""
+        """Return [B, R, D] for states [B, R, E] that are real where `open_BR` is True.
+        Raises ShapeError if there are more than queries.
+        """
         given, queries = state_BRE.shape[1], self.position.num_embeddings
         if given > queries:
             raise ShapeError(f"{given} references of a row for a decoder of {queries} queries (expected that many at most)")
@@ -134,14 +136,14 @@ class StateQueries(nn.Module):
         open_BQ = None
         if not self.size.open_padding:
             open_BQ = F.pad(open_BR, (0, queries - given))
-            open_BQ = open_BQ | ~open_BQ.any(1, keepdim=True)  # a row without references reads its padding, so that none is empty
+            open_BQ = open_BQ | ~open_BQ.any(1, keepdim=True)  # rows without references attend to padding
         decoded_BQD: Tensor = self.decoder(query_BQD, self.position.weight, memory_BDHW, open_BQ)
         return decoded_BQD[:, :given]
 
 
 class TargetBoxDecoder(nn.Module):
-    """States to boxes: maps resized to the first one's size and put side by side are the memory; three linear maps and a sigmoid give the
-    box.
+    """Box decoder: the memory is the maps, resized to the first one's size and concatenated;
+    the head is three linear layers and a sigmoid.
 
     channels  of the maps, finest first
     states    width of a state
@@ -154,7 +156,7 @@ class TargetBoxDecoder(nn.Module):
         self.predictor = MLP((size.width, size.width, size.width, 4))
 
     def forward(self, maps: Sequence[Tensor], state_BRE: Tensor, open_BR: Tensor) -> Tensor:
-        """[B, R, 4] cxcywh in 0..1."""
+        """Return boxes [B, R, 4], cxcywh in 0..1."""
         side = maps[0].shape[-2:]
         joined_BCHW = torch.cat([F.interpolate(one, size=side, mode="bilinear", align_corners=False) for one in maps], 1)
         memory_BDHW = self.visual(joined_BCHW.movedim(1, -1)).movedim(-1, 1)
@@ -163,7 +165,7 @@ class TargetBoxDecoder(nn.Module):
 
 
 class TargetMaskDecoder(nn.Module):
-    """States to masks: their product with the features of MaskFormer's pyramid (2107.06278); the last map is the memory of the queries.
+    """Mask decoder: the product of queries with the features of MaskFormer's pyramid (2107.06278); the memory is the last map.
 
     channels  of the maps, finest first, two or more
     states    width of a state
@@ -182,7 +184,7 @@ class TargetMaskDecoder(nn.Module):
         self.embedder = MLP((size.width, size.width, size.width, width))
 
     def forward(self, maps: Sequence[Tensor], state_BRE: Tensor, open_BR: Tensor) -> Tensor:
-        """[B, R, H, W] logits at the size of the first map."""
+        """Return mask logits [B, R, H, W] at the size of the first map."""
         pixel_BDHW = self.pixels(list(maps)).last_hidden_state
         embedded_BRD = self.embedder(self.queries(state_BRE, open_BR, self.visual(maps[-1])))
         return torch.einsum("brd,bdhw->brhw", embedded_BRD, pixel_BDHW)

@@ -1,1 +1,1 @@
-"""RLIPv2 and its relatives: entities and the relations between them."""
+"""RLIPv2 and related detectors of entities and their relations."""

@@ -1,4 +1,4 @@
-"""A trained `RelationDetector` ready for use: images and label names in, scene graphs out; saved as one folder.
+"""Inference with a trained `RelationDetector`: detects scene graphs of images for given label names; saved as one folder.
 
 Letters: B images, C entity texts, R relation texts, N pairs.
 """
@@ -46,13 +46,13 @@ from diptych.models.towers.label_texts import LabelTexts, label_texts
 
 R = TypeVar("R")
 PAIRS = 100
-"""Given pairs that are related in one pass (fewer for a model with fewer slots)."""
+"""Given pairs per forward pass (fewer for a model with fewer slots)."""
 
 
 class GraphDetector:
-    """Finds the objects of given names and the relations between them, or relates regions that are given (R-Tagger).
+    """Detects objects of given names and the relations between them, or tags relations between given regions (R-Tagger).
 
-    `objects` and `relations` are the names that it was trained with, if there is a closed set: what to ask it by default.
+    `objects` and `relations` are the names that it was trained with, if there is a closed set; they are the default labels.
 
     `card` goes into the folder's README.md and config.json: any of "description", "data", "recipe", "licence" (strings) and
     "metrics" (a dict of numbers).
@@ -92,8 +92,11 @@ class GraphDetector:
         threshold: float = 0.0,
         batch_size: int = 16,
     ) -> list[SceneGraph]:
-        """One graph an image: the `top` best triplets with a score above `threshold`, repeats left out, boxes in pixels. Without
-        `relations`: the `top` best regions and no relations."""
+        """Return one graph per image: the `top` best triplets with a score above `threshold`, without duplicates,
+        boxes in pixels.
+
+        Without `relations`: the `top` best regions and no relations.
+        """
         if relations:
             rows = self.triplets(images, objects=objects, relations=relations, top=top, batch_size=batch_size)
             kept = [(triplet_nms(row.rows(row.score_T > threshold)), size) for row, size in rows]
@@ -114,7 +117,7 @@ class GraphDetector:
         "cut": "100 best triplets an image",
         "detector_nms": "triplets of equal names with IoU_s x IoU_o ** .5 above .7; boxes of one name merged from IoU .7",
     }
-    """What `detect` does, in the words of `TripletRule.declared`."""
+    """The rule of `detect`, in the terms of `TripletRule.declared`."""
 
     def detect_by(
         self,
@@ -125,7 +128,7 @@ class GraphDetector:
         rule: TripletRule,
         batch_size: int = 16,
     ) -> list[RawDetections]:
-        """One graph an image by the rule of a protocol in place of that of `detect`."""
+        """Return one graph per image by the rule of a protocol instead of that of `detect`."""
         lists = LabelLists.of_query(objects, relations)
         options = selection_options(rule, lists)
         triplets = self.triplets(images, objects=objects, relations=relations, batch_size=batch_size, **options)
@@ -142,7 +145,9 @@ class GraphDetector:
         possible_CR: Tensor | None = None,
         batch_size: int = 16,
     ) -> list[tuple[TripletDetections, tuple[int, int]]]:
-        """Best triplets of each image for evaluation, repeats included, with the image's (height, width) in pixels."""
+        """Return the best triplets of each image for evaluation, duplicates included, with the image's (height,
+        width) in pixels.
+        """
         lists = LabelLists.of_query(objects, relations)
         if not lists.relations:
             raise DataError("the list is empty", field="relations", expected="at least one relation to look for")
@@ -164,11 +169,13 @@ class GraphDetector:
         labels_known: bool = True,
         top: int = 1000,
     ) -> list[SceneGraph]:
-        """Relations between known regions, for a detector of given regions: every ordered pair of an image is scored with every
-        name, the `top` best are kept (0: all). Regions come back as they are, in their order.
+        """Tag relations between given regions, for a detector of given regions.
 
-        objects   further names for the list of texts beside the labels of the regions
-        labels_known  must hold: a query is made of a box and its label
+        Every ordered pair of an image is scored with every name, and the `top` best are kept (0: all).
+        Regions are returned unchanged, in their order.
+
+        objects   further names for the list of texts, in addition to the labels of the regions
+        labels_known  must be True: a query is made of a box and its label
         """
         if not labels_known:
             raise ConfigError(f"{self.name} does not classify regions; it needs their labels (expected labels_known=True)")
@@ -187,8 +194,11 @@ class GraphDetector:
         objects: Sequence[str] = (),
         top: int = 1000,
     ) -> list[SceneGraph]:
-        """As `relate`, of these pairs alone, (subject, object) by their places among the regions of an image. Pairs of a pass see each
-        other, so that which others are asked about has a say in a score. A pair may be there twice: the surer of its scores counts."""
+        """As `relate`, but only for these pairs, (subject, object) by their indices among the regions of an image.
+
+        Pairs of one forward pass attend to each other, so a score depends on which other pairs are requested.
+        If a pair is given twice, the higher of its scores counts.
+        """
         if not self.model.shape.given:
             raise ConfigError(f"{self.name} detects its own regions (expected a detector trained on given regions)")
         names = tuple(dict.fromkeys([*objects, *(region.label for row in regions for region in row)]))
@@ -248,7 +258,7 @@ class GraphDetector:
     def _in_batches(
         self, images: Sequence[ImageSource], batch_size: int, work: Callable[[list[Pixels], list[tuple[int, int]]], R]
     ) -> list[R]:
-        """Results of `work` on the pixels of batches and their sizes, smaller batches where memory runs out."""
+        """Apply `work` to the pixels of batches and their sizes, with smaller batches if memory runs out."""
         if self.model.shape.given:
             raise ConfigError(f"{self.name} relates given regions: call relate(images, regions, relations=...)")
 

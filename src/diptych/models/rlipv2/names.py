@@ -1,4 +1,6 @@
-"""Names of tensors in the released RLIPv2 checkpoints and ours: one table a shape of detector, read both ways."""
+"""Mapping between tensor names of released RLIPv2 checkpoints and ours: one table per shape of detector,
+used in both directions.
+"""
 
 from __future__ import annotations
 
@@ -10,10 +12,10 @@ from diptych.models.detection.language_fusion import ResidualGate
 from diptych.models.rlipv2.relation_detector import RelationDetectorConfig
 
 Pair = tuple[str, str]
-"""(ours, released): a whole name, or all of it but a tail such as .weight; {} stands for a number."""
+"""(ours, released): a whole name, or a name without a suffix such as .weight; {} stands for a number."""
 
 NUMBERING = r".*(relative_position_index|embeddings\.position_ids|num_batches_tracked)"
-"""Buffers that only number places, or batches: rebuilt, never read."""
+"""Buffers of position indices or batch counters: rebuilt, never read."""
 
 _ENCODER = (
     ("attention.offsets", "self_attn.sampling_offsets"),
@@ -32,13 +34,13 @@ _DECODER = (
     ("image.weights", "cross_attn.attention_weights"),
     ("image.value", "cross_attn.value_proj"),
     ("image.out", "cross_attn.output_proj"),
-    ("norm_1", "norm2"),  # after self-attention, which the release numbers second
+    ("norm_1", "norm2"),  # after self-attention, which is number two in the release
     ("norm_2", "norm1"),
     ("norm_3", "norm3"),
     ("mlp_in", "linear1"),
     ("mlp_out", "linear2"),
 )
-_BRANCHES = (("first", "fc_1"), ("second", "fc_2"), ("out", "fc_3"))  # a tensor a branch in the release
+_BRANCHES = (("first", "fc_1"), ("second", "fc_2"), ("out", "fc_3"))  # one tensor per branch in the release
 _FUSION = (
     ("place_norm", "layer_norm_v"),
     ("label_norm", "layer_norm_l"),
@@ -65,17 +67,19 @@ _POSITION = tuple(
 
 
 def encoder_name(shape: RelationDetectorConfig) -> str:
-    """The encoder's released name, which depends on the lineage."""
+    """Return the encoder's released name, which depends on the lineage."""
     return "transformer.encoder" if shape.variant == "parseda" else "transformer.ho_encoder"
 
 
 def example_gate(shape: RelationDetectorConfig) -> ResidualGate:
-    """Small gate of the configured kind, as an example of its tensors and their sizes."""
+    """Return a small gate of the configured kind, as an example of its tensors and their sizes."""
     return ResidualGate(16, shape.gate, 0.0)
 
 
 def name_table(shape: RelationDetectorConfig) -> tuple[Pair, ...]:
-    """Released names and ours of every tensor outside the backbone. Rows for parts that this configuration lacks stay unused."""
+    """Return released and own names of every tensor outside the backbone.
+    Rows for parts that this configuration lacks are unused.
+    """
     return (*_encoder(shape), *_decoders(), *_queries(shape), *_SHARED)
 
 
@@ -142,18 +146,18 @@ def _queries(shape: RelationDetectorConfig) -> Iterator[Pair]:
     if shape.given:
         yield "queries.box", "transformer.coord_proj"
         yield "relation_decoder.content_QD", "transformer.verb_tgt.weight"
-    else:  # one tensor in the release, side by side
+    else:  # one concatenated tensor in the release
         yield "queries.position_QD", "query_embed.weight.position"
         yield "queries.content_QD", "query_embed.weight.entities"
         yield "relation_decoder.content_QD", "query_embed.weight.relations"
 
 
 QUERY_PARTS = ("query_embed.weight.position", "query_embed.weight.entities", "query_embed.weight.relations")
-"""Thirds of ParSeD's `query_embed.weight`, in their order."""
+"""Thirds of ParSeD's `query_embed.weight`, in order."""
 
 
 def rename(name: str, table: Sequence[Pair], *, released: bool) -> str | None:
-    """A released name as ours (`released`), or the other way round; None when the table has no row for it."""
+    """Translate a released name to ours (`released`), or vice versa; None if the table has no row for it."""
     if (renamed := _backbone_from_released(name) if released else _backbone_to_released(name)) is not None:
         return renamed
     for ours, theirs in table:
@@ -166,7 +170,7 @@ def rename(name: str, table: Sequence[Pair], *, released: bool) -> str | None:
 
 @cache
 def _pattern(name: str) -> re.Pattern[str]:
-    """The tail is .weight or .bias, _weight or _bias, deeper parts of the text encoder, or nothing."""
+    """Return a pattern whose suffix is .weight or .bias, _weight or _bias, deeper parts of the text encoder, or nothing."""
     pattern = re.escape(name).replace(r"\{\}", r"(\d+)")
     return re.compile(rf"{pattern}((?:\.|_(?=weight|bias))[\w.]+)?")
 

@@ -1,7 +1,7 @@
-"""Checkpoints of the RLIPv2 release as detectors: "rlipv2:CHECKPOINT#ROBERTA-FOLDER".
+"""Load checkpoints of the RLIPv2 release as detectors: "rlipv2:CHECKPOINT#ROBERTA-FOLDER".
 
-Which model a file holds is read off its tensors and off the options that `main.py` saved beside them. The folder brings the tokenizer and
-the sizes of the text encoder; its weights are not used, since the checkpoint has its own.
+The model is inferred from the tensors of the file and the options that `main.py` saved with them.
+The folder provides the tokenizer and the sizes of the text encoder; its weights are not used, since the checkpoint has its own.
 """
 
 from __future__ import annotations
@@ -51,16 +51,16 @@ GATES: dict[str, GateKind] = {
 STARTS: dict[str, RelationStart] = {"vanilla": "slots", "MBF": "fused", "vanilla_MBF": "both"}
 """`--verb_query_tgt_type` of the release -> `relation_start`."""
 VOCABULARIES = {"hico": "hico-det", "vcoco": "v-coco", "v-coco": "v-coco", "oi_sgg": "open-images"}
-"""`--dataset_file` of fine-tuned models -> the closed set that they are asked by; pre-trained ones have none."""
+"""`--dataset_file` of fine-tuned models -> their closed set of labels; pre-trained ones have none."""
 TEXT_LENGTH = 32
-"""Tokens of a label, at most; the release cuts none, and its longest has fewer."""
+"""Maximal tokens per label; the release truncates none, and its longest label has fewer."""
 
 
 def open_released(spec: str) -> GraphDetector:
-    """The detector of "rlipv2:CHECKPOINT#ROBERTA-FOLDER". Leaves the torch random state unchanged.
+    """Load the detector at "rlipv2:CHECKPOINT#ROBERTA-FOLDER". Leaves the torch random state unchanged.
 
-    Raises DataError for a file or folder that is missing or not what it should be, and ConfigError for one of another architecture, with
-    every tensor that is left over, missing or of another size.
+    Raises DataError for a missing or invalid file or folder, and ConfigError for another architecture, with every unexpected,
+    missing or mismatched tensor.
     """
     file, folder = checkpoint_and_encoder(spec, "roberta-base")
     released = read_checkpoint(file)
@@ -87,7 +87,7 @@ def open_released(spec: str) -> GraphDetector:
 
 
 def architecture(released: ReleasedCheckpoint) -> tuple[dict[str, Any], RelationDetectorConfig]:
-    """Arguments of `detection_backbone`, and the detector's configuration, inferred from a file's tensors and options."""
+    """Infer the arguments of `detection_backbone` and the detector's configuration from a file's tensors and options."""
     tensors, options = released.tensors, released.options
     parseda, tagger = "refpoint_embed.weight" in tensors, "transformer.coord_proj.weight" in tensors
     if not parseda and not any(name.startswith("transformer.ho_encoder.") for name in tensors):
@@ -136,13 +136,13 @@ def _backbone(released: ReleasedCheckpoint) -> dict[str, Any]:
 
 
 def _swin(tensors: Mapping[str, Tensor]) -> str | None:
-    """Which Swin the backbone is; None for a ResNet."""
+    """Return the name of the Swin backbone; None for a ResNet."""
     patch_weight = tensors.get("backbone.0.body.patch_embed.proj.weight")
     return None if patch_weight is None else "swin_tiny" if patch_weight.shape[0] == 96 else "swin_large"
 
 
 def _gate(released: ReleasedCheckpoint, encoder: str) -> GateKind:
-    """Kind of gate from the options; without them from the tensors: values that differ over channels are per-channel gates."""
+    """Return the kind of gate from the options, else from the tensors: values that differ over channels are per-channel gates."""
     mechanism = str(released.options.get("gating_mechanism", ""))
     if mechanism in GATES:
         return GATES[mechanism]
@@ -156,7 +156,7 @@ def _gate(released: ReleasedCheckpoint, encoder: str) -> GateKind:
 
 
 def _meetings(options: Mapping[str, Any], count: int, layers: int) -> tuple[int, ...]:
-    """Encoder layers before which image and labels meet."""
+    """Return the encoder layers before which image and labels are fused."""
     if not count:
         return PUBLISHED.fusion_before
     interval = int(options.get("fusion_interval", max(1, layers // count)))

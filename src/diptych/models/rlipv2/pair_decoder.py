@@ -1,4 +1,4 @@
-"""ParSe (RLIP, 2209.01814): subjects and objects are decoded in parallel by one decoder, relations after them by a second.
+"""ParSe (RLIP, 2209.01814): one decoder for subjects and objects in parallel, then a second for relations.
 
     p(subject, object, relation | image) = p(subject, object | image) p(relation | subject, object, image)
 
@@ -26,11 +26,12 @@ RelationPosition = Literal["box", "learned", "entities"]
 
 
 class EntityDecoder(nn.Module):
-    """All 2N entity queries through the layers; every layer gives its content and its boxes.
+    """Decoder of all 2N entity queries; every layer returns contents and boxes.
 
-    A layer's box is sigmoid(MLP(content) + logit(reference)), subjects and objects by heads of their own; the box, detached, is the
-    next layer's reference. Heads start at zero change; the first gives sides about sigmoid(-2) of a reference that is a point. With
-    `dense` layers (DETR) there is no reference: one head a side serves all layers and says the whole box.
+    A layer's box is sigmoid(MLP(content) + logit(reference)), with separate heads for subjects and objects;
+    the detached box is the next layer's reference. Heads start with zero change; if the reference is a point,
+    the first predicts sides of about sigmoid(-2). With `dense` layers (DETR) there is no reference: one head per side is shared
+    by all layers and predicts the whole box.
     """
 
     def __init__(self, layers: Sequence[DecoderLayer], width: int, *, anchors: bool, in_padded: bool = False) -> None:
@@ -44,7 +45,7 @@ class EntityDecoder(nn.Module):
         self.norm = nn.LayerNorm(width) if self.dense else None
 
     def reset_boxes(self) -> None:
-        """The published start of the box heads."""
+        """Initialise the box heads as published."""
         for heads in (self.subject_box, self.object_box):
             for row, head in enumerate(heads):
                 assert isinstance(head, MLP)
@@ -54,7 +55,7 @@ class EntityDecoder(nn.Module):
                     nn.init.constant_(head.last.bias[2:], -2.0)
 
     def forward(self, queries: PairQueries, pyramid: PyramidTokens) -> tuple[Tensor, Tensor]:
-        """content_BSQD and box_BSQ4 (cxcywh in 0..1) after each layer."""
+        """Return content_BSQD and box_BSQ4 (cxcywh in 0..1) after each layer."""
         x_BQD, reference_BQC = queries.content_BQD, queries.reference_BQC
         contents, boxes = [], []
         for row, layer in enumerate(self.layers):
@@ -71,8 +72,10 @@ class EntityDecoder(nn.Module):
         return torch.stack(contents, 1), torch.stack(boxes, 1)
 
     def read_boxes(self, content_BSQD: Tensor, reference_BQC: Tensor | None, box_BSQ4: Tensor) -> Tensor:
-        """box_BSQ4 that the heads read off other contents (late fusion: the fused queries), from the references that the decoder's
-        own boxes set: `reference_BQC` of the queries for the first layer, `box_BSQ4` of the layer before for the others."""
+        """Predict box_BSQ4 from other contents (late fusion: the fused queries), relative to the decoder's own references.
+
+        These are `reference_BQC` of the queries for the first layer, and `box_BSQ4` of the layer before for the others.
+        """
         references = [reference_BQC, *([None] * (len(self.layers) - 1) if self.dense else box_BSQ4.detach()[:, :-1].unbind(1))]
         heads = [min(row, len(self.subject_box) - 1) for row in range(len(self.layers))]
         return torch.stack([self._boxes(*read) for read in zip(heads, content_BSQD.unbind(1), references, strict=True)], 1)
@@ -84,20 +87,22 @@ class EntityDecoder(nn.Module):
 
 
 class RelationDecoder(nn.Module):
-    """N relation queries, each made from its subject and its object, through layers of their own.
+    """Decoder of N relation queries, each made from its subject and its object, with separate layers.
 
-    A query looks at the mean of its two boxes (centre and sides averaged: not their union). Boxes are references only: no gradient
-    goes back into them from here.
+    A query's reference is the mean of its two boxes (centre and sides averaged, not their union).
+    Boxes are only references: they get no gradient from this decoder.
 
-    The released module has box heads here too (`add_boxes`). They move both boxes after each layer and so the next layer's reference,
-    get no loss and never learn. Pre-training starts from a COCO detector that fills them with trained weights, so in a released
-    checkpoint they are not zero; fresh ones are, and move nothing.
+    The released module has box heads here, too (`add_boxes`). They move both boxes, and so the next layer's reference,
+    after each layer, but have no loss and are never trained.
+    Pre-training starts from a COCO detector that fills them with trained weights, so in a released checkpoint they are not zero;
+    newly initialised ones are zero and move nothing.
 
-    start     what a query is before the first layer. "fused": MultiBranchFusion(h_s, h_o). "slots": the sum of two learned vectors, of
-              the slots of its subject and its object. "both": their sum (published). "zero": 0 (ParSe)
-    position  "box": as entity queries with anchors. "learned": a vector per pair (ParSeD). "entities": h_s + h_o (ParSe, and ParSeD that
+    start     initial query. "fused": MultiBranchFusion(h_s, h_o). "slots": the sum of two learned vectors, for the slots of its
+    subject and its object. "both": their sum (published). "zero": 0 (ParSe)
+    position  "box": as entity queries with anchors. "learned": a vector per pair (ParSeD). "entities": h_s + h_o (ParSe,
+    and ParSeD that
               starts from slots: the released R-Tagger)
-    pairs     slots for learned vectors; fewer pairs take the first of them
+    pairs     slots with learned vectors; fewer pairs use the first of them
     """
 
     def __init__(
@@ -123,13 +128,13 @@ class RelationDecoder(nn.Module):
 
     @property
     def slots(self) -> int | None:
-        """The most pairs that it takes; None for any number, where nothing is learned a slot."""
+        """Maximal number of pairs; None if it is unlimited, since nothing is learned per slot."""
         if self.position_ND is not None:
             return len(self.position_ND)
         return None if self.content_QD is None else len(self.content_QD) // 2
 
     def add_boxes(self, entities: EntityDecoder) -> None:
-        """Box heads as released: copies of the entity decoder's with a last layer of zeros, frozen."""
+        """Add box heads as released: frozen copies of the entity decoder's with a zero last layer."""
         self.subject_box, self.object_box = deepcopy(entities.subject_box), deepcopy(entities.object_box)
         for head in (*self.subject_box, *self.object_box):
             assert isinstance(head, MLP)
@@ -138,7 +143,7 @@ class RelationDecoder(nn.Module):
             head.requires_grad_(False)
 
     def forward(self, entity_BQD: Tensor, box_BQ4: Tensor, pyramid: PyramidTokens, hidden_BNN: Tensor | None = None) -> Tensor:
-        """content_BSND after each layer, from the entity decoder's last contents and boxes."""
+        """Return content_BSND after each layer, from the entity decoder's last contents and boxes."""
         subject_BND, object_BND = entity_BQD.chunk(2, 1)
         subject_BN4, object_BN4 = box_BQ4.detach().chunk(2, 1)
         pairs = subject_BND.shape[1]

@@ -1,4 +1,4 @@
-"""Initial queries of a pair decoder: learned, in three generations, or made from given regions.
+"""Initial queries of a pair decoder: three kinds of learned queries, or queries of given regions.
 
 Pair i is the queries i (subject) and N + i (object) of 2N.
 Letters: B batch, Q entity queries (2N), N pairs, C 2 or 4 coordinates, D width.
@@ -20,8 +20,13 @@ HideTwins = Literal["always", "training", "never"]
 
 @dataclass(frozen=True, slots=True)
 class PairQueries:
-    """content_BQD what a query is; reference_BQC where it looks, in 0..1 (None: everywhere); position_BQD how it says so to
-    attention (None: made from the reference box); hidden_BQQ True where a query must not read another."""
+    """Initial queries.
+
+    content_BQD    content of a query
+    reference_BQC  reference box or point in 0..1; None: no reference
+    position_BQD   position embedding in attention; None: computed from the reference box
+    hidden_BQQ     True where a query must not attend to another
+    """
 
     content_BQD: Tensor
     reference_BQC: Tensor | None = None
@@ -30,7 +35,7 @@ class PairQueries:
 
 
 class AnchorQueries(nn.Module):
-    """A learned vector and a learned box (four logits) a query: DAB-DETR, ParSeDA."""
+    """Queries with a learned vector and a learned box (four logits) each: DAB-DETR, ParSeDA."""
 
     def __init__(self, pairs: int, width: int) -> None:
         super().__init__()
@@ -42,8 +47,10 @@ class AnchorQueries(nn.Module):
 
 
 class PointQueries(nn.Module):
-    """A learned vector and a learned position per query, whose reference point is read off the position, subjects and objects each
-    by a layer of their own: Deformable DETR, ParSeD."""
+    """Queries with a learned vector and a learned position each: Deformable DETR, ParSeD.
+
+    The reference point is a linear function of the position, with separate layers for subjects and objects.
+    """
 
     def __init__(self, pairs: int, width: int) -> None:
         super().__init__()
@@ -61,7 +68,7 @@ class PointQueries(nn.Module):
 
 
 class FreeQueries(nn.Module):
-    """A learned position per query and nothing else; it looks everywhere: DETR, ParSe."""
+    """Queries with only a learned position and no reference: DETR, ParSe."""
 
     def __init__(self, pairs: int, width: int) -> None:
         super().__init__()
@@ -73,17 +80,19 @@ class FreeQueries(nn.Module):
 
 
 class GivenQueries(nn.Module):
-    """Regions in place of learned queries: RLIPv2's R-Tagger. A query's content is the encoded text of its label (no gradient), its
-    reference the given box.
+    """Queries of given regions: RLIPv2's R-Tagger.
 
-    Two slots with the same box and label hide from each other: one could tell the other what it must reconstruct. Padding is hidden
-    from all (it still sees itself, so no row of attention is empty).
+    A query's content is the encoded text of its label (no gradient), its reference is the given box.
 
-    hide_twins   when slots with the same box and label hide: "always"; "training", as released, whose queries in evaluation see each
+    Two slots with the same box and label are hidden from each other: one could leak to the other what it must reconstruct.
+    Padding is hidden from all other slots (it still sees itself, so no row of attention is empty).
+
+    hide_twins   when slots with the same box and label are hidden: "always"; "training", as released,
+    whose queries in evaluation see each
                  other; "never" (where the release pads a batch, which it nearly always does, its mask is off in training too)
-    point   False: the given box is the reference, and its sine the position (as anchors are)
-            True: the released wiring. The position is a linear layer of the box's logits, and the first reference a point that two
-            further layers read off it
+    point   False: the given box is the reference, and its sine embedding the position (like anchors)
+            True: the released wiring. The position is a linear layer of the box's logits,
+            and two further layers compute the first reference, a point, from it
     """
 
     def __init__(self, width: int, *, point: bool = False, hide_twins: HideTwins = "always") -> None:
@@ -94,7 +103,7 @@ class GivenQueries(nn.Module):
             self.subject_point, self.object_point = nn.Linear(width, 2), nn.Linear(width, 2)
 
     def forward(self, given: RegionPairs, text_BTD: Tensor) -> PairQueries:
-        """`text_BTD` are the entity texts as the decoder sees them."""
+        """Return queries of given regions. `text_BTD`: the entity texts as the decoder sees them."""
         box_BQ4 = torch.cat((given.subject_box_BG4, given.object_box_BG4), 1)
         label_BQ = torch.cat((given.subject_label_BG, given.object_label_BG), 1)
         text_BTD = text_BTD.detach().expand(len(box_BQ4), -1, -1)

@@ -1,10 +1,10 @@
-"""The released RLIPv2 models: how to build them, and their tensors under the names of the released checkpoints.
+"""Released RLIPv2 models: build them, and convert state dicts from and to released checkpoints.
 
-`build("resnet50")` is the architecture; `load_released` fills it, `from_released` and `to_released` translate its state dict.
-What the release holds and ours does not, because it computes nothing of its own: a second name for every box head (the heads of both
-decoders stand at the top once more; a file that keeps shared tensors once may have either name), the numbering buffers of RoBERTa and
-Swin, one bias a branch of the multi-branch fusion (only their sum matters), gate vectors where a gate reads their first number or none,
-and the learned queries of the R-Tagger.
+`build("resnet50")` returns the architecture; `load_released` loads its weights,
+`from_released` and `to_released` convert its state dict. The release contains some tensors that ours does not, because they have
+no effect: a second name for every box head (the heads of both decoders appear at the top level again; a file that stores shared
+tensors once may have either name), the numbering buffers of RoBERTa and Swin, one bias per branch of the multi-branch fusion
+(only their sum matters), gate vectors where a gate uses only their first value or none, and the learned queries of the R-Tagger.
 """
 
 from __future__ import annotations
@@ -36,8 +36,9 @@ FROZEN = {
     "swin_tiny": r"^backbone\..*(norm|relative_position_bias_table)",
     "swin_large": r"^backbone\..*(norm|relative_position_bias_table)",
 }
-"""What the release never trains, as a regular expression over parameter names: stem and first stage of ResNet; norms and position
-tables of Swin, also the norms after its stages. Nothing outside the backbone."""
+"""Parameters that the release never trains, as a regular expression over their names: stem and first stage of ResNet;
+norms and position tables of Swin, also the norms after its stages. Nothing outside the backbone.
+"""
 ROBERTA = {
     "model_type": "roberta",
     "vocab_size": 50265,
@@ -56,11 +57,11 @@ ROBERTA = {
 
 
 PUBLISHED = RelationDetectorConfig(released_masks=True)
-"""RLIPv2-ParSeDA with ALIF, exact as released, its attention masks included: before training on, mind `released_masks`."""
+"""RLIPv2-ParSeDA with ALIF exactly as released, including its attention masks: see `released_masks` before further training."""
 
 
 def build(backbone: str, **changes: Any) -> RelationDetector:
-    """A released architecture with fresh weights: RLIPv2-ParSeDA, or what `changes` (fields of `RelationDetectorConfig`) make of it.
+    """Build a released architecture, newly initialised: RLIPv2-ParSeDA with `changes` (fields of `RelationDetectorConfig`).
 
     pairs    100 for pre-training, V-COCO and Open Images, 64 for HICO-DET
     variant  "parsed" is RLIPv2-ParSeD (`mlp_width=1024` with ResNet-50), and with `given=True, given_point=True,
@@ -80,10 +81,10 @@ def build(backbone: str, **changes: Any) -> RelationDetector:
 
 
 def from_released(tensors: Mapping[str, Tensor], shape: RelationDetectorConfig = PUBLISHED) -> dict[str, Tensor]:
-    """The state dict of a detector of this shape, from that of a released model (the entry "model" of its checkpoint file).
+    """Convert a released state dict (the entry "model" of its checkpoint) to that of a detector of this shape.
 
-    Tensors without a place raise a `ConfigError` that names them all. Those that the release holds and never reads in a model of this
-    shape, and gate vectors of which a scalar gate reads only the first number although the others differ, are named in a warning.
+    Raises ConfigError with all unexpected tensors. A warning names those that the release contains but never uses in a model of
+    this shape, and gate vectors of which a scalar gate uses only the first value although the others differ.
     """
     table, gate = name_table(shape), getattr(example_gate(shape), "gate", None)
     out: dict[str, Tensor] = {}
@@ -112,8 +113,10 @@ def from_released(tensors: Mapping[str, Tensor], shape: RelationDetectorConfig =
 
 
 def to_released(tensors: Mapping[str, Tensor], shape: RelationDetectorConfig = PUBLISHED) -> dict[str, Tensor]:
-    """The state dict of a released model, from that of a detector of this shape. Writes also what computes nothing of its own: see
-    `tensors.split_for_release`."""
+    """Convert the state dict of a detector of this shape to that of a released model.
+
+    The result includes tensors without effect: see `tensors.split_for_release`.
+    """
     table = name_table(shape)
     renamed = {name: rename(name, table, released=False) for name in tensors}
     if strange := [name for name, theirs in renamed.items() if theirs is None]:
@@ -122,8 +125,10 @@ def to_released(tensors: Mapping[str, Tensor], shape: RelationDetectorConfig = P
 
 
 def load_released(model: RelationDetector, tensors: Mapping[str, Tensor]) -> None:
-    """Puts released weights into a model of the same architecture, all or nothing: a `ConfigError` names every tensor that is left
-    over, missing or of another size, and gates that the model's would cut short."""
+    """Load released weights into a model of the same architecture, all or nothing.
+
+    Raises ConfigError with every unexpected, missing or mismatched tensor, and gate vectors that the model would truncate.
+    """
     if cut := _cut_gates(tensors, model.shape):
         raise ConfigError(cut)
     read = from_released(tensors, model.shape)
@@ -140,7 +145,9 @@ def _listed(names_: list[str]) -> str:
 
 
 def _unread(shape: RelationDetectorConfig) -> tuple[str, ...]:
-    """Learned queries, and a fusion of subject and object, that the release keeps in every model and reads in others only."""
+    """Return the names of learned queries and of the fusion of subject and object that the release contains but does not use in
+    this shape.
+    """
     start = shape.relation_start
     if shape.variant == "parseda":
         fusion = tuple(f"transformer.verb_tgt_generator.fc_{n}.{kind}" for n in (1, 2, 3) for kind in ("weight", "bias"))
@@ -151,9 +158,9 @@ def _unread(shape: RelationDetectorConfig) -> tuple[str, ...]:
 
 
 def _cut_gates(tensors: Mapping[str, Tensor], shape: RelationDetectorConfig) -> str:
-    """Warning about per-channel gate vectors of which a scalar gate reads only the first value; "" if nothing is lost.
+    """Return a warning about per-channel gate vectors of which a scalar gate uses only the first value; "" if nothing is lost.
 
-    (One that the release trained as a scalar gate has the same value in all other places.)
+    (In a gate that the release trained as a scalar, all other values are equal.)
     """
     if not shape.gate.startswith("scalar"):
         return ""
@@ -172,7 +179,7 @@ def _of_relation_boxes(name: str) -> bool:
 
 
 def _silent(name: str, tensor: Tensor) -> bool:
-    """Part of a box head that moves no box: its last layer is zero."""
+    """Return True for a part of a box head that moves no box, since its last layer is zero."""
     return ".layers.2." not in name or tensor.is_meta or not bool(tensor.any())
 
 

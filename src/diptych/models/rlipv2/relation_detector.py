@@ -1,4 +1,4 @@
-"""Detectors of relations from free label texts: ParSe, ParSeD, ParSeDA (RLIP, 2209.01814; RLIPv2, 2308.09351), assembled.
+"""Relation detectors for free label texts: ParSe, ParSeD, ParSeDA (RLIP, 2209.01814; RLIPv2, 2308.09351).
 
 Letters: B images, S decoder layers, Q pair queries, E = 2Q entity queries (subjects, then objects), C entity texts (the last is
 "no objects"), R relation texts, T = C + R, L text tokens, D width. Given pairs are N.
@@ -40,33 +40,33 @@ class RelationDetectorConfig:
     pairs            Q, pair queries (the published 200 queries are 100 pairs)
     given            queries are given regions (R-Tagger)
     given_point      with the released wiring of given boxes (`GivenQueries`)
-    hide_twins       when slots of the same given region hide from each other: always; training (as released); never
-    relation_start   what relation queries start from, and with it where they say to be (`RelationDecoder`): both (published), slots (a
-                     released tagger with ResNet), fused; none: both, but for given pairs fused at the pair's own box
+    hide_twins       when slots of the same given region are hidden from each other: always; training (as released); never
+    relation_start   initial relation queries, and with them their positions (`RelationDecoder`): both (published),
+                     slots (a released tagger with ResNet), fused; none: both, but for given pairs fused, at the pair's own box
     width, heads, mlp_width   of encoder and decoders
-    encoder_layers, decoder_layers, levels, points   deformable attention: levels of the pyramid, points read on each
+    encoder_layers, decoder_layers, levels, points   deformable attention: levels of the pyramid, sampling points per level
     branches         of the fusion of subject and object
     dropout          in encoder and decoders
     norm_groups      of the GroupNorms in the pyramid (`FeaturePyramid`); none: the published 32 at the published width
     centred          positions at pixel centres (`map_sine`): Swin as released; not ResNet
     in_padded        positions of boxes in the padded image (`BoxPosition`), as released
-    relation_boxes   frozen box heads of the relation decoder (`RelationDecoder`), as released: they matter only with a checkpoint's
-                     weights; parse, which has no references, has none
+    relation_boxes   frozen box heads of the relation decoder (`RelationDecoder`), as released: they have an effect only with a
+                     checkpoint's weights; parse has no references, so it has none
     fusion           alif (in the encoder), late (after the decoders, RLIPv1), none
-    fusion_before    encoder layers before which image and labels meet
-    fusion_width, fusion_dropout   of a meeting, all heads together
-    coarsest_only    only the coarsest level meets the labels
-    released_masks   attention masks as the release applies them: labels read padded places of the coarsest level, and in training texts
-                     whose encoded numbers sum to 0 or less (its test for padding, which about half of all texts fail) are hidden
-                     from other texts and, under late fusion, from queries. False: padding is hidden, texts never
-    gate             how much of what was read gets in (`language_fusion.Gate`); published: one learned number a direction
-    gate_start       its first value; none: 1 / levels
-    language_layers, language_heads, language_mlp   of the layers among labels after each meeting
-    layer_texts      each decoder layer is classified against the labels of its own meeting (as many meetings as decoder layers);
-                     off, or under another fusion: all against the last
-    refine_steps     steps of messages between the pairs after the decoders, each with an answer and a loss
+    fusion_before    encoder layers before which image and labels are fused
+    fusion_width, fusion_dropout   of a fusion, all heads together
+    coarsest_only    only the coarsest level is fused with the labels
+    released_masks   attention masks as the release applies them: labels attend to padded positions of the coarsest level, and in
+                     training, texts whose encoded values sum to 0 or less (its test for padding, which about half of all
+                     texts fail) are masked for other texts and, with late fusion, for queries. False: only padding is masked
+    gate             gate on the fused features (`language_fusion.Gate`); published: one learned scalar per direction
+    gate_start       its initial value; none: 1 / levels
+    language_layers, language_heads, language_mlp   of the self-attention layers of labels after each fusion
+    layer_texts      each decoder layer is classified against the labels of its own fusion (as many fusions as decoder layers);
+                     off, or with another kind of fusion: all against the last
+    refine_steps     message-passing steps between the pairs after the decoders, each with predictions and a loss
                      (`RelationRefinement`); 0: none
-    text_scale       reach of the logits at the start (`LabelClassifier`); narrow models need more than the published 1/2
+    text_scale       initial scale of the logits (`LabelClassifier`); narrow models need more than the published 1/2
     """
 
     variant: Variant = "parseda"
@@ -136,17 +136,17 @@ class RelationDetectorConfig:
 class PairSet(PairPredictions):
     """Predictions of a relation detector after every decoder layer (inference uses the last).
 
-    Boxes are cxcywh in 0..1 of the image without its padding; logits are raw: a softmax over C for entities, R sigmoids for
-    relations.
+    Boxes are cxcywh in 0..1 of the image without its padding. Logits are unnormalised: for a softmax over C for entities,
+    for R sigmoids for relations.
 
-    relation_text_RD   the relation texts as encoded, before they met any image: label similarity is measured by these
+    relation_text_RD   the encoded relation texts before fusion with any image, for label similarity
     """
 
     relation_text_RD: Tensor
 
 
 class RelationDetector(nn.Module):
-    """Images and label texts to pairs with relations.
+    """Detector of pairs with relations from images and label texts.
 
     >>> from diptych.models.detection.backbone import detection_backbone
     >>> from diptych.models.towers.label_encoder import label_encoder
@@ -180,7 +180,7 @@ class RelationDetector(nn.Module):
         self.reset_parameters()
         if shape.relation_boxes and not dense:
             self.relation_decoder.add_boxes(self.entity_decoder)
-        # Behind the general initialisation: these keep their own.
+        # After the general initialisation: these keep their own.
         self.queries: nn.Module = (
             GivenQueries(width, point=shape.given_point, hide_twins=shape.hide_twins)
             if shape.given
@@ -193,7 +193,9 @@ class RelationDetector(nn.Module):
         self.refinement = RelationRefinement(width, shape.refine_steps) if shape.refine_steps else None
 
     def reset_parameters(self) -> None:
-        """The published start of encoder and decoders: every matrix Xavier-uniform, then the parts that have a start of their own."""
+        """Initialise encoder and decoders as published: every matrix Xavier-uniform, then
+        the parts with an initialisation of their own.
+        """
         for part in (self.encoder, self.entity_decoder, self.relation_decoder, self.late_entities, self.late_relations):
             if part is None:
                 continue
@@ -235,7 +237,7 @@ class RelationDetector(nn.Module):
         pixel_BHW: Tensor | None = None,
         given: RegionPairs | None = None,
     ) -> PairSet:
-        """The same for labels that are encoded already (`self.labels`): encode a list once for many batches."""
+        """As `forward`, with encoded labels (`self.labels`), so that a list is encoded once for many batches."""
         self._check(image_BCHW, text_TD, entities, given)
         pyramid = self.pyramid(self.backbone(image_BCHW), pixel_BHW)
         hidden_T = ~(text_TD.sum(-1) > 0) if self.shape.released_masks and self.training else None
@@ -254,7 +256,7 @@ class RelationDetector(nn.Module):
             hidden = (None, None) if hidden_T is None else (hidden_T[:entities], hidden_T[entities:])
             decoded = entity_BSED[:, -1], relation_BSQD[:, -1]
             entity_BSED, relation_BSQD, text = self._fuse_late(*decoded, text, entities, given, hidden)
-            # Published: the boxes too are read off the fused queries, while references stay those of the decoder.
+            # Published: the boxes, too, are predicted from the fused queries, with the references of the decoder.
             box_BSE4 = self.entity_decoder.read_boxes(entity_BSED, queries.reference_BQC, box_BSE4)
         text = self.classifier.texts(text)
         subject_box, object_box = box_BSE4.chunk(2, 2)
@@ -272,7 +274,9 @@ class RelationDetector(nn.Module):
         return PairSet(subject_box, object_box, subject_logit, object_logit, relation_logit, text_TD[entities:])
 
     def _decoder_texts(self, texts: list[Tensor], batch: int) -> Tensor:
-        """Text classifiers of decoder layers: one list for all, [T, D] (late fusion: [B, T, D]), or one a layer, [B, S, T, D]."""
+        """Return the label texts of decoder layers: one list for all, [T, D] (late fusion: [B, T, D]), or one per layer, [B, S,
+        T, D].
+        """
         if self.late_entities is not None:
             return texts[-1].expand(batch, -1, -1)
         if len(texts) == 1 and texts[0].ndim == 2:
@@ -289,7 +293,7 @@ class RelationDetector(nn.Module):
         given: RegionPairs | None,
         hidden: tuple[Tensor | None, Tensor | None],
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """entity_BSED, relation_BSQD and text_BSTD after each layer of late fusion, from the decoders' last contents."""
+        """Return entity_BSED, relation_BSQD and text_BSTD after each layer of late fusion, from the decoders' last contents."""
         assert self.late_entities is not None
         assert self.late_relations is not None
         valid_BN = None if given is None else given.valid_BG
@@ -387,6 +391,6 @@ def _layers(kind: type[Layer], shape: RelationDetectorConfig, count: int) -> lis
 
 
 def _padding(valid_BN: Tensor) -> Tensor:
-    """True where a slot must not read another: the other is padding."""
+    """Return True where a slot must not attend to another, since the other is padding."""
     itself_NN = torch.eye(valid_BN.shape[1], dtype=torch.bool, device=valid_BN.device)
     return ~valid_BN[:, None] & ~itself_NN

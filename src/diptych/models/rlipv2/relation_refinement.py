@@ -1,5 +1,5 @@
-"""Messages between the pairs of a relation detector, which refine what it says of each (Recurrent Relational Networks, Palm et al., 2018,
-arXiv 1711.08028, as a head).
+"""Refinement head of a relation detector: message passing between pairs (Recurrent Relational Networks, Palm et al., 2018,
+arXiv 1711.08028).
 
 Letters: B images, S decoder layers, Q pairs, D width, T steps, R relation texts.
 """
@@ -13,9 +13,9 @@ from diptych.models.reasoning.relational_block import RelationalBlock
 
 
 class RelationRefinement(nn.Module):
-    """Every pair sends messages to all others of its image for this many steps, and answers after each of them.
+    """Message passing between all pairs of an image for `steps` steps, with predictions after each step.
 
-    A step's output is the decoder's content plus a linear map of the pair's state, which starts at zero: at first nothing
+    A step's output is the decoder's content plus a linear map of the pair's state, which starts at zero: initially nothing
     changes. `steps` may be raised after training.
     """
 
@@ -28,7 +28,7 @@ class RelationRefinement(nn.Module):
         nn.init.zeros_(self.out.bias)
 
     def forward(self, pair_BQD: Tensor, exists_BQ: Tensor | None = None) -> Tensor:
-        """[B, T, Q, D]: contents after every step. exists_BQ: False for slots that only fill up."""
+        """Return contents after every step [B, T, Q, D]. exists_BQ: False for padding slots."""
         pairs = torch.arange(pair_BQD.shape[1], device=pair_BQD.device)
         edge_E2 = torch.cartesian_prod(pairs, pairs)
         edge_E2 = edge_E2[(pairs[:, None] != pairs).flatten()]
@@ -38,6 +38,6 @@ class RelationRefinement(nn.Module):
 
 
 def repeated_last(layers_BS: Tensor, steps: int) -> Tensor:
-    """[B, S + steps, ...]: the last of S layers again, without gradient: what a head that refines something else leaves as it is."""
+    """Repeat the last of S layers, without gradient, to [B, S + steps, ...]: outputs that a refinement head does not change."""
     last_BS = layers_BS[:, -1:].detach().expand(-1, steps, *layers_BS.shape[2:])
     return torch.cat((layers_BS, last_BS), 1)

@@ -1,4 +1,4 @@
-"""A relation detector's triplets by the rule of a protocol: what to ask of `best_triplets`, and the graph of what it answers.
+"""Select a relation detector's triplets by the rule of a protocol: options of `best_triplets`, and the graph of its result.
 
 Letters: T triplets, C objects without the background, R relations.
 """
@@ -20,7 +20,9 @@ EVERY = 1 << 40  # more triplets than any image has
 
 
 def selection_options(rule: TripletRule, lists: LabelLists) -> dict[str, Any]:
-    """Options of `best_triplets` under this rule. Where pairs are dropped by their subject, `graph_in_pixels` applies the cut later."""
+    """Return the options of `best_triplets` for this rule. If pairs are dropped by their subject,
+    `graph_in_pixels` does so later.
+    """
     for kind, name in (("subject", rule.subject if rule.subjects != "scored" else ""), ("missing", rule.missing)):
         if name and name not in lists.objects:
             raise DataError(f"the rule has {name!r} as {kind}", field="objects", expected="that name among the requested objects")
@@ -36,7 +38,7 @@ def selection_options(rule: TripletRule, lists: LabelLists) -> dict[str, Any]:
 
 
 def graph_in_pixels(triplets: TripletDetections, size: tuple[int, int], lists: LabelLists, rule: TripletRule) -> RawDetections:
-    """Regions and relations in pixels of an image of (height, width) `size`; one region for each side of a query."""
+    """Return regions and relations in pixels of an image of (height, width) `size`; one region for each side of a query."""
     if rule.subjects == "cut":
         triplets = triplets.rows(triplets.subject_T == lists.objects.index(rule.subject))
         if rule.top:

@@ -1,6 +1,6 @@
-"""Tensors that a released RLIPv2 checkpoint holds in other pieces than we do, put together and taken apart.
+"""Join and split tensors that a released RLIPv2 checkpoint stores in a different layout.
 
-Released names on both sides; `rlipv2_names` renames them.
+Names are the released ones on both sides; `rlipv2_names` renames them.
 """
 
 from __future__ import annotations
@@ -24,8 +24,11 @@ _BLOCK = re.compile(r"(.+\.VLFuse_layers\.\d+\.b_attn)\.layer_norm_([vl])\.weigh
 
 
 def join_released(tensors: Mapping[str, Tensor], shape: RelationDetectorConfig) -> dict[str, Tensor]:
-    """Released tensors with every box head under its decoder's name alone, queries, keys and values of language layers in one, the
-    branches of a fusion in one, and ParSeD's query tensor in its three thirds."""
+    """Convert released tensors to our layout.
+
+    Every box head is only under its decoder's name; queries, keys and values of language layers are one tensor,
+    and so are the branches of a fusion; ParSeD's query tensor is split into its three thirds.
+    """
     groups: dict[str, dict[str, Tensor]] = {}
     out: dict[str, Tensor] = {}
     for name, tensor in _heads_once(tensors, shape.decoder_layers).items():
@@ -50,8 +53,11 @@ def join_released(tensors: Mapping[str, Tensor], shape: RelationDetectorConfig) 
 
 
 def split_for_release(tensors: Mapping[str, Tensor], shape: RelationDetectorConfig) -> dict[str, Tensor]:
-    """The inverse of `join_released`, with all that the released modules hold beside: both names of every box head, heads of the relation
-    decoder that change nothing where the model has none, whole gate vectors, numbering buffers, queries that a tagger never reads."""
+    """Inverse of `join_released`, with all further tensors of the released modules.
+
+    These are both names of every box head, heads of the relation decoder without effect where the model has none,
+    whole gate vectors, index buffers, and queries that a tagger never uses.
+    """
     out: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
         if qkv := re.fullmatch(r"(.+\.attention\.self)\.qkv_(\w+)", name):
@@ -75,7 +81,7 @@ def split_for_release(tensors: Mapping[str, Tensor], shape: RelationDetectorConf
 
 
 def _heads_once(tensors: Mapping[str, Tensor], layers: int) -> dict[str, Tensor]:
-    """Where a file holds both names of a box head, that at the top counts, as it does when the release loads one."""
+    """Keep one name of each box head. If a file has both, that at the top level counts, as when the release loads it."""
     out = {name: tensor for name, tensor in tensors.items() if not _TOP_HEAD.fullmatch(name)}
     for name, tensor in tensors.items():
         if head := _TOP_HEAD.fullmatch(name):
@@ -96,7 +102,9 @@ def _write_heads(out: dict[str, Tensor], layers: int) -> None:
 
 
 def _write_gates(out: dict[str, Tensor], shape: RelationDetectorConfig) -> None:
-    """One vector per side for every kind of gate: one number repeated for scalar gates, the published start where none is read."""
+    """Write one vector per side for every kind of gate: a repeated value for scalar gates,
+    the published initial value for unused ones.
+    """
     size = getattr(example_gate(shape), "gate", torch.empty(0)).numel()
     for name in list(out):
         if block := _BLOCK.fullmatch(name):
@@ -119,14 +127,14 @@ def _branches(name: str, shape: RelationDetectorConfig) -> int:
 
 
 def _parts(tensor: Tensor, name: str, branches: int) -> Iterable[Tensor]:
-    """One part a branch. Of the last layer's biases only the sum matters."""
+    """Split a tensor into one part per branch. Only the sum of the last layer's biases matters."""
     if name.endswith("fc_3.bias"):
         return [tensor / branches] * branches
     return tensor.chunk(branches, 1 if name.endswith("fc_3.weight") else 0)
 
 
 def _window_index(window: int) -> Tensor:
-    """Swin's numbering of the relative positions of two places in a window: [window^2, window^2]."""
+    """Return Swin's index of the relative position of two positions in a window, [window^2, window^2]."""
     place_P2 = torch.cartesian_prod(torch.arange(window), torch.arange(window))
     apart_PP2 = place_P2[:, None] - place_P2[None] + window - 1
     return apart_PP2[..., 0] * (2 * window - 1) + apart_PP2[..., 1]

@@ -1,4 +1,4 @@
-"""From a detector's logits to the best triplets of an image, and to its scene graph.
+"""Select the best triplets of an image, and its scene graph, from a detector's logits.
 
 Letters: B images, N pair queries, E entities of all pairs (subjects, then objects), T triplets, C entity texts with the background
 last, R relation texts. Boxes are xyxy in 0..1.
@@ -23,7 +23,7 @@ ScoreRule = Literal["graph", "hoi"]
 
 @dataclass(frozen=True, slots=True)
 class TripletDetections:
-    """Of one image, best first. Labels and relations by number in their lists."""
+    """Triplets of one image, best first. Labels and relations are indices into their lists."""
 
     subject_box_T4: Tensor
     object_box_T4: Tensor
@@ -45,11 +45,12 @@ class TripletDetections:
 def best_triplets(
     predicted: PairSet, *, top: int = 100, rule: ScoreRule = "graph", possible_CR: Tensor | None = None
 ) -> list[TripletDetections]:
-    """The `top` highest (query, relation) combinations of each image, from the last decoder layer; each query is named by its
-    most likely subject and object, the background left out.
+    """Return the `top` highest (query, relation) combinations of each image, from the last decoder layer.
+
+    Each query gets its most likely subject and object labels, without the background.
 
     rule         graph: p(relation) p(subject) p(object);  hoi: p(relation) p(object), as HICO-DET and V-COCO are scored
-    possible_CR  False for combinations of object and relation that cannot be (C without the background); they are left out
+    possible_CR  False for impossible combinations of object and relation (C without the background), which are dropped
     """
     if rule not in ("graph", "hoi"):
         raise ConfigError(f"unknown score rule {rule!r} (expected graph | hoi)")
@@ -73,7 +74,9 @@ def best_triplets(
 
 
 def triplet_nms(triplets: TripletDetections, *, overlap: float = 0.7, alpha: float = 1.0, beta: float = 0.5) -> TripletDetections:
-    """Triplet NMS (CDN, RLIP): of two with the same three names and IoU_s^alpha IoU_o^beta > overlap, the lower one goes."""
+    """Triplet NMS (CDN, RLIP): of two with the same three names and IoU_s^alpha IoU_o^beta > overlap,
+    the lower one is dropped.
+    """
     subject_TT = box_iou(triplets.subject_box_T4, triplets.subject_box_T4)
     object_TT = box_iou(triplets.object_box_T4, triplets.object_box_T4)
     name_T3 = torch.stack((triplets.subject_T, triplets.relation_T, triplets.object_T), 1)
@@ -89,8 +92,10 @@ def triplet_nms(triplets: TripletDetections, *, overlap: float = 0.7, alpha: flo
 def scene_graph(
     triplets: TripletDetections, size: tuple[int, int], objects: Sequence[str], relations: Sequence[str], *, same: float = 0.7
 ) -> SceneGraph:
-    """One region for all boxes with one name and an IoU of `same` or more: the box of the highest score stands for them. Relations of
-    a region with itself, and of boxes without area inside the image, are left out.
+    """Build a scene graph: boxes with the same name and an IoU of at least `same` become one region,
+    with the box of the highest score.
+
+    Relations of a region with itself, and of boxes without area inside the image, are dropped.
 
     size  of the image in pixels: (height, width)
     """
@@ -114,7 +119,9 @@ def scene_graph(
 def entity_graphs(
     predicted: PairSet, sizes: Sequence[tuple[int, int]], objects: Sequence[str], *, top: int = 100, same: float = 0.7
 ) -> list[SceneGraph]:
-    """Regions alone: what the subject and object queries of the last layer found, the `top` best of each image."""
+    """Return graphs of regions only: the `top` best detections of the subject and object queries of the last layer in each
+    image.
+    """
     score_BE, name_BE = (
         torch.cat((predicted.subject_logit_BSQC[:, -1], predicted.object_logit_BSQC[:, -1]), 1).softmax(-1)[..., :-1].max(-1)
     )
@@ -133,7 +140,7 @@ def entity_graphs(
 def _merged(
     box_E4: Tensor, name_E: list[int], score_E: Tensor, objects: Sequence[str], same: float
 ) -> tuple[list[Region], list[int | None]]:
-    """Regions, best first, and the region of every box (None for one without area)."""
+    """Return regions, best first, and the region of every box (None for one without area)."""
     has_area_E = (box_E4[:, 2] > box_E4[:, 0]) & (box_E4[:, 3] > box_E4[:, 1])
     overlap_EE = box_iou(box_E4, box_E4)
     leaders: list[int] = []

@@ -1,1 +1,1 @@
-"""Models that act on pictures of applications."""
+"""Models for screenshots of applications."""

@@ -1,4 +1,4 @@
-"""Pixels to a sequence: a decoder reads an instruction and the patches of a picture, and writes a box as four coordinate tokens.
+"""Pixel-to-sequence grounding: a decoder reads an instruction and image patches, and writes a box as four coordinate tokens.
 
 Letters: B batch, P patches, L words of an instruction, D width, K bins, T = 4 coordinates.
 """
@@ -15,12 +15,12 @@ from diptych.models.towers.outputs import Tower
 
 
 class CoordinateWriter(nn.Module):
-    """An image tower, and a transformer decoder over instruction and coordinates that looks at the patches in every layer.
+    """Image tower and transformer decoder over instruction and coordinates, with cross-attention to the patches in every layer.
 
-    Patches get positions of the decoder's own, since towers of convolutions give none. Behind the instruction nothing but coordinates can
-    be written, so that the head has the bins alone.
+    The decoder adds its own positions to the patches, since convolutional towers have none. After the instruction only
+    coordinates can be written, so the head has only the bins.
 
-    size  pixels of a side, from which the number of patches follows
+    size  pixels per side, which determines the number of patches
     """
 
     def __init__(
@@ -51,12 +51,12 @@ class CoordinateWriter(nn.Module):
         self.head = nn.Linear(width, bins)
 
     def patches(self, image_BCHW: Tensor) -> Tensor:
-        """[B, P, D]: what the decoder looks at."""
+        """Return the patches [B, P, D] that the decoder attends to."""
         projected_BPD: Tensor = self.project(self.image_tower(image_BCHW).tokens_BPD) + self.place_1PD
         return projected_BPD
 
     def logits(self, patch_BPD: Tensor, word_BL: Tensor, mask_BL: Tensor, coordinate_BT: Tensor) -> Tensor:
-        """[B, T + 1, K]: logits of each coordinate after those given, of which there may be none."""
+        """Return logits [B, T + 1, K] of each next coordinate, given T of them (T may be 0)."""
         batch, given = coordinate_BT.shape
         row_BSD = torch.cat(
             [self.word_table(word_BL), self.begin_11D.expand(batch, -1, -1), self.coordinate_table(coordinate_BT)], 1
@@ -69,13 +69,13 @@ class CoordinateWriter(nn.Module):
             patch_BPD,
             tgt_mask=hidden_SS,
             tgt_key_padding_mask=padded_BS,
-            tgt_is_causal=False,  # else the decoder compares the mask, and the host waits for a GPU
+            tgt_is_causal=False,  # otherwise the decoder compares the mask, and the host waits for the GPU
         )
         logit_BTK: Tensor = self.head(read_BSD[:, self.length :])
         return logit_BTK
 
     def forward(self, image_BCHW: Tensor, word_BL: Tensor, mask_BL: Tensor, coordinate_BRT: Tensor) -> Tensor:
-        """[B, R, 4, K]: logits of each coordinate of R boxes to a picture, given those before it."""
+        """Return logits [B, R, 4, K] of each coordinate of R boxes per image, given the coordinates before it."""
         count = coordinate_BRT.shape[1]
         patch_MPD, word_ML, mask_ML = (one.repeat_interleave(count, 0) for one in (self.patches(image_BCHW), word_BL, mask_BL))
         logit_MTK = self.logits(patch_MPD, word_ML, mask_ML, coordinate_BRT.flatten(0, 1)[:, :3])
@@ -84,7 +84,7 @@ class CoordinateWriter(nn.Module):
 
     @torch.no_grad()
     def write(self, image_BCHW: Tensor, word_BL: Tensor, mask_BL: Tensor, choose: Callable[[Tensor], Tensor]) -> Tensor:
-        """[B, 4]: bins that `choose` takes of the logits [B, K] of each coordinate."""
+        """Decode bins [B, 4]; `choose` picks a bin from the logits [B, K] of each coordinate."""
         patch_BPD = self.patches(image_BCHW)
         bin_BT = word_BL[:, :0]
         for _ in range(4):

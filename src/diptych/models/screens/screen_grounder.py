@@ -1,4 +1,4 @@
-"""A trained coordinate writer ready for use: the box that an instruction means."""
+"""Inference with a trained `CoordinateWriter`: predicts the box that an instruction refers to."""
 
 from __future__ import annotations
 
@@ -23,8 +23,11 @@ from diptych.models.towers.towers import image_tower
 
 
 class ScreenGrounder:
-    """`Grounder` that gives one box to each phrase: the most likely coordinate each time, at the middles of its bins. The score is the
-    probability of the four together. A phrase is read without the rest of its text. A box without area stays as it was written."""
+    """`Grounder` that predicts one box per phrase by greedy decoding; coordinates are the centres of their bins.
+
+    The score is the joint probability of the four coordinates. A phrase is read without the rest of its text. A box without area
+    is returned unchanged.
+    """
 
     kind: ClassVar[str] = "screen_grounder"
 
@@ -32,7 +35,7 @@ class ScreenGrounder:
         self, model: CoordinateWriter, shape: Mapping[str, Any], preprocess: Preprocess, tokenizer: Tokenizer, name: str, *,
         card: Mapping[str, Any] | None = None,
     ) -> None:  # fmt: skip
-        """shape: what `CoordinateWriter` was built with, beside its tower."""
+        """shape: the arguments of `CoordinateWriter` other than its tower."""
         self.model, self.shape, self.preprocess, self.tokenizer = model, dict(shape), preprocess, tokenizer
         self.name, self.card = name, dict(card or {})
 
@@ -44,7 +47,7 @@ class ScreenGrounder:
     def ground(
         self, images: Sequence[ImageSource], queries: Sequence[PhraseQuery], *, top: int = 100, batch_size: int = 16
     ) -> list[list[PhraseBoxes]]:
-        """One box a phrase, in pixels of its image."""
+        """Return one box per phrase, in pixels of its image."""
         asked = [(image, phrase) for image, query in zip(images, queries, strict=True) for phrase in query.words()]
         device = next(self.model.parameters()).device
         boxes: list[PhraseBoxes] = []

@@ -1,1 +1,1 @@
-"""Encoders of one side: image or text."""
+"""Image and text encoders."""

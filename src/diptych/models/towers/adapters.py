@@ -1,14 +1,15 @@
 """Low-rank adapters (LoRA; Hu et al., 2021, 2106.09685) on any module, through `peft`.
 
-    y = W x + (alpha / r) B A x        W frozen, A random, B zero: at the start nothing changes
+    y = W x + (alpha / r) B A x        W frozen, A random, B zero: no change at the start
 
-`random` names modules whose A and B both start by Xavier's uniform rule, A [r, D] and B [E, r] each by its own two widths: the adapted
-attention that SVLC and SyViC were released with starts so (loralib's maps of queries, keys and values), all else as above.
-`kernel` names convolutions whose adapter is loralib's, not `peft`'s (`kernel_adapter`): that of their patches.
+`random` names modules whose A [r, D] and B [E, r] are both Xavier-uniform,
+as in the adapted attention of SVLC's and SyViC's release (loralib's layers of queries, keys and values); other modules are as
+above. `kernel` names convolutions with loralib's adapter, not `peft`'s (`kernel_adapter`): that of the patch embedding.
 
-What implementations get wrong: a module whose weight is read directly and which is never called, so that its adapter does nothing
-(the run refuses it when no gradient arrives); frozen teachers inside the model that lose their names' counterparts (they get adapters
-too, and no gradient); batch norms of a frozen tower whose statistics move on.
+What implementations get wrong: a module whose weight is used directly without calling it,
+so that its adapter has no effect (the run refuses it when no gradient arrives); frozen teachers inside the model whose parameter
+names no longer match (here they get adapters, too, without gradient);
+batch norms of a frozen tower whose statistics still change.
 """
 
 from __future__ import annotations
@@ -28,9 +29,9 @@ from diptych.models.towers.kernel_adapter import KernelAdapter
 from diptych.models.towers.outputs import Tower
 
 KINDS = (nn.Linear, nn.Conv2d, nn.Embedding)
-"""What can carry an adapter. Exactly these: a subclass may compute something else."""
+"""Module types that can have an adapter. Only exactly these, since a subclass may compute something else."""
 MARK = ".lora_"
-"""In the name of every adapter's parameter."""
+"""Substring of the name of every adapter parameter."""
 M = TypeVar("M", bound=nn.Module)
 
 
@@ -38,7 +39,8 @@ M = TypeVar("M", bound=nn.Module)
 class LoRAConfig:
     """rank of the adapters, patterns of the modules that get one (`re.search` in their names; none: see `targets`), the factor
     alpha (0: the rank), dropout before them, a pattern of those that start random in both maps ("": none), and one of convolutions whose
-    adapter is laid out as loralib's ("": none), which has no dropout."""
+    adapter is laid out as loralib's ("": none), which has no dropout.
+    """
 
     rank: int
     patterns: tuple[str, ...] = ()
@@ -66,11 +68,11 @@ class LoRAConfig:
 
 
 def add_adapters(model: nn.Module, lora: LoRAConfig, *, bare: Collection[str] = ()) -> list[str]:
-    """Puts an adapter on every module that `lora` means and freezes all other parameters. Names those modules.
+    """Add an adapter to every module selected by `lora` and freeze all other parameters. Returns the names of the modules.
 
-    bare  parameters whose modules get none, since they are frozen for good or trained in full: a tower is refused where nothing of it
-          gets an adapter and not all of it is bare
-    Copies that a model holds of itself (`FrozenModules`) get the adapters of what they are copies of, without gradient.
+    bare  parameters whose modules get no adapter, since they are always frozen or trained in full; a tower without any adapter is
+          refused unless all of it is bare
+    Copies of the model inside it (`FrozenModules`) get the adapters of their source, without gradient.
     """
     try:
         from peft import LoraConfig, inject_adapter_in_model
@@ -113,7 +115,7 @@ def add_adapters(model: nn.Module, lora: LoRAConfig, *, bare: Collection[str] = 
 
 
 def _kernels(model: nn.Module, names: Collection[str], lora: LoRAConfig) -> list[str]:
-    """Of these modules the convolutions whose adapter is loralib's."""
+    """Return those of these modules that are convolutions with loralib's adapter."""
     convolutions = [name for name in names if isinstance(model.get_submodule(name), nn.Conv2d)]
     matching = [name for name in convolutions if lora.kernel and re.search(lora.kernel, name)]
     if lora.kernel and not matching:
@@ -127,10 +129,11 @@ def _is_table(model: nn.Module, name: str) -> bool:
 
 
 def targets(model: nn.Module, lora: LoRAConfig, *, bare: Collection[str] = ()) -> list[str]:
-    """Full names of the modules that get an adapter. Raises ConfigError for a pattern that nothing answers, and for a tower without any.
+    """Return full names of the modules that get an adapter. Raises ConfigError for a pattern without a match,
+    and for a tower without any.
 
-    Without patterns: in each tower its linear maps, and its convolutions if it has several (a single one cuts patches); projections
-    into the joint space; in a model without towers, every linear map.
+    Without patterns: the linear layers of each tower, its convolutions if it has several (a single one is the patch embedding),
+    and projections into the joint space; in a model without towers, every linear layer.
     """
     left_out = tuple(f"{name}." for name, module in model.named_modules() if isinstance(module, FrozenModules))
     able = {
@@ -170,7 +173,7 @@ def _is_default(name: str, module: nn.Module, towers: dict[str, nn.Module]) -> b
 
 
 def _towers(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """Every tower by its name, those of companions left out; of towers within towers the outer one."""
+    """Return every tower by its name, except those of companions; of nested towers only the outer one."""
     within: list[str] = []
     for name, module in model.named_modules():
         if isinstance(module, FrozenModules):
@@ -181,12 +184,12 @@ def _towers(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 
 
 def tower_names(model: nn.Module) -> list[str]:
-    """Names of a model's towers, for callers that treat heads separately."""
+    """Return the names of a model's towers, for callers that treat heads separately."""
     return [name for name, _ in _towers(model)]
 
 
 def _in_companions(model: nn.Module, names: Collection[str]) -> list[str]:
-    """The same modules within copies that the model holds of itself, or of the part that has them."""
+    """Return the same modules inside copies of the model, or of the part that contains them."""
     modules = []
     for prefix, module in model.named_modules():
         if isinstance(module, FrozenModules):
@@ -198,13 +201,13 @@ def _in_companions(model: nn.Module, names: Collection[str]) -> list[str]:
 
 
 def _within_attention(model: nn.Module, name: str) -> bool:
-    """The output map of torch's attention is read directly by it and never called."""
+    """Return True for the output layer of torch's attention, whose weight is used directly without calling it."""
     parent = name.rpartition(".")[0]
     return bool(parent) and isinstance(model.get_submodule(parent), nn.MultiheadAttention)
 
 
 def _settle_companions(model: nn.Module) -> None:
-    """Adapters of a copy start as those of its source, and have no gradient."""
+    """Copy the adapters of each source to its copy, without gradient."""
     companions = [(name, module) for name, module in model.named_modules() if isinstance(module, FrozenModules)]
     inside = tuple(f"{name}." for name, _ in companions)
     own = {name: p for name, p in model.named_parameters() if MARK in name and not name.startswith(inside)}
@@ -219,12 +222,12 @@ def _settle_companions(model: nn.Module) -> None:
 
 
 def has_adapters(model: nn.Module) -> bool:
-    """True if any parameter of a module belongs to a low-rank adapter."""
+    """Return True if any parameter of a module belongs to a low-rank adapter."""
     return any(MARK in name for name, _ in model.named_parameters())
 
 
 def merged(model: M) -> M:
-    """A copy whose weights hold what the adapters add, and which has none; a model without adapters is returned as it is."""
+    """Return a copy with adapters merged into the weights; a model without adapters is returned itself."""
     if not has_adapters(model):
         return model
     copied = copy.deepcopy(model)
@@ -233,7 +236,7 @@ def merged(model: M) -> M:
 
 
 def merge_(model: nn.Module) -> None:
-    """Adds every adapter to its weight, in place, and takes it out."""
+    """Merge every adapter into its weight, in place, and remove it."""
     from peft.tuners.tuners_utils import BaseTunerLayer
 
     for name, module in list(model.named_modules()):

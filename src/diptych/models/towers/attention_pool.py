@@ -1,4 +1,4 @@
-"""Pooling by attention: one query reads all tokens.  Letters: B batch, P patches, D width, H heads, E width of a head."""
+"""Attention pooling: one query attends to all tokens.  Letters: B batch, P patches, D width, H heads, E width of a head."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from diptych.models.layers.transformer import activation
 class AttentionPool(nn.Module):
     """[B, P, D] to [B, D] by one learned query and a block's MLP: SigLIP's head (2303.15343), the "MAP head" of 2106.04560.
 
-    y = attention(query; tokens), then y + mlp(norm(y)). The query is not added to what it reads, so without tokens that differ the
-    answer is the same for every image.
+    y = attention(query; tokens), then y + mlp(norm(y)). There is no residual of the query, so the output depends on
+    the image only through the attended tokens.
     """
 
     def __init__(self, width: int, heads: int, *, mlp_width: int, act: str = "gelu", eps: float = 1e-6) -> None:
@@ -36,7 +36,9 @@ class AttentionPool(nn.Module):
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
-        """The published start: query and attention Xavier-uniform, keys and values each by themselves, the MLP too with biases of 1e-6."""
+        """Initialise as published: query and attention Xavier-uniform, keys and values separately, the MLP too,
+        with biases of 1e-6.
+        """
         nn.init.xavier_uniform_(self.query_D[None])
         for weight in (self.q.weight, *self.kv.weight.chunk(2), self.out.weight, self.mlp_in.weight, self.mlp_out.weight):
             nn.init.xavier_uniform_(weight)
@@ -55,10 +57,10 @@ class AttentionPool(nn.Module):
 
 
 class MeanQueryPool(nn.Module):
-    """[B, P, D] to [B, out] where the mean token is the query: the head of CLIP's residual networks (2103.00020).
+    """[B, P, D] to [B, out] with the mean token as the query: the head of CLIP's residual networks (2103.00020).
 
-    The mean is put before the tokens, all get a learned position, and the mean reads all of them, itself too. The last projection has
-    a bias and leads into the joint space: a dual encoder projects such a tower no further.
+    The mean is prepended to the tokens, all get a learned position, and the mean attends to all of them, including itself.
+    The output projection has a bias and maps into the joint space: a dual encoder adds no further projection.
     """
 
     def __init__(self, width: int, heads: int, *, positions: int, out: int) -> None:
@@ -71,7 +73,7 @@ class MeanQueryPool(nn.Module):
         self.position_PD = nn.Parameter(torch.randn(positions + 1, width) * width**-0.5)
         self.q, self.k, self.v = (nn.Linear(width, width) for _ in range(3))
         self.out = nn.Linear(width, out)
-        for layer in (self.q, self.k, self.v, self.out):  # as published; biases keep PyTorch's start
+        for layer in (self.q, self.k, self.v, self.out):  # as published; biases keep PyTorch's default
             nn.init.normal_(layer.weight, std=width**-0.5)
 
     def forward(self, tokens_BPD: Tensor) -> Tensor:

@@ -1,6 +1,6 @@
-"""BEiT's image transformer (2106.08254): no positions in the sum, but a learned bias for every offset of two patches.
+"""BEiT's image transformer (2106.08254): relative position biases instead of position embeddings.
 
-Letters: B batch, C channel, H W, P patches and the class token, D width, N heads, R entries of a bias table.
+Letters: B batch, C channel, H W, P patches and the class token, D width, N heads, R entries of the bias table.
 """
 
 from __future__ import annotations
@@ -19,12 +19,13 @@ CLASS_ENTRIES = 3  # of a bias table: class token to patch, patch to class token
 
 
 class RelativeBias(nn.Module):
-    """Relative position bias: a value per head and offset (rows, columns) of two patches of a square grid; three for the class token.
+    """Relative position bias: a value per head and offset (rows, columns) of two patches of a square grid;
+    three more for the class token.
 
-    `other` says what becomes of it on a grid of another size. "resampled": the table of offsets is stretched bilinearly, as a picture.
-    "released" is what LexLIP's code does: on a smaller grid the first rows and columns of the large grid's matrix, so that
-    patches get the biases of others; on a larger one the table is stretched as a line, class entries and all, which are then
-    looked up where they stood.
+    `other` is the rule for a grid of another size. "resampled": the table of offsets is interpolated bilinearly, like an image.
+    "released", as in LexLIP's code: a smaller grid takes the first rows and columns of the large grid's matrix,
+    so that patches get the biases of others; for a larger grid the table is interpolated as one line, class entries included,
+    whose indices stay the same.
     """
 
     index_PP: Tensor
@@ -38,7 +39,7 @@ class RelativeBias(nn.Module):
         self.register_buffer("index_PP", relative_position_index(count), persistent=False)
 
     def forward(self, count: int) -> Tensor:
-        """[N, P, P] for a grid of `count` x `count` patches."""
+        """Return biases [N, P, P] for a grid of `count` x `count` patches."""
         if count == self.count:
             return self.table_RN[self.index_PP].permute(2, 0, 1)
         if self.other == "resampled":
@@ -61,8 +62,10 @@ class RelativeBias(nn.Module):
 
 
 def relative_position_index(count: int, entries: int = 0) -> Tensor:
-    """Which entry of a bias table each pair of places has, [P, P]; the class token comes first, its entries last of `entries` (0:
-    of those that the grid needs)."""
+    """Return the bias table index of each pair of positions, [P, P]; the class token is first.
+
+    Its entries are the last of `entries` (0: of those that the grid needs).
+    """
     place_P = torch.arange(count * count)
     row_P, column_P = place_P // count, place_P % count
     side = 2 * count - 1
@@ -78,7 +81,7 @@ def relative_position_index(count: int, entries: int = 0) -> Tensor:
 
 
 class BiasedBlock(nn.Module):
-    """x + a * attention(norm(x)), then x + b * mlp(norm(x)), with learned factors a and b a channel; keys have no bias."""
+    """x + a * attention(norm(x)), then x + b * mlp(norm(x)), with learned factors a and b per channel; keys have no bias."""
 
     def __init__(
         self,
@@ -122,7 +125,7 @@ class BiasedBlock(nn.Module):
         return out_BPD
 
     def _kept(self, branch_BPD: Tensor) -> Tensor:
-        """Stochastic depth: the whole branch of some images is left out in training, that of the others grows to make up for it."""
+        """Stochastic depth: in training the branch is dropped for some images and scaled up for the others."""
         if not (self.training and self.drop_path):
             return branch_BPD
         keep_rate = 1 - self.drop_path
@@ -130,11 +133,11 @@ class BiasedBlock(nn.Module):
 
 
 class BEiT(Tower):
-    """Square images [B, 3, S, S] to a vector per patch and one of the class token; S is any multiple of `patch`.
+    """BEiT encoder of square images [B, 3, S, S] to patch tokens and a class token; S is any multiple of `patch`.
 
-    layer_scale  where the branches' factors start
-    drop_path    stochastic depth of the last block; it grows evenly from 0 at the first
-    other_sizes  what the position biases do at another size than `image_size`: `RelativeBias`
+    layer_scale  initial value of the branches' factors
+    drop_path    stochastic depth of the last block; it rises linearly from 0 at the first
+    other_sizes  rule of the position biases for sizes other than `image_size`: `RelativeBias`
     """
 
     def __init__(

@@ -1,17 +1,18 @@
-"""Modules beside the frozen blocks of a tower: bottleneck adapters, prefixes, and UniPELT, which gates both and low-rank maps.
+"""Adapters in the frozen blocks of a tower: bottleneck adapters, prefix tuning, and UniPELT, which gates both and LoRA.
 
-    pfeiffer  x + m + up(relu(down(x + m))), m what the MLP gives and x what it is added to (Pfeiffer et al., 2021, 2005.00247)
-    houlsby   m + up(swish(down(m))) after attention and MLP, before it is added (Houlsby et al., 2019, 1902.00751)
-    prefix    further keys and values in each block, which every token may read: an embedding through two layers (Li & Liang, 2021,
+    pfeiffer  x + m + up(relu(down(x + m))), m the output of the MLP and x its residual (Pfeiffer et al., 2021, 2005.00247)
+    houlsby   m + up(swish(down(m))) after attention and MLP, before the residual is added (Houlsby et al., 2019, 1902.00751)
+    prefix    further keys and values in each block, for all tokens: an embedding through two layers (Li & Liang,
+    2021,
               2101.00190)
     unipelt   prefix, pfeiffer and low-rank maps of queries and values, each times a gate: the mean over tokens of sigmoid(W x)
               (Mao et al., 2022, 2110.07577)
 
-As AdapterHub's library has them for CLIP, defaults and initial values too. Habits of it: a low-rank map with a gate is not multiplied by
-alpha / rank, and padding counts in the mean over tokens, so that a text tower with gates reads its full length. Unlike LoRA's, none of
-these can be added to the weights: the model keeps them.
+Defaults and initialisation are those of AdapterHub's library for CLIP. As there, a gated low-rank map is not multiplied by
+alpha / rank, and padding counts in the mean over tokens, so a text tower with gates reads its full length. Unlike LoRA, none of
+these can be merged into the weights: the model keeps them.
 
-Letters: B batch, L tokens, D width, H heads, E width of a head, P positions of a prefix.
+Letters: B batch, L tokens, D width, H heads, E width of a head, P prefix positions.
 """
 
 from __future__ import annotations
@@ -31,16 +32,16 @@ from diptych.models.towers.outputs import Tower
 
 AdapterKind = Literal["pfeiffer", "houlsby", "prefix", "unipelt"]
 MARK = "adapter_"
-"""In the name of every module here, and in no other's of a tower with a `Transformer`."""
+"""Substring of the name of every module here, and of no other module of a tower with a `Transformer`."""
 PLACES = {"prefix": 30, "unipelt": 10}
 RANK = 8
 
 
 @dataclass(frozen=True, slots=True)
 class BlockAdapterConfig:
-    """reduction  a bottleneck has the width over this
-    length     places of a prefix; 0 takes 30, and 10 of UniPELT's
-    hidden     width between the two layers that make a prefix
+    """reduction  the width of a bottleneck is the tower's divided by this
+    length     prefix positions; 0: 30, or 10 for UniPELT
+    hidden     width between the two layers of a prefix
     rank       of UniPELT's low-rank maps
     """
 
@@ -60,7 +61,7 @@ class BlockAdapterConfig:
 
 
 class BottleneckModule(nn.Module):
-    """up(act(down(x))), with a gate if `gated`; what it is added to is the caller's."""
+    """Bottleneck up(act(down(x))), with a gate if `gated`; the caller adds the residual."""
 
     def __init__(self, width: int, reduction: int, act: nn.Module, *, gated: bool) -> None:
         super().__init__()
@@ -92,7 +93,7 @@ class GatedLowRank(nn.Module):
 
 
 class Prefixes(nn.Module):
-    """Keys and values of every block, [blocks, 2, P, D], from an embedding through two layers."""
+    """Prefix keys and values of every block, [blocks, 2, P, D], from an embedding through two layers."""
 
     def __init__(self, width: int, blocks: int, length: int, hidden: int) -> None:
         super().__init__()
@@ -107,7 +108,7 @@ class Prefixes(nn.Module):
 
 
 class AdaptedAttention(Attention):
-    """Self-attention that also reads a prefix, and whose queries and values have low-rank maps."""
+    """Self-attention with a prefix and low-rank adapters of queries and values."""
 
     def __init__(self, base: Attention, config: BlockAdapterConfig) -> None:
         width = base.qkv.in_features
@@ -142,7 +143,7 @@ class AdaptedAttention(Attention):
 
 
 class AdaptedBlock(Block):
-    """A block with adapters; the tensors of the block keep their names."""
+    """Block with adapters; the tensors of the block keep their names."""
 
     def __init__(self, base: Block, config: BlockAdapterConfig) -> None:
         nn.Module.__init__(self)
@@ -180,7 +181,7 @@ class AdaptedBlock(Block):
 
 
 class AdaptedTransformer(Transformer):
-    """Blocks with adapters, and the prefixes that they share."""
+    """Stack of blocks with adapters, and their prefixes."""
 
     def __init__(self, base: Transformer, config: BlockAdapterConfig) -> None:
         nn.Module.__init__(self)
@@ -198,14 +199,13 @@ class AdaptedTransformer(Transformer):
 
 
 def mean_gate(gate: nn.Linear, x_BLD: Tensor) -> Tensor:
-    """[B, 1]: mean over the tokens of the sigmoid of a linear map."""
+    """Return the mean over tokens of the sigmoid of a linear layer, [B, 1]."""
     gate_BL1: Tensor = gate(x_BLD).sigmoid()
     return gate_BL1.mean(1)
 
 
 def with_adapters(tower: Tower, config: BlockAdapterConfig, side: Literal["image", "text"]) -> Tower:
-    """The same tower with adapters in its blocks, in place, under a name that builds it again. Refuses towers whose blocks are
-    not ours."""
+    """Add adapters to the blocks of a tower, in place, and update its `spec`. Refuses towers of other libraries."""
     blocks = getattr(tower, "transformer", None)
     if type(blocks) is not Transformer:
         raise ConfigError(

@@ -16,7 +16,7 @@ STRIDE = 32
 
 
 class Bottleneck(nn.Module):
-    """1x1, 3x3, 1x1 convolutions beside a shortcut. Where the map shrinks, an average pool precedes a convolution of stride 1."""
+    """Residual bottleneck of 1x1, 3x3, 1x1 convolutions. For downsampling, an average pool precedes a convolution of stride 1."""
 
     def __init__(self, inside: int, width: int, *, stride: int) -> None:
         super().__init__()
@@ -37,8 +37,7 @@ class Bottleneck(nn.Module):
 
 
 class MaxPoolProjection(nn.Module):
-    """[B, P, D] to [B, out]: the highest of each channel over all places, then a projection with a bias (PLIP for persons,
-    2305.08386)."""
+    """[B, P, D] to [B, out]: max pooling over positions, then a projection with a bias (PLIP for persons, 2305.08386)."""
 
     def __init__(self, width: int, *, out: int) -> None:
         super().__init__()
@@ -50,13 +49,15 @@ class MaxPoolProjection(nn.Module):
 
 
 class CLIPResNet(Tower):
-    """Images [B, 3, image_height, image_size] to a grid of places and one vector in the joint space, `out` wide; square ones unless
-    `image_height` says otherwise.
+    """CLIP's residual network: images [B, 3, image_height, image_size] to a feature grid and one vector of `out` dimensions.
 
-    What differs from the common ResNet-D: three convolutions and an average pool at the start, average pools instead of strides, and
-    attention in place of the last average. `depths` are blocks a stage; `width` is the first stage's, in channels; the last has
-    32 times as many, cut into `heads`. `pool` "max" has no attention: the highest of every channel, projected. Batch norms count the
-    whole batch: gradient caching, which reads it in pieces, is not exact here.
+    Images are square unless `image_height` is set. The vector is in the joint space.
+
+    Differences from the common ResNet-D: three convolutions and an average pool at the start, average pools instead of strides,
+    and attention instead of the last average pool. `depths` are blocks per stage;
+    `width` is the number of channels of the first stage; the last has 32 times as many, split into `heads`. `pool` "max":
+    projected max pooling instead of attention. Batch norms use the whole batch, so gradient caching, which runs it in chunks,
+    is not exact here.
     """
 
     projects = True
@@ -94,7 +95,7 @@ class CLIPResNet(Tower):
                 inside = 4 * width * 2**stage
             self.stages.append(nn.Sequential(*blocks))
         self.channels = tuple(4 * width * 2**stage for stage in range(4))
-        """Of the map after each stage; at strides 4, 8, 16 and 32."""
+        """Channels of the map after each stage, at strides 4, 8, 16 and 32."""
         self.pool: MeanQueryPool | MaxPoolProjection = (
             MeanQueryPool(inside, heads, positions=(image_size // STRIDE) * (height // STRIDE), out=out)
             if pool == "attention"
@@ -103,7 +104,7 @@ class CLIPResNet(Tower):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """As published: the last norm of every block starts at zero, so that each block starts as its shortcut."""
+        """Initialise as published: the last norm of every block is zero, so that each block starts as its shortcut."""
         for module in self.modules():
             if isinstance(module, Bottleneck):
                 nn.init.zeros_(module.norm_3.weight)
@@ -113,7 +114,9 @@ class CLIPResNet(Tower):
         return self._channels
 
     def maps(self, image_BCHW: Tensor) -> list[Tensor]:
-        """The map after each stage, [B, channels, H, W] at strides 4, 8, 16 and 32, of images of any sides that 32 divides."""
+        """Return the map after each stage, [B, channels, H, W] at strides 4, 8, 16 and 32,
+        for images with sides divisible by 32.
+        """
         if image_BCHW.shape[2] % STRIDE or image_BCHW.shape[3] % STRIDE:
             raise ShapeError(f"images are {list(image_BCHW.shape)} (expected sides that are multiples of {STRIDE})")
         x_BCHW = image_BCHW
@@ -133,6 +136,6 @@ class CLIPResNet(Tower):
         return self.pooled(self.maps(image_BCHW)[-1])
 
     def pooled(self, last_BCHW: Tensor) -> TowerOutput:
-        """The answer from the last of `maps`."""
+        """Return the output of the tower from the last of `maps`."""
         tokens_BPD = last_BCHW.flatten(2).transpose(1, 2)
         return TowerOutput(tokens_BPD, tokens_BPD.new_ones(tokens_BPD.shape[:2], dtype=torch.bool), self.pool(tokens_BPD))

@@ -1,4 +1,4 @@
-"""A small convolutional tower in the manner of ConvNeXt (2201.03545).  Letters: B batch, C channel, H W, P positions, D width."""
+"""Small convolutional tower similar to ConvNeXt (2201.03545).  Letters: B batch, C channel, H W, P positions, D width."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ class ConvBlock(nn.Module):
 
 
 class ConvNet(Tower):
-    """Images whose side is a multiple of 4 * 2^(stages - 1) to a grid of tokens and their mean.
+    """Convolutional encoder of images whose side is a multiple of 4 * 2^(stages - 1) to a grid of tokens and their mean.
 
-    Unlike the transformers it takes any such size and needs no positions. Norms are LayerNorms: nothing depends on the batch.
+    Unlike the transformers it accepts any such size and has no positions. Norms are LayerNorms, so nothing depends on the batch.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class ConvNet(Tower):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """The published start: normal cut at two units, standard deviation .02, biases zero."""
+        """Initialise as published: truncated normal (at two units) with standard deviation .02, biases zero."""
         for module in self.modules():
             if isinstance(module, nn.Conv2d | nn.Linear):
                 nn.init.trunc_normal_(module.weight, std=0.02)

@@ -1,6 +1,6 @@
 """Dense outputs of an image tower: maps of four strides, and dense features in the joint space (DenseCLIP, 2112.01518).
 
-Towers keep their weights and their forward pass as it is; images of other sizes see their positions resized bilinearly.
+The weights and the forward pass of towers are unchanged; for other image sizes, positions are resized bilinearly.
 
 Letters: B batch, C channel, H W, P positions, D width of the joint space.
 """
@@ -24,14 +24,15 @@ from diptych.models.towers.vit import VisionTransformer
 STRIDES = (4, 8, 16, 32)
 
 Positions = Literal["resized", "cut"]
-"""How places of an image that has fewer or more than the table get their positions: it is resized bilinearly, or its upper left corner is
-taken, for which no image may have more places a side than the table."""
+"""Rule for images with another number of positions than the position table: resize the table bilinearly,
+or take its upper left corner (then no image may have more positions per side than the table).
+"""
 
 
 @dataclass(frozen=True, slots=True)
 class DenseMaps:
     """maps  four maps [B, C, H, W], finest first, of strides 4, 8, 16 and 32
-    whole_BD, dense_BDHW  the picture's vector and that of each place, projected into the joint space and not normalised
+    whole_BD, dense_BDHW  vectors of the picture and of each position, projected into the joint space, not normalised
     """
 
     maps: list[Tensor]
@@ -40,7 +41,9 @@ class DenseMaps:
 
 
 class DenseTap(nn.Module):
-    """`channels` of the four maps, `width` of the joint space, and at which of the four the places of `dense_BDHW` lie (`level`)."""
+    """Interface of dense outputs: `channels` of the four maps, `width` of the joint space,
+    and the `level` of `dense_BDHW` among the maps.
+    """
 
     channels: tuple[int, ...]
     width: int
@@ -48,7 +51,9 @@ class DenseTap(nn.Module):
 
 
 def dense_tap(tower: Tower, projection: nn.Module, width: int, **options: Any) -> DenseTap:
-    """The tap of a CLIP tower with its projection. Raises ConfigError for other towers: `PyramidTap` takes any backbone."""
+    """Return the tap of a CLIP tower with its projection. Raises ConfigError for other towers: `PyramidTap` accepts any
+    backbone.
+    """
     if isinstance(tower, CLIPResNet):
         return ResNetTap(tower, **options)
     if isinstance(tower, VisionTransformer) and tower.class_token_D is not None:
@@ -57,9 +62,9 @@ def dense_tap(tower: Tower, projection: nn.Module, width: int, **options: Any) -
 
 
 def dense_pool(pool: MeanQueryPool, map_BCHW: Tensor, positions: Positions = "resized") -> tuple[Tensor, Tensor]:
-    """Attention pooling of CLIP's ResNet at every position: the image vector [B, D], as without it, and a feature map [B, D, H, W].
+    """Attention pooling of CLIP's ResNet at every position: returns the usual image vector [B, D] and a feature map [B, D, H, W].
 
-    The usual pool has the mean as its only query; here every position is one, too. All positions are keys and values in both.
+    The usual pool has the mean as its only query; here every position is also a query. All positions are keys and values in both.
     """
     height, width = map_BCHW.shape[2:]
     token_BPC = map_BCHW.flatten(2).transpose(1, 2)
@@ -71,7 +76,7 @@ def dense_pool(pool: MeanQueryPool, map_BCHW: Tensor, positions: Positions = "re
 
 
 class ResNetTap(DenseTap):
-    """CLIP's residual network: its four stages, and the attention pool at every place of the last.
+    """Tap of CLIP's residual network: its four stages, and the attention pool at every position of the last.
 
     positions  "resized", as DenseCLIP's segmenter is released, or "cut", as its detectors are
     """
@@ -98,13 +103,15 @@ class ResNetTap(DenseTap):
 
 
 class ViTTap(DenseTap):
-    """A vision transformer: states after four blocks, brought to four strides, and the last norm and projection at every place.
+    """Tap of a vision transformer: states after four blocks, resampled to four strides,
+    and final norm and projection at every position.
 
-    Published for patches of 16 and 8 pixels, states after blocks 4, 6, 8 and 12 of 12; other depths take the same shares.
+    Published for patches of 16 and 8 pixels, states after blocks 4, 6, 8 and 12 of 12; other depths use the same fractions.
 
-    Pixels after the last whole patch are not seen, as in the released code.
+    Pixels after the last whole patch are ignored, as in the released code.
 
-    class_twice  the class token is added once more with its position, as in the released code; without, the picture's vector is CLIP's
+    class_twice  the class token is added once more with its position, as in the released code;
+    False: the picture's vector is CLIP's
     drop_path    stochastic depth, from 0 in the first block to this rate in the last
     """
 
@@ -163,8 +170,10 @@ class ViTTap(DenseTap):
 
 
 class PyramidTap(DenseTap):
-    """Any backbone with maps of strides 4 to 32, such as an ImageNet one: places are a learned projection of the last map, the picture
-    their mean."""
+    """Tap of any backbone with maps of strides 4 to 32, such as an ImageNet one, with a learned projection of the last map.
+
+    The picture's vector is the mean of the projected positions.
+    """
 
     level = 3
 
@@ -182,7 +191,7 @@ class PyramidTap(DenseTap):
 
 
 def fit_positions(tower: Tower, image_size: int) -> None:
-    """Resizes a CLIP tower's position table in place for square images of that size, and its `spec` with it."""
+    """Resize a CLIP tower's position table in place for square images of that size, and update its `spec`."""
     if isinstance(tower, CLIPResNet):
         if not isinstance(tower.pool, MeanQueryPool) or tower.image_height != tower.image_size:
             raise ConfigError(
@@ -203,7 +212,7 @@ def fit_positions(tower: Tower, image_size: int) -> None:
 
 
 def _resized(position_PC: Tensor, height: int, width: int) -> Tensor:
-    """Positions of a class token and of a square of places, the square resized bilinearly."""
+    """Return positions of the class token and of a square grid, the grid resized bilinearly."""
     side = round((len(position_PC) - 1) ** 0.5)
     if (side, side) == (height, width):
         return position_PC
@@ -213,7 +222,7 @@ def _resized(position_PC: Tensor, height: int, width: int) -> Tensor:
 
 
 def _cut(position_PC: Tensor, height: int, width: int) -> Tensor:
-    """Positions of a class token and of the upper left places of a square."""
+    """Return positions of the class token and of the upper left part of a square grid."""
     side = round((len(position_PC) - 1) ** 0.5)
     if max(height, width) > side:
         here = f"{height * STRIDE} x {width * STRIDE}"
@@ -234,7 +243,7 @@ def _smaller(channels: int, factor: int) -> nn.Sequential:
 
 
 def _dropped(branch_BPC: Tensor, rate: float) -> Tensor:
-    """Stochastic depth: the branch of a picture is left out at that rate, and kept ones are scaled up."""
+    """Stochastic depth: drop the branch of a picture at that rate, and scale up the others."""
     if not rate:
         return branch_BPC
     kept_B11 = torch.empty(len(branch_BPC), 1, 1, device=branch_BPC.device, dtype=branch_BPC.dtype).bernoulli_(1 - rate)

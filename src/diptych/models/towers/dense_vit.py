@@ -19,19 +19,19 @@ from diptych.models.towers.outputs import Tower, TowerOutput
 
 @dataclass(frozen=True, slots=True)
 class DenseTokens(TowerOutput):
-    """`TowerOutput`, and the second class token."""
+    """`TowerOutput` with the second class token."""
 
     second_BD: Tensor
 
 
 class ScaledBlock(nn.Module):
-    """A pre-norm block whose branches are multiplied by a learned number per channel, small at first (layer scale, 2103.17239)."""
+    """Pre-norm block with layer scale (2103.17239): branches are multiplied by a learned factor per channel, initially small."""
 
     def __init__(self, block: Block, start: float, drop_path: float = 0.0) -> None:
         super().__init__()
         self.block, self.path = block, nn.Identity()
         if drop_path:
-            from timm.layers import DropPath  # a search of texts waits for timm otherwise
+            from timm.layers import DropPath  # otherwise a text search would import timm
 
             self.path = DropPath(drop_path)
         self.scale_1_D = nn.Parameter(torch.full((block.mlp_in.in_features,), start))
@@ -45,20 +45,24 @@ class ScaledBlock(nn.Module):
 
 
 class DenseViT(Tower):
-    """Square images of any multiple of `patch` to patch tokens and two class tokens; positions are those of `image_size`, resized.
+    """ViT encoder of square images to patch tokens and two class tokens, at any multiple of `patch`;
+    positions are resized from `image_size`.
 
-    The first class token has a position; the second is put in after positions are added and starts near zero, as a register does.
-    Patches that are masked are replaced by one learned vector before they get their position. The patch convolution has a bias and there
-    is no norm before the blocks, unlike in CLIP's, whose weights fit with `patch_bias=False, pre_norm=True, layer_scale=1`.
+    The first class token has a position; the second is inserted after positions are added and is initialised near zero,
+    like a register. Masked patches are replaced by one learned vector before positions are added.
+    The patch convolution has a bias and there is no norm before the blocks, unlike in CLIP; CLIP's weights fit with
+    `patch_bias=False, pre_norm=True, layer_scale=1`.
 
-    layer_scale  where the branches' factors start
-    pool         the pooled vector is the first "class" token or the "mean" of the patches
-    resized      how positions are resized for other sizes: "bicubic", or "bilinear" (TIPS in JAX, smoothed where they shrink; its port to
-                 PyTorch does not smooth, and scales to a tenth of a patch more), or "dinov2": bicubic in that way
-    second       False leaves the second class token out; the first stands in for it (DINOv2)
-    drop_path    share of images that skip a branch of a block in training
-    start        how weights begin: blocks as CLIP's text tower, or "narrow" (`layers/starts.py`), then with a class token near zero and
-                 zeros where patches are masked, as DINOv2's and TIPS' code has it
+    layer_scale  initial value of the branches' factors
+    pool         pooled vector: the first "class" token or the "mean" of the patches
+    resized      how positions are resized for other sizes: "bicubic", or "bilinear" (TIPS in JAX, antialiased when they shrink;
+                 its port to PyTorch does not antialias, and scales to a tenth of a patch more),
+    or "dinov2": bicubic as in that port
+    second       False: there is no second class token, and the first replaces it (DINOv2)
+    drop_path    share of images for which a branch of a block is dropped in training
+    start        initialisation: blocks as CLIP's text tower,
+                 or "narrow" (`layers/initialisation.py`) with a class token near zero and a zero mask vector,
+    as in the code of DINOv2 and TIPS
     """
 
     def __init__(
@@ -106,11 +110,11 @@ class DenseViT(Tower):
 
     @property
     def count(self) -> int:
-        """Patches a side at `image_size`."""
+        """Patches per side at `image_size`."""
         return self.image_size // self.patch
 
     def forward(self, image_BCHW: Tensor, masked_BP: Tensor | None = None) -> DenseTokens:
-        """`masked_BP` is True where a patch is hidden, row by row of the image."""
+        """`masked_BP` is True at masked patches, row by row of the image."""
         size = image_BCHW.shape[-1]
         if image_BCHW.shape[1:] != (3, size, size) or size % self.patch:
             raise ShapeError(f"images must be [B, 3, S, S] with S a multiple of {self.patch}, got {list(image_BCHW.shape)}")
@@ -131,7 +135,7 @@ class DenseViT(Tower):
         )
 
     def _embedded(self, image_BCHW: Tensor) -> Tensor:
-        """The convolution, whose stride is its size, as one product with the cut-out patches. One that carries an adapter is called."""
+        """Apply the patch convolution as one matrix product with the patches; a convolution with an adapter is called instead."""
         if type(self.patches) is not nn.Conv2d:
             map_BDHW: Tensor = self.patches(image_BCHW)
             return map_BDHW.flatten(2).transpose(1, 2)

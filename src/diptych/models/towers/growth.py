@@ -1,12 +1,14 @@
-"""Grows a transformer in place from its trained weights: depth, and width of its MLPs.
+"""Grow a transformer in place from its trained weights: depth, and width of its MLPs.
 
 A new block is a mixture, parameter inheriting with momentum (GrowCLIP, 2308.11331): beta times a copy of the nearest block plus
-(1 - beta) times fresh weights. beta 1 is a pure copy, which begins as a duplicate of its neighbour; beta 0 a block from scratch. With
-`identity`, the two layers of a block that write to the residual stream start at zero: the function of the whole is then what it was, to
-the last bit but one, whatever beta. (Zeros in *both* layers of a branch would stop its gradient: only the output layer gets them.)
+(1 - beta) times fresh weights. beta 1 is a pure copy of the neighbouring block; beta 0 a block from scratch. With
+`identity`, the two layers of a block that write to the residual stream are initialised to zero: the function of the network is
+then preserved, to the last bit but one, for any beta. (Zeros in *both* layers of a branch would stop its gradient,
+so only the output layer is zero.)
 
-A wider MLP keeps its old units; the new ones read a mixture of copied and fresh weights and write nothing at first, so this is always
-function-preserving. The residual stream itself does not grow: its norms would see other statistics.
+A wider MLP keeps its old units; the input weights of new ones are a mixture of copied and fresh weights,
+their output weights are zero, so this is always function-preserving. The residual stream does not grow,
+since the statistics of its norms would change.
 
 Letters: L layers, M units of an MLP, D width.
 """
@@ -23,7 +25,7 @@ from diptych.models.layers.frozen_modules import mix_
 from diptych.models.layers.transformer import Block, Transformer
 
 Grown = dict[nn.Parameter, nn.Parameter]
-"""A new parameter -> the one that it extends, for the optimiser's memory."""
+"""New parameter -> the one that it extends, for the optimiser state."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,8 +45,9 @@ class GrowthInit:
 
 
 def deepen(blocks: nn.ModuleList, layers: int, inherit: GrowthInit, *, like: Block | None = None) -> None:
-    """Grows a stack of blocks to `layers`. New ones stand right after the block that they copy, spread evenly; an empty stack copies
-    `like`. Fresh weights come from the current torch random state."""
+    """Grow a stack of blocks to `layers`. New blocks follow the block that they copy, spread evenly; an empty stack copies
+    `like`. Fresh weights come from the current torch random state.
+    """
     old = [_block(block) for block in blocks]
     if layers < len(old):
         raise ConfigError(f"a stack of {len(old)} blocks cannot grow to {layers}")
@@ -66,7 +69,7 @@ def deepen(blocks: nn.ModuleList, layers: int, inherit: GrowthInit, *, like: Blo
 def _new_block(model: Block, layers: int, inherit: GrowthInit) -> Block:
     width, hidden = model.mlp_in.in_features, model.mlp_in.out_features
     ratio, act, eps = hidden / width, model.act_name, model.norm_1.eps
-    # A whole stack of that depth, of which one block is kept: so its weights have the right scale.
+    # Build a whole stack of that depth and keep one block, so that its weights have the right scale.
     fresh = Transformer(width, layers, model.attention.heads, mlp_ratio=ratio, act=act, eps=eps)
     block = _block(fresh.blocks[0]).to(model.mlp_in.weight)
     mix_(block, 1 - inherit.beta, (inherit.beta, model))
@@ -79,7 +82,7 @@ def _new_block(model: Block, layers: int, inherit: GrowthInit) -> Block:
 
 @torch.no_grad()
 def widen(blocks: nn.ModuleList, hidden: int, inherit: GrowthInit) -> Grown:
-    """Grows the MLP of every block to `hidden` units."""
+    """Grow the MLP of every block to `hidden` units."""
     grown: Grown = {}
     for block in map(_block, blocks):
         old_in, old_out = block.mlp_in, block.mlp_out
@@ -115,7 +118,7 @@ def _block(module: nn.Module) -> Block:
 
 @dataclass(frozen=True, slots=True, order=True)
 class TowerSizes:
-    """The sizes that can grow. MLP widths as multiples of the tower's width."""
+    """Sizes that can grow. MLP widths are multiples of the tower's width."""
 
     image_layers: int
     text_layers: int
@@ -124,7 +127,7 @@ class TowerSizes:
     text_mlp: int
 
     def within(self, other: TowerSizes) -> bool:
-        """True if no size is larger than that of `other`."""
+        """Return True if no size is larger than that of `other`."""
         return all(getattr(self, name) <= getattr(other, name) for name in self.__slots__)
 
     def plus(self, **more: int) -> TowerSizes:

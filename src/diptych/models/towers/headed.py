@@ -1,4 +1,4 @@
-"""A tower with a hidden layer after its pooled vector.  Letters: B batch, H hidden, D width."""
+"""Tower with an MLP head after its pooled vector.  Letters: B batch, H hidden, D width."""
 
 from __future__ import annotations
 
@@ -14,21 +14,22 @@ Head = Literal["batch_norm", "gelu", "mlp", "cxr_bert", "normed_mlp"]
 
 
 class HeadedTower(Tower):
-    """Behind the pooled vector of `inner` one of five heads. Tokens stay as they are; `head` leads them the same way where they are asked
-    for.
+    """Adds one of five heads to the pooled vector of `inner`. Tokens are unchanged; `head` can be applied to them, too.
 
     batch_norm  Linear, batch norm over all processes, ReLU: with the dual encoder's projection (give it a bias) the projector of two
                 layers of GroupViT (2202.11094)
-    gelu        Linear, GELU, Linear, weights from a normal of deviation `std`: the whole head of KEEP (2412.13126), which leads into the
-                joint space and takes no projection (published: 0.01 of images, `hidden` ** -0.5 of texts)
-    mlp         Linear, GELU, Linear without biases into `hidden` dimensions, over the mean of both widths: open_clip's projection "mlp",
-                which BiomedCLIP's texts have (2303.00915); it takes no projection, either. Weights start as torch's layers do
-    cxr_bert    Linear into `hidden` dimensions, GELU, norm, Linear: CXR-BERT's over the first token (2204.09817), which leads into
-                the joint space; weights start as BERT's
-    normed_mlp  Linear into `middle` dimensions, batch norm, ReLU, Linear into `hidden`, batch norm without weights: MGCA's (2210.06044),
-                which leads into the joint space; weights start as torch's layers do
+    gelu        Linear, GELU, Linear, weights from a normal of deviation `std`: the whole head of KEEP (2412.13126),
+                which maps into the joint space without a further projection (published: 0.01 for images,
+    `hidden` ** -0.5 for texts)
+    mlp         Linear, GELU, Linear without biases into `hidden` dimensions, with the mean of both widths between: open_clip's
+                projection "mlp", as for BiomedCLIP's texts (2303.00915); no further projection. PyTorch's default initialisation
+    cxr_bert    Linear into `hidden` dimensions, GELU, norm, Linear: CXR-BERT's head of the first token (2204.09817), which maps
+                into the joint space; initialised as BERT
+    normed_mlp  Linear into `middle` dimensions, batch norm, ReLU, Linear into `hidden`,
+                batch norm without weights: MGCA's
+                            head (2210.06044), which maps into the joint space; PyTorch's default initialisation
 
-    Batch norm reads the whole batch: with gradient caching it would normalise within a chunk.
+    Batch norm uses the whole batch: with gradient caching it would normalise within a chunk.
     """
 
     def __init__(self, inner: Tower, hidden: int, *, kind: Head = "batch_norm", std: float = 0.01, middle: int = 2048) -> None:
@@ -79,7 +80,7 @@ class HeadedTower(Tower):
 
 
 def headed(tower: Tower, hidden: int, side: str, *, kind: Head = "batch_norm", std: float = 0.01) -> HeadedTower:
-    """`tower` with such a head, under a name that builds it again; `side` is "image" or "text"."""
+    """Return `tower` with such a head and a `spec` that rebuilds it; `side` is "image" or "text"."""
     made = HeadedTower(tower, hidden, kind=kind, std=std)
     shared: dict[str, Any] = {name: tower.spec[name] for name in ("vocab_size", "length", "image_size") if name in tower.spec}
     made.spec = {"name": f"headed_{side}", "inner": tower.spec, "hidden": hidden, "kind": kind, **shared}

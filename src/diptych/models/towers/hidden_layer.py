@@ -1,4 +1,4 @@
-"""An inner layer of an image encoder as a tower.  Letters: B batch, P patches, D width."""
+"""Tower of an intermediate layer of an image encoder.  Letters: B batch, P patches, D width."""
 
 from __future__ import annotations
 
@@ -14,10 +14,11 @@ from diptych.models.towers.vit import VisionTransformer
 
 
 class HiddenLayerTower(Tower):
-    """Patches of `inner` after one of its layers, before any last norm, without the class token (LLaVA 1.5, 2310.03744: layer -2).
+    """Patches of `inner` after one of its layers, before the final norm, without the class token (LLaVA 1.5,
+    2310.03744: layer -2).
 
-    layer  as hidden states of transformers are numbered: -1 after the last block, -2 after the one before it. Blocks after that layer are
-           removed, so that they cost neither memory nor time
+    layer  index as in the hidden states of transformers: -1 after the last block, -2 after the one before it.
+           Blocks after that layer are removed to save memory and time
     The pooled vector is the mean of the patches. Raises ConfigError for an encoder without such layers.
     """
 
@@ -46,7 +47,7 @@ class HiddenLayerTower(Tower):
 
 
 def hidden_layer(tower: Tower, layer: int) -> HiddenLayerTower:
-    """That layer of a tower, which is changed. `spec` names both, so that a saved model comes back."""
+    """Return that layer of a tower, which is modified in place. `spec` has both, so that a saved model can be rebuilt."""
     spec = {"name": "hidden_layer", "inner": tower.spec, "layer": layer}
     made = HiddenLayerTower(tower, layer)
     made.spec = spec

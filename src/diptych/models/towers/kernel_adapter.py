@@ -1,9 +1,10 @@
-"""Low-rank adapters of a convolution in loralib's layout, whose rank grows with the side of the kernel.
+"""Low-rank adapters of convolutions in loralib's layout, whose rank is a multiple of the kernel size.
 
     W [E, D, k, k] + (alpha / r) (B A).view(E, D, k, k)        A [r k, D k] random, B [E k, r k] zero
 
-`peft` instead keeps a convolution A of r outputs and a map B [E, r]. The two differ in what they can reach: of 32 x 32 patches at rank 4,
-loralib's has 3.2 million parameters, `peft`'s 15 thousand. Letters: E outputs, D inputs, k the side, r the rank.
+`peft` instead has a convolution A with r outputs and a matrix B [E, r].
+The two differ in capacity: for 32 x 32 patches at rank 4, loralib's has 3.2 million parameters, `peft`'s 15 thousand. Letters: E
+outputs, D inputs, k the side, r the rank.
 """
 
 from __future__ import annotations
@@ -17,10 +18,11 @@ from diptych.core.errors import ConfigError
 
 
 class KernelAdapter(nn.Module):
-    """A convolution with a frozen kernel and an adapter in loralib's layout (Hu et al., 2021, 2106.09685), without dropout, as there.
+    """Convolution with a frozen kernel and an adapter in loralib's layout (Hu et al., 2021, 2106.09685), without dropout,
+    as there.
 
-    base   a convolution with square kernels and one group, which is taken in and frozen
-    alpha  what is added counts as alpha / rank
+    base   a convolution with a square kernel and one group, which is frozen
+    alpha  the update is scaled by alpha / rank
     """
 
     def __init__(self, base: nn.Conv2d, rank: int, alpha: float) -> None:
@@ -40,11 +42,11 @@ class KernelAdapter(nn.Module):
 
     @property
     def kernel_size(self) -> tuple[int, ...]:
-        """Rows and columns of the kernel, as the convolution names them."""
+        """Rows and columns of the kernel, by the attribute name of convolutions."""
         return self.base_layer.kernel_size
 
     def kernel(self) -> Tensor:
-        """The kernel with what the adapter adds, [E, D, k, k]."""
+        """Return the kernel plus the update of the adapter, [E, D, k, k]."""
         weight = self.base_layer.weight
         return weight + (self.lora_B @ self.lora_A).view(weight.shape) * self.scaling
 
@@ -57,6 +59,6 @@ class KernelAdapter(nn.Module):
 
     @torch.no_grad()
     def merge(self) -> nn.Conv2d:
-        """The convolution with what the adapter adds in its kernel."""
+        """Return the convolution with the adapter merged into its kernel."""
         self.base_layer.weight.copy_(self.kernel())
         return self.base_layer

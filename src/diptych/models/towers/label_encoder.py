@@ -1,8 +1,8 @@
-"""One vector a label text. Every text is encoded alone, so a list of labels has no order.
+"""Label encoders: one vector per label text. Every text is encoded separately, so the order of labels does not matter.
 
 text_tiny, text_clip, hf, hf:FOLDER   a text tower (`towers.text_tower`) on token ids
-vectors                                vectors that come from elsewhere, a frozen sentence encoder say, as they are
-table                                  one free vector a label, by number: no words in common (a control)
+vectors                                given vectors, such as those of a frozen sentence encoder, unchanged
+table                                  one free vector per label, by index: no shared words (a control)
 
 Letters: N labels, L tokens, D width.
 """
@@ -19,14 +19,14 @@ from diptych.models.towers.towers import text_tower
 
 
 class LabelEncoder(nn.Module):
-    """Turns token ids [N, L] and their mask, or what else its kind takes, into [N, width]. `spec` builds it again."""
+    """Encodes token ids [N, L] and their mask, or the input of its kind, as [N, width]. `spec` rebuilds it."""
 
     width: int
     spec: dict[str, Any]
 
 
 def label_encoder(name: str, **options: Any) -> LabelEncoder:
-    """A label encoder with fresh weights (those of the folder for "hf:FOLDER").
+    """Return a newly initialised label encoder (with the folder's weights for "hf:FOLDER").
 
     Options: of `text_tower` and pooler=True for towers of transformers; width for vectors; labels and width for table
     """
@@ -45,7 +45,7 @@ def label_encoder(name: str, **options: Any) -> LabelEncoder:
 
 
 class TowerLabels(LabelEncoder):
-    """The pooled vector of a text tower; with `pooler`, through a linear layer and tanh, as RoBERTa's is."""
+    """Pooled vector of a text tower; with `pooler`, through a linear layer and tanh, as in RoBERTa."""
 
     def __init__(self, tower: Tower, *, pooler: bool = False) -> None:
         super().__init__()
@@ -61,7 +61,7 @@ class TowerLabels(LabelEncoder):
 
 
 class VectorLabels(LabelEncoder):
-    """Vectors as they are: nothing is learned here."""
+    """Given vectors, unchanged: nothing is learned."""
 
     def __init__(self, *, width: int) -> None:
         super().__init__()
@@ -74,7 +74,7 @@ class VectorLabels(LabelEncoder):
 
 
 class TableLabels(LabelEncoder):
-    """Row `id` of a learned table for label `id`, given as [N, 1]: what can be learned without words."""
+    """Row `id` of a learned table for label `id`, given as [N, 1]: a control without words."""
 
     def __init__(self, *, labels: int, width: int) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Label names to what a label encoder takes.
+"""Convert label names to the input of a label encoder.
 
 Letters: N labels, L tokens, D width.
 """
@@ -19,7 +19,9 @@ from diptych.models.io import weights
 
 
 class LabelTexts(Protocol):
-    """Names to the input of one kind of label encoder; `spec` and `save` bring it back through `label_texts`."""
+    """Converter of names to the input of one kind of label encoder;
+    `label_texts` restores it from `spec` and the output of `save`.
+    """
 
     @property
     def spec(self) -> dict[str, Any]: ...
@@ -30,7 +32,7 @@ class LabelTexts(Protocol):
 
 
 class TokenTexts:
-    """Token ids [N, L] and their mask, no longer than the longest label: for text towers."""
+    """Token ids [N, L] and their mask, padded to the longest label, for text towers."""
 
     def __init__(self, tokenizer: Tokenizer, length: int) -> None:
         self.tokenizer, self.length = tokenizer, length
@@ -62,11 +64,11 @@ class VectorTexts:
         return torch.from_numpy(self.encoder.encode_texts(list(labels))), None
 
     def save(self, folder: Path) -> None:
-        """Nothing: the encoder is part of a package."""
+        """Write nothing: the encoder is part of a package."""
 
 
 class IndexTexts:
-    """The number of each name in a fixed list, [N, 1]: for free vectors. The background is the last number."""
+    """Index of each name in a fixed list, [N, 1], for free vectors. The background is the last index."""
 
     def __init__(self, names: Sequence[str]) -> None:
         self.names = tuple(names)
@@ -83,11 +85,11 @@ class IndexTexts:
         return torch.tensor([[self.number[label]] for label in labels]), None
 
     def save(self, folder: Path) -> None:
-        """Nothing: the names stand in config.json."""
+        """Write nothing: the names are in config.json."""
 
 
 def label_texts(spec: dict[str, Any], folder: Path) -> LabelTexts:
-    """Label texts from `spec` and the folder that `save` wrote. Raises ConfigError for an unknown kind."""
+    """Return label texts from `spec` and the folder that `save` wrote. Raises ConfigError for an unknown kind."""
     kind = spec.get("kind")
     if kind == "tokens":
         return TokenTexts(Tokenizer.load(folder), spec["length"])

@@ -1,4 +1,4 @@
-"""A tower whose vector is the highest of each number over all projected tokens (UniPT, 2309.01420).
+"""Tower with max pooling over projected tokens (UniPT, 2309.01420).
 
 Letters: B batch, P tokens, D width.
 """
@@ -15,10 +15,11 @@ from diptych.models.towers.outputs import Tower, TowerOutput
 
 
 class MaxPoolTower(Tower):
-    """Every token of `inner`, the pooled one of an image among them, through one linear layer of width `out`, then the maximum over tokens.
+    """Linear layer of width `out` on every token of `inner`, including the pooled token of an image,
+    then the maximum over tokens.
 
-    read_padding  padding takes part in the maximum, as in the released code, where a text's vector therefore depends on its padding
-    Tokens stay those of `inner`. The vector lies in the joint space: a dual encoder projects it no further.
+    read_padding  the maximum includes padding, as in the released code, so a text's vector depends on its padding
+    Tokens are those of `inner`. The vector is in the joint space: a dual encoder adds no further projection.
     """
 
     projects = True
@@ -39,7 +40,7 @@ class MaxPoolTower(Tower):
 
     @property
     def embed(self) -> nn.Embedding:
-        """The table of token embeddings of a text tower."""
+        """Return the table of token embeddings of a text tower."""
         table = getattr(self.inner, "embed", None)
         if not isinstance(table, nn.Embedding):
             raise ConfigError(f"{type(self.inner).__name__} has no table of words (expected a text tower)")
@@ -57,7 +58,7 @@ class MaxPoolTower(Tower):
         return x_BPD.amax(1)
 
     def projected(self, output: TowerOutput) -> tuple[Tensor, Tensor]:
-        """Projected tokens [B, P, out] that are max-pooled, and their mask [B, P]; an image's pooled token is the last."""
+        """Return projected tokens [B, P, out] before max pooling, and their mask [B, P]; an image's pooled token is the last."""
         x_BPD, mask_BP = self.project(output.tokens_BPD), output.mask_BP
         if self.with_pooled:
             x_BPD = torch.cat([x_BPD, self.project(output.pooled_BD)[:, None]], 1)

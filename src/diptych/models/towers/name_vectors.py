@@ -1,14 +1,14 @@
-"""One vector a name, from word vectors: how models of scene graphs start what they learn about labels (Neural Motifs, PE-Net).
+"""One vector per name from word vectors, which initialise label embeddings of scene graph models (Neural Motifs, PE-Net).
 
-    a name that the table holds as it is     its vector
+    a name that is in the table              its vector
     "mean"     (predicates)                  the mean of its words' vectors
-    "longest"  (objects)                     that of its longest word, the first of several
-    none of its words is known               a random normal vector
+    "longest"  (objects)                     that of its longest word, the first one if there are several
+    no word is in the table                  a random normal vector
 
 Sources: a file of lines "word number number ..." (GloVe's form), "minilm-l6" or another frozen sentence encoder, which reads whole names,
-or "random": a normal vector a word, so that "near above" and "far above" share a half and nothing is known beforehand.
+or "random": a normal vector per word, so that "near above" and "far above" share a half, but there is no prior knowledge.
 
-What the released code does otherwise: a predicate none of whose words is known is 0 / 0 there.
+Difference to the released code: a predicate without a known word is 0 / 0 there.
 
 Letters: N names, E width.
 """
@@ -36,7 +36,9 @@ TEXT_LENGTH = 16
 
 
 def name_vectors(names: Sequence[str], source: str, *, rule: Rule, width: int) -> Tensor:
-    """float32 [N, E]; the same names give the same vectors, random ones too. Raises ConfigError for another width than the source has."""
+    """Return float32 [N, E]; the same names give the same vectors, also random ones.
+    Raises ConfigError for a width other than the source's.
+    """
     if source in TEXT_WEIGHTS:
         vector_NE = torch.from_numpy(np.array(weights.text(source, length=TEXT_LENGTH).encode_texts(list(names)), np.float32))
         if vector_NE.shape[1] != width:
@@ -54,7 +56,7 @@ def name_vectors(names: Sequence[str], source: str, *, rule: Rule, width: int) -
 
 
 def vector_of(name: str, table: Mapping[str, Vector], rule: Rule, width: int) -> Vector:
-    """float32 [E] of one name."""
+    """Return the vector of one name, float32 [E]."""
     if name in table:
         return table[name]
     words = name.split()
@@ -65,12 +67,14 @@ def vector_of(name: str, table: Mapping[str, Vector], rule: Rule, width: int) ->
 
 
 def random_vector(word: str, width: int) -> Vector:
-    """A normal vector that belongs to the word."""
+    """Return a normal random vector that is a function of the word."""
     return keyed_rng("name vectors", word).standard_normal(width).astype(np.float32)
 
 
 def read_glove(path: Path | str, words: Iterable[str], width: int) -> dict[str, Vector]:
-    """The vectors of these words in a file of GloVe's form. Raises DataError, with the line, for one of another width."""
+    """Read the vectors of these words from a file in GloVe's format. Raises DataError, with the line,
+    for a vector of another width.
+    """
     file, vocabulary, vectors = Path(path), set(words), dict[str, Vector]()
     try:
         with file.open(encoding="utf-8", errors="replace") as lines:

@@ -12,9 +12,9 @@ from diptych.core.rows import Embeddings
 
 @dataclass(frozen=True, slots=True)
 class TowerOutput:
-    """One tower's answer.
+    """Output of a tower.
 
-    tokens_BPD  a vector per patch or word, after the last norm; a class token is not among them
+    tokens_BPD  a vector per patch or word, after the final norm, without a class token
     mask_BP     bool, True where the token is real and not padding
     pooled_BD   the whole input as one vector, not projected and not normalised
     """
@@ -26,10 +26,10 @@ class TowerOutput:
 
 @dataclass(frozen=True, slots=True)
 class PairFeatures:
-    """Inputs of a dual encoder's losses: unit-norm features, and the learned scalars as they multiply and shift logits.
+    """Inputs of a dual encoder's losses: unit-norm features, and the learned scale and bias of the logits.
 
     scale  [1], exp(log_scale), so about 14.3 at the published start and at most 100
-    bias   [1], or None for models that have none
+    bias   [1], or None for models without one
     """
 
     image_ND: Embeddings[Tensor]
@@ -45,17 +45,17 @@ def all_or_none(*features: Tensor | None) -> tuple[Tensor, ...]:
 
 
 Projection = Literal["", "none", "plain", "bias"]
-"""Into the joint space: as the dual encoder says, not at all, by a matrix, by a matrix with a bias."""
+"""Projection into the joint space: as set by the dual encoder, none, a matrix, or a matrix with a bias."""
 
 
 class Tower(nn.Module):
-    """A module that turns images, or texts with their mask, into `TowerOutput`.
+    """Interface of an image or text encoder that returns `TowerOutput`.
 
     width     of the pooled vector
-    projects  the pooled vector already lies in the joint space: a dual encoder projects it no further
-    projection  of a tower that comes with weights: how they lead its vector into the joint space, whatever the dual encoder asks for
-    spec      what `image_tower` or `text_tower` was called with: a name and every argument, plain JSON values. Calling it again with
-              them builds the same architecture, which is how saved models come back.
+    projects  the pooled vector is already in the joint space: a dual encoder adds no projection
+    projection  for a tower with pretrained weights: the kind of their projection, which overrides that of the dual encoder
+    spec      arguments of the call of `image_tower` or `text_tower`: a name and every argument, as plain JSON values.
+              The same call rebuilds the architecture when a saved model is loaded.
     """
 
     projects: bool = False
@@ -65,5 +65,5 @@ class Tower(nn.Module):
 
     @property
     def token_width(self) -> int:
-        """Of a token; as the pooled vector's where a tower does not say otherwise."""
+        """Width of a token; by default that of the pooled vector."""
         return self.width

@@ -1,4 +1,4 @@
-"""Patches of an image as a tower without any layer, for language models that see by themselves (Mono-InternVL, 2410.08202).
+"""Patch embedding as a tower without layers, for language models without a separate vision encoder (Mono-InternVL, 2410.08202).
 
 Letters: B batch, C channel, H W, P patches, D width.
 """
@@ -16,7 +16,7 @@ from diptych.models.towers.outputs import Tower, TowerOutput
 
 
 class PatchEmbeddingTower(Tower):
-    """A convolution whose stride is its size, and learned positions, which are resized (bicubic) for squares of another side."""
+    """Patch convolution and learned positions, which are resized (bicubic) for square images of another size."""
 
     def __init__(self, *, image_size: int = 448, patch: int = 14, width: int = 1024) -> None:
         super().__init__()

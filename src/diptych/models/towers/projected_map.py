@@ -1,4 +1,4 @@
-"""Image towers whose feature map is projected place by place, then averaged (BioViL, 2204.09817; BioViL-T, 2301.04558).
+"""Image towers with a projected feature map, averaged over positions (BioViL, 2204.09817; BioViL-T, 2301.04558).
 
 Letters: B batch, C channel, H W, P positions, D width.
 """
@@ -22,12 +22,14 @@ Order = Literal["map", "pooled"]
 
 
 class ProjectedMapTower(Tower):
-    """Linear (no bias), batch norm, ReLU, Linear on every place of `inner`'s map: 1x1 convolutions. The pooled vector is the mean of the
-    projected places, so that a patch and a whole image are compared with a text in one space.
+    """Linear (no bias), batch norm, ReLU, Linear on every position of `inner`'s map, as 1x1 convolutions.
 
-    order  "map" as released; "pooled" projects the mean of the map instead, and its places by the same layers
+    The pooled vector is the mean of the projected positions,
+    so that a patch and a whole image are compared with a text in one space.
 
-    Batch norm reads the whole batch: with gradient caching it would normalise within a chunk.
+    order  "map" as released; "pooled" projects the mean of the map instead, and its positions by the same layers
+
+    Batch norm uses the whole batch: with gradient caching it would normalise within a chunk.
     """
 
     projects = True
@@ -42,7 +44,7 @@ class ProjectedMapTower(Tower):
         self.image_size: Any = getattr(inner, "image_size", None)
 
     def forward(self, image_BCHW: Tensor, *earlier: Tensor) -> TowerOutput:
-        """`earlier` [B, C, H, W] is an image of the same patient from before, for an `inner` that compares (BioViL-T)."""
+        """`earlier` [B, C, H, W] is a prior image of the same patient, for an `inner` that compares images (BioViL-T)."""
         output = self.inner(image_BCHW, *earlier)
         tokens_BPD = self._projected(output.tokens_BPD)
         pooled_BD = tokens_BPD.mean(1) if self.order == "map" else self._projected(output.tokens_BPD.mean(1, keepdim=True))[:, 0]
@@ -55,10 +57,12 @@ class ProjectedMapTower(Tower):
 
 
 class TemporalImageTower(Tower):
-    """BioViL-T's image side: a residual network's map, and beside it the difference to an earlier image by three transformer blocks over
-    the places of both; a learned vector if there is no earlier image. Tokens are [B, P, 2 `half`], pooled by their mean.
+    """BioViL-T's image encoder: the map of a residual network, concatenated with the difference to a prior image.
 
-    model  a residual network of timm; released with resnet50 at 448 pixels, which makes 14 x 14 places
+    The difference is computed by three transformer blocks on the positions of both;
+    it is a learned vector if there is no prior image. Tokens are [B, P, 2 `half`], pooled by their mean.
+
+    model  a residual network of timm; released with resnet50 at 448 pixels, which gives 14 x 14 positions
     """
 
     def __init__(
@@ -89,7 +93,7 @@ class TemporalImageTower(Tower):
         return TowerOutput(both_BPD, both_BPD.new_ones(both_BPD.shape[:2], dtype=torch.bool), both_BPD.mean(1))
 
     def _difference(self, tokens_BPD: Tensor, earlier_BPD: Tensor) -> Tensor:
-        """Places and kinds are added to what is asked, keys and values, in every block."""
+        """Return the difference features; positions and image types are added to queries, keys and values in every block."""
         count, width = tokens_BPD.shape[1:]
         places_1HW = torch.ones(1, self.grid, self.grid, device=tokens_BPD.device)
         position_PD = map_sine(places_1HW, width, centred=False)[0].to(tokens_BPD)
@@ -102,7 +106,7 @@ class TemporalImageTower(Tower):
 
 
 class _DifferenceBlock(nn.Module):
-    """Norm, self-attention without biases in its projections, norm, a layer of the same width; 0.1 of dropout, 0.25 of dropped paths."""
+    """Pre-norm block: self-attention without biases in its projections, an MLP of the same width; dropout 0.1, drop path 0.25."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -129,7 +133,7 @@ class _DifferenceBlock(nn.Module):
 
 
 def projected_map(inner: Tower, out: int, *, order: Order = "map") -> ProjectedMapTower:
-    """`inner` with such layers after it, under a name that builds it again."""
+    """Return `inner` with such layers after it, and a `spec` that rebuilds it."""
     made = ProjectedMapTower(inner, out, order=order)
     made.spec = {"name": "projected_map", "inner": inner.spec, "out": out, "order": order}
     if made.image_size is not None:

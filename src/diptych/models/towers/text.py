@@ -1,4 +1,4 @@
-"""CLIP's text transformer (2103.00020), and the small ones like it.  Letters: B batch, L tokens, D width, V vocabulary."""
+"""CLIP's text transformer (2103.00020) and smaller variants.  Letters: B batch, L tokens, D width, V vocabulary."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ Pooling = Literal["eot", "largest", "mean", "last"]
 
 
 class TextTransformer(Tower):
-    """Token ids [B, L] or token embeddings [B, L, D] to one vector per word and one a text; L at most `length`.
+    """Text transformer on token ids [B, L] or embeddings [B, L, D]: a vector per token and one per text; L is at most `length`.
 
-    pooling "eot"  the vector at the first `eot_id` (with embeddings: at the last real token). `eot_id` is never guessed from the
-                   size of the ids, so any vocabulary works.
-    pooling "largest" the vector at the first place of the largest id, as OpenAI's code has it: the end only where its id is the last one.
-                   For weights that were trained so with another vocabulary
-    pooling "mean" the mean over real tokens
-    pooling "last" the vector at the last of `length` places, padding or not: shorter texts are filled up with `pad_id`, and padding is
-                   read like any token (SigLIP, 2303.15343)
-    causal         each token reads itself and earlier ones, as published; padding after the text is then never read
-    positions      "learned", or "sine": fixed waves, sines before cosines (TIPS, 2410.16512)
-    scaled         word vectors are multiplied by the root of the width, as beside fixed waves (TIPS)
-    start          how the blocks' weights begin (`layers/starts.py`): "clip", or "spread" as CLIP's code; with "xavier" words and
-                   positions, too, begin as SigLIP's and TIPS', normal with deviation width^-1/2
-    dropout        of the blocks while training, in the attention as well
+    pooling "eot"  the vector at the first `eot_id` (with embeddings: at the last real token).
+    `eot_id` is never inferred from the ids, so any vocabulary works. pooling "largest" the vector at the first position of the
+                    largest id, as in OpenAI's code: the end only if its id is the last one. For weights that were trained in this
+    way with another vocabulary pooling "mean" the mean over real tokens pooling "last" the vector at the last of `length`
+                   positions, padding or not: shorter texts are padded with `pad_id`,
+    and padding is attended to like any token (SigLIP, 2303.15343)
+    causal         each token attends to itself and earlier ones, as published; padding after the text is then never attended to
+    positions      "learned", or "sine": fixed sinusoids, sines before cosines (TIPS, 2410.16512)
+    scaled         word embeddings are multiplied by the square root of the width, as with fixed sinusoids (TIPS)
+    start          initialisation of blocks (`layers/initialisation.py`): "clip", or "spread" as CLIP's code;
+                   with "xavier" word and position embeddings, too, are initialised as for SigLIP and TIPS,
+    normal with deviation width^-1/2
+    dropout        of the blocks in training, also in the attention
     """
 
     def __init__(
@@ -85,7 +85,7 @@ class TextTransformer(Tower):
 
     @property
     def ignores_padding(self) -> bool:
-        """True if the pooled vector is the same with less padding; with pooling "last" or gates of adapters the padding is read."""
+        """True if the pooled vector does not depend on padding; with pooling "last" or gates of adapters it does."""
         return self.pooling != "last" and not getattr(self.transformer, "reads_padding", False)
 
     def forward(self, text: Tensor, mask_BL: Tensor | None = None) -> TowerOutput:
@@ -98,8 +98,8 @@ class TextTransformer(Tower):
             return self._read_to_the_end(text, mask_BL)
         embedded_BLD = self.embed(text) if text.ndim == 2 else text
         x_BLD = self.factor * embedded_BLD + self.position_LD[: text.shape[1]]
-        # Under a causal mask nothing before the end can see the padding after it, so the padding mask would only cost time; gates of
-        # adapters see it.
+        # With a causal mask, no token attends to later padding, so the padding mask would only cost time; gates of
+        # adapters read it.
         ends = self.pooling in ("eot", "largest")
         reads_mask = None if self.causal and ends and self.ignores_padding else mask_BL
         x_BLD = self.norm_after(self.transformer(x_BLD, reads_mask, causal=self.causal))
@@ -110,7 +110,7 @@ class TextTransformer(Tower):
         return TowerOutput(x_BLD, mask_BL, mean_pool(x_BLD, mask_BL) if end_B is None else pool_at(x_BLD, end_B))
 
     def _read_to_the_end(self, text: Tensor, mask_BL: Tensor | None) -> TowerOutput:
-        """All `length` places, padding too; what is returned a token is as long as what was given."""
+        """Encode all `length` positions, including padding; the returned tokens are as many as the given ones."""
         count, given = text.shape[:2]
         x_BLD = self.embed(text) if text.ndim == 2 else text
         if mask_BL is None:
@@ -132,7 +132,7 @@ class TextTransformer(Tower):
 
 
 def sinusoidal_positions(length: int, width: int) -> Tensor:
-    """Sines, then cosines, of each place [L, D], in half the width of periods from 2 pi to 10,000 times that.
+    """Return sines, then cosines, of each position [L, D]: each half of the width has periods from 2 pi to 10,000 times that.
 
     >>> [round(value, 4) for value in sinusoidal_positions(2, 4)[1].tolist()]
     [0.8415, 0.0001, 0.5403, 1.0]

@@ -1,7 +1,8 @@
-"""Texts from token embeddings: what prompt learning puts into a text tower in place of words.
+"""Encode texts from token embeddings, for prompt learning.
 
-Every text tower takes embeddings [B, L, D] with a mask beside ids [B, L]. Where a tower looks for the end of a text among the ids, it
-takes the last real token of embeddings; `read_mask` therefore says, for the ids that embeddings stand in for, up to where it reads.
+Every text tower accepts embeddings [B, L, D] with a mask, or ids [B, L].
+A tower that finds the end of a text among the ids uses the last real token of embeddings; `read_mask` therefore returns, for the
+ids that embeddings replace, the mask up to that end.
 
 Letters: K texts, L tokens, D width.
 """
@@ -17,7 +18,7 @@ from diptych.models.towers.outputs import Tower
 
 
 def token_table(tower: Tower) -> nn.Embedding:
-    """The table of token embeddings of a text tower. Raises ConfigError for a tower without one."""
+    """Return the table of token embeddings of a text tower. Raises ConfigError for a tower without one."""
     table = getattr(tower, "embed", None)
     if not isinstance(table, nn.Embedding):
         raise ConfigError(f"{type(tower).__name__} has no token embeddings (expected a text tower that reads tokens)")
@@ -25,10 +26,10 @@ def token_table(tower: Tower) -> nn.Embedding:
 
 
 def read_mask(tower: Tower, ids_KL: Tensor, mask_KL: Tensor) -> Tensor:
-    """The mask to give beside embeddings of these ids, so that the vector is taken where it is taken of the ids themselves.
+    """Return the mask for embeddings of these ids, such that pooling uses the same position as for the ids.
 
-    Only a tower that pools at an id differs from `mask_KL`: what follows that place is left out, and since it is causal nothing
-    before it would have read it.
+    It differs from `mask_KL` only for a tower that pools at an id: later tokens are masked; since the tower is causal,
+    no earlier token would have attended to them.
     """
     pooling = getattr(tower, "pooling", "")
     if pooling == "largest":

@@ -1,4 +1,4 @@
-"""A few tokens made of all patches: the token learner of FILIP as MindFormers has it (TokenLearner, 2106.11297).
+"""TokenLearner (2106.11297): a few tokens from all patches, as in FILIP's implementation in MindFormers.
 
 Letters: B batch, P patches, T tokens, D width.
 """
@@ -15,8 +15,11 @@ from diptych.models.towers.outputs import Tower, TowerOutput
 
 
 class TokenLearner(nn.Module):
-    """`tokens` weighted sums over a square of patches. Weights are a softmax over the patches of two 1x1 convolutions of their norm, the
-    first in groups; what is summed is a grouped 1x1 convolution of the patches themselves. No convolution has a bias."""
+    """Computes `tokens` weighted sums over a square of patches.
+
+    The weights are a softmax over patches of two 1x1 convolutions of the normed patches, the first one grouped;
+    the values are a grouped 1x1 convolution of the patches. No convolution has a bias.
+    """
 
     def __init__(self, width: int, tokens: int, groups: int) -> None:
         super().__init__()
@@ -36,7 +39,9 @@ class TokenLearner(nn.Module):
 
 
 class TokenLearnerTower(Tower):
-    """`inner`, whose patches are led into the joint space of `out` dimensions and become `tokens` there; so is the pooled vector."""
+    """Tower that projects the patches and the pooled vector of `inner` into the joint space of `out` dimensions,
+    with `tokens` tokens.
+    """
 
     projects = True
 

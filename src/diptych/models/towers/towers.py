@@ -9,12 +9,12 @@ text   text_micro, text_tiny, text_clip, text_clip_l (CLIP's for B and L), text_
        (SigLIP's for B), text_tips (TIPS'), bert_micro, bert_tiny, bert_b6 (lower half), bert_b, bert_l (fresh weights, pooled at the first
        token unless pooling says "mean" or "pooler"), hf:FOLDER (any encoder of transformers, with its weights)
 
-vit, dense and transformer are these with every size given; headed_image and headed_text put a hidden layer after another, peak_image and
-peak_text the maximum over projected tokens, adapted_image and adapted_text adapters in its blocks; hidden_layer is an inner layer of
-another, projected_map a projection of each place of its map (BioViL's; temporal_image is BioViL-T's network, which compares with
-an earlier image), frame_average the mean over the frames of a clip, frame_sequence all of them, patches a convolution alone,
-learned_tokens_image a few tokens of all patches (FILIP's); hf_image, open_clip_image and open_clip_text are what other libraries'
-models are opened with (`models/io/foreign/`).
+vit, dense and transformer are these with every size given; headed_image and headed_text add a head to another tower,
+peak_image and peak_text the maximum over projected tokens, adapted_image and adapted_text adapters in its blocks;
+hidden_layer is an inner layer of another, projected_map a projection of each position of its map (BioViL's; temporal_image is
+BioViL-T's network, which compares with an earlier image), frame_average the mean over the frames of a clip,
+frame_sequence all of them, patches only a convolution, learned_tokens_image a few tokens of all patches (FILIP's); hf_image,
+open_clip_image and open_clip_text are used to load models of other libraries (`models/io/foreign/`).
 
 Everything after the name can be changed by keyword: image_tower("vit_tiny", image_size=64, patch=8, layers=6).
 """
@@ -99,7 +99,7 @@ def _open_clip_text(
 def _xlm_roberta(
     *, vocab_size: int, length: int, width: int, layers: int, heads: int, out: int, pad_id: int = 1, eot_id: int | None = None
 ) -> Tower:
-    """As open_clip has it: the mean of the tokens, then a hidden layer into the joint space."""
+    """As in open_clip: the mean of the tokens, then an MLP into the joint space."""
     encoder = {
         "model_type": "xlm-roberta",
         "vocab_size": vocab_size,
@@ -335,7 +335,9 @@ TEXT: dict[str, Preset] = {
 
 
 def image_tower(name: str, *, image_size: int | None = None, **options: Any) -> Tower:
-    """A tower with fresh weights from the current torch random state. `image_size` in pixels; None takes the name's own."""
+    """Return an image tower, initialised from the current torch random state. `image_size` in pixels;
+    None: the default of the name.
+    """
     if image_size is not None:
         options["image_size"] = image_size
     if name.startswith("timm:"):
@@ -347,7 +349,7 @@ def image_tower(name: str, *, image_size: int | None = None, **options: Any) -> 
 
 
 def is_tower(side: str, name: str) -> bool:
-    """True if a tower of that name exists. side: "image_tower" or "text_tower"."""
+    """Return True if a tower of that name exists. side: "image_tower" or "text_tower"."""
     table, prefix = (IMAGE, "timm:") if side == "image_tower" else (TEXT, "hf:")
     return name in table or name.startswith(prefix)
 
@@ -356,15 +358,14 @@ def refuse_unknown_tower(side: str, name: str) -> None:
     """Raise UnknownName, with the near names, for a tower that does not exist."""
     if not is_tower(side, name):
         names = [*IMAGE, "timm:NAME"] if side == "image_tower" else [*TEXT, "hf:FOLDER"]
-        if name in (IMAGE_WEIGHTS if side == "image_tower" else TEXT_WEIGHTS):  # a name that would lead to no other
+        if name in (IMAGE_WEIGHTS if side == "image_tower" else TEXT_WEIGHTS):  # no similar name to suggest
             raise UnknownName(side.replace("_", " "), name, (), hint="--init packaged trains from the packaged encoders")
         raise UnknownName(side.replace("_", " "), name, names)
 
 
 @lru_cache(maxsize=8)
 def patches_a_side(name: str, image_size: int, patch: int | None = None) -> int:
-    """Into how many rows, and columns, the dense tower of that name cuts an image, with that `patch` or its own; another tower is
-    refused."""
+    """Return the number of patches per side of a dense tower, with `patch` or its own patch size; other towers are refused."""
     with torch.device("meta"):
         tower = image_tower(name, image_size=image_size, **({"patch": patch} if patch else {}))
     if not isinstance(tower, DenseViT):
@@ -373,10 +374,12 @@ def patches_a_side(name: str, image_size: int, patch: int | None = None) -> int:
 
 
 def text_tower(name: str, *, vocab_size: int | None = None, length: int | None = None, **options: Any) -> Tower:
-    """A text tower: fresh weights for ours, the folder's weights for "hf:FOLDER". `length` is the longest text in tokens.
+    """Return a text tower: newly initialised, or with the folder's weights for "hf:FOLDER".
+    `length` is the maximal number of tokens.
 
-    Ours need `vocab_size`, and where they pool at the end of the text `eot_id`, or at the last place `pad_id`. A transformers folder
-    knows its own. "hf" with config=... (a transformers configuration as a dict) builds that encoder with fresh weights.
+    Ours need `vocab_size`, and `eot_id` if they pool at the end of the text, or `pad_id` if at the last position.
+    A transformers folder has its own. "hf" with config=... (a transformers configuration as a dict) builds that encoder,
+    newly initialised.
     """
     if length is not None:
         options["length"] = length
@@ -395,7 +398,7 @@ def text_tower(name: str, *, vocab_size: int | None = None, length: int | None =
 
 
 def encoder_blocks(name: str) -> int:
-    """Number of transformer blocks of a text tower bert_* or hf:FOLDER. Raises ConfigError for others."""
+    """Return the number of transformer blocks of a text tower bert_* or hf:FOLDER. Raises ConfigError for others."""
     if name in TEXT and name.startswith("bert_"):
         return int(TEXT[name][1]["layers"])
     path = Path(name.removeprefix("hf:"), "config.json")
@@ -409,7 +412,9 @@ def encoder_blocks(name: str) -> int:
 
 
 def pools_last(name: str, pooling: str | None = None) -> bool:
-    """True if that text tower, with `pooling` or its own, reads padding and pools the last position: it then needs `pad_id`."""
+    """Return True if that text tower, with `pooling` or its own,
+    attends to padding and pools the last position: it then needs `pad_id`.
+    """
     return (pooling or TEXT.get(name, (None, {}))[1].get("pooling")) == "last"
 
 

@@ -1,4 +1,4 @@
-"""The vision transformer of CLIP (2103.00020) and, by its options, of SigLIP (2303.15343).
+"""Vision transformer of CLIP (2103.00020) and, with options, of SigLIP (2303.15343).
 
 Letters: B batch, C channel, H W, P patches, D width.
 """
@@ -19,21 +19,23 @@ from diptych.models.towers.outputs import Tower, TowerOutput
 
 
 class VisionTransformer(Tower):
-    """Images [B, 3, image_height, image_size] to patch tokens and one vector; square ones unless `image_height` says otherwise.
+    """ViT encoder of images [B, 3, image_height, image_size] to patch tokens and one vector; square unless `image_height` is set.
 
-    What differs from the common ViT: the patch convolution has no bias, there is a norm before the first block, and the pooled
-    vector is the class token after the last norm. Numerics are those of the released model, so its weights fit as they are.
+    Differences from the common ViT: the patch convolution has no bias, there is a norm before the first block,
+    and the pooled vector is the class token after the final norm. Outputs equal those of the released model,
+    whose weights can be loaded directly.
 
     act         "gelu", "quick_gelu" (OpenAI's weights) or "gelu_tanh" (SigLIP's)
-    pool        "class", or "attention": no class token, a learned query reads the patches after the last norm (SigLIP's head)
+    pool        "class", or "attention": no class token, a learned query attends to the patches after the final norm (SigLIP's
+    head)
     patch_bias  whether the patch convolution has a bias (SigLIP's)
     pre_norm    whether there is a norm before the first block
     eps         of every norm
-    dropout     of every block while training (timm's `drop_rate`)
-    cut         images whose sides are no multiple of the patch lose what is left over at the right and below, as SigLIP's at 384 pixels
-                with patches of 14; without, such sizes are refused
-    start       how weights begin (`layers/starts.py`): "torch" as CLIP's released code has it, "xavier" SigLIP's, "narrow" timm's, or
-                "clip", as CLIP's text tower
+    dropout     of every block in training (timm's `drop_rate`)
+    cut         images whose sides are not multiples of the patch size are cropped at the right and bottom,
+                as SigLIP's at 384 pixels with patches of 14; False: such sizes are refused
+    start       initialisation (`layers/initialisation.py`): "torch" as in CLIP's released code, "xavier" SigLIP's,
+                "narrow" timm's, or "clip", as CLIP's text tower
     """
 
     def __init__(
@@ -66,7 +68,7 @@ class VisionTransformer(Tower):
         by_class, count = pool == "class", (image_size // patch) * (height // patch)
         self.patches = nn.Conv2d(3, width, patch, stride=patch, bias=patch_bias)
         self.style: nn.Module | None = None
-        """What changes the patches [B, P, D] before they get their places; none, unless a recipe puts one there (MixStyle)."""
+        """Module applied to the patches [B, P, D] before positions are added; None unless a recipe sets it (MixStyle)."""
         self.class_token_D = nn.Parameter(torch.randn(width) * width**-0.5) if by_class else None
         self.position_PD = nn.Parameter(torch.randn(count + int(by_class), width) * width**-0.5)
         self.norm_before = nn.LayerNorm(width, eps=eps) if pre_norm else nn.Identity()
@@ -90,9 +92,9 @@ class VisionTransformer(Tower):
         return self.image_height // patch, self.image_size // patch
 
     def states(self, image_BCHW: Tensor, kept_BK: Tensor | None = None) -> Tensor:
-        """Token states after the blocks, before the last norm: the class token, if there is one, and every patch.
+        """Return token states after the blocks, before the final norm: the class token, if there is one, and every patch.
 
-        With `kept_BK` the patches of those positions only, which are then all that the blocks read.
+        With `kept_BK`, only the patches at those positions are passed to the blocks and returned.
         """
         if image_BCHW.shape[1:] != (3, self.image_height, self.image_size):
             expected = ["B", 3, self.image_height, self.image_size]
@@ -100,8 +102,10 @@ class VisionTransformer(Tower):
         return self._states(image_BCHW, self.position_PD, kept_BK)
 
     def of_any_size(self, image_BCHW: Tensor) -> TowerOutput:
-        """As `forward`, of square images of another side, a multiple of the patch: places are resized, bicubic and smoothed where they
-        shrink."""
+        """As `forward`, for square images of another size, a multiple of the patch size.
+
+        Positions are resized, bicubic and antialiased when they shrink.
+        """
         patch, side = int(self.patches.kernel_size[0]), image_BCHW.shape[-1]
         if image_BCHW.shape[1:] != (3, side, side) or side % patch:
             raise ShapeError(f"images must be [B, 3, S, S] with S a multiple of {patch}, got {list(image_BCHW.shape)}")
@@ -138,8 +142,10 @@ class VisionTransformer(Tower):
         return TowerOutput(tokens_BPD, tokens_BPD.new_ones(tokens_BPD.shape[:2], dtype=torch.bool), pooled_BD)
 
     def _embedded(self, image_BCHW: Tensor) -> Tensor:
-        """The convolution, whose stride is its size, as one product with the cut-out patches: its backward is much faster on a CPU.
-        One that carries an adapter is called."""
+        """Apply the patch convolution as one matrix product with the patches, whose backward is much faster on a CPU.
+
+        A convolution with an adapter is called instead.
+        """
         if type(self.patches) is not nn.Conv2d:
             map_BDHW: Tensor = self.patches(image_BCHW)
             return map_BDHW.flatten(2).transpose(1, 2)

@@ -1,1 +1,1 @@
-"""Towers out of packages: transformers, open_clip, timm."""
+"""Towers of other packages: transformers, open_clip, timm."""

@@ -15,11 +15,12 @@ DEVIATION = 0.02
 
 
 def init_groupvit_(net: nn.Module) -> None:
-    """Fresh weights of a `GroupViTVisionModel` as the authors' code draws them.
+    """Initialise a `GroupViTVisionModel` as in the authors' code.
 
-    Linear layers, positions and the first stage's group tokens are normal with deviation 0.02 (cut at 2, as timm does it); biases are zero,
-    and group tokens that a projection of the last stage's is added to. Patches keep PyTorch's start. transformers leaves positions and all
-    group tokens at zero, where the tokens of the first stage never learn to differ.
+    Linear layers, positions and the first stage's group tokens are normal with deviation 0.02 (truncated at 2, as in timm).
+    Biases are zero, and so are group tokens to which a projection of the previous stage's is added.
+    The patch embedding keeps PyTorch's initialisation. transformers initialises positions and all group tokens with zero, so that
+    the tokens of the first stage remain equal.
     """
     for module in net.modules():
         if isinstance(module, nn.Linear):
@@ -36,9 +37,10 @@ def init_groupvit_(net: nn.Module) -> None:
 
 
 def drop_paths(net: Any, highest: float) -> None:
-    """Stochastic depth: in training a block's attention, and its MLP, answers nothing for some images, and more for the others.
+    """Add stochastic depth: in training a block's attention, and its MLP,
+    is dropped for some images and scaled up for the others.
 
-    The share that is left out rises evenly over the blocks of all stages, from 0 to `highest`. Names of weights stay as they are.
+    The drop rate rises linearly over the blocks of all stages, from 0 to `highest`. Names of weights do not change.
     """
     blocks = [block for stage in net.vision_model.encoder.stages for block in stage.layers]
     for block, rate in zip(blocks, torch.linspace(0, highest, len(blocks), device="cpu").tolist(), strict=True):

@@ -1,4 +1,4 @@
-"""The image side of a transformers model of two sides as a tower.  Letters: B batch, C channel, H W, P positions, D width."""
+"""Tower of the image encoder of a dual encoder of transformers.  Letters: B batch, C channel, H W, P positions, D width."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ CLASSES = {
     "groupvit_vision_model": "GroupViTVisionModel",
     "siglip_vision_model": "SiglipVisionModel",
 }
-"""`model_type` of a vision configuration -> the class of transformers that has its parts."""
+"""`model_type` of a vision configuration -> the class of transformers that implements it."""
 
 NO_CLASS_TOKEN = ("siglip_vision_model", "groupvit_vision_model")
 
 
 class TransformersImage(Tower):
-    """Square images [B, 3, image_size, image_size] through an image encoder of transformers; the pooled vector is the encoder's own.
+    """Image encoder of transformers on square images [B, 3, image_size, image_size]; the pooled vector is the encoder's own.
 
     `config` is the encoder's configuration as a dict, as under "vision_config" in its config.json. Tokens are the last feature
-    map, row by row, or the patches without the class token; of GroupViT the groups of the last stage. EfficientNets (ALIGN) have
-    batch norm, which reads the whole batch of a process: with gradient caching it normalises within a chunk. A GroupViT starts as
-    its authors draw it; `drop_path` is the highest rate of its stochastic depth.
+    map, row by row, or the patches without the class token; for GroupViT the groups of the last stage. EfficientNets (ALIGN) have
+    batch norm, which uses the whole batch of a process: with gradient caching it normalises within a chunk.
+    A GroupViT is initialised as by its authors; `drop_path` is the maximal rate of its stochastic depth.
     """
 
     def __init__(self, *, config: dict[str, Any], image_size: int | None = None, drop_path: float = 0.0) -> None:
@@ -48,7 +48,7 @@ class TransformersImage(Tower):
         elif drop_path:
             raise ConfigError(f"drop_path is {drop_path:g} for a {kind} (expected 0: only groupvit_vision_model has it)")
         self.image_size = int(image_size or settings.image_size)
-        convolves = kind == "align_vision_model"  # any size then
+        convolves = kind == "align_vision_model"  # then any size
         if not convolves and self.image_size != settings.image_size:
             raise ConfigError(f"images of {image_size} pixels do not fit this encoder (expected {settings.image_size})")
         # ALIGN's "hidden_dim" is a pooling window and not a width.

@@ -1,4 +1,4 @@
-"""Any text encoder of transformers as a tower.  Letters: B batch, L tokens, D width."""
+"""Tower of any text encoder of transformers.  Letters: B batch, L tokens, D width."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from diptych.models.towers.packaged.key_mask import key_mask
 
 @contextmanager
 def silence_transformers() -> Iterator[None]:
-    """Without transformers' own progress bar and its report on tensors, which would run through ours."""
+    """Disable transformers' progress bar and its report on tensors, which would be mixed with our output."""
     shown, level = transformers.utils.logging.is_progress_bar_enabled(), transformers.utils.logging.get_verbosity()
     transformers.utils.logging.disable_progress_bar()
     transformers.utils.logging.set_verbosity_error()
@@ -37,16 +37,16 @@ SIDES = {
     "blip_text_model": "BlipTextModel",
     "chinese_clip_text_model": "ChineseCLIPTextModel",
 }
-"""`model_type` of the text side of a model of two sides -> its class in transformers, where `AutoModel` does not know it."""
+"""`model_type` of the text encoder of a dual encoder -> its class in transformers, if `AutoModel` does not know it."""
 TAKES_READY_MASKS = ("bert", "roberta", "xlm-roberta", "camembert", "electra", "align_text_model", "chinese_clip_text_model")
-"""`model_type` of encoders that read in both directions and take a mask [B, 1, L, L] as it is."""
+"""`model_type` of bidirectional encoders that accept a mask [B, 1, L, L]."""
 
 
 class TransformersText(Tower):
-    """Token ids (or embeddings) through an encoder such as BERT or MPNet; pooled by the mean of real tokens or the first one.
+    """Encoder such as BERT or MPNet on token ids (or embeddings); pooled by the mean of real tokens or the first token.
 
-    `config` is the encoder's configuration as a dict, as in its config.json, or under "text_config" for a model of two sides. The
-    encoder's own pooling layer is left out, since it would be a parameter that no loss reaches, but with `pooling` "pooler".
+    `config` is the encoder's configuration as a dict, as in its config.json, or under "text_config" for a dual encoder. The
+    encoder's own pooling layer is omitted, since no loss would reach its parameters, except with `pooling` "pooler".
     """
 
     def __init__(self, *, config: dict[str, Any], pooling: Pooled = "mean", length: int | None = None) -> None:
@@ -60,7 +60,7 @@ class TransformersText(Tower):
 
     @classmethod
     def from_folder(cls, folder: str | Path, *, pooling: Literal["mean", "cls"] = "mean", length: int | None = None) -> Self:
-        """The encoder of a local folder (config.json and model.safetensors) with its weights. No download."""
+        """Load the encoder of a local folder (config.json and model.safetensors) with its weights. No download."""
         if not Path(folder, "config.json").is_file():
             raise DataError(
                 "not a folder of transformers", file=folder, expected="a folder with config.json and model.safetensors"
@@ -83,7 +83,7 @@ class TransformersText(Tower):
             raise ConfigError(f"{model.config.model_type} has a decoder (expected an encoder such as BERT)")
         self.net = model
         self.pooling = pooling
-        self.width = int(getattr(model.config, "project_dim", None) or model.config.hidden_size)  # AltCLIP's leads out of its own
+        self.width = int(getattr(model.config, "project_dim", None) or model.config.hidden_size)  # AltCLIP's is projected
         self.length = min(length or 10**9, int(getattr(model.config, "max_position_embeddings", 512)))
         self.config: dict[str, Any] = model.config.to_dict()
         self.config.pop("_name_or_path", None)

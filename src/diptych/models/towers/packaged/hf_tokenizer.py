@@ -1,4 +1,4 @@
-"""A transformers tokenizer behind the call that embedders make."""
+"""Adapter of transformers tokenizers to the interface of embedders."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from diptych.data.text.tokenize import BatchEncoding
 
 
 class TransformersTokenizer:
-    """The tokenizer of a local folder, its own special tokens included.
+    """Tokenizer of a local folder, including its special tokens.
 
     `padding` "longest" pads to the longest text of the call, "length" always to the full length (models that read their padding,
     such as SigLIP, are trained with it).

@@ -1,6 +1,6 @@
-"""The sides of open_clip models that have no counterpart among our towers: CoCa, timm's image models, text encoders of transformers.
+"""Towers of open_clip models without a counterpart among our towers: CoCa, timm's image models, text encoders of transformers.
 
-Both end in the joint space by their own projection. Letters: B batch, C channel, H W, L tokens, P positions, D width.
+Both include their projection into the joint space. Letters: B batch, C channel, H W, L tokens, P positions, D width.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ from diptych.models.towers.outputs import Tower, TowerOutput
 
 
 class OpenClipImage(Tower):
-    """Square images [B, 3, image_size, image_size] to places and one vector of `width` dimensions in the joint space.
+    """Encodes square images [B, 3, image_size, image_size] as tokens and one vector of `width` dimensions in the joint space.
 
-    `config` is "vision_cfg" of an architecture of open_clip, as `open_clip.get_model_config` gives it, and `quick_gelu` stands beside
-    it there. Places of a CoCa are what its pooling queries read; of timm's models, the last feature map.
+    `config` is "vision_cfg" of an architecture of open_clip, as `open_clip.get_model_config` gives it, and `quick_gelu` is
+    next to it there. Tokens are the inputs of a CoCa's pooling queries; for timm's models, the last feature map.
     """
 
     projects = True
@@ -68,12 +68,13 @@ class OpenClipImage(Tower):
 
 
 class OpenClipText(Tower):
-    """Token ids [B, L], or token embeddings [B, L, D] with their mask, to one vector of `width` dimensions in the joint space.
+    """Encodes token ids [B, L], or token embeddings [B, L, D] with their mask,
+    as one vector of `width` dimensions in the joint space.
 
-    Which ids are padding it sees itself: beside ids the mask is not read. Beside embeddings it says which are real, and the end of the
-    text is the last of these.
+    With ids, padding is detected from the ids and the mask is ignored. With embeddings, the mask is True at real tokens,
+    and the last of them is the end of the text.
 
-    `config` is "text_cfg" of an architecture of open_clip. Where that names an encoder of transformers, `encoder` is that encoder's
+    `config` is "text_cfg" of an architecture of open_clip. If it names an encoder of transformers, `encoder` is that encoder's
     configuration as a dict, so that nothing has to be looked up by name.
     """
 
@@ -120,7 +121,7 @@ class OpenClipText(Tower):
                 f"texts must be ids [B, L] or embeddings [B, L, D] with L up to {self.length}, got {list(text.shape)}"
             )
         text_BL = text if text.ndim == 2 else self._ids_like(text, mask_BL)
-        # A class token follows all places, so that a shorter row would move it.
+        # A class token follows all positions, so a shorter row would move it.
         whole_BL = F.pad(text_BL, (0, self.length - text.shape[1]), value=self.pad_id)
         if text.ndim == 2:
             pooled_BD, tokens_BLD = self.net(whole_BL)
@@ -130,12 +131,14 @@ class OpenClipText(Tower):
                 pooled_BD, tokens_BLD = self.net(whole_BL)
         real_BL = text_BL != self.pad_id
         count = tokens_BLD.shape[1]
-        if count < self.length:  # pooled at its first token, which is then not among them
+        if count < self.length:  # pooled at its first token, which is then excluded
             real_BL = real_BL[:, self.length - count :]
         return TowerOutput(tokens_BLD[:, : real_BL.shape[1]], real_BL, pooled_BD)
 
     def _ids_like(self, embedded_BLD: Tensor, mask_BL: Tensor | None) -> Tensor:
-        """Ids with padding and end where the embeddings have them: the library finds both by the ids, whatever is embedded."""
+        """Return ids with padding and end at the positions of the embeddings: the library finds both by the ids,
+        whatever the embeddings.
+        """
         if mask_BL is None:
             mask_BL = torch.ones(embedded_BLD.shape[:2], dtype=torch.bool, device=embedded_BLD.device)
         by_id = getattr(self.net, "pool_type", "") == "eos"
@@ -147,7 +150,7 @@ class OpenClipText(Tower):
 
 @contextmanager
 def _answering(table: nn.Embedding, embedded_BLD: Tensor) -> Iterator[None]:
-    """Context in which an embedding table returns these embeddings for any ids: the library takes ids alone."""
+    """Context manager in which an embedding table returns these embeddings for any ids, since the library accepts only ids."""
     handle = table.register_forward_hook(lambda *_: embedded_BLD)
     try:
         yield
@@ -156,7 +159,10 @@ def _answering(table: nn.Embedding, embedded_BLD: Tensor) -> Iterator[None]:
 
 
 def _encoder(settings: CLIPTextCfg, width: int, encoder: dict[str, Any]) -> HFTextEncoder:
-    """As open_clip builds it for a name, but without asking for one: of an encoder-decoder its encoder, and no unused pooling layer."""
+    """Build the text encoder as open_clip does for a name, but from a configuration.
+
+    For an encoder-decoder it is the encoder; there is no unused pooling layer.
+    """
     config = transformers.AutoConfig.for_model(**encoder)
     if config.model_type not in open_clip.hf_configs.arch_dict:
         raise ConfigError(

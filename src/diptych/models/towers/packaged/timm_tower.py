@@ -1,4 +1,4 @@
-"""Any image model of timm as a tower.  Letters: B batch, C channel, H W, P positions, D width."""
+"""Tower of any image model of timm.  Letters: B batch, C channel, H W, P positions, D width."""
 
 from __future__ import annotations
 
@@ -16,18 +16,19 @@ from diptych.models.towers.outputs import Tower, TowerOutput
 
 
 class TimmTower(Tower):
-    """`model` by timm's name with fresh weights and no classifier; `image_size` None takes the model's own.
+    """timm model, by name, newly initialised and without classifier; `image_size` None takes the model's own.
 
     Tokens are the last feature map, row by row, or the patches of a transformer without its class and register tokens.
-    The pooled vector is what the model's own head would see. `head_conv` False, for EfficientNets, leaves out the 1x1 convolution
-    between the last block and the pooling, as ALIGN does: 640 dimensions instead of 2560 for B7. `blur` smooths what strided
-    convolutions see (`layers.blurred_conv`). `zero_last`, for residual networks, says whether the last norm of each block begins at
-    0 (timm) or at 1 (torchvision); None leaves it to timm. `qk_norm`, for transformers, normalises queries and keys in every block;
-    `layer_scale` is where the factors of their branches start (UNI, an encoder of tissue: 1e-5), None leaves them out. `blocks`,
-    for transformers, are the first this many of them; `prefix` True leaves class and register tokens among the tokens, in front:
-    BLIP-2 shows its Q-Former the class token, too, and what the last block but one says. `stage`, for residual networks, is the last one
-    that is kept: 3 of 4 gives a map of a sixteenth of the image's side. `enlarged` brings the image to this many pixels per side
-    before it is read, bilinear with aligned corners (MGCA's ResNet-50: 299).
+    The pooled vector is the input of the model's own head. `head_conv` False, for EfficientNets, omits the 1x1 convolution
+    between the last block and the pooling, as ALIGN does: 640 dimensions instead of 2560 for B7.
+    `blur` smooths the input of strided convolutions (`layers.blurred_conv`). `zero_last`,
+    for residual networks: the last norm of each block is initialised with 0 (True, timm) or 1 (False, torchvision); None: timm's
+    default. `qk_norm`, for transformers, normalises queries and keys in every block; `layer_scale` is the initial value of the
+    factors of their branches (UNI, a pathology encoder: 1e-5), None: no layer scale. `blocks`, for transformers: keep only the
+    first this many; `prefix` True keeps class and register tokens, before the other tokens: BLIP-2's Q-Former also reads the
+    class token, after the second to last block. `stage`, for residual networks: the last stage that is kept; 3 of 4 gives a map
+    of a sixteenth of the image's side. `enlarged` first resizes the image to this many pixels per side,
+    bilinear with aligned corners (MGCA's ResNet-50: 299).
     """
 
     def __init__(
@@ -97,8 +98,10 @@ class TimmTower(Tower):
         return features.flatten(1, 2) if channels_last else features.flatten(2).transpose(1, 2)
 
     def drop_paths_(self, rate: float) -> None:
-        """Stochastic depth in training, for transformers: the branches of a block are left out for a share of the images that
-        grows evenly from 0 in the first block to `rate` in the last. Raises ConfigError for a network without such blocks."""
+        """Set stochastic depth of a transformer: drop rates rise linearly from 0 in the first block to `rate` in the last.
+
+        Raises ConfigError for a network without such blocks.
+        """
         blocks = getattr(self.net, "blocks", ())
         if not blocks or not all(hasattr(block, "drop_path2") for block in blocks):
             raise ConfigError(

@@ -1,1 +1,1 @@
-"""Towers over the frames of a clip."""
+"""Video towers over the frames of a clip."""

@@ -1,4 +1,4 @@
-"""The tokens of a clip's frames one after the other.  Letters: B batch, T frames, C channel, H W, P patches of a frame."""
+"""Concatenated tokens of a clip's frames.  Letters: B batch, T frames, C channel, H W, P patches per frame."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ from diptych.models.towers.outputs import Tower, TowerOutput
 
 
 class FrameSequenceTower(Tower):
-    """Clips [B, T, C, H, W] through an image encoder, T * P tokens each; an image [B, C, H, W] is a clip of `frames` equal frames.
+    """Image encoder on the frames of clips [B, T, C, H, W], T * P tokens each; an image [B, C, H,
+    W] is a clip of `frames` equal frames.
 
-    mixed  tokens of a batch of images are repeated as a whole and then cut into clips, as PLLaVA releases it: with more than one image a
-           clip then holds frames of several images
+    mixed  tokens of a batch of images are repeated as a whole and then split into clips,
+           as in PLLaVA's release: with more than one image a clip then contains frames of several images
     """
 
     def __init__(self, inner: Tower, frames: int, *, mixed: bool = False) -> None:

@@ -1,6 +1,6 @@
-"""Soft merging of frames inside a frozen image encoder (SimVLG, 2310.03291), which starts as nothing.
+"""Soft merging of frames inside a frozen image encoder (SimVLG, 2310.03291), initialised as the identity.
 
-Letters: B batch, T frames, N batch times frames, L tokens of a frame, C channel, H W, D width, E width of queries and keys.
+Letters: B batch, T frames, N batch times frames, L tokens per frame, C channel, H W, D width, E width of queries and keys.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from diptych.models.towers.vit import VisionTransformer
 
 
 class TemporalMerge(nn.Module):
-    """x + alpha softmax(q k / sqrt(E)) x over the frames of a clip, at each place by itself; alpha starts at 0.
+    """x + alpha softmax(q k / sqrt(E)) x over the frames of a clip, separately at each position; alpha starts at 0.
 
-    Queries and keys are maps into `hidden` dimensions in `heads` heads, values the tokens themselves. The factor is that of all
-    of `hidden` and not of a head, as released.
+    Queries and keys are projections to `hidden` dimensions in `heads` heads, values are the tokens themselves. The scale is that
+    of all of `hidden`, not of one head, as released.
     """
 
     def __init__(self, width: int, *, hidden: int = 256, heads: int = 8) -> None:
@@ -47,11 +47,11 @@ class TemporalMerge(nn.Module):
         return x_NLD + self.alpha * mixed_NLD
 
     def remember(self, block: nn.Module, given: tuple[Any, ...]) -> None:
-        """A hook before a block."""
+        """Forward pre-hook of a block."""
         self._entered = given[0]
 
     def change(self, attention: nn.Module, given: Any, answer: Tensor) -> Tensor:
-        """A hook after a block's attention, before its residual is added."""
+        """Forward hook of a block's attention, before its residual is added."""
         entered, self._entered = self._entered, None
         assert entered is not None
         after = entered + answer
@@ -60,8 +60,9 @@ class TemporalMerge(nn.Module):
 
 
 class FrameAverageTower(Tower):
-    """Clips [B, T, C, H, W], or images [B, C, H, W] as clips of one frame, through an image encoder whose frames are merged
-    softly in every block; the mean over frames is what a clip is.
+    """Image encoder on clips [B, T, C, H, W] with soft merging of frames in every block; the output is the mean over frames.
+
+    Images [B, C, H, W] are clips of one frame.
 
     merging  whether there is a `TemporalMerge` in each block; False: the plain mean
     """
@@ -92,7 +93,7 @@ class FrameAverageTower(Tower):
 
 
 def encoder_blocks(tower: Tower) -> list[Any]:
-    """Blocks of a vision transformer. Raises ConfigError for another encoder."""
+    """Return the blocks of a vision transformer. Raises ConfigError for another encoder."""
     inner: Any = tower.inner if isinstance(tower, HiddenLayerTower) else tower
     if isinstance(inner, VisionTransformer):
         return list(inner.transformer.blocks)
