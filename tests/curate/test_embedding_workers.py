@@ -103,11 +103,13 @@ sys.exit(main(sys.argv[2:]))
 """The command with small parts, after each of which it waits."""
 
 
-def until(condition: Callable[[], object], seconds: float = 120) -> None:
-    begun = time.monotonic()
-    while not condition():
-        assert time.monotonic() - begun < seconds
+def until(condition: Callable[[], object], tries: int = 2400) -> None:
+    """Waits for a condition, asking twenty times a second."""
+    for _ in range(tries):
+        if condition():
+            return
         time.sleep(0.05)
+    raise AssertionError("the condition never held")
 
 
 def torchrun(folder: Path, words: list[str], *, pause: float = 0.0) -> subprocess.Popen[str]:
