@@ -50,7 +50,7 @@ class DialogueFile:
         return cls(Path(path))
 
     def add(self, images: Sequence[Sample], turn: ProgramTurn, program: str, metadata: Metadata, rng: Any) -> dict[str, Any]:
-        """Write one dialogue about one image or several, and return its row."""
+        """Writes one dialogue about one or several images, and returns its row."""
         names = [self._picture(sample) for sample in images]
         row: dict[str, Any] = {
             "id": self.rows,
@@ -68,7 +68,7 @@ class DialogueFile:
         return row
 
     def add_questions(self, uid: str, turns: Sequence[tuple[str, ProgramTurn]]) -> None:
-        """Questions of one image for the column: (program, turn) each."""
+        """Adds the questions of one image to the column, as (program, turn) pairs."""
         self._pending[uid] = [
             {"question": turn.question, "answer": turn.answer, "kind": program, "choices": list(turn.options)}
             for program, turn in turns
@@ -82,7 +82,7 @@ class DialogueFile:
         return pa.concat_tables(self._chunks)
 
     def close(self) -> None:
-        """End the list."""
+        """Ends the list."""
         if self._handle is not None:
             self._handle.write("\n]\n")
             self._handle.close()

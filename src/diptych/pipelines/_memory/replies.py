@@ -120,7 +120,7 @@ def _evaluated(reply: str) -> dict[str, Any] | None:
             return None
         value = ast.literal_eval(tree)
     except ValueError as error:
-        return {} if "malformed" in str(error) else None  # 2 is 2: a value, of no use
+        return {} if "malformed" in str(error) else None  # such as `2 is 2`: a value, but not a dictionary
     except (SyntaxError, TypeError, MemoryError, RecursionError):
         return None
     return {str(name): one for name, one in value.items()} if isinstance(value, dict) else {}
