@@ -43,7 +43,8 @@ class PictureQuestion:
 
 
 def score_reply(item: PictureQuestion, reply: str) -> dict[str, Any]:
-    """Parsed reply and its correctness: `read` is the choice that it names ("" for none) or the reply itself without articles and marks;
+    """Parsed reply and its correctness: `read` is the choice that it names ("" for none), or the reply without articles and
+    punctuation;
     `right` is None if no answer is known.
     """
     if item.choices:

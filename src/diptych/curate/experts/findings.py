@@ -30,7 +30,7 @@ FINDING = pa.struct(
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """label       what it is; "" for text that lies on nothing that was found
+    """label       class name; "" for text that lies on nothing that was found
     attributes  in order of their score
     text        what is written on it
     score       of the label

@@ -1,4 +1,5 @@
-"""Dialogues on disk as they are written, and the questions of each image as a column: what is in memory does not grow with the text."""
+"""Writes dialogues to disk incrementally, and collects the questions of each image as a column: memory does not grow with the
+text."""
 
 from __future__ import annotations
 
@@ -22,7 +23,7 @@ QUESTION = pa.struct(
     [("question", pa.string()), ("answer", pa.string()), ("kind", pa.string()), ("choices", pa.list_(pa.string()))]
 )
 CHUNK = 4096
-"""Images whose questions become one chunk of the column."""
+"""Images per chunk of the column."""
 PICTURES = "images"
 
 
@@ -43,9 +44,9 @@ class DialogueFile:
 
     @classmethod
     def temporary(cls) -> DialogueFile:
-        """A temporary file, which whoever asks for it moves or removes."""
+        """Opens a temporary file, which the caller moves or removes."""
         handle, path = tempfile.mkstemp(prefix="dialogues-", suffix=".json")
-        os.fchmod(handle, 0o644)  # it is moved to where others read it
+        os.fchmod(handle, 0o644)  # it is moved to a place where others read it
         os.close(handle)
         return cls(Path(path))
 

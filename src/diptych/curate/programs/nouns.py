@@ -1,4 +1,4 @@
-"""Nouns in questions: whether things can be counted, whether a label is a plural, and numbers in words."""
+"""Noun helpers for questions: countable nouns, plural labels, and numbers in words."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _MASS = (
     "wood wool background floor ceiling wall field beach ocean street road sidewalk crowd"
 )
 MASS = frozenset(_MASS.split())
-"""Nouns of what is not counted, or fills a picture."""
+"""Mass nouns, and nouns for things that fill an image."""
 _PLURALS = frozenset(IRREGULAR.values()) | (
     UNCHANGED - {"sheep", "deer", "fish", "aircraft", "moose", "bison", "salmon", "trout"}
 )

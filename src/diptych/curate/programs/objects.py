@@ -42,7 +42,7 @@ def exists_object(graph: ImageGraph, settings: Settings, rng: Rng) -> list[Progr
 
 
 def frequent_object(which: Literal["most", "least"]) -> Ask:
-    """Which of several classes occurs most or least. Boxes that contain another box do not count."""
+    """Asks which of several classes occurs most or least. Boxes that contain another box do not count."""
     program = f"{which}_object"
     beats: Callable[[int, int], bool] = int.__gt__ if which == "most" else int.__lt__
 
@@ -53,7 +53,7 @@ def frequent_object(which: Literal["most", "least"]) -> Ask:
             return []
         name = (max if which == "most" else min)(counts, key=lambda label: counts[label])
         others = [label for label in counts if beats(counts[name], counts[label])]
-        if "ambiguous" not in settings.habits:  # counted with containers, the answer is to be the same
+        if "ambiguous" not in settings.habits:  # the answer must not change if containers are counted
             others = [label for label in others if beats(graph.counts[name], graph.counts[label])]
         wrong = sampled(others, settings.options - 1, rng)
         if not wrong:

@@ -31,7 +31,7 @@ def entry_probability(count_M: Counts, t: int) -> Floats:
 def keep_probability(entry_K: npt.NDArray[np.integer], offset_N1: npt.NDArray[np.integer], p_M: Floats) -> Floats:
     """Keep probability of every text, whose entries are entry_K[offset[n]:offset[n+1]]; 0 for a text without any. [N]"""
     with np.errstate(divide="ignore"):
-        lost_K = np.log1p(-p_M[entry_K])  # -inf where p is 1: such a text stays
+        lost_K = np.log1p(-p_M[entry_K])  # -inf where p is 1: such a text is always kept
     # sums by text, not differences of one running sum, which would mix infinities
     out_N = np.zeros(len(offset_N1) - 1)
     some = np.flatnonzero(np.diff(offset_N1))

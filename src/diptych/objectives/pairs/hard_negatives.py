@@ -88,7 +88,7 @@ def own_negatives(
 
 
 def _kept(there_NK: Tensor, process_group: Group) -> Tensor | None:
-    """bool [N, M]: own images by the texts of all processes and then their negatives; None if all are there."""
+    """Mask [N, M] of local images by the texts of all processes, then their negatives; None if none is missing."""
     all_M = all_gather(there_NK.to(torch.uint8), process_group).flatten().bool()
     if all_M.device.type == "cpu" and bool(all_M.all()):  # on a GPU this would synchronise
         return None

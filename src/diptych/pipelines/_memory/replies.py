@@ -112,8 +112,8 @@ def _last_resort(reply: str, released: bool) -> str | None:
 
 
 def _evaluated(reply: str) -> dict[str, Any] | None:
-    """Dictionary that a reply is as a whole, in Python's literals; an empty one where it is another value, None if it is no value.
-    Names are none, nor calls: what programs could do is not done here."""
+    """Parses a whole reply as a Python dictionary literal; returns {} for another value, None if it is not a value.
+    Names and calls are not evaluated."""
     try:
         tree = ast.parse(reply.lstrip(" \t"), mode="eval")
         if any(isinstance(node, ast.Name | ast.Call | ast.Attribute) for node in ast.walk(tree)):

@@ -1,11 +1,12 @@
-"""Predicate NMS: near-duplicate pairs of one image may not all claim the same predicate (in the evaluation of PE-Net, 2023).
+"""Predicate NMS: stops near-duplicate pairs of an image from all claiming the same predicate (from the evaluation of PE-Net,
+2023).
 
-Published as part of an evaluation, though it is a step after any head: it spreads predicates over pairs and so lifts mean recall. A
-number with it and a number without it do not compare.
+Published as part of an evaluation, although it can follow any head: it spreads predicates over pairs and so raises mean recall.
+Results with and without it are not comparable.
 
-The released scorer does more (`predicate_nms_by_pair(..., released=True)`): its scores hold "no relation" too, by which any two pairs are
-alike; and a pair all of whose predicates are closed stays in the ranking as "no relation", with the probability of that, which is high:
-such pairs take ranks among the first K that nothing true can have.
+The released scorer does more (`predicate_nms_by_pair(..., released=True)`): its scores include "no relation", which makes any two
+pairs similar; and a pair with all predicates suppressed stays in the ranking as "no relation", with its high probability: such
+pairs take ranks among the first K that no true relation can then have.
 
 Letters: R relations, Q pairs of one image, K predicates.
 """
