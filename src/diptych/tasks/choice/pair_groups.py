@@ -20,9 +20,9 @@ from diptych.core.errors import DataError
 from diptych.tasks._scoring.detection.box_precision import ImageEvaluation
 
 SECOND = 2
-"""The number of the group that only texts with several groups have."""
+"""Id of the second group, which only texts with several groups have."""
 MOST = 8
-"""Groups of one pair that are tried in every order."""
+"""Maximum number of groups of a pair: all permutations are tried."""
 
 
 def mean_overlap(pair: Sequence[ImageEvaluation], names: Mapping[int, int]) -> float:

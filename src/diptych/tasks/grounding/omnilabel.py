@@ -2,8 +2,8 @@
 2304.11463).
 Protocol `omnilabel`, version 1.
 
-Every description is looked for in the pictures that list it, and all pairs of a picture and a description are ranked together as if they
-were one class, so that scores have to mean the same for every text. Average precision is COCO's (100 boxes a pair, crowds left out), over
+Every description is queried on the images that list it, and all (image, description) pairs are ranked together as a single class,
+so scores must be calibrated across texts. Average precision is COCO's (100 boxes per pair, crowds left out), over
 
     categ        plain names
     descr        free descriptions, those that mean nothing in their picture too; descr-pos: only those that mean something
@@ -39,12 +39,12 @@ from diptych.tasks._scoring.records import facts_of, with_facts
 from diptych.tasks.grounding.box_queries import boxes_of
 
 CATEGORY, DESCRIPTION = "category", "description"
-"""Kinds of phrases that are read: others are not asked for."""
+"""Kinds of phrases that are evaluated."""
 PER_PAIR = 100
 SHORT, MEDIUM = 3, 8
-"""Words of the longest short and of the longest medium description."""
+"""Maximum number of words of a short and of a medium description."""
 SMALL = 1e-5
-"""Below the harmonic mean, as released."""
+"""Added to the denominator of the harmonic mean, as released."""
 
 
 @dataclass(frozen=True, slots=True)

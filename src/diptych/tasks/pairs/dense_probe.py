@@ -40,9 +40,9 @@ Floats = npt.NDArray[np.float64]
 Labels = npt.NDArray[np.int64]
 BLOCK = 64
 TIED = 1e-9
-"""Means of equal numbers over masks of different sizes differ by rounding."""
+"""Tolerance: means of equal values over masks of different sizes differ by rounding."""
 HIDING = ("in front of", "inside")
-"""Relations whose subject is the nearer thing."""
+"""Relations whose subject is the nearer object."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -37,12 +37,13 @@ from diptych.index.embed import UnreadableSample, readable
 from diptych.tasks._scoring.records import with_facts
 
 Convention = Literal["inclusive", "half_open"]
-"""How wide a box is in an overlap: "inclusive" counts both edge pixels (x1 - x0 + 1), as PASCAL's scorers do; "half_open" x1 - x0."""
+"""Box width convention for IoU: "inclusive" counts both edge pixels (x1 - x0 + 1), as in PASCAL's scorers; "half_open" x1 -
+x0."""
 Rules = Literal["published", "detector"]
-"""Whose rule makes triplets of a detector's answers: the benchmark's, or that of the detector's `detect`."""
+"""Rule that builds triplets from a detector's outputs: the benchmark's, or that of the detector's `detect`."""
 Size = tuple[int, int]
 Predicted = SceneGraph | RawDetections
-"""A predicted graph may be a `RawDetections`, whose boxes may stick out of the image or have no area; they are scored as they are."""
+"""A predicted graph may be a `RawDetections`, whose boxes may exceed the image or have no area; they are scored unchanged."""
 
 
 def predict(

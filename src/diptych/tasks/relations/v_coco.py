@@ -180,14 +180,14 @@ class VCoco:
     def _role_curves(
         self, people: People, predicted: RolePredictions, subject: Ints, share: Floats, groups: tuple[Ints, int]
     ) -> dict[str, PrecisionRecallCurves]:
-        """For each scenario. `subject` and `share` say of every predicted box which person it goes to, and the overlap."""
+        """Role curves for each scenario. `subject` and `share` are the matched person and the IoU of every predicted box."""
         graphs, truth = predicted.graphs, people.graphs
         rows = predicted.rows[~people.skipped(subject[graphs.subject[predicted.rows]])]
         person, role = subject[graphs.subject[rows]], graphs.predicate[rows]
         says_nothing = graphs.subject[rows] == graphs.object[rows]
         doing = people.doing(person, ACTION_OF_ROLE[role]) & (share[graphs.subject[rows]] >= 0.5)
         with_object = np.flatnonzero(truth.subject != truth.object)
-        in_picture = np.zeros((len(truth.box) + 1, len(ROLES)), bool)  # the last row is nobody's (-1)
+        in_picture = np.zeros((len(truth.box) + 1, len(ROLES)), bool)  # the last row is for person -1 (no person)
         in_picture[truth.subject[with_object], truth.predicate[with_object]] = True
         has_object = in_picture[person, role]
         slot = truth.subject[with_object] * len(ROLES) + truth.predicate[with_object]
