@@ -91,7 +91,7 @@ class TextCounts:
 
 
 def _common_tokens(blocks: Sequence[pa.Table], vocabulary: int) -> frozenset[str] | None:
-    """The most frequent tokens; None if there are not more than `vocabulary`, and none are counted where that is plain at once."""
+    """The most frequent tokens; None if there are at most `vocabulary` (checked first by a cheap upper bound)."""
     words = sum(len(words_of(text)) for block in blocks for text in block["string"].to_pylist())
     if 2 * words <= vocabulary:  # tokens of which no two are alike
         return None
