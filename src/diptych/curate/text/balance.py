@@ -43,7 +43,7 @@ def keep_probability(entry_K: npt.NDArray[np.integer], offset_N1: npt.NDArray[np
 def keep_by_entry(
     entry_K: npt.NDArray[np.integer], offset_N1: npt.NDArray[np.integer], p_M: Floats, uniform_K: Floats
 ) -> npt.NDArray[np.bool_]:
-    """Keep mask of texts, bool [N]: True if the uniform number drawn for any of its entries is below that entry's p. This is the
+    """Keep mask of texts, bool [N]: True if the number in [0, 1) drawn for any entry is below that entry's p. This is the
     published sampling; its expectation is `keep_probability`. The caller passes the numbers: `rng.random(len(entry_K))`.
     """
     if uniform_K.shape != entry_K.shape:

@@ -88,9 +88,7 @@ class NGram:
 
     def perplexity(self, text: str) -> float:
         """Perplexity: exp of the mean nats per word, including the end token. Low for formulaic texts, high for texts that are
-        not natural
-
-        language. Infinity for an empty text.
+        not natural language. Infinity for an empty text.
         """
         words = words_of(text)
         if not words:

@@ -23,11 +23,10 @@ class VisualReasoning(MultipleChoice):
     `truly_none` of the notes; `entropy_bits` is the mean over questions of -sum p log2 p, where p is the fraction of orders in
     which a content was chosen: at most 1.585 for three. A low entropy by itself is not an achievement, since a model that always
     says "none" has 0: read it together with accuracy, and `entropy_wrong`, which is taken over questions whose majority is wrong.
-    No released code is known, nor the base of
-
-    the logarithm in the published table, so bits, nats and a normalised value are given.
-    Data with their own variants (several rows of one `group_id`) are asked once, in the given order; questions whose correct
-    option is the "none" of their data count as unanswerable. An image may occur inside a question or an option ("<image>").
+    No released code is known, nor the base of the logarithm in the published table, so bits, nats and a normalised value are
+    given. Data with their own variants (several rows of one `group_id`) are asked once, in the given order; questions whose
+    correct option is the "none" of their data count as unanswerable. An image may occur inside a question or an option
+    ("<image>").
     """
 
     slug: ClassVar[str] = "visual_reasoning"

@@ -5,11 +5,9 @@ its scores are upsampled bilinearly to the masks' size, and mIoU is computed ove
 ridge regression of a patch's depth (0 for the background, up to 1 for the front object); a pair of objects of which one occludes
 or contains the other is correct if the nearer one has the larger mean prediction over its visible mask; `ties` resolves equal
 means. Other pairs are not scored: nothing in a flat image says which of two separate objects is nearer. Ties between classes at a
-pixel go to the first
-
-class. The truth is the masks of regions, and the depths of extras["things"] if given (the scene world). All models use the same
-penalty strength, with features standardised by the training patches: this ranks models, and does not search for the best probe.
-Other results differ by multi-layer heads, image size, and means over images instead of pixels.
+pixel go to the first class. The truth is the masks of regions, and the depths of extras["things"] if given (the scene world). All
+models use the same penalty strength, with features standardised by the training patches: this ranks models, and does not search
+for the best probe. Other results differ by multi-layer heads, image size, and means over images instead of pixels.
 
 Letters: N images, P patches, C classes with the background first, H W pixels, D width.
 """

@@ -1,13 +1,11 @@
 """Matching of predicted to true triplets, for all images at once.
 
 All functions work on rows of relations of two `GraphArrays` sides and on pairs of such rows: pairs of one image with equal names
-are found
-
-by sorting, and boxes are compared only for those. The cost grows with the possible matches, not with images x predictions x
-truths. Two IoU conventions are in use. Boxes here are half-open (width = x1 - x0), and so is the correct IoU; most published
-scorers include the last pixel (width = x1 - x0 + 1), which makes small boxes overlap more: `inclusive`. Scorers that descend from
-PPDM's (QPIC, RLIPv2) first check that the half-open boxes overlap at all, so touching boxes, and boxes without area, have no
-overlap: `touching=False`.
+are found by sorting, and boxes are compared only for those. The cost grows with the possible matches, not with images x
+predictions x truths. Two IoU conventions are in use. Boxes here are half-open (width = x1 - x0), and so is the correct IoU; most
+published scorers include the last pixel (width = x1 - x0 + 1), which makes small boxes overlap more: `inclusive`. Scorers that
+descend from PPDM's (QPIC, RLIPv2) first check that the half-open boxes overlap at all, so touching boxes, and boxes without area,
+have no overlap: `touching=False`.
 
 Letters: R relations, M pairs of rows, D detections.
 """

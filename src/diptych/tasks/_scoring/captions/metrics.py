@@ -97,9 +97,7 @@ def bleu_counts(captions: Sequence[Sequence[str]], references: Sequence[Sequence
 
 def rouge_l(caption: Sequence[str], references: Sequence[Sequence[str]], *, beta: float = 1.2) -> float:
     """F-measure of the longest common subsequence (Lin, 2004): best precision and best recall over the references, recall
-    weighted `beta`
-
-    times. An empty caption scores 0.
+    weighted `beta` times. An empty caption scores 0.
     """
     common = [longest_common(caption, reference) for reference in references]
     precision = max(common) / len(caption) if caption else 0.0
