@@ -1,8 +1,8 @@
-"""Question files for pipelines that answer one question after the other.
+"""Reads question files for pipelines that answer a list of questions.
 
     {"id": "17", "image": "pictures/17.png", "question": "Which bar is longest?", "choices": ["A", "B"], "answer": "B", "category": "bars"}
 
-Pictures lie beside the file; all but id, image and question may be missing.
+Image paths are relative to the file; all fields except id, image and question are optional.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class PictureQuestion:
 
     @property
     def asked(self) -> str:
-        """Question with its choices, as MathVista writes them."""
+        """Question with its choices, formatted as in MathVista."""
         if not self.choices:
             return self.question
         lines = [f"({letter}) {choice}" for letter, choice in zip(LETTERS, self.choices, strict=False)]
@@ -43,7 +43,8 @@ class PictureQuestion:
 
 
 def score_reply(item: PictureQuestion, reply: str) -> dict[str, Any]:
-    """Parsed reply and its correctness: `read` is the choice that it names ("" for none) or the reply itself without articles and marks;
+    """Parsed reply and its correctness: `read` is the choice that it names ("" for none), or the reply without articles and
+    punctuation;
     `right` is None if no answer is known.
     """
     if item.choices:
@@ -55,8 +56,8 @@ def score_reply(item: PictureQuestion, reply: str) -> dict[str, Any]:
 
 
 def read_items(path: Path) -> list[PictureQuestion]:
-    """Questions of a file. Raises DataError that names file, row and field: an id twice, a picture that is not there, an answer that is
-    no choice."""
+    """Reads the questions of a file. Raises DataError naming file, row and field for a duplicate id, a missing image, or an
+    answer that is not among the choices."""
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:

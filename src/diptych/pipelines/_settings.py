@@ -1,4 +1,4 @@
-"""Settings that the answers of a pipeline depend on, as plain values: for the file that they are kept in."""
+"""Settings that determine the answers of a pipeline, as plain values: they are stored in the answer file."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 
 def settings_of(pipeline: Any) -> dict[str, Any]:
-    """Options of a pipeline by name, without its roles; paths as text."""
+    """Options of a pipeline by name, without its models; paths as strings."""
     roles = {role.name for role in pipeline.roles}
     plain = {item.name: getattr(pipeline, item.name) for item in fields(pipeline) if item.name not in roles}
     return {name: str(value) if isinstance(value, Path) else value for name, value in plain.items()}

@@ -21,7 +21,7 @@ def open_roles(task: Task, given: Mapping[str, Any]) -> dict[str, Any]:
     """Models of every role, by role name.
 
     given  models, lists of models for a role of many, or addresses of them
-    Raises ConfigError for a role that nobody fills, a name that is no role, or a model without the capability.
+    Raises ConfigError for an unfilled role, an unknown role name, or a model without the capability.
     """
     return fill_roles(roles_of(task), given, who=f"task '{task.name}'", beside=" beside the model")
 
@@ -56,7 +56,8 @@ def _fill_role(role: Role, given: Any, asker: str) -> Any:
 
 
 def _open_for(address: str | Path, needs: Any) -> Any:
-    """The model at an address; a BLIP for retrieval with its matching head, where that is what is asked for: else it is an embedder."""
+    """Opens the model at an address; a BLIP retrieval model is opened with its matching head if that is needed, else as an
+    embedder."""
     if needs is MatchMapper and str(address).startswith("hf:"):
         return open_matcher(str(address))
     return open_address(address)

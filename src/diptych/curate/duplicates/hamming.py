@@ -1,11 +1,11 @@
 """Exact search for 64-bit codes within a Hamming distance (multi-index hashing; Norouzi, Punjani and Fleet, 2012).
 
-A code is cut in m pieces. Of two codes that differ in at most d bits, one piece differs in at most d // m: so the codes that share one
-of a piece's neighbours contain all that are near. Long pieces have few codes in common and many neighbours, so m falls as the number of
-codes grows; it is chosen by cost.
+A code is split into m pieces. If two codes differ in at most d bits, at least one piece differs in at most d // m, so looking up
+the neighbours of each piece finds every near code. Longer pieces give fewer candidates but have more neighbours, so m falls as
+the number of codes grows; it is chosen by cost.
 
 `HammingIndex`  codes one at a time, for a small set of them
-`CodeRuns`      blocks of codes that also have a level (brightness) in which near ones differ little: for millions
+`CodeRuns`      blocks of codes with a level (brightness) that must also be similar: for millions of codes
 
 Letters: B queries, M codes, P neighbours of a piece, T pairs.
 """
@@ -24,11 +24,12 @@ Codes = npt.NDArray[np.uint64]
 Ints = npt.NDArray[np.int64]
 LEVEL_BITS = 18  # a level is below 2^18
 LOOKUP, CANDIDATE = 40.0, 1.0  # cost of a search in a sorted array, and of a candidate
-PAIRS = 1 << 20  # candidates that are held at a time
+PAIRS = 1 << 20  # candidates held at once
 
 
 class HammingIndex:
-    """Exact search for 64-bit codes within a Hamming distance: cut in `distance` + 1 pieces, two near ones share a piece."""
+    """Exact search for 64-bit codes within a Hamming distance: codes are split into `distance` + 1 pieces, and near codes share
+    one."""
 
     def __init__(self, distance: int) -> None:
         self.distance = distance
@@ -54,7 +55,7 @@ class HammingIndex:
 
 
 def pieces_for(count: int, distance: int) -> int:
-    """Number of pieces at which a query among `count` codes costs least; at least 2."""
+    """Number of pieces that minimises the cost of a query among `count` codes; at least 2."""
 
     def cost(pieces: int) -> float:
         bits = 64 / pieces
@@ -66,7 +67,7 @@ def pieces_for(count: int, distance: int) -> int:
 
 @dataclass(frozen=True, slots=True)
 class _Piece:
-    """One piece of all codes of a run: its place, its neighbours, and the codes sorted by (piece, level)."""
+    """One piece of all codes of a run: its position, its neighbours, and the codes sorted by (piece, level)."""
 
     shift: int
     mask: int
@@ -76,7 +77,7 @@ class _Piece:
 
 
 class CodeRun:
-    """Sorted codes with levels and numbers; does not change."""
+    """Immutable sorted codes with levels and numbers."""
 
     def __init__(self, code_M: Codes, level_M: Ints, number_M: Ints, distance: int) -> None:
         self.code_M, self.level_M, self.number_M, self.distance = code_M, level_M, number_M, distance
@@ -113,7 +114,7 @@ class CodeRun:
 
 
 def _expanded(first_BP: Ints, last_BP: Ints) -> Iterator[tuple[Ints, Ints]]:
-    """Queries and places of the half-open spans first..last, at most about `PAIRS` at a time."""
+    """Queries and positions of the half-open spans first..last, in blocks of about `PAIRS`."""
     count_S = (last_BP - first_BP).ravel()
     span_S = np.flatnonzero(count_S)
     end_S = np.cumsum(count_S[span_S])
@@ -128,10 +129,10 @@ def _expanded(first_BP: Ints, last_BP: Ints) -> Iterator[tuple[Ints, Ints]]:
 
 
 class CodeRuns:
-    """Codes that grow by blocks: sorted runs, merged when the last is more than half as long as the one before it.
+    """Growing collection of codes: sorted runs, merged when the last is more than half as long as the one before it.
 
-    distance   bits in which near codes differ at most
-    tolerance  levels in which they differ at most
+    distance   maximum Hamming distance of near codes, in bits
+    tolerance  maximum difference of their levels
     """
 
     def __init__(self, distance: int, tolerance: int) -> None:
@@ -139,7 +140,7 @@ class CodeRuns:
         self._runs: list[CodeRun] = []
 
     def add(self, code_M: Codes, level_M: Ints, number_M: Ints) -> None:
-        """Store a block of codes with their levels (0 to 2^18 - 1) and numbers."""
+        """Adds a block of codes with their levels (0 to 2^18 - 1) and numbers."""
         if not len(code_M):
             return
         merged = [(code_M, level_M, number_M)]

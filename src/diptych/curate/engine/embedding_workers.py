@@ -1,8 +1,8 @@
-"""Image embeddings of a data set by one process, by those of `torchrun`, or by actors of Ray: the same files, byte for byte.
+"""Embeds the images of a data set with one process, `torchrun` processes or Ray actors: the output files are byte-identical.
 
-The unit of work is a part of the table (`index.embedding_table`): the same pictures in the same batches, whoever computes it. Parts that
-were finished before a kill are kept, also when the next call has more workers or fewer. Bytes are equal between processors of one kind
-with equally many threads; others round sums differently.
+The unit of work is a part of the table (`index.embedding_table`): the same images in the same batches, for any worker. Finished
+parts of an interrupted run are reused, even with a different number of workers. Bytes are identical between processors of the
+same kind with the same number of threads; others round sums differently.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from diptych.train.parallel import DistributedContext, barrier, join_world
 from diptych.train.rank_watchdog import RankLost, RankWatchdog
 
 SILENCE = 60.0
-"""Seconds without a sign of life after which a process of `torchrun` counts as frozen."""
+"""Seconds without a heartbeat after which a `torchrun` process counts as frozen."""
 AGAIN = "what is finished is kept; run the same again"
 
 
@@ -37,7 +37,7 @@ class EmbedReport:
     """Result of `embed_images`.
 
     samples     rows of the data
-    computed    pictures that were embedded by this call; the others were in the table
+    computed    images embedded by this call; the others were already in the table
     rows        pictures in the table
     unreadable  reason by uid
     folder      of the table
@@ -53,12 +53,13 @@ class EmbedReport:
 def embed_images(
     model: str, data: str, out: Path, *, engine: Engine = "local", workers: int = 0, device: str = "auto"
 ) -> EmbedReport | None:
-    """Embed the pictures of a data set that a folder lacks; under `torchrun` every process calls this, and all but the first get None.
+    """Embeds the images of a data set that a folder lacks; under `torchrun` every process calls this, and all but the first get
+    None.
 
-    engine   "ray": actors of the cluster of RAY_ADDRESS, else of one that is started here. They open model and data by the same addresses
+    engine   "ray": actors of the cluster at RAY_ADDRESS, else of a local one. They open model and data by the same addresses
     workers  actors of Ray; 0: as many as the cluster has GPUs, else cores
 
-    Raises RunError in one line where another process fills the folder, or a worker is lost.
+    Raises a one-line RunError if another process is writing to the folder, or a worker is lost.
     """
     processes = int(os.environ.get("WORLD_SIZE", "1"))
     if processes > 1 and engine == "ray":
@@ -90,7 +91,7 @@ def _by_ranks(model: str, data: str, out: Path, device: str) -> EmbedReport | No
         ):
             try:
                 return _share_of_rank(world, model, data, out)
-            except Terminated:  # from the launcher, when another process has died
+            except Terminated:  # sent by the launcher when another process has died
                 if (lost := watchdog.lost_ranks()) is not None:
                     raise lost from None
                 raise
@@ -101,7 +102,7 @@ def _by_ranks(model: str, data: str, out: Path, device: str) -> EmbedReport | No
 
 
 def _share_of_rank(world: DistributedContext, model: str, data: str, out: Path) -> EmbedReport | None:
-    """Every n-th part that is left. The first process begins alone, so that what is wrong with model, data or folder is said once."""
+    """Embeds every n-th remaining part. The first process starts before the others, so that setup errors are reported once."""
     if not world.main:
         barrier(world)
     pool, table = open_pool(data), EmbeddingTable(out, open_embedder(model))
@@ -120,7 +121,7 @@ def _share_of_rank(world: DistributedContext, model: str, data: str, out: Path) 
 def _write_parts(world: DistributedContext, pool: Any, table: EmbeddingTable) -> list[Any]:
     """Pictures and unreadable ones of each process."""
     plan = table.plan(pool, begin=False)
-    barrier(world)  # all have read what is left before anybody writes
+    barrier(world)  # every process must list the remaining parts before any of them writes
     computed, unreadable = 0, dict[str, str]()
     own = plan.left[world.rank :: world.size]
     for number in with_bar(own, len(own), "embedding", least=2) if world.main else own:
@@ -133,7 +134,7 @@ def _write_parts(world: DistributedContext, pool: Any, table: EmbeddingTable) ->
 
 
 class EmbedActor:
-    """Worker of Ray that embeds parts of a table, with model and data opened by their addresses when the first part comes."""
+    """Ray actor that embeds parts of a table; it opens model and data by their addresses at the first part."""
 
     def __init__(self, model: str, data: str, out: Path, fingerprint: str, device: str) -> None:
         self._model, self._data, self._out, self._fingerprint, self._device = model, data, out, fingerprint, device
@@ -183,6 +184,6 @@ def _on_ray(model: str, data: str, out: Path, workers: int, device: str) -> Embe
 
 
 def _absolute(address: str) -> str:
-    """Path of a file or folder from the root on, since workers run in other folders; other addresses as they are."""
+    """Absolute path of a file or folder, since workers run in other folders; other addresses unchanged."""
     path = Path(address).expanduser()
     return str(path.absolute()) if path.exists() else address

@@ -1,4 +1,5 @@
-"""Facts about the images of a pool, such as their hashes, as Arrow columns in order of uid; read in parts, so that a killed run goes on."""
+"""Facts about the images of a pool, such as hashes, as Arrow columns in order of uid; computed in parts, so interrupted runs
+resume."""
 
 from __future__ import annotations
 
@@ -74,7 +75,7 @@ def first_equal(column: pa.Array | pa.ChunkedArray) -> Ints:
 
 
 def repeated(first_N: Ints) -> npt.NDArray[np.bool_]:
-    """True where a value comes more than once, by `first_equal`, [N]."""
+    """Mask [N] of values that occur more than once, by `first_equal`."""
     count_N = np.bincount(first_N[first_N >= 0], minlength=len(first_N))
     twice_N: npt.NDArray[np.bool_] = (first_N >= 0) & (count_N[first_N] > 1) if len(first_N) else np.zeros(0, bool)
     return twice_N

@@ -1,6 +1,7 @@
-"""Vision experts: regions that the data have, a detector, attributes by an embedder, and optical character recognition.
+"""Vision experts: the data's own regions, a detector, attributes by an embedder, and optical character recognition.
 
-Each is frozen and asked about one image. Nothing is downloaded: models are given by address, OCR brings its weights in its package.
+Each is frozen and processes one image at a time. Nothing is downloaded: models are given by address, OCR ships its weights in its
+package.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from diptych.data.media.decode import decode
 from diptych.models.io.open_address import open_address, require
 
 CROP_MARGIN = 0.1
-"""Of a box's sides, that a crop for attributes shows around it."""
+"""Margin of an attribute crop around the box, as a fraction of its sides."""
 
 
 def from_regions(sample: Sample) -> list[Finding]:
@@ -33,7 +34,7 @@ def from_regions(sample: Sample) -> list[Finding]:
 
 @dataclass(frozen=True)
 class ObjectExpert:
-    """A detector, asked for a list of names.
+    """A detector, queried with a list of names.
 
     address  of a model that detects
     names    that it is asked for
@@ -85,7 +86,7 @@ class AttributeExpert:
         return model
 
     def __call__(self, image: ImageSource, things: Sequence[Finding]) -> list[Finding]:
-        """Findings with attributes added, where they have none and a box."""
+        """Adds attributes to findings that have a box but no attributes."""
         rows = [row for row, thing in enumerate(things) if thing.label and thing.box and not thing.attributes]
         if not rows:
             return list(things)

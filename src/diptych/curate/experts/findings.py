@@ -25,12 +25,12 @@ FINDING = pa.struct(
         ("stop", pa.int64()),
     ]
 )
-"""As a column: start and stop are where the finding stands in the fused text, in characters; -1 where it does not."""
+"""Arrow type of the column: start and stop are character offsets of the finding in the fused text; -1 if it is not in it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """label       what it is; "" for text that lies on nothing that was found
+    """label       class name; "" for text that lies on nothing that was found
     attributes  in order of their score
     text        what is written on it
     score       of the label
@@ -78,8 +78,8 @@ class RecognizedText:
 
 
 def with_texts(things: Sequence[Finding], texts: Iterable[RecognizedText], *, by: str) -> list[Finding]:
-    """Findings with texts: each goes to the smallest box that contains its middle, several in reading order; what lies in none stands
-    alone."""
+    """Assigns each text to the smallest box that contains its centre, in reading order; a text outside all boxes becomes its own
+    finding."""
     owned: dict[int, list[RecognizedText]] = {}
     alone: list[Finding] = []
     for text in sorted(texts, key=lambda t: (t.box[1], t.box[0])):
@@ -94,7 +94,7 @@ def with_texts(things: Sequence[Finding], texts: Iterable[RecognizedText], *, by
 
 
 def top_findings(findings: Iterable[Finding], *, least: float, most: int) -> list[Finding]:
-    """Findings of score `least` or more, the best first, at most `most`; of equal phrases the best one."""
+    """Findings with a score of at least `least`, best first, at most `most`; duplicate phrases keep the best one."""
     ranked = sorted(findings, key=lambda f: (-f.score, f.label, f.phrase, f.box or ()))
     different = {finding.phrase: finding for finding in reversed(ranked) if finding.score >= least and finding.phrase}
     return sorted(different.values(), key=ranked.index)[:most]

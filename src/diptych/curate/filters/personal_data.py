@@ -1,15 +1,15 @@
-"""Personal data in texts by their form: addresses of mail, numbers of telephones, cards, accounts and computers.
+"""Detects personal data in texts by pattern: email addresses, phone numbers, credit card numbers, IBANs and IP addresses.
 
 email        NAME@HOST.TLD
 phone        an international number with + and 8 to 15 digits (E.164), or a North American one with its separators
-credit_card  13 to 19 digits whose last one is right by the rule of Luhn (ISO/IEC 7812-1)
-iban         an account number whose check digits are right (ISO 13616, modulo 97)
+credit_card  13 to 19 digits with a valid Luhn check digit (ISO/IEC 7812-1)
+iban         an account number with valid check digits (ISO 13616, modulo 97)
 ip           a public IPv4 address
 
-Names and street addresses have no form and are not found. The column ``personal_data`` lists the kinds of each row that has some; rows
-leave, unless they are only to be marked or masked. Masked texts have <EMAIL>, <PHONE>, <CREDIT_CARD>, <IBAN> and <IP> in the place of
-the data; the column ``masked_texts`` holds them, and the source those before. Numbers with check digits are rarely anything else; a
-telephone number may be.
+Names and street addresses have no fixed pattern and are not detected. The column ``personal_data`` lists the kinds in each row
+that has any; such rows are dropped, unless they are only marked or masked. Masked texts contain <EMAIL>, <PHONE>, <CREDIT_CARD>,
+<IBAN> and <IP> instead of the data; the column ``masked_texts`` holds them, and the source keeps the originals. Numbers with
+valid check digits are rarely false positives; phone numbers may be.
 
 Cost: five regular expressions over every text.
 """
@@ -35,7 +35,7 @@ TRIED = 2_000
 
 
 def luhn(digits: str) -> bool:
-    """True for digits whose last one is the check digit of the others by Luhn's rule; other characters are passed over.
+    """True if the last digit is a valid Luhn check digit; other characters are ignored.
 
     >>> luhn("4111 1111 1111 1111"), luhn("4111 1111 1111 1112")
     (True, False)
@@ -46,7 +46,7 @@ def luhn(digits: str) -> bool:
 
 
 def iban(text: str) -> bool:
-    """True for an international bank account number with right check digits, with or without blanks.
+    """True for an international bank account number (IBAN) with valid check digits, with or without spaces.
 
     >>> iban("GB82 WEST 1234 5698 7654 32"), iban("GB82 WEST 1234 5698 7654 33")
     (True, False)
@@ -81,12 +81,12 @@ KINDS = tuple(PATTERNS)
 
 
 def personal_data_in(text: str, kinds: tuple[str, ...] = KINDS) -> list[str]:
-    """Kinds of personal data that a text holds, in the order of `kinds`."""
+    """Kinds of personal data that a text contains, in the order of `kinds`."""
     return [kind for kind in kinds if any(PATTERNS[kind][1](match.group()) for match in PATTERNS[kind][0].finditer(text))]
 
 
 def mask_personal_data(text: str, kinds: tuple[str, ...] = KINDS) -> str:
-    """Text with the kind in the place of personal data; of kinds that overlap the one that begins first names all.
+    """Replaces personal data by its kind; where matches overlap, the kind of the first one replaces all.
 
     >>> mask_personal_data("ask jo@example.org or 555-123-4567")
     'ask <EMAIL> or <PHONE>'
@@ -150,7 +150,7 @@ class PersonalData:
         return CurationStepResult(kept, dropped, columns, time.perf_counter() - start)
 
     def _masked_texts(self, data: Dataset) -> pa.Table:
-        """All texts of each row of which one changes: columns "uid" and "masked_texts"."""
+        """All texts of each row with at least one masked text: columns "uid" and "masked_texts"."""
         rows: dict[str, list[dict[str, str]]] = {}
         for row, uid in enumerate(data.uids):
             texts = data[row].texts

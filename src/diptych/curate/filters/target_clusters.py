@@ -1,11 +1,11 @@
-"""Keep images that lie in the clusters of a target set: DataComp's image-based filter (Gadre et al., 2023, 2304.14108).
+"""Keeps images in the clusters of a target set: DataComp's image-based filter (Gadre et al., 2023, 2304.14108).
 
-The embeddings of the pool are clustered by k-means. Each target image, such as those of ImageNet's training set, names the cluster whose
-centre is nearest to it; rows of clusters that no target image names leave. The published filter looks at rows alone that passed a filter
-of captions (English, of more than one word and five characters), which is a step before this one; so is the share of the highest CLIP
-scores (`top_fraction`). Rows without an image leave.
+The embeddings of the pool are clustered by k-means. Each target image, such as those of ImageNet's training set, selects the
+cluster with the nearest centre; rows of clusters without a target image are dropped. The published filter is applied only to rows
+that passed a caption filter (English, more than one word and five characters), which is a separate step before this one, as is
+the selection of the highest CLIP scores (`top_fraction`). Rows without an image are dropped.
 
-Cost: an embedding of each image of pool and target, k-means on a sample, and a product with all centres for each row.
+Cost: one embedding per image of pool and target, k-means on a sample, and a product with all centres per row.
 """
 
 from __future__ import annotations

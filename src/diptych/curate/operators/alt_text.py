@@ -1,12 +1,12 @@
-"""Rules for alt texts, by counts alone (ALIGN, Jia et al., 2021, 2102.05918, section on text filters).
+"""Count-based alt text filters (ALIGN, Jia et al., 2021, 2102.05918, section on text filters).
 
-Three rules, each counted over the raw data before any row leaves: a text that stands beside many different images says little about
-any of them ("1920x1080", "click to enlarge"); a text with a token that is rare in the data is often machine code; a text of one or
-two words, or of very many, is seldom a description.
+There are three rules, with counts over the raw data before any row is dropped: a text shared by many different images says little
+about any of them ("1920x1080", "click to enlarge"); a text with a token that is rare in the data is often machine code; a text of
+one or two words, or of very many, is seldom a description.
 
-Words are runs of letters and digits, lower-cased; languages without spaces count a clause as a word, so turn `min_words` off there.
-The counts are exact. Memory: the texts while they are counted, and then those that stand beside several images; the distinct words
-and word pairs where there are more than `vocabulary`.
+Words are lower-cased alphanumeric runs; in languages without spaces a clause counts as one word, so turn `min_words` off there.
+The counts are exact. Memory: all texts during counting, then those shared by several images; the distinct words and word pairs if
+there are more than `vocabulary`.
 """
 
 from __future__ import annotations
@@ -54,8 +54,8 @@ def same_text(text: str) -> str:
 class TextCounts:
     """Frequencies of texts and tokens in the raw data.
 
-    images  by text (`same_text`) that stands beside more than one image: how many different ones
-    common  the tokens that are frequent enough; None when all are
+    images  number of different images by text (`same_text`), for texts shared by more than one
+    common  the tokens that are frequent enough; None if all are
     """
 
     images: Mapping[str, int]
@@ -65,7 +65,7 @@ class TextCounts:
     def of(cls, texts: pa.Table, vocabulary: int = 0) -> TextCounts:
         """Counts of a table of "image" (equal for equal images) and "string".
 
-        Of tokens that are equally frequent at the edge the alphabetically first stay, so that the order of rows does not matter.
+        Ties at the frequency cutoff are broken alphabetically, so the order of rows does not matter.
         """
         blocks = [texts.slice(start, BLOCK) for start in range(0, texts.num_rows, BLOCK)]
         same = [pa.array(map(same_text, block["string"].to_pylist()), pa.large_string()) for block in blocks]
@@ -76,7 +76,7 @@ class TextCounts:
         return cls(images, _common_tokens(blocks, vocabulary) if vocabulary else None)
 
     def fault(self, text: str, *, shared_by: int, min_words: int, max_words: int) -> str:
-        """Reason to drop a text: the name of the rule, a colon and the value; "" when it stays. A limit of 0 is off."""
+        """Drop reason of a text, as "rule: value"; "" if it is kept. A limit of 0 is off."""
         count = len(words_of(text))
         if count < min_words or 0 < max_words < count:
             return f"length: {count} words (expected {min_words}..{max_words or 'any number'})"
@@ -91,7 +91,7 @@ class TextCounts:
 
 
 def _common_tokens(blocks: Sequence[pa.Table], vocabulary: int) -> frozenset[str] | None:
-    """The most frequent tokens; None if there are not more than `vocabulary`, and none are counted where that is plain at once."""
+    """The most frequent tokens; None if there are at most `vocabulary` (checked first by a cheap upper bound)."""
     words = sum(len(words_of(text)) for block in blocks for text in block["string"].to_pylist())
     if 2 * words <= vocabulary:  # tokens of which no two are alike
         return None

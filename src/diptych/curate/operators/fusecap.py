@@ -11,11 +11,9 @@ of ChatGPT).
 
 The fused caption is an additional text of its row (``text_variants``), or with `instead` its only one (``repaired_text``), as
 published: then train any recipe on OUT, a captioner as in the paper, or `clip`. `fusecap.json` reports how many fused captions
-exceed the text
-
-window. The authors released captions and a captioner, but no experts, fuser or thresholds; the experts and thresholds here are
-stand-ins. Confident false detections become confident text: inspect ``findings`` first, and rerun with another `least` if needed.
-Cost: each expert once per image; one text of the writer per row.
+exceed the text window. The authors released captions and a captioner, but no experts, fuser or thresholds; the experts and
+thresholds here are stand-ins. Confident false detections become confident text: inspect ``findings`` first, and rerun with
+another `least` if needed. Cost: each expert once per image; one text of the writer per row.
 """
 
 from __future__ import annotations

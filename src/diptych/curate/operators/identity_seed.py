@@ -4,9 +4,8 @@ Within an identity, the image least similar to the mean of the others is removed
 neighbouring identity that it resembles; neighbouring identities with nearly the same mean are merged. Neighbours are identities
 with close numbers, as a tracker assigns them. Then images with too many unknown attributes are dropped, as are identities whose
 images disagree on the gender or that have too few images; the largest identities are subsampled. The new identity is the column
-``person``: read the pool
-
-with ``group=person``. Cost: one embedding per row. Each drop reason names its rule; rows without an image are dropped.
+``person``: read the pool with ``group=person``. Cost: one embedding per row. Each drop reason names its rule; rows without an
+image are dropped.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""LAION-5B's judgement of pairs from the web (Schuhmann et al., 2022, 2210.08402): what is there twice, in which language, how well image
-and text agree, what is unsafe or watermarked. `diptych data links` and `diptych data download` come before it.
+"""LAION-5B's filters for web pairs (Schuhmann et al., 2022, 2210.08402): duplicates, language, image-text similarity, unsafe and
+watermarked images. Run `diptych data links` and `diptych data download` first.
 
-A row leaves for the first rule that it breaks, and its reason begins with the name of the rule:
+A row is dropped by the first rule that it breaks, and its reason begins with the name of the rule:
 
 short_text   no text of at least `min_text` characters
 same_url     the address of a kept row (fragment and case of the host aside), with another text or the same
@@ -13,8 +13,8 @@ similarity   image and text agree less than the threshold of the text's language
 unsafe, watermark   by heads that you trained (`filter_heads`)
 near         as near as `near` to a kept row, greedily: what leaves is that near to something that stays
 
-Rules about images pass over rows without one, so a table of links can be judged before it is downloaded. Of several texts the one
-that agrees best counts. Columns: "language", "language_confidence", "similarity", "punsafe", "pwatermark", "duplicate_of".
+Rules about images skip rows without one, so a table of links can be filtered before it is downloaded. With several texts the most
+similar one counts. Columns: "language", "language_confidence", "similarity", "punsafe", "pwatermark", "duplicate_of".
 Cost: reading and hashing every image; with `model` an embedding of each image and text, which is most of it.
 """
 
@@ -113,7 +113,7 @@ class LAION:
             embeddings = self._by_embedding(left, texts, parts, state) if self.model else None
             if self.watermark:
                 self._by_watermark(left, state)
-            if self.near and embeddings is not None:  # last: what leaves is near to something that stays in the end
+            if self.near and embeddings is not None:  # last, so that every dropped row is near to a row that is finally kept
                 self._by_nearness(embeddings, state)
         state.columns |= {name: ColumnByUid(table) for name, table in texts.tags().items()}
         gone = np.array(sorted(state.faults), np.int64)
@@ -139,7 +139,7 @@ class LAION:
         return _TaggedTexts(uids, start_N1, one_chunk(table["string"]), tags, self.min_text)
 
     def _cheap(self, data: Dataset, texts: _TaggedTexts, parts: PartStore, state: _FilterState) -> None:
-        """Faults by the rules that need no model, rows coming in order of uid."""
+        """Faults by the rules that need no model, with rows in order of uid."""
         first_N = texts.first_long()
         rows = pc.sort_indices(uid_column(data)).to_numpy()
         judged = np.flatnonzero(first_N >= 0)
@@ -161,7 +161,7 @@ class LAION:
         file_of: dict[int, int] = {}
         for row in np.flatnonzero(first_N < 0).tolist():
             state.faults[row] = f"short_text: none of at least {self.min_text} characters"
-        for at in np.flatnonzero(unclear_M).tolist():  # all others stay, and no other row is like them
+        for at in np.flatnonzero(unclear_M).tolist():  # all others are kept, and have no duplicates
             row, url, file = int(judged[at]), int(url_M[at]), int(file_M[at])
             if url in url_of:
                 state.twice(row, url_of[url], "same_url")
@@ -282,7 +282,7 @@ class _FilterState:
         self.columns["duplicate_of"] = self.duplicate_of
 
     def twice(self, row: int, first: int, rule: str) -> None:
-        """Note that a row is like an earlier one."""
+        """Marks a row as a duplicate of an earlier one."""
         self.duplicate_of[self.uids[row].as_py()] = self.uids[first].as_py()
         self.faults[row] = f"{rule}: as {self.uids[first].as_py()}"
 
@@ -299,7 +299,7 @@ def _addresses(data: Dataset, rows: range) -> pa.Array:
 
 
 def _digest(image: ImageSource) -> tuple[bytes, int]:
-    """Hash and size of a file; of pixels without a file, theirs."""
+    """Hash and size of an image file, or of the pixels if there is no file."""
     if isinstance(image, ArrayImage):
         pixels = np.ascontiguousarray(image.pixels_HWC)
         return hashlib.sha256(repr(pixels.shape).encode() + pixels.tobytes()).digest(), pixels.nbytes

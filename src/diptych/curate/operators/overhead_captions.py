@@ -1,12 +1,13 @@
-"""Captions for pictures from above that have a label alone: RS3 of RS5M (Zhang et al., 2024, 2306.11300).
+"""Generates captions for overhead images that only have a label: RS3 of RS5M (Zhang et al., 2024, 2306.11300).
 
-A captioner samples `sampled` captions of every picture; one model of images and texts keeps the `first` most similar, a second one `second`
-of those; and of these stay the `kept` whose similarity (by the second) changes least when the picture is turned, since what lies "on the
-left" of a picture from above is true of one rotation alone. Published: 20, 10 and 5; how many the last step kept is not said there.
-Beside them stands a meta caption from label, country, month and UTM zone, where these are known.
+A captioner samples `sampled` captions of every image; one image-text model keeps the `first` most similar, a second one `second`
+of those; of these, the `kept` captions whose similarity (by the second model) changes least under rotation are kept, since "on
+the left" of an overhead image is true of only one rotation. Published: 20, 10 and 5; the number kept in the last step is not
+published. A meta caption from label, country, month and UTM zone is added where these are known.
 
-The texts are further ones of each row (column ``text_variants``, origin "synthetic"); no row leaves but one whose picture cannot be read.
-Finished parts outlive a kill. Cost: `sampled` captions per picture, and an embedding per picture, rotation and model.
+The texts are additional texts of each row (column ``text_variants``, origin "synthetic"); only rows with an unreadable image are
+dropped. An interrupted run resumes from its finished parts. Cost: `sampled` captions per image, one embedding per image, rotation
+and model.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ from diptych.models.io.open_address import open_address, require
 
 FACTS = ("label", "country", "month", "longitude", "latitude", "location")
 PART_ROWS = 64
-"""Pictures whose captions a kill costs at most."""
+"""Images per part: the most whose captions an interrupted run can lose."""
 
 
 @dataclass(frozen=True)
@@ -128,7 +129,7 @@ class OverheadCaptions:
         return captioner, open_embedder(self.scorer), open_embedder(self.reranker)
 
     def _written(self, models: tuple[Any, ...], sample: Sample) -> tuple[list[str], str]:
-        """Captions of a row by the captioner, and why its picture cannot be read."""
+        """Captions of a row by the captioner, and the reason if its image cannot be read."""
         if not models or sample.image is None:
             return [], ""
         try:

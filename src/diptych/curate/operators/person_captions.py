@@ -1,10 +1,10 @@
-"""Person captions from six attributes, by one of 1,664 templates: SYNTH-PEDES's third caption (PLIP, 2305.08386).
+"""Generates person captions from six attributes by one of 1,664 templates: SYNTH-PEDES's third caption (PLIP, 2305.08386).
 
-The column ``synthetic_caption`` holds the sentence and ``template`` which wording it has ("person_captions/17"). Rows stay, also those
-that have no attributes, which get no caption. The attributes come from the data (the extra ``attributes``: gender, head, upper and lower
-clothes, shoes, belongings, "unknown" where nothing is known).
+The column ``synthetic_caption`` holds the sentence and ``template`` the template used ("person_captions/17"). No rows are
+dropped; rows without attributes get no caption. The attributes come from the data (the extra ``attributes``: gender, head, upper
+and lower clothes, shoes, belongings, "unknown" if not known).
 
-Cost: none that counts. The draw depends on the seed and the row's uid alone.
+Cost: negligible. The draw depends only on the seed and the row's uid.
 """
 
 from __future__ import annotations

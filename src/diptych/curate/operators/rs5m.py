@@ -1,14 +1,15 @@
-"""RS5M's staged filter: pictures from above out of web pairs (Zhang et al., 2024, 2306.11300), with a removal table of its stages.
+"""RS5M's staged filter: selects overhead images from web pairs (Zhang et al., 2024, 2306.11300), with a removal table by stage.
 
-In order leave: texts without a keyword, pictures that cannot be read, duplicates (equal pixels), pictures that a model of images and texts
-takes for something else, and those that a second model does. The score of a model is the share of its softmax over all prompts that falls
-on those of pictures from above. Published for eleven web collections: 6,121,583 pairs with a keyword, 5,244,251 downloaded; 236 invalid,
-1,224,790 duplicate and 1,011,416 outliers left, 3,007,809 stayed.
+Dropped in this order: texts without a keyword, unreadable images, duplicates (equal pixels), images that an image-text model
+classifies as something else, and those that a second model does. The score of a model is the softmax mass of the overhead prompts
+among all prompts. Published for eleven web collections: 6,121,583 pairs with a keyword, 5,244,251 downloaded; 236 invalid,
+1,224,790 duplicate and 1,011,416 outliers were dropped, 3,007,809 kept.
 
-The authors' keywords, prompts and thresholds were not released: these are ours. The column `overhead` holds the share of the first model,
-and ``stages.json`` the table. `consistent_captions` ranks captions by how little their similarity changes when the picture is turned.
+The authors' keywords, prompts and thresholds were not released: these are ours. The column `overhead` holds the score of the
+first model, and ``stages.json`` the table. `consistent_captions` ranks captions by the stability of their similarity under
+rotation of the image.
 
-Cost: a decoding a row with a keyword, and an embedding a row and model after that.
+Cost: one decode per row with a keyword, then one embedding per row and model.
 """
 
 from __future__ import annotations
@@ -142,7 +143,7 @@ class RS5M:
         }
 
     def _duplicates(self, data: Dataset) -> dict[str, str]:
-        """Reasons of pictures that cannot be read or whose pixels are those of an earlier one."""
+        """Drop reasons of images that are unreadable or have the same pixels as an earlier one."""
         missing = {data.uids[row]: "invalid: there is no picture" for row in range(len(data)) if data[row].image is None}
         dropped = ExactDuplicates(pixels=True)(data).dropped
         kinds = {drop.uid: "invalid" if drop.reason.startswith("unreadable") else "duplicate" for drop in dropped}
@@ -165,7 +166,7 @@ def overhead_share(
     *,
     scale: float = 100.0,
 ) -> npt.NDArray[np.float64]:
-    """Share of the softmax over all prompts that falls on those of pictures from above, [N]."""
+    """Softmax mass of the overhead prompts among all prompts, [N]."""
     logit_NK = scale * (image_ND.astype(np.float64) @ np.concatenate([above_PD, other_QD]).T.astype(np.float64))
     weight_NK = np.exp(logit_NK - logit_NK.max(1, keepdims=True))
     share_N: npt.NDArray[np.float64] = weight_NK[:, : len(above_PD)].sum(1) / weight_NK.sum(1)
@@ -195,8 +196,8 @@ def consistent_captions(
     angles: Sequence[float] = (0.0, 90.0, 180.0, 270.0),
     keep: int = 1,
 ) -> list[str]:
-    """Captions whose similarity to the picture changes least when it is turned, the steadiest first (by standard deviation over the angles;
-    of equal ones the more similar)."""
+    """Captions whose similarity to the image changes least under rotation, most stable first (by standard deviation over the
+    angles; ties by similarity)."""
     if not captions or keep < 1 or len(angles) < 2:
         raise ConfigError(
             f"{len(captions)} captions, {len(angles)} angles, keep {keep} (expected 1 or more, two or more, 1 or more)"

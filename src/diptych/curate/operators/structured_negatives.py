@@ -1,12 +1,13 @@
-"""Rule-based negatives and positives of SVLC (2211.11733): texts with a word replaced by a model, and paraphrases, made once and kept.
+"""Rule-based negatives and positives of SVLC (2211.11733): texts with a word replaced by a model, and paraphrases, stored with
+the data.
 
 Drops no rows. The wrong texts are the column ``structured_negatives``, a list a row, the right ones ``structured_positive``; the
 curated data set brings both along, and `diptych train svlc --negatives both --positives texts` reads them. Captions without a word that
 can be replaced have none; the last note of the step counts them.
 
-A fill-mask model is any `transformers` folder of such; without one, counts of the data's own captions propose the words, and a row's own
-caption counts, too, so that a data set of a few captions proposes little. Right texts follow rules: a relation read from its other side,
-an adjective after its noun.
+The fill-mask model can be any `transformers` folder of one; without it, word counts of the data's own captions propose
+replacements. A row's own caption is included in the counts, so small data sets propose little. Positives follow rules: the
+converse of a relation, or an adjective after its noun.
 """
 
 from __future__ import annotations
@@ -102,7 +103,8 @@ class StructuredNegatives:
 
 
 def fill_mask(folder: str) -> Filler:
-    """Function that returns the five likeliest words of a local masked language model. Raises ConfigError for a folder without one."""
+    """Returns a function for the five most likely words of a local masked language model. Raises ConfigError if the folder has
+    none."""
     from transformers import AutoModelForMaskedLM, AutoTokenizer, pipeline
 
     try:
@@ -119,5 +121,5 @@ def fill_mask(folder: str) -> Filler:
 
 
 def _in_order(data: Dataset) -> Iterator[Sample]:
-    """Rows in order of uid, so that nothing depends on their order in the data."""
+    """Rows in order of uid, so the result does not depend on their order in the data."""
     return (data[row] for row in sorted(range(len(data)), key=data.uids.__getitem__))

@@ -1,18 +1,18 @@
-"""TL;DR: a quarter of a pool, chosen by clusters, with regenerated captions (Wang et al., 2023, 2305.20087).
+"""TL;DR: selects a quarter of a pool by clusters and regenerates captions (Wang et al., 2023, 2305.20087).
 
 1. A captioner that sees images through a codebook (`recipes.generation.codebook_captioner`) describes every image by the codes
-of its patches. 2. Rows are clustered by these; of each cluster a share stays, spread over the distances to its centre.
-3. A captioner writes a caption for what stays: "original; generated" is the column ``repaired_text``. As published that is another
-one (`writer`), fine-tuned on captions by people, which sees whole images.
+of its patches. 2. Rows are clustered by these codes; a fraction of each cluster is kept, spread over the distances to its centre.
+3. A captioner writes a caption for each kept row: "original; generated" is the column ``repaired_text``. The published one is a
+separate captioner (`writer`), fine-tuned on human captions, that sees whole images.
 
-Where this departs from the released code, which clusters the code *numbers* as if they were coordinates: relabelling the codes
-would change its clusters. Here the code vectors are clustered (`describe="vectors"`); "ids" and "histogram" are there to compare.
+Differences: the released code clusters the code *numbers* as if they were coordinates, so relabelling the codes would change its
+clusters. Here the code vectors are clustered (`describe="vectors"`); "ids" and "histogram" are for comparison.
 "Every fifth of the list" depends on the order of the list (`pick="listed"`); here draws are seeded and stratified. By default the
-share is taken of the rows that agree well enough with their text (`match`), so that what stays is the share that was asked for;
-`share_of="all"` clusters all rows and keeps what both rules leave, as published. `paper()` has the published numbers,
-`released()` also what the code does.
+fraction refers to the rows that agree well enough with their text (`match`), so the result has the requested size;
+`share_of="all"` clusters all rows and keeps those that pass both rules, as published. `paper()` has the published settings,
+`released()` also the behaviour of the code.
 
-Cost: one pass of the captioner over all images, k-means, and a caption for each row that stays.
+Cost: one pass of the captioner over all images, k-means, and one caption per kept row.
 """
 
 from __future__ import annotations
@@ -108,15 +108,15 @@ class TLDR:
 
     @classmethod
     def paper(cls) -> Self:
-        """A quarter of each of 1,000 clusters, and of that what is in the better half by the matching head of a BLIP: name the models by
-        `captioner`, `match` and `writer`, the last with `beams=3`."""
+        """Published settings: a quarter of each of 1,000 clusters, restricted to the better half by the matching head of a BLIP.
+        Name the models by `captioner`, `match` and `writer`, the last with `beams=3`."""
         published = cls(keep=0.25, share_of="all", clusters=1000, iterations=20, whiten=256, match_share=0.5, max_tokens=30)
         return replace(published, agreement="pair", centre="mean")
 
     @classmethod
     def released(cls) -> Self:
-        """`paper` as its code has it: a fifth of each cluster in the order of the list, and clusters of the numbers of codes, which other
-        numbers for the same codes would change."""
+        """Settings of the released code: a fifth of each cluster in list order, and clustering of code numbers, which depends on
+        the arbitrary numbering of the codes."""
         return replace(cls.paper(), keep=0.2, pick="listed", describe="ids")
 
     def plan(self, data: Dataset) -> dict[str, Any]:
@@ -190,7 +190,7 @@ class TLDR:
         return whitened(raw, self.whiten)
 
     def _crowded(self, uids: list[str], vector_ND: npt.NDArray[np.float32]) -> dict[str, str]:
-        """Rows beyond the share of their cluster that stays."""
+        """Rows dropped because they exceed the fraction kept of their cluster."""
         label_N, stays_N = spread_over_clusters(
             vector_ND,
             self.keep,
@@ -208,7 +208,7 @@ class TLDR:
         }
 
     def _disagreeing(self, data: Dataset, parts: PartStore) -> dict[str, str]:
-        """Rows outside the best `match_share` by the similarity of image and best text; a row without text comes last."""
+        """Rows outside the best `match_share` by the similarity of image and best text; rows without text come last."""
         uids, agree_N = self._scored_pairs(data) if self.agreement == "pair" else self._cosines(data, parts)
         order = np.argsort(-agree_N, kind="stable")
         out = order[max(1, round(len(order) * self.match_share)) :]
@@ -285,8 +285,9 @@ def spread_over_clusters(
     pick: Literal["spread", "listed"] = "spread",
     centre: Literal["unit", "mean"] = "unit",
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
-    """Cluster [N] of each row, and whether it stays: of a cluster's rows in order of distance to its centre, every 1/keep-th from a
-    seeded start, or "listed" in the order given, from the first; at least one does. `clusters` 0 takes a fortieth of the rows."""
+    """Cluster [N] of each row, and a keep mask: every 1/keep-th row of a cluster by distance to its centre, from a seeded start,
+    or "listed" in the given order, from the first; at least one per cluster. `clusters` 0 uses a fortieth of the number of
+    rows."""
     count = min(clusters or max(1, len(vector_ND) // 40), len(vector_ND))
     unit = centre == "unit"
     centre_KD = kmeans_centres(vector_ND, count, seed=seed, iterations=iterations, unit=unit)

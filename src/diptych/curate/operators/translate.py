@@ -1,14 +1,14 @@
-"""Caption translation into further languages (RS-M-CLIP; Silva et al., 2024, 2410.23370). Drops no rows.
+"""Translates captions into other languages (RS-M-CLIP; Silva et al., 2024, 2410.23370). Drops no rows.
 
-Every caption of the source language is translated by a model that writes (`curate.writing`), once for each language, and stored in the
-column ``text_variants`` with its language, model, hash of the prompt, source text and licence. Answers that are empty, that repeat the
-caption or that lose a number are counted by kind in ``writing.json`` and never used. `diptych train rs_m_clip --data OUT` draws a language
-at a step.
+Every caption of the source language is translated by a language model (`curate.writing`), once per language, and stored in the
+column ``text_variants`` with its language, model, hash of the prompt, source text and licence. Answers that are empty, repeat the
+caption or lose a number are counted by kind in ``writing.json`` and never used. `diptych train rs_m_clip --data OUT` draws one
+language per step.
 
-The languages are the published ones; the translator is yours to name (`writer`), any language model that follows instructions. Split data
-before they are translated, by image: translations of one caption are nearly the same text.
+The languages are the published ones; the translator (`writer`) can be any language model that follows instructions. Split the
+data by image before translating: translations of one caption are nearly the same text.
 
-Cost: a text of the writer a caption and language.
+Cost: one text of the writer per caption and language.
 """
 
 from __future__ import annotations
@@ -100,7 +100,7 @@ class Translate(WritingStep):
         return self.backend(list)
 
     def _rows(self, data: Dataset) -> pa.Table:
-        """Captions to translate: uid, string, origin, and which of its row's captions it is, in order of uid."""
+        """Captions to translate: uid, string, origin, and index among its row's captions, in order of uid."""
         captions = texts_of(data, language=self.language, origins=self.origins).select(["uid", "string", "origin"])
         if not captions.num_rows:
             raise DataError(
@@ -125,7 +125,7 @@ class Translate(WritingStep):
                 yield RowRequest(row["uid"], row["place"] * len(self.languages) + number, source, request)
 
     def _filled_prompt(self, tag: str, caption: str) -> str:
-        """Prompt with its fields filled; braces in the caption stay as they are."""
+        """Prompt with its fields filled in; braces in the caption are left unchanged."""
         fields = {"source": NAMES[self.language], "target": NAMES[tag], "caption": caption}
         return re.sub(r"\{(source|target|caption)\}", lambda match: fields[match[1]], self.prompt)
 
@@ -140,7 +140,7 @@ class Translate(WritingStep):
         return text, ""
 
     def _variants(self, data: Dataset, done: GeneratedTexts) -> dict[str, list[dict[str, Any]]]:
-        """Used translations with their origin, by uid; equal ones of a row and language once."""
+        """Accepted translations with their origin, by uid, without duplicates per row and language."""
         licence = {sample.uid: sample.licence for sample in (data[row] for row in range(len(data)))}
         variants: dict[str, list[dict[str, Any]]] = {}
         for row in done.used():

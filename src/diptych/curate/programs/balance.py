@@ -1,7 +1,8 @@
-"""Balanced choice among the questions of an image: what is asked about often is chosen rarely.
+"""Balanced sampling of the questions of an image: frequent subjects are sampled rarely.
 
-The metadata values of all questions are counted first, by field (objects, attributes, relations, counts). Of one program's questions about
-one image some are then drawn without replacement, each with a probability proportional to one over the mean of its values' cubed counts.
+The metadata values of all questions are counted first, by field (objects, attributes, relations, counts). Questions of one
+program about one image are then drawn without replacement, with a probability proportional to one over the mean of their values'
+cubed counts.
 """
 
 from __future__ import annotations
@@ -32,9 +33,10 @@ def count_metadata(every: Iterable[Metadata]) -> Counts:
 
 
 def choice_weights(every: Sequence[Metadata], counts: Counts) -> npt.NDArray[np.float64]:
-    """Probability of each to be drawn: 1 / mean(count ** 3) over its values, normalised; uniform where it has none. [N]
+    """Sampling probability of each question, [N]: 1 / mean(count ** 3) over its values, normalised; uniform for questions without
+    values.
 
-    A value that was never counted counts once.
+    A value that was never counted has count 1.
 
     >>> counts: Counts = {"object": Counter(a=1, b=2, c=4)}
     >>> weight_N = choice_weights([{"object": ("a",)}, {"object": ("b",)}, {"object": ("c",)}], counts)
@@ -53,7 +55,7 @@ def choice_weights(every: Sequence[Metadata], counts: Counts) -> npt.NDArray[np.
 def chosen_questions(
     questions: Sequence[ProgramQuestion], most: int, counts: Counts | None, rng: np.random.Generator
 ) -> list[ProgramQuestion]:
-    """At most `most` questions, in their order; all with 0.
+    """Samples at most `most` questions, in their order; 0 returns all.
 
     counts  None draws evenly
     """

@@ -1,4 +1,5 @@
-"""Dialogues on disk as they are written, and the questions of each image as a column: what is in memory does not grow with the text."""
+"""Writes dialogues to disk incrementally, and collects the questions of each image as a column: memory does not grow with the
+text."""
 
 from __future__ import annotations
 
@@ -22,7 +23,7 @@ QUESTION = pa.struct(
     [("question", pa.string()), ("answer", pa.string()), ("kind", pa.string()), ("choices", pa.list_(pa.string()))]
 )
 CHUNK = 4096
-"""Images whose questions become one chunk of the column."""
+"""Images per chunk of the column."""
 PICTURES = "images"
 
 
@@ -43,14 +44,14 @@ class DialogueFile:
 
     @classmethod
     def temporary(cls) -> DialogueFile:
-        """A temporary file, which whoever asks for it moves or removes."""
+        """Opens a temporary file, which the caller moves or removes."""
         handle, path = tempfile.mkstemp(prefix="dialogues-", suffix=".json")
-        os.fchmod(handle, 0o644)  # it is moved to where others read it
+        os.fchmod(handle, 0o644)  # it is moved to a place where others read it
         os.close(handle)
         return cls(Path(path))
 
     def add(self, images: Sequence[Sample], turn: ProgramTurn, program: str, metadata: Metadata, rng: Any) -> dict[str, Any]:
-        """Write one dialogue about one image or several, and return its row."""
+        """Writes one dialogue about one or several images, and returns its row."""
         names = [self._picture(sample) for sample in images]
         row: dict[str, Any] = {
             "id": self.rows,
@@ -68,7 +69,7 @@ class DialogueFile:
         return row
 
     def add_questions(self, uid: str, turns: Sequence[tuple[str, ProgramTurn]]) -> None:
-        """Questions of one image for the column: (program, turn) each."""
+        """Adds the questions of one image to the column, as (program, turn) pairs."""
         self._pending[uid] = [
             {"question": turn.question, "answer": turn.answer, "kind": program, "choices": list(turn.options)}
             for program, turn in turns
@@ -82,7 +83,7 @@ class DialogueFile:
         return pa.concat_tables(self._chunks)
 
     def close(self) -> None:
-        """End the list."""
+        """Ends the list."""
         if self._handle is not None:
             self._handle.write("\n]\n")
             self._handle.close()

@@ -1,4 +1,4 @@
-"""Nouns in questions: whether things can be counted, whether a label is a plural, and numbers in words."""
+"""Noun helpers for questions: countable nouns, plural labels, and numbers in words."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _MASS = (
     "wood wool background floor ceiling wall field beach ocean street road sidewalk crowd"
 )
 MASS = frozenset(_MASS.split())
-"""Nouns of what is not counted, or fills a picture."""
+"""Mass nouns, and nouns for things that fill an image."""
 _PLURALS = frozenset(IRREGULAR.values()) | (
     UNCHANGED - {"sheep", "deer", "fish", "aircraft", "moose", "bison", "salmon", "trout"}
 )
@@ -23,7 +23,7 @@ _ONES, _TENS = _SMALL.split(), _LARGE.split()
 
 
 def is_plural(label: str) -> bool:
-    """True for a label that is a plural by its form.
+    """True for a label with a plural form.
 
     >>> [is_plural(label) for label in ("dogs", "dog", "bus", "glass", "children", "red apples", "cactus")]
     [True, False, False, False, True, True, False]
@@ -64,7 +64,7 @@ def ordinal(count: int) -> str:
 
 
 def near_counts(count: int, options: int = 4) -> tuple[int, ...]:
-    """The count and others that are offered beside it: c, c-1, c+1, c+2; of one 1, 2, 3, 4; with more options c+3 and so on.
+    """The count and its distractors: c, c-1, c+1, c+2; for one 1, 2, 3, 4; with more options c+3 and so on.
 
     >>> near_counts(1), near_counts(3), near_counts(3, 2)
     ((1, 2, 3, 4), (3, 2, 4, 5), (3, 2))

@@ -1,4 +1,4 @@
-"""Programs about labels, positions, attributes and relations of single objects: the first thirteen of ProVision."""
+"""Question programs about labels, positions, attributes and relations of single objects: the first thirteen of ProVision."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ Rng = np.random.Generator
 
 
 def exists_object(graph: ImageGraph, settings: Settings, rng: Rng) -> list[ProgramQuestion]:
-    """Count of a class."""
+    """Asks for the count of a class."""
     asked = []
     for label, count in graph.counts.items():
         if countable(label, settings.countable):
@@ -42,7 +42,7 @@ def exists_object(graph: ImageGraph, settings: Settings, rng: Rng) -> list[Progr
 
 
 def frequent_object(which: Literal["most", "least"]) -> Ask:
-    """Which of several classes occurs most or least. Boxes that contain another box do not count."""
+    """Asks which of several classes occurs most or least. Boxes that contain another box do not count."""
     program = f"{which}_object"
     beats: Callable[[int, int], bool] = int.__gt__ if which == "most" else int.__lt__
 
@@ -53,7 +53,7 @@ def frequent_object(which: Literal["most", "least"]) -> Ask:
             return []
         name = (max if which == "most" else min)(counts, key=lambda label: counts[label])
         others = [label for label in counts if beats(counts[name], counts[label])]
-        if "ambiguous" not in settings.habits:  # counted with containers, the answer is to be the same
+        if "ambiguous" not in settings.habits:  # the answer must not change if containers are counted
             others = [label for label in others if beats(graph.counts[name], graph.counts[label])]
         wrong = sampled(others, settings.options - 1, rng)
         if not wrong:
@@ -64,7 +64,7 @@ def frequent_object(which: Literal["most", "least"]) -> Ask:
 
 
 def extreme_object(side: Literal["left", "right", "top", "bottom"]) -> Ask:
-    """Which of several objects with unique labels, apart along the axis, lies farthest to a side."""
+    """Asks which of several uniquely labelled objects, non-overlapping along the axis, is farthest to a side."""
     axis: Literal["x", "y"] = "x" if side in ("left", "right") else "y"
     ends: dict[str, Callable[[Box], float]] = {
         "left": lambda box: box[0],
@@ -87,7 +87,7 @@ def extreme_object(side: Literal["left", "right", "top", "bottom"]) -> Ask:
 
 
 def exists_attribute(graph: ImageGraph, settings: Settings, rng: Rng) -> list[ProgramQuestion]:
-    """Count of a class with exactly a set of attributes."""
+    """Asks for the count of a class with exactly a set of attributes."""
     described = [(tuple(sorted(some)), label) for some, label in zip(graph.attributes, graph.labels, strict=True)]
     asked = []
     for (attributes, label), count in Counter(one for one in described if one[0]).items():
@@ -104,7 +104,7 @@ def exists_attribute(graph: ImageGraph, settings: Settings, rng: Rng) -> list[Pr
 
 
 def attribute_box(graph: ImageGraph, settings: Settings, rng: Rng) -> list[ProgramQuestion]:
-    """Which attributes the object of a class in a box has."""
+    """Asks for the attributes of the object of a class in a box."""
     asked = []
     for row, box in _named_boxes(graph, settings):
         attributes, label = graph.attributes[row], graph.labels[row]
@@ -116,7 +116,7 @@ def attribute_box(graph: ImageGraph, settings: Settings, rng: Rng) -> list[Progr
 
 
 def typed_attribute_box(graph: ImageGraph, settings: Settings, rng: Rng) -> list[ProgramQuestion]:
-    """Which attribute of one type the object of a class in a box has."""
+    """Asks for the attribute of one type of the object of a class in a box."""
     asked = []
     for row, box in _named_boxes(graph, settings):
         by_type: dict[str, list[str]] = defaultdict(list)
@@ -133,7 +133,7 @@ def typed_attribute_box(graph: ImageGraph, settings: Settings, rng: Rng) -> list
 
 
 def exists_relation(graph: ImageGraph, settings: Settings, rng: Rng) -> list[ProgramQuestion]:
-    """Relation between two objects with unique labels."""
+    """Asks for the relation between two objects with unique labels."""
     unique = set(graph.unique)
     asked = []
     for (subject, other), predicates in graph.related.items():
@@ -144,7 +144,7 @@ def exists_relation(graph: ImageGraph, settings: Settings, rng: Rng) -> list[Pro
 
 
 def relation_box(graph: ImageGraph, settings: Settings, rng: Rng) -> list[ProgramQuestion]:
-    """Relation between the objects in two boxes."""
+    """Asks for the relation between the objects in two boxes."""
     printed = [printed_box(box, graph.width, graph.height) for box in graph.boxes]
     times = Counter(printed)
     asked = []
@@ -156,7 +156,7 @@ def relation_box(graph: ImageGraph, settings: Settings, rng: Rng) -> list[Progra
 
 
 def head_relation(graph: ImageGraph, settings: Settings, rng: Rng) -> list[ProgramQuestion]:
-    """Which of several classes stands in a relation to another. Every other class that does, too, is no option."""
+    """Asks which of several classes has a relation to another. Other classes that also have it are not among the options."""
     heads: dict[tuple[str, str], dict[str, None]] = defaultdict(dict)
     for subject, predicate, other in graph.relations:
         heads[graph.labels[other], predicate].setdefault(graph.labels[subject])
@@ -191,7 +191,8 @@ def _relation(
 
 
 def _named_boxes(graph: ImageGraph, settings: Settings) -> list[tuple[int, str]]:
-    """Objects with attributes and their printed boxes, without those that another of their label shares its box with."""
+    """Objects with attributes and their printed boxes, except those that share their box with another object of the same
+    label."""
     printed = [printed_box(box, graph.width, graph.height) for box in graph.boxes]
     times = Counter(zip(graph.labels, printed, strict=True))
     return [

@@ -1,4 +1,4 @@
-"""Writing questions about a data set: count what is asked about, draw questions image by image, then those over several images."""
+"""Writes questions about a data set: counts the subjects of questions, draws questions per image, then over several images."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ KEY = "provision"
 
 @dataclass(frozen=True)
 class Amounts:
-    """Numbers of questions that are written.
+    """Numbers of questions to write.
 
-    per_image  of a program about an image; 0 all
+    per_image  questions per program and image; 0 for all
     counted    images over which metadata are counted; 0 draws questions evenly
-    choices    share that is a multiple choice
-    images     in a question about several
-    several    questions of a program about several images
-    shown      rows that are remembered for a page
+    choices    fraction of multiple-choice questions
+    images     images per question about several
+    several    questions per program about several images
+    shown      rows stored for the report page
     """
 
     per_image: int
@@ -47,9 +47,9 @@ class QuestionWriter:
     """Writes the questions of programs about the images of a data set.
 
     graph       makes the graph of a sample; raises DataError or DecodeError
-    order       rows in the order in which they are asked about
+    order       rows in processing order
     considered, written  questions by program
-    faults      why an image is not asked about, by uid
+    faults      reason why an image has no questions, by uid
     examples    rows of the dialogues with the rows of their images
     """
 
@@ -69,7 +69,7 @@ class QuestionWriter:
     asked_images: int = 0
 
     def write(self, dialogues: DialogueFile) -> None:
-        """Everything that is asked about the data."""
+        """Writes all questions about the data."""
         counts = self.count() if self.amounts.counted and self.amounts.per_image and self.single else None
         words = self._write_single(dialogues, counts)
         if self.several:
@@ -77,7 +77,7 @@ class QuestionWriter:
         dialogues.close()
 
     def count(self) -> Counts:
-        """Counts of every object, attribute, relation and count that is asked about, over a sample of the images."""
+        """Counts of all objects, attributes, relations and counts that questions are about, over a sample of the images."""
         rows = list(self.order)
         if len(rows) > self.amounts.counted:
             rng = keyed_rng(KEY, "counted", self.seed)
@@ -153,7 +153,7 @@ class QuestionWriter:
 
     @property
     def names(self) -> list[str]:
-        """Programs in their order."""
+        """Names of the programs, in order."""
         return [*(program.name for program in self.single), *(program.name for program in self.several)]
 
     def unmet(self) -> dict[str, list[Need]]:

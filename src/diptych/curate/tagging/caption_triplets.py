@@ -1,11 +1,11 @@
 """Triplets of a caption (subject span, predicate, object span), and linking of spans to the labels of an image.
 
-`TemplateGrammar` reads captions of the form "a red ring near left of a star and a dog chasing a ball" with relation phrases that
-it is given: exact on rendered captions, and enough for short alt texts. Anything else that turns a string into triplets of
-strings can stand in its place (a dependency parser, a language model).
+`TemplateGrammar` parses captions of the form "a red ring near left of a star and a dog chasing a ball" with given relation
+phrases: exact on rendered captions, and sufficient for short alt texts. Any other parser from a string to triplets of strings can
+be used instead (a dependency parser, a language model).
 
-What implementations get wrong: labels found inside other words ("car" in "carpet"), which is the published linking; the shorter
-of two labels ("dog" for "a hot dog"). Both are decided by whole words here; `rule="substring"` is the published one.
+What implementations get wrong: labels matched inside other words ("car" in "carpet"), which is the published linking; the shorter
+of two labels ("dog" for "a hot dog"). Here whole words are matched, the longest first; `rule="substring"` is the published one.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class TemplateGrammar:
 
     @cached_property
     def _places(self) -> dict[tuple[str, ...], int]:
-        """Index of each phrase among all, the longest first; for lists of tens of thousands."""
+        """Index of each phrase, longest first; a lookup for lists of tens of thousands of phrases."""
         phrases = dict.fromkeys(tuple(name.lower().split()) for name in self.relations)
         return {phrase: index for index, phrase in enumerate(sorted(phrases, key=len, reverse=True))}
 
@@ -74,8 +74,8 @@ class TemplateGrammar:
 
 @dataclass(frozen=True)
 class LabelLinker:
-    """Linker of noun phrases to an image's labels: those at its end as whole words (singular or plural), the longest first;
-    else those one of whose paraphrases stands there.
+    """Links noun phrases to an image's labels: labels at the end of the phrase as whole words (singular or plural), longest
+    first; else labels with a paraphrase there.
 
     paraphrases  (label, its other names), as ("person", ("man", "woman", "rider"))
     rule         "head" as above; "substring" takes the last of the labels that, or a paraphrase of which, occurs anywhere in the
@@ -90,7 +90,7 @@ class LabelLinker:
             raise ConfigError(f"LabelLinker.rule is {self.rule!r} (expected head | substring)")
 
     def __call__(self, span: str, labels: Iterable[str]) -> tuple[str, ...]:
-        """Labels that the phrase can mean, in the order given; none when it is about something else.
+        """Labels that the phrase can mean, in the given order; empty if none matches.
 
         >>> LabelLinker((("person", ("man",)),))("old man", ["person", "dog"]), LabelLinker()("hot dogs", ["dog", "hot dog"])
         (('person',), ('hot dog',))

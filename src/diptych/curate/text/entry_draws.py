@@ -1,4 +1,4 @@
-"""Seeded draws of MetaCLIP's balancing: the text of an image that decides, and whether the image stays. Keyed by (seed, uid).
+"""Seeded draws of MetaCLIP's balancing: the text drawn for each image, and the keep decision. Keyed by (seed, uid).
 
 Letters: T texts in order of uid, I images, K matches.
 """
@@ -25,8 +25,8 @@ Floats = npt.NDArray[np.float64]
 @dataclass(frozen=True, slots=True)
 class EntryDraws:
     """uids      images with a match, in order
-    text_I    the text that stands for each
-    stays_I   whether it stays
+    text_I    index of the text drawn for each image
+    stays_I   True if the image is kept
     chance_T  P of every text, 0 without a match
     """
 
@@ -48,7 +48,7 @@ def draw_texts(
     choose_T: Floats | None = None,
     keep: Floats | None = None,
 ) -> EntryDraws:
-    """Draws for each image: the text that decides, and whether the image stays.
+    """Draws one text for each image, and decides whether the image is kept.
 
     uid_T               owns each text; texts of one image are neighbours
     entry_K, offset_T1  the entries of text i are entry_K[offset[i]:offset[i+1]]

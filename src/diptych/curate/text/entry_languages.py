@@ -1,13 +1,12 @@
-"""MetaCLIP 2's rule for many languages (Chuang et al., 2025, 2507.22062): each language has a list and a threshold of its own.
+"""MetaCLIP 2's multilingual balancing (Chuang et al., 2025, 2507.22062): each language has its own entry list and threshold.
 
-A text is searched for the entries of its language alone, and counts are kept by language. The threshold of a reference language
-(English) is given; what it leaves in the tail of that language, the share of matches on rarer entries, is then left in the tail of
-every other one:
+A text is searched only for the entries of its language, and counts are kept per language. The threshold of a reference language
+(English) is given; its tail share, the fraction of matches on rarer entries, is then used for every other language:
 
     p = share_below(counts of the reference, t),     t of a language = threshold_for(its counts, p)
 
-A text whose language is unknown, or has no list where there are lists by language, is of the language "other", which has a list if one
-is given. Letters: L languages, M entries, T texts, K matches.
+A text whose language is unknown, or has no list if there are lists by language, gets the language "other", which may have its own
+list. Letters: L languages, M entries, T texts, K matches.
 """
 
 from __future__ import annotations
@@ -42,7 +41,7 @@ class EntryLanguages:
 
     @classmethod
     def load(cls, folder: Path) -> EntryLanguages:
-        """Entry lists of a folder with a list a language: en.txt, fr.parquet, other.txt."""
+        """Reads entry lists from a folder with one list per language: en.txt, fr.parquet, other.txt."""
         files = {path.stem: path for path in sorted(folder.iterdir()) if path.suffix in SUFFIXES}
         if not files:
             raise DataError("holds no list", file=folder, expected="a list of entries a language: en.txt, fr.parquet, other.txt")
@@ -67,7 +66,7 @@ class EntryLanguages:
         return names, np.array([number[name] for name in language_of_text], np.int64)
 
     def own(self, names: Sequence[str], language_T: Ints, entry_K: Ints, offset_T1: Ints) -> tuple[Ints, Ints]:
-        """Matches (entry_K, offset_T1) without those of entries that the list of a text's language has not."""
+        """Matches (entry_K, offset_T1) restricted to entries in the list of each text's language."""
         if not self.lists:
             return entry_K, offset_T1
         text_K = np.repeat(np.arange(len(language_T)), np.diff(offset_T1))
@@ -94,7 +93,7 @@ class EntryMatches:
     by_language: bool = False
 
     def rows(self) -> Ints:
-        """Row of `counts` that each text is counted in."""
+        """Row of `counts` for each text."""
         return self.language_T if self.by_language else np.zeros_like(self.language_T)
 
     def flat_index(self) -> Ints:

@@ -1,7 +1,7 @@
-"""Substring matching of entries in texts (Aho-Corasick): all matches, also those that overlap, in linear time.
+"""Substring matching of entries in texts (Aho-Corasick): all matches, including overlapping ones, in linear time.
 
-An Aho-Corasick automaton over the entries is built once and reads every text once. A longest-match automaton, or the plain loop over
-entries that stops at the first one, answers something else: "red car" holds "red", "car" and "red car".
+An Aho-Corasick automaton over the entries is built once and reads every text once. A longest-match automaton, or a loop over
+entries that stops at the first match, gives different results: "red car" contains "red", "car" and "red car".
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from diptych.curate.text.word_boundaries import RULES, Rule, pattern, prepared
 
 Ints = npt.NDArray[np.int64]
 CHUNK = 8_192
-"""Texts that are searched at once: bounds the memory of the answer."""
+"""Texts searched at once: bounds the memory of the result."""
 
 
 class EntryMatcher:
-    """Aho-Corasick automaton of a list of entries. Entries that are empty match nothing.
+    """Aho-Corasick automaton of a list of entries. Empty entries match nothing.
 
     >>> texts, entries = EntryMatcher(("car", "red", "red car")).match(["a red car", "carpet"])
     >>> texts.tolist(), entries.tolist()
@@ -70,7 +70,7 @@ class EntryMatcher:
 
 @dataclass(frozen=True)
 class MatchEntries:
-    """Entry matches: texts in, indices of the entries in them out. A worker of `engine.mapped`."""
+    """Worker of `engine.mapped` that returns the indices of the entries in each text."""
 
     kind: ClassVar[pa.DataType] = pa.list_(pa.int32())
 

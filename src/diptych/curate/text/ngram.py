@@ -1,9 +1,10 @@
-"""Word n-gram language model, trained on texts alone. Interpolated after Witten and Bell (1991).
+"""Word n-gram language model with Witten-Bell interpolation (Witten and Bell, 1991), trained only on texts.
 
     P(w | h) = (count(h w) + T(h) P(w | h')) / (count(h) + T(h)),    T(h) = how many different words came after h
 
-with h' the history without its first word, and at the end of the line 1 / (V + 1): V known words and one for all that are unknown. The
-probabilities after any history sum to 1. Texts are read in lower case, as words and single signs; every text ends in an end mark.
+with h' the history without its first word, and as the final fallback 1 / (V + 1): V known words and one for all unknown ones. The
+probabilities after any history sum to 1. Texts are lower-cased and split into words and single punctuation marks, followed by an
+end token.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ class NGram:
 
     @classmethod
     def learned(cls, texts: Iterable[str], order: int = 3) -> Self:
-        """Model trained on texts. An empty list is refused."""
+        """Trains a model on texts. Raises an error for an empty list."""
         if order < 1:
             raise ConfigError(f"order is {order} (expected 1 or more)")
         after: dict[History, Counter[str]] = {}
@@ -58,7 +59,7 @@ class NGram:
 
     @property
     def vocabulary(self) -> Counter[str]:
-        """Words with their counts, the end mark included."""
+        """Words with their counts, including the end token."""
         return self.after[()]
 
     @property
@@ -86,9 +87,8 @@ class NGram:
         return sum(math.log(self.probability(row[index], row[:index])) for index in range(len(history), len(row)))
 
     def perplexity(self, text: str) -> float:
-        """Perplexity: exp of the mean nats a word, the end mark counted. Low for formulaic texts, high for texts that are no language.
-
-        Of an empty text infinity.
+        """Perplexity: exp of the mean nats per word, including the end token. Low for formulaic texts, high for texts that are
+        not natural language. Infinity for an empty text.
         """
         words = words_of(text)
         if not words:

@@ -1,7 +1,7 @@
-"""Question programs: questions and answers from the symbols of a picture, with the reasoning.
+"""Question programs: write questions, answers and reasoning from the symbols of an image.
 
-A program asks only what the symbols settle: of a thing whose label is its only one, of a number up to ten, of a place that is clear. What
-needs knowledge of the world (actions, prediction, planning, values) is left to a language model.
+A program asks only what the symbols determine: about objects with a unique label, counts up to ten, and unambiguous positions.
+Questions that need world knowledge (actions, prediction, planning, values) are left to a language model.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from diptych.data.text.question_answering.triplets import Triplet
 
 NUMBERS = ("none", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 EDGE = 0.1
-"""Share of the picture by which a centre is away from the middle before a side is named."""
+"""Minimum distance of an object's centre from the middle, as a fraction of the image, to name a side."""
 
 
 @dataclass(frozen=True)
 class SymbolVocabulary:
-    """Labels, attributes and predicates of a data set, each sorted: for wrong options and absent things."""
+    """Sorted labels, attributes and predicates of a data set, for wrong options and absent objects."""
 
     labels: tuple[str, ...]
     attributes: tuple[str, ...]
@@ -38,7 +38,7 @@ class SymbolVocabulary:
 
 
 def write_questions(uid: str, symbols: Symbols, vocabulary: SymbolVocabulary, rng: Any, *, options: int = 4) -> list[Triplet]:
-    """Questions of all programs, one each where it applies. options: of closed questions; fewer where the vocabulary has fewer."""
+    """Questions of all programs, one from each that applies. options: per closed question; fewer if the vocabulary is smaller."""
     questions: list[Triplet] = []
     for program in PROGRAMS:
         for draft in program(symbols, vocabulary, rng):
@@ -77,7 +77,7 @@ def _one(things: Sequence[Any], rng: Any) -> Any:
 
 
 def _single(symbols: Symbols) -> list[tuple[int, SymbolicObject]]:
-    """Things whose label occurs once."""
+    """Objects whose label occurs once."""
     return [(row, thing) for row, thing in enumerate(symbols.things) if len(symbols.named(thing.label)) == 1]
 
 
@@ -127,7 +127,7 @@ def attribute(symbols: Symbols, vocabulary: SymbolVocabulary, rng: Any) -> Itera
 
 
 def location(symbols: Symbols, vocabulary: SymbolVocabulary, rng: Any) -> Iterator[_QuestionDraft]:
-    """Question on the half of the picture in which the only thing of a label lies, across and down; not asked near the middle."""
+    """Question on the half of the image that contains the only object of a label, across and down; not asked near the middle."""
     for axis, (low, high) in ((0, ("left", "right")), (1, ("top", "bottom"))):
         candidates = [(row, thing) for row, thing in _single(symbols) if abs(thing.centre[axis] - 0.5) >= EDGE]
         if candidates:

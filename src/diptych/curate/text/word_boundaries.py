@@ -1,16 +1,19 @@
-"""Word boundaries: texts and entries encoded as bytes, so that "the entry stands in the text" is a substring test of bytes.
+"""Word boundaries: texts and entries encoded as bytes, so that entry matching is a substring test on bytes.
 
-Three rules:
+There are three rules:
 
-"tokens"      The default. A text is cut into runs of letters, digits and marks, single signs, and blanks (runs of white space count as
-              one); an entry matches where its tokens stand side by side. So "U.S." is found in "the U.S. army", "dog" in "(dog)", and
-              "猫" inside a sentence without blanks, where every character is a token; "car" is not found in "carpet".
-"released"    What MetaCLIP's code does: `, . ; : ? !` and the backtick get a blank on both sides, tab and line ends become one, and
-              " entry " must stand in " text ". An entry with one of those signs can never match, nor can a word in brackets or quotes.
-"multilingual" The same, but no blank is asked for at an end of an entry that is one of the signs or of the scripts that MetaCLIP 2's code
-              lists: ASCII's and 25 others; Han, Thai, Lao, Burmese, Khmer and Tibetan. Kana are not among them, nor "…" or "–".
+"tokens"      The default. A text is split into runs of letters, digits and marks, single punctuation characters, and spaces (runs
+              of white space count as one); an entry matches where its tokens are adjacent. "U.S." matches in "the U.S. army",
+              "dog" in "(dog)", and "猫" in a sentence without spaces, where every character is a token; "car" does not match in
+              "carpet".
+"released"    As in MetaCLIP's code: `, . ; : ? !` and the backtick are surrounded by spaces, tabs and newlines become spaces, and
+              " entry " must occur in " text ". An entry with one of those characters never matches, nor does a word in brackets
+              or quotes.
+"multilingual" The same, but no space is required at an end of an entry that is a punctuation character or a script listed in
+MetaCLIP 2's
+              code: ASCII's and 25 others; Han, Thai, Lao, Burmese, Khmer and Tibetan. Kana are not among them, nor "…" or "–".
 
-Whatever "released" finds of an entry without signs, "tokens" finds as well. Letters: N texts, S characters, U bytes.
+For entries without punctuation, "tokens" matches everything that "released" does. Letters: N texts, S characters, U bytes.
 """
 
 from __future__ import annotations
@@ -29,7 +32,7 @@ RULES: tuple[Rule, ...] = ("tokens", "released", "multilingual")
 
 BLANK, WORD, SIGN, END = range(4)
 EDGE, LINE = 0x1F, 0x0A
-"""Bytes that no prepared text holds otherwise: Python counts both among white space, which is written as a blank."""
+"""Separator bytes that occur nowhere else in a prepared text: Python treats both as white space, which is written as a space."""
 
 NOWHERE = b"\xff"
 """A byte that no UTF-8 has."""
@@ -44,7 +47,7 @@ OPEN_SCRIPTS = (
     (0x4E00, 0x9FFF), (0xF900, 0xFAFF), (0x20000, 0x2A6DF), (0x2A700, 0x2EBEF),
 )  # fmt: skip
 OPEN_SIGNS = frozenset(string.punctuation + "，。、；：？！“”‘’（）【】《》〈〉「」『』～—")
-"""At which rule "multilingual" asks for no blank, as released."""
+"""Characters next to which the rule "multilingual" requires no space, as released."""
 SPACED = str.maketrans({sign: f" {sign} " for sign in ",.;:?!`"} | {"\t": " ", "\n": " ", "\r": " "})
 NO_LINE = str.maketrans({"\n": " "})
 
@@ -69,7 +72,7 @@ def pattern(entries: Sequence[str], rule: Rule) -> list[bytes]:
         spelled = [f" {entry} " for entry in entries]
     else:
         spelled = [("" if _open(entry[0]) else " ") + entry + ("" if _open(entry[-1]) else " ") for entry in entries]
-    # No prepared text holds a line end, so an entry with one matches nothing, and must not match from one text into the next.
+    # Prepared texts contain no newline, so an entry with one matches nothing, and must not match across two texts.
     return [entry.encode("utf-8", "replace").replace(b"\n", NOWHERE) for entry in spelled]
 
 
@@ -78,7 +81,7 @@ def _open(character: str) -> bool:
 
 
 def _mark_edges(texts: Sequence[str]) -> bytes:
-    """Bytes with every token between two edges, neighbours sharing one; a line end after every text."""
+    """Bytes with an edge marker around every token, shared by neighbours; a newline after every text."""
     joined = "\n".join(text.translate(NO_LINE) for text in texts) + "\n"
     if not joined.isascii():
         joined = unicodedata.normalize("NFC", joined)
@@ -105,7 +108,7 @@ def _is_word(character: str) -> bool:
 
 @lru_cache(maxsize=1)
 def _kinds() -> npt.NDArray[np.uint8]:
-    """Class of every code point. Planes without letters are signs."""
+    """Class of every code point. Planes without letters count as punctuation."""
     kinds = np.full(0x110000, SIGN, np.uint8)
     for low, high in ((0, 0xD800), (0xE000, 0x20000), (0xE0000, 0xE0200)):
         for point in range(low, high):

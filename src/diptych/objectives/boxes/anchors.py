@@ -1,11 +1,11 @@
 """Losses of anchor-based detectors: class and box regression of each anchor (RetinaNet, Lin et al., 2017, 1708.02002).
 
-    classes  focal loss of every class of every anchor that counts
-    boxes    L1 of the change, at anchors that have a box
+    classes  focal loss of every class of every anchor that is not ignored
+    boxes    L1 of the box deltas, at positive anchors
 
-Both are sums over the batch divided by the number of anchors that have a box, an image without any counting one (mmdetection).
-torchvision divides each image by its own number and takes the mean of the images, so that an image of few anchors weighs as much as one
-of many.
+Both are sums over the batch divided by the number of positive anchors, where an image without any counts as one (mmdetection).
+torchvision normalises each image by its own number and averages over images, so an image with few positive anchors weighs as much
+as one with many.
 
 Letters: N images, A anchors, K classes, M boxes of an image. Boxes are xyxy in pixels.
 """
@@ -25,12 +25,12 @@ BACKGROUND, IGNORED = -1, -2
 
 
 def matched_anchors(anchor_A4: Tensor, box_M4: Tensor, *, high: float = 0.5, low: float = 0.4, least: float = 0.0) -> Tensor:
-    """int64 [A]: the box that each anchor is to become, or BACKGROUND, or IGNORED.
+    """Matches anchors to boxes: index of the box of each anchor, BACKGROUND or IGNORED, int64 [A].
 
-    An anchor that overlaps boxes by `high` or more takes the one that it overlaps most; below `low` it is background; between them it has
-    no loss. Beyond that every box takes the anchors that overlap it most, if only by `least`, whatever other box they overlap more;
-    of two boxes that ask for one anchor the later gets it, as in mmdetection. (torchvision keeps such an anchor from the background and
-    gives it to the box that it overlaps most.)
+    An anchor with an IoU of at least `high` takes the box with the highest IoU; below `low` it is background; in between it is
+    ignored. In addition every box takes the anchors with the highest IoU to it, if that is at least `least`, even if they overlap
+    another box more; if two boxes claim an anchor the later one gets it, as in mmdetection. (torchvision does not let such an
+    anchor become background, and gives it to the box that it overlaps most.)
     """
     found_A = torch.full((len(anchor_A4),), BACKGROUND, device=anchor_A4.device)
     if not len(box_M4) or not len(anchor_A4):
@@ -46,7 +46,7 @@ def matched_anchors(anchor_A4: Tensor, box_M4: Tensor, *, high: float = 0.5, low
 
 
 def encode_boxes(anchor_A4: Tensor, box_A4: Tensor) -> Tensor:
-    """[A, 4]: what makes each anchor its box. Shift of the centre in sides of the anchor, logarithm of the sides' ratio."""
+    """Box deltas [A, 4] from anchors to boxes: centre offset in units of the anchor's sides, log of the ratio of the sides."""
     old_A2, new_A2 = anchor_A4[:, 2:] - anchor_A4[:, :2], box_A4[:, 2:] - box_A4[:, :2]
     shift_A2 = (box_A4[:, :2] + new_A2 / 2 - anchor_A4[:, :2] - old_A2 / 2) / old_A2
     return torch.cat((shift_A2, (new_A2 / old_A2).log()), 1)
@@ -60,7 +60,8 @@ def anchor_losses(
     labels: Sequence[Tensor],
     real_NA: Tensor | None = None,
 ) -> dict[str, Tensor]:
-    """`boxes` [M, 4] and int64 `labels` [M] of each image; `real_NA` False where an anchor lies on padding and has no loss."""
+    """Class and box losses; `boxes` [M, 4] and int64 `labels` [M] of each image; `real_NA` is False for anchors on padding (no
+    loss)."""
     logit_NAK, change_NA4 = at_least_float32(logit_NAK), at_least_float32(change_NA4)
     focal, distance, count = logit_NAK.new_zeros(()), logit_NAK.new_zeros(()), 0
     for row, (box_M4, label_M) in enumerate(zip(boxes, labels, strict=True)):
@@ -78,5 +79,5 @@ def anchor_losses(
 
 
 def at_least_float32(value: Tensor) -> Tensor:
-    """At least float32: a hundred thousand small losses do not add up in half precision."""
+    """Casts to at least float32: half precision cannot sum a hundred thousand small losses."""
     return value.to(torch.promote_types(value.dtype, torch.float32))

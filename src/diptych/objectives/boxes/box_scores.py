@@ -1,4 +1,4 @@
-"""The auxiliary loss of DenseCLIP's detectors (2112.01518): each position of a score map is classified by the boxes it lies in.
+"""Auxiliary loss of DenseCLIP's detectors (2112.01518): classifies each position of a score map by the boxes that contain it.
 
 Letters: B batch, K classes, N boxes of an image, H W places.
 """
@@ -12,13 +12,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 STRIDE = 4
-"""Pixels of the image a place of the targets: that of the finest map."""
+"""Stride of the targets in image pixels: that of the finest feature map."""
 
 
 def box_targets(
     boxes: Sequence[Tensor], labels: Sequence[Tensor], classes: int, height: int, width: int, *, released: bool = False
 ) -> tuple[Tensor, Tensor]:
-    """Which classes each place has, [B, K, H, W], and whether it lies in any box, [B, 1, H, W], both of 0 and 1.
+    """Class targets of each position, [B, K, H, W], and a mask of positions inside any box, [B, 1, H, W], both of 0 and 1.
 
     boxes     xyxy in pixels [N, 4] of each image; corners are cut to whole places, so that a box below four pixels may have none
     labels    int64 [N] of each image
@@ -36,8 +36,8 @@ def box_targets(
 
 
 def box_score_loss(score_BKHW: Tensor, target_BKHW: Tensor, inside_B1HW: Tensor) -> Tensor:
-    """Binary cross-entropy of the sigmoid of scores (already divided by the temperature, and resized bilinearly to the targets), on places
-    inside some box alone, over their number times K. 0 without any box, where the released code has no number."""
+    """Binary cross-entropy of the sigmoid of scores (already divided by the temperature, and resized bilinearly to the targets),
+    only on positions inside a box, divided by their number times K. 0 without any box, where the released code gives NaN."""
     score_BKHW = F.interpolate(score_BKHW, size=target_BKHW.shape[2:], mode="bilinear", align_corners=False)
     each_BKHW = F.binary_cross_entropy_with_logits(score_BKHW, target_BKHW.to(score_BKHW), reduction="none") * inside_B1HW
     return each_BKHW.sum() / (inside_B1HW.sum() * score_BKHW.shape[1]).clamp_min(1)

@@ -20,7 +20,7 @@ from torch import Tensor
 from diptych.core.errors import ShapeError
 
 SMALLEST = 1e-9
-"""Areas are divided by at least this: far below a pixel of any image, in shares of an image as in pixels."""
+"""Minimum divisor for areas: far below the area of a pixel, in normalised as in pixel coordinates."""
 
 
 def xyxy_from_cxcywh(box_X4: Tensor) -> Tensor:
@@ -71,12 +71,12 @@ def pairwise_l1(one_XN4: Tensor, two_XM4: Tensor) -> Tensor:
 
 
 def l1_loss(one_X4: Tensor, two_X4: Tensor) -> Tensor:
-    """Sum of the four absolute differences of aligned boxes, one number a box."""
+    """Sum of the four absolute differences of aligned boxes, one value per box."""
     return (one_X4 - two_X4).abs().sum(-1)
 
 
 def giou_loss(one_X4: Tensor, two_X4: Tensor) -> Tensor:
-    """1 - GIoU of aligned xyxy boxes, in [0, 2), one number a box."""
+    """1 - GIoU of aligned xyxy boxes, in [0, 2), one value per box."""
     return 1 - giou(one_X4, two_X4)
 
 

@@ -1,14 +1,14 @@
-"""Which query answers for which true pair: the one-to-one assignment of least total cost (Hungarian algorithm), as in DETR.
+"""Hungarian matching of queries to true pairs: the one-to-one assignment of least total cost, as in DETR.
 
     cost(q, g) = 1 (-p_s[q, label_s] - p_o[q, label_o])  +  1 verb(q, g)  +  2.5 max(L1_s, L1_o)  +  1 max(-GIoU_s, -GIoU_o)
     verb(q, g) = -1/2 [ p.y / (sum y + e) + (1 - p).(1 - y) / (sum (1 - y) + e) ],        e = 1e-4        (QPIC, 2103.05399; RLIP)
 
-with p_s, p_o softmax over entity names, p sigmoid over relation names, y the multi-hot relations of g. Costs are tensors: add a term
-of your own, or hand `assign` any other matrix. All images and decoder layers are scored in one pass; only the assignment
-itself visits them one by one (scipy), after a single copy to the host.
+with p_s, p_o softmax over entity names, p sigmoid over relation names, y the multi-hot relations of g. Costs are tensors: add
+your own term, or pass any other matrix to `assign`. All images and decoder layers are scored in one pass; only the assignment
+itself loops over them (scipy), after a single copy to the host.
 
-What implementations get wrong: a target offset that goes astray in later images once an image has more targets than queries; a
-maximum over subject and object that still feels the zero box of an object that does not exist (`missing`); L1 of boxes in pixels.
+What implementations get wrong: a target offset that is wrong for later images once an image has more targets than queries; a
+maximum over subject and object that includes the zero box of an object that does not exist (`missing`); L1 of boxes in pixels.
 
 Letters as in `data.graphs.pairs`; X any leading shape.
 """
@@ -34,18 +34,18 @@ CostFunction = Callable[[PairPredictions, PairTargets], Tensor]
 
 Missing = Literal["left_out", "zero_box"]
 IMPOSSIBLE = 1e6
-"""Stands in for a cost that is not a finite number, so that matching goes on and the loss itself shows what is wrong."""
+"""Replaces costs that are not finite, so that matching continues and the loss itself shows the problem."""
 
 
 @torch.no_grad()
 def assign(cost_XQG: Tensor, valid_XG: Tensor, *, on_host: bool = False) -> Tensor:
-    """query_XG, int64: the query of each target, -1 for padding and for targets that found none.
+    """Index of the query of each target, query_XG, int64; -1 for padding and unmatched targets.
 
     cost_XQG [..., Q, G], valid_XG [..., G] (broadcast over leading axes; False on padding). Every query serves at most one target;
-    when there are more targets than queries, the cheapest choice of Q targets is served.
+    if there are more targets than queries, the cheapest Q targets are matched.
 
-    on_host  the answer stays in main memory, where the matching is done: who needs indices of what is matched finds them there without
-             another wait for a GPU
+    on_host  return the result in main memory, where the matching is done, so that using its indices there needs no further
+             synchronisation with a GPU
     """
     lead, (queries, most) = cost_XQG.shape[:-2], cost_XQG.shape[-2:]
     if valid_XG.shape[-1:] != (most,):
@@ -55,7 +55,7 @@ def assign(cost_XQG: Tensor, valid_XG: Tensor, *, on_host: bool = False) -> Tens
     there_NG = valid_XG.expand(*lead, most).reshape(lead.numel(), most)
     if cost_XQG.device.type == "cpu" or not queries:
         cost_NQG, valid_NG = known_NQG.cpu().numpy(), there_NG.cpu().numpy()
-    else:  # one copy to the host: padding is what is no number
+    else:  # one copy to the host: padding is encoded as NaN
         cost_NQG = known_NQG.masked_fill(~there_NG[:, None], torch.nan).cpu().numpy()
         valid_NG = ~np.isnan(cost_NQG[:, 0])
     for n, (cost_QG, valid_G) in enumerate(zip(cost_NQG, valid_NG, strict=True)):
@@ -68,7 +68,7 @@ def assign(cost_XQG: Tensor, valid_XG: Tensor, *, on_host: bool = False) -> Tens
 
 
 def to_device(tensor: Tensor, device: torch.device) -> Tensor:
-    """A tensor of main memory on a device; a CUDA device gets it from page-locked memory, for which nobody waits."""
+    """Copies a CPU tensor to a device; to CUDA asynchronously from pinned memory."""
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
 

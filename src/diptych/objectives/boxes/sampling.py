@@ -1,6 +1,7 @@
-"""Which boxes a two-stage detector learns from: matched to true boxes, then drawn (Faster R-CNN, Ren et al., 2015, 1506.01497).
+"""Training box sampling of a two-stage detector: matches boxes to true boxes, then samples (Faster R-CNN, Ren et al., 2015,
+1506.01497).
 
-Letters: A anchors or proposals, M true boxes, S drawn boxes, P those of them that have a true box. Boxes are xyxy in pixels.
+Letters: A anchors or proposals, M true boxes, S sampled boxes, P positives among them. Boxes are xyxy in pixels.
 """
 
 from __future__ import annotations
@@ -43,13 +44,13 @@ class BoxSampling:
 
 
 def sample_rows(place_A: Tensor, sampling: BoxSampling) -> tuple[Tensor, Tensor]:
-    """int64 [P] and [S - P]: rows with a true box and rows of background, each ascending, drawn by torch's random state."""
+    """Samples positive rows, int64 [P], and background rows, int64 [S - P], each ascending, with torch's global random state."""
     true_P = _some((place_A >= 0).nonzero()[:, 0], int(sampling.count * sampling.positive))
     return true_P, _some((place_A == BACKGROUND).nonzero()[:, 0], sampling.count - len(true_P))
 
 
 def sample_regions(proposals: Sequence[Tensor], boxes: Sequence[Tensor], sampling: BoxSampling) -> list[Drawn]:
-    """Of each image; the true boxes stand among its proposals."""
+    """Samples the regions of each image; the true boxes are added to its proposals."""
     regions = []
     for proposal_A4, true_M4 in zip(proposals, boxes, strict=True):
         own_M = torch.arange(len(true_M4), device=true_M4.device)

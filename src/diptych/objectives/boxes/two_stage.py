@@ -1,13 +1,13 @@
-"""Losses of Mask R-CNN (He et al., 2017, 1703.06870) as mmdetection has them.
+"""Mask R-CNN losses (He et al., 2017, 1703.06870) as in mmdetection.
 
-    proposals       binary cross-entropy of drawn anchors: a thing or not
-    proposal_boxes  L1 of the change, at drawn anchors that have a box
-    classes         cross-entropy of drawn regions, the background last
-    boxes           L1 of the change in units of `SPREAD`, at regions that have a box, for its class alone
-    masks           binary cross-entropy of the pixels of such regions, for its class alone
+    proposals       binary cross-entropy of sampled anchors: object or background
+    proposal_boxes  L1 of the box deltas, at positive sampled anchors
+    classes         cross-entropy of sampled regions, the background last
+    boxes           L1 of the box deltas in units of `SPREAD`, at positive regions, only for the true class
+    masks           binary cross-entropy of the pixels of positive regions, only for the true class
 
-The first two are divided by all drawn anchors, with one counted where an image has none of either kind; classes and boxes by all drawn
-regions, those of background included; masks are a mean. torchvision has a smooth L1 with a corner at 1/9 in place of L1.
+The first two are divided by the number of sampled anchors, counting at least one of either kind per image; classes and boxes by
+all sampled regions, including background; masks are a mean. torchvision uses a smooth L1 with beta 1/9 instead of L1.
 
 Letters: N images, A anchors, K classes, C classes and the background, M boxes of an image, S drawn regions of all images, P those with a
 box, H W pixels. Boxes are xyxy in pixels.
@@ -26,7 +26,7 @@ from diptych.objectives.boxes.anchors import IGNORED, at_least_float32, encode_b
 from diptych.objectives.boxes.sampling import BoxSampling, Drawn, sample_rows
 
 SPREAD = (0.1, 0.1, 0.2, 0.2)
-"""A change of a region's box of one unit: a tenth of its sides, a factor of e ** 0.2."""
+"""Scale of region box deltas: one unit is a tenth of the box sides, or a factor of e ** 0.2."""
 
 
 def proposal_losses(
@@ -37,7 +37,7 @@ def proposal_losses(
     sampling: BoxSampling,
     real_NA: Tensor | None = None,
 ) -> dict[str, Tensor]:
-    """`real_NA` is False where an anchor lies on padding and has no loss."""
+    """Losses of the region proposal network. `real_NA` is False for anchors on padding, which have no loss."""
     logit_NA, change_NA4 = at_least_float32(logit_NA), at_least_float32(change_NA4)
     wrong, distance, count = logit_NA.new_zeros(()), change_NA4.new_zeros(()), 0
     for row, box_M4 in enumerate(boxes):
@@ -58,7 +58,7 @@ def proposal_losses(
 def region_losses(
     logit_SC: Tensor, change_SK4: Tensor, regions: Sequence[Drawn], boxes: Sequence[Tensor], labels: Sequence[Tensor]
 ) -> dict[str, Tensor]:
-    """`regions` of each image, in the order of the rows; int64 `labels` [M] of its `boxes`."""
+    """Classification and box losses of the `regions` of each image, in row order; int64 `labels` [M] of its `boxes`."""
     logit_SC, change_SK4 = at_least_float32(logit_SC), at_least_float32(change_SK4)
     class_S, true_S, targets_P4 = [], [], []
     for (region_S4, place_P), box_M4, label_M in zip(regions, boxes, labels, strict=True):
@@ -75,10 +75,10 @@ def region_losses(
 
 
 def mask_targets(regions: Sequence[Drawn], masks: Sequence[Tensor], side: int) -> Tensor:
-    """[P, side, side] of 0 and 1: what each region with a box holds of that box's mask.
+    """Mask targets [P, side, side] of 0 and 1: the ground-truth mask of each positive region, cropped to the region.
 
-    masks  bool [M, H, W] of each image. A place is 1 where the mean of the mask, read between its pixels as regions are read
-           from maps, is half or more.
+    masks  bool [M, H, W] of each image. A cell is 1 where the mask, averaged with the interpolation of RoIAlign, is at least
+           half.
     """
     targets = []
     for (region_S4, place_P), mask_MHW in zip(regions, masks, strict=True):
@@ -94,7 +94,8 @@ def mask_targets(regions: Sequence[Drawn], masks: Sequence[Tensor], side: int) -
 def mask_loss(
     logit_PKHW: Tensor, regions: Sequence[Drawn], masks: Sequence[Tensor], labels: Sequence[Tensor]
 ) -> dict[str, Tensor]:
-    """Of regions with a box; `masks` bool [M, H, W] and `labels` int64 [M] of each image. 0 where there is none."""
+    """Mask loss of positive regions; `masks` bool [M, H, W] and `labels` int64 [M] of each image. 0 if there are no such
+    regions."""
     label_P = torch.cat([label_M[place_P] for (_, place_P), label_M in zip(regions, labels, strict=True)])
     if not len(label_P):
         return {"masks": logit_PKHW.sum()}

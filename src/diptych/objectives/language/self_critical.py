@@ -1,9 +1,9 @@
-"""Captions that are drawn, rewarded and learned from (self-critical sequence training, Rennie et al., 2017, arXiv 1612.00563).
+"""Self-critical sequence training: policy gradient on sampled captions (Rennie et al., 2017, arXiv 1612.00563).
 
     loss = 100 / B sum over drawn captions of (baseline - reward) * mean over its words of log p
 
-A caption that is worth more than the baseline becomes likelier. FIBER's last stage (2206.07643) draws five for each picture, rewards them
-by CIDEr-D and takes 1 as the baseline. What implementations get wrong: the mark of the end is a word that was chosen, and counts.
+A caption with a reward above the baseline becomes more likely. FIBER's last stage (2206.07643) samples five per image, rewards
+them by CIDEr-D and uses a baseline of 1. What implementations get wrong: the end token was chosen too, and counts as a word.
 
 Letters: B pictures, N drawn captions, L tokens, M = L - 1 choices, V words.
 """
@@ -19,8 +19,8 @@ SCALE = 100.0
 
 
 def mean_log_probability(logit_NLV: Tensor, ids_NL: Tensor, chosen_NM: Tensor) -> Tensor:
-    """[N]: the mean of log p over the choices of each caption. `logit_NLV` at place l answers for the token at l + 1; `chosen_NM` is True
-    where that token was chosen and is no padding."""
+    """Mean log p over the choices of each caption, [N]. `logit_NLV` at position l predicts the token at l + 1; `chosen_NM` is
+    True where that token was chosen and is not padding."""
     wide = torch.promote_types(logit_NLV.dtype, torch.float32)
     log_NMV = (logit_NLV[:, :-1].to(wide).softmax(-1) + EPS).log()
     picked_NM = log_NMV.gather(-1, ids_NL[:, 1:, None]).squeeze(-1) * chosen_NM
@@ -28,5 +28,5 @@ def mean_log_probability(logit_NLV: Tensor, ids_NL: Tensor, chosen_NM: Tensor) -
 
 
 def self_critical_loss(log_N: Tensor, reward_N: Tensor, baseline_N: Tensor, *, pictures: int) -> Tensor:
-    """The loss above, of what `mean_log_probability` gives for captions of so many pictures. Rewards have no gradient."""
+    """Self-critical loss from the `mean_log_probability` of sampled captions of `pictures` images. Rewards have no gradient."""
     return SCALE * (log_N * (baseline_N - reward_N).detach().to(log_N)).sum() / pictures

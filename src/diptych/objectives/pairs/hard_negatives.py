@@ -38,7 +38,7 @@ def wide_info_nce(
 ) -> Tensor:
     """CLIP's loss, in which every image is compared with the negatives of all images too. Negatives have no loss of their own.
 
-    there_NK  bool: which negatives there are; the others are left out of every sum. Ids of groups are 0 or more
+    there_NK  bool, True for existing negatives; the others are excluded from every sum. Group ids are 0 or more
     """
     _check(image_ND, text_ND, negative_NKD, there_NK)
     text_MD = torch.cat([text_ND, negative_NKD.flatten(0, 1)])
@@ -67,9 +67,9 @@ def own_negatives(
     scale: Tensor | float,
     process_group: Group = None,
 ) -> Tensor:
-    """The mean, over the images of all processes that have a negative, of -log of the share of their own text among it and them.
+    """Mean over the images of all processes that have negatives of -log softmax of their own text against their own negatives.
 
-    With one negative it is softplus(scale (v.n - v.t)). 0 where no image has one.
+    With one negative it is softplus(scale (v.n - v.t)). 0 if no image has one.
     """
     _check(image_ND, text_ND, negative_NKD, there_NK)
     factor = as_scalar(scale, "scale", device=image_ND.device).to(torch.promote_types(image_ND.dtype, torch.float32))
@@ -78,7 +78,7 @@ def own_negatives(
             x.to(torch.promote_types(x.dtype, torch.float32)) for x in (image_ND, text_ND, negative_NKD)
         )
         own_N1 = (image_ND * text_ND).sum(-1, keepdim=True) * factor
-        # Left out after the factor: its gradient would be 0 times infinity.
+        # Mask after scaling: otherwise the gradient of the scale would be 0 times infinity.
         other_NK = (torch.einsum("nd,nkd->nk", image_ND, negative_NKD) * factor).masked_fill(~there_NK, -torch.inf)
         logit_NK = torch.cat([own_N1, other_NK], 1)
         each_N = logit_NK.logsumexp(1) - logit_NK[:, 0]
@@ -88,9 +88,9 @@ def own_negatives(
 
 
 def _kept(there_NK: Tensor, process_group: Group) -> Tensor | None:
-    """bool [N, M]: own images by the texts of all processes and then their negatives; None if all are there."""
+    """Mask [N, M] of local images by the texts of all processes, then their negatives; None if none is missing."""
     all_M = all_gather(there_NK.to(torch.uint8), process_group).flatten().bool()
-    if all_M.device.type == "cpu" and bool(all_M.all()):  # the host would wait for a GPU
+    if all_M.device.type == "cpu" and bool(all_M.all()):  # on a GPU this would synchronise
         return None
     rows, count = len(there_NK), world(process_group)[1]
     text_N = all_M.new_ones(rows * count)

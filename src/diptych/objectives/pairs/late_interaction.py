@@ -35,7 +35,7 @@ from diptych.objectives.gather import Group, all_gather, check_equal_rows, gathe
 from diptych.objectives.pairs.pairing import PairLabels, Same, as_scalar
 
 CELLS = 1 << 21
-"""Similarities of tokens that are held at once, unless a call says otherwise."""
+"""Default number of token similarities held at once."""
 PARTS = (
     "image_to_text",
     "text_to_image",
@@ -45,7 +45,7 @@ PARTS = (
     "positive_text_score",
 )
 ROWS = 16
-"""Images of a tile at most: rows of a matrix product are P times as many."""
+"""Maximum number of images per tile: a matrix product has P times as many rows."""
 
 
 def late_interaction(

@@ -1,11 +1,13 @@
-"""Ranking by semi-hard negatives: an anchor is nearer to its own text than to another person's, by a margin (LGUR, 2207.07802; UniPT).
+"""Triplet ranking loss with semi-hard negatives: an anchor is nearer to its own text than to another person's (LGUR, 2207.07802;
+UniPT).
 
-For each image the negatives are the texts of other identities whose hinge  margin - s_ii + s_ij  lies above 0 and below the margin: they
-are farther than one's own, but not by the margin. One of them is drawn; anchors without one have no loss. Likewise for each text.
+For each image the negatives are the texts of other identities whose hinge  margin - s_ii + s_ij  lies above 0 and below the
+margin: they are farther than its own text, but not by the margin. One of them is drawn; anchors without any have no loss.
+Likewise for each text.
 
-What implementations get wrong: negatives of one's own identity; the sum over anchors taken for a mean, so that the loss grows with the
-batch; one arbitrary triplet put in where no anchor has a semi-hard negative, which trains on an easy or a wrong pair (as released); the
-negative of text i, image j, chosen by s_ji and then charged as s_ij, which is image i against text j (as released; `cells`).
+What implementations get wrong: negatives of the same identity; a sum over anchors instead of a mean, so that the loss grows with
+the batch; an arbitrary triplet if no anchor has a semi-hard negative, which trains on an easy or a wrong pair (as released); the
+negative of text i, image j, selected by s_ji but penalised with s_ij, which is image i against text j (as released; `cells`).
 
 Letters: N pairs, W processes, C texts of all processes.
 """
@@ -35,13 +37,13 @@ def semi_hard_ranking(
     cells: Cells = "paper",
     process_group: Group = None,
 ) -> Tensor:
-    """The loss of both directions together.
+    """Semi-hard ranking loss of both directions together.
 
     image_ND, text_ND  features of any length; cosines are compared
     group_N    identities
     draw_N2    numbers in [0, 1) that choose among the semi-hard negatives of each image and of each text
     reduction  "mean" over pairs, or the "sum" over them, as released
-    cells      what a text's negative is charged by: its own cosine ("paper"), or that of the pair's image with the negative's text
+    cells      cosine in the hinge of a text's negative: its own ("paper"), or that of the pair's image with the negative's text
                ("released")
     """
     if image_ND.shape != text_ND.shape or group_N.shape != image_ND.shape[:1] or draw_N2.shape != (len(image_ND), 2):
@@ -73,7 +75,7 @@ def semi_hard_ranking(
 
 
 def _drawn(fits_NC: Tensor, draw_N: Tensor) -> Tensor:
-    """The cell that was drawn among those that fit; none in rows without one."""
+    """Mask of the cell drawn in each row among those that fit; empty for rows without any."""
     many_N = fits_NC.sum(1)
     wanted_N = (draw_N * many_N).floor().long().clamp_max((many_N - 1).clamp_min(0)) + 1
     return fits_NC & (fits_NC.cumsum(1) == wanted_N[:, None])

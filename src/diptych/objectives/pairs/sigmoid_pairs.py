@@ -1,4 +1,4 @@
-"""A sigmoid for every image-text pair (SigLIP, 2303.15343): exact, in tiles, in memory that grows with the batch only.
+"""Pairwise sigmoid loss (SigLIP, 2303.15343): exact, in tiles, with memory linear in the batch size.
 
 With unit rows v_i, t_j, a scale s, a bias b, Z_ij = s v_i . t_j + b and y_ij = 1 for positive pairs, else 0,
 
@@ -6,9 +6,9 @@ With unit rows v_i, t_j, a scale s, a bias b, Z_ij = s v_i . t_j + b and y_ij = 
 
 which is the published sum over all pairs of -log sigmoid(+-Z), divided by the number of images.
 
-What implementations get wrong: a start at s = 1, b = 0, where the N - 1 negatives of every image drown the first steps
-(published: 10 and -10); chunks under autograd, which are all still saved; texts gathered without gradient, which then learn from
-no negatives of other processes.
+What implementations get wrong: initialising s = 1, b = 0, where the N - 1 negatives of every image dominate the first steps
+(published: 10 and -10); chunks under autograd, which are all still saved; texts gathered without gradient, which then get no
+gradient from the negatives of other processes.
 
 Letters as in `info_nce`: N own images, M own texts, C texts of all processes, T rows of a tile.
 """
@@ -94,8 +94,8 @@ def sigmoid_pairs(
 
 
 class _TiledSigmoid(torch.autograd.Function):
-    """Loss of each image. Saves its inputs only; backward forms each tile anew. Every pair is one image's, so nothing but the
-    texts crosses processes."""
+    """Loss of each image. Saves only its inputs; backward recomputes each tile. Every pair belongs to one image, so only the
+    texts are exchanged between processes."""
 
     @staticmethod
     def forward(
@@ -129,8 +129,8 @@ class _TiledSigmoid(torch.autograd.Function):
 
 
 class _AtOnce(torch.autograd.Function):
-    """The weighted sum of the losses, with its gradient formed while each tile is there: one product less than when backward forms
-    the tiles anew. It needs to know beforehand what every image's loss counts (share_N, without gradient), as in a mean.
+    """Weighted sum of the losses, with its gradient computed while each tile is in memory: one product less than recomputing the
+    tiles in backward. The weight of every image's loss (share_N, without gradient) must be known in advance, as in a mean.
     Saves the gradients, which are as large as the features.
     """
 
@@ -202,7 +202,7 @@ class _Rows:
 
 @dataclass(frozen=True, slots=True)
 class _SigmoidGrads:
-    """Gradients of features, scale and bias, added up a tile at a time in the type of the logits."""
+    """Gradients of features, scale and bias, accumulated tile by tile in the dtype of the logits."""
 
     image_ND: Tensor
     text_CD: Tensor | None
@@ -227,7 +227,7 @@ class _SigmoidGrads:
             self.text_CD.addmm_(grad_TC.T, image_TD * logits.scale)
 
     def finished(self, image_ND: Tensor, text_CD: Tensor, scale_1: Tensor, bias_1: Tensor) -> tuple[Tensor | None, ...]:
-        """In the types and shapes of what they are gradients of."""
+        """Returns the gradients with the dtypes and shapes of their tensors."""
         text = None if self.text_CD is None else self.text_CD.to(text_CD.dtype)
         numbers = (grad.reshape(x.shape).to(x.dtype) for grad, x in ((self.scale, scale_1), (self.bias, bias_1)))
         return self.image_ND.to(image_ND.dtype), text, *numbers
@@ -235,7 +235,7 @@ class _SigmoidGrads:
 
 @dataclass(slots=True, init=False)
 class _Logits:
-    """Tiles of Z in one buffer: products first, then strip by strip what belongs to them."""
+    """Tiles of Z in one buffer: the products, then bias and masks strip by strip."""
 
     image_ND: Tensor
     text_CD: Tensor
@@ -266,7 +266,7 @@ class _Logits:
             yield start + at, logit_SC if out_SC is None else logit_SC.masked_fill_(out_SC, -torch.inf)
 
     def slope(self, logit_SC: Tensor, start: int) -> Tensor:
-        """The derivative of every pair's loss in its logit, in the place of the logits."""
+        """Derivative of every pair's loss with respect to its logit, written in place."""
         logit_SC.sigmoid_()
         if self.pairing.one_positive:
             self.pairing.partner(logit_SC, start).sub_(1)

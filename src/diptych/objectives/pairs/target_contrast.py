@@ -8,9 +8,10 @@ With a_i the anchors, k_j the keys, z_ij = s a_i . k_j over the cells that are k
 `info_nce` is the first with q one-hot and both sides at norm 1, in tiles and with queues; this forms the whole matrix. In CMPM the anchor
 keeps its length, which is then a temperature of its own, and only the other side has norm 1.
 
-What implementations get wrong: the direction of the divergence, which is no detail (reverse KL may leave positives out, cross-entropy may
-not); the mask of positives divided by its L2 norm in place of its sum, which makes q no distribution and the loss negative; groups that
-are positives in one direction and negatives in the other; rows without any target, whose logarithm of eps then rules the mean.
+What implementations get wrong: the direction of the divergence, which matters (reverse KL may ignore positives, cross-entropy may
+not); the mask of positives divided by its L2 norm instead of its sum, so that q is not a distribution and the loss can be
+negative; groups that are positives in one direction and negatives in the other; rows without any target, whose log eps then
+dominates the mean.
 
 Letters: N own images, M own texts, C texts of all processes, R images of all processes, D width.
 """
@@ -79,7 +80,7 @@ def target_contrast(
             raise ShapeError(f"{name} must be {shape}, own images by the texts of all processes; got {list(dense.shape)}")
     dtype = torch.promote_types(torch.promote_types(image_ND.dtype, text_MD.dtype), torch.float32)
     target_NC = target_NC.to(dtype)
-    on_host = target_NC.device.type == "cpu"  # of a GPU the host would wait for the answer
+    on_host = target_NC.device.type == "cpu"  # on a GPU the check would synchronise
     if on_host and (bool((target_NC < 0).any()) or not bool(target_NC.isfinite().all())):
         raise ConfigError("targets must be finite and not below 0")
     keep_NC = torch.ones_like(target_NC, dtype=torch.bool) if ignore_NC is None else ~ignore_NC.bool()
@@ -105,7 +106,8 @@ def target_contrast(
 
 
 def same_id_targets(group_N: Tensor, process_group: Group = None) -> Tensor:
-    """target_NC bool: own row and a column of any process have one id. Of identities, patients, or equal texts."""
+    """Targets target_NC, bool: True where a local row and a column of any process share an id (identity, patient, or equal
+    text)."""
     return group_N[:, None] == gather_rows(group_N, process_group)
 
 
@@ -120,7 +122,7 @@ def _similarity(anchor_ND: Tensor, key_CD: Tensor, normalise: Normalise) -> Tens
 def _rows(
     logit_NC: Tensor, target_NC: Tensor, keep_NC: Tensor, divergence: Divergence, target_norm: TargetNorm, eps: float
 ) -> tuple[Tensor, Tensor]:
-    """The loss [N] of each row, and whether it has a target."""
+    """Loss [N] of each row, and a mask of the rows with a target."""
     there_N = (target_NC > 0).any(1)
     length_N1 = target_NC.norm(p=1 if target_norm == "sum" else 2, dim=1, keepdim=True)
     q_NC = target_NC / length_N1.masked_fill(~there_N[:, None], 1)

@@ -19,7 +19,7 @@ def boxes_of_bins(bin_N4: Tensor, bins: int) -> Tensor:
 
 
 def valid_boxes(box_N4: Tensor) -> Tensor:
-    """[N]: True where a box has an area: x1 > x0 and y1 > y0."""
+    """Mask [N] of boxes with an area: x1 > x0 and y1 > y0."""
     return (box_N4[..., 2] > box_N4[..., 0]) & (box_N4[..., 3] > box_N4[..., 1])
 
 
@@ -30,24 +30,24 @@ def overlap(box_N4: Tensor, true_N4: Tensor) -> Tensor:
 
 
 def clicks(box_N4: Tensor, true_N4: Tensor) -> Tensor:
-    """[N]: 1 where the middle of a box lies in the true one, 0 otherwise and for a box without area."""
+    """Click accuracy [N]: 1 if the centre of a box lies in the true one, 0 otherwise and for a box without area."""
     middle_N2 = (box_N4[..., :2] + box_N4[..., 2:]) / 2
     inside_N = ((middle_N2 >= true_N4[..., :2]) & (middle_N2 <= true_N4[..., 2:])).all(-1)
     return (inside_N & valid_boxes(box_N4)).to(box_N4)
 
 
 def box_reward(box_N4: Tensor, true_N4: Tensor, *, click: float = 0.0) -> Tensor:
-    """[N]: IoU and `click` times whether the middle lies in the true box; 0 for a box without area."""
+    """Reward [N]: IoU plus `click` if the centre lies in the true box; 0 for a box without area."""
     return overlap(box_N4, true_N4) + click * clicks(box_N4, true_N4)
 
 
 def bin_ceiling(box_N4: Tensor, bins: int) -> Tensor:
-    """[N]: IoU of each box with what its own bins say, which no answer in bins of nearest middles exceeds by much."""
+    """IoU of each box with its quantised version, [N]: an approximate upper bound for answers in bins."""
     return overlap(boxes_of_bins(box_bins(box_N4, bins), bins).to(box_N4), box_N4)
 
 
 def token_rewards(drawn_N4: Tensor, true_bin_N4: Tensor, true_N4: Tensor, bins: int, *, click: float = 0.0) -> Tensor:
-    """[N, 4]: reward of the true bins with one of them replaced by the drawn one, for each place."""
+    """Token rewards [N, 4]: at each position the reward of the true bins with that bin replaced by the sampled one."""
     rewards = []
     for index in range(4):
         mixed_N4 = true_bin_N4.clone()

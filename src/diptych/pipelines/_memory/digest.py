@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from diptych.pipelines._memory.caption_log import TimedCaption
 
 TAGS = ("#C ", "#c ", "#O ", "#o ")
-"""Who acts, as LaViLa marks it: the camera's wearer, others."""
+"""LaViLa's tags for the actor: the camera wearer, or others."""
 IDLE = ("looks around", "walks around", "look around", "walk around")
 Similarity = Callable[[str, str], float]
 Merge = Callable[[list[str]], str]
@@ -34,12 +34,12 @@ def digest(
     question: str = "",
     keep_from: float = 0.0,
 ) -> tuple[TimedCaption, ...]:
-    """Captions in their order, those in a row merged while each is more similar than `threshold` to the one before it.
+    """Merges consecutive captions as long as each is more similar than `threshold` to the one before it.
 
     threshold  cosine; the comparison is with the last caption only, so that a group may drift
-    margin     frames before the first and behind the last caption of a group that it stands for: half the interval of captions
-    merge      several captions to one; a group of one is taken as it is
-    Empty where every caption is idle.
+    margin     frames before the first and after the last caption of a group that it covers: half the interval of captions
+    merge      merges several captions into one; a single caption is unchanged
+    The result is empty if every caption is idle.
     """
     groups: list[list[TimedCaption]] = []
     for caption in memory:

@@ -11,13 +11,13 @@ from diptych.core.disk.json_text import parse_json
 from diptych.core.errors import DataError
 
 OPTIONS = 5
-"""Of a question of EgoSchema."""
+"""Number of options of an EgoSchema question."""
 
 
 @dataclass(frozen=True, slots=True)
 class MemoryQuestion:
-    """id       of its own in the file
-    key      of its video, as the table of captions has it
+    """id       unique in the file
+    key      of its video, as in the table of captions
     text     the question
     options  to choose from; none where an interval is asked for
     truth    the true window in seconds
@@ -33,9 +33,9 @@ class MemoryQuestion:
 
 
 def read_questions(path: Path, *, last: bool = False) -> list[MemoryQuestion]:
-    """Questions of a file of either format. Raises DataError that names the file and what is missing in it.
+    """Reads the questions of a file in either format. Raises DataError naming the file and the missing field.
 
-    last  of a clip's annotations the last one's questions alone, as the published code reads Ego4D's
+    last  only the questions of a clip's last annotation, as the published code reads Ego4D's
     """
     try:
         value = parse_json(path.read_text(encoding="utf-8"))
@@ -61,7 +61,7 @@ def read_questions(path: Path, *, last: bool = False) -> list[MemoryQuestion]:
 
 
 def _queries(videos: Any, last: bool) -> Iterator[MemoryQuestion]:
-    """Queries numbered from 1 over the whole file, those without words left out but counted, as the published code numbers them."""
+    """Queries numbered from 1 over the whole file; empty ones are skipped but counted, as in the published code."""
     count = 0
     for video in videos:
         for clip in video["clips"]:

@@ -1,8 +1,8 @@
 """Refinement of windows by a localiser, within the windows of a language model, or within the whole log (LifelongMemory, 2312.05269).
 
-The paper runs a trained localiser inside of the windows. Here the similarity of each caption to the question takes its place: the window is
-the stretch whose similarities exceed the mean of all by the most in sum, so that it ends where the captions change. That is our departure;
-any `Localiser` may stand in its place.
+The paper runs a trained localiser inside the windows. As a substitute, this module uses the similarity of each caption to the
+question: the window is the run of captions with the largest sum of similarities above the overall mean, so that it ends where the
+captions change. Any `Localiser` can be passed instead.
 
 Letters: N captions.
 """
@@ -23,7 +23,7 @@ Floats = npt.NDArray[np.float64]
 
 
 def merged(windows: Sequence[Window], pad: float) -> list[Window]:
-    """Merged windows in time, widened by `pad` frames on both sides; those that meet are one.
+    """Widens windows by `pad` frames on both sides, sorts them by time and merges those that meet.
 
     >>> merged([(100, 120), (0, 10), (15, 30)], 5)
     [(-5, 35), (95, 125)]
@@ -54,7 +54,7 @@ def refined(
 
 
 def strongest_run(score_N: Floats) -> tuple[int, int]:
-    """First and last index of the run with the largest sum, of equal ones the first; the best single index where none is above 0.
+    """First and last index of the run with the largest sum, the first on a tie; the best single index if no value is above 0.
 
     >>> strongest_run(np.array([-1.0, 2.0, -0.5, 1.0, -3.0, 1.0]))
     (1, 3)

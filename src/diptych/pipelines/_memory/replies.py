@@ -112,15 +112,15 @@ def _last_resort(reply: str, released: bool) -> str | None:
 
 
 def _evaluated(reply: str) -> dict[str, Any] | None:
-    """Dictionary that a reply is as a whole, in Python's literals; an empty one where it is another value, None if it is no value.
-    Names are none, nor calls: what programs could do is not done here."""
+    """Parses a whole reply as a Python dictionary literal; returns {} for another value, None if it is not a value.
+    Names and calls are not evaluated."""
     try:
         tree = ast.parse(reply.lstrip(" \t"), mode="eval")
         if any(isinstance(node, ast.Name | ast.Call | ast.Attribute) for node in ast.walk(tree)):
             return None
         value = ast.literal_eval(tree)
     except ValueError as error:
-        return {} if "malformed" in str(error) else None  # 2 is 2: a value, of no use
+        return {} if "malformed" in str(error) else None  # such as `2 is 2`: a value, but not a dictionary
     except (SyntaxError, TypeError, MemoryError, RecursionError):
         return None
     return {str(name): one for name, one in value.items()} if isinstance(value, dict) else {}

@@ -1,4 +1,4 @@
-"""Prompts of LifelongMemory: sections in the order of the published code, in our words, or in those of a file."""
+"""Prompts of LifelongMemory: sections in the order of the published code, with our own wording or that of a file."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ RULE = "\n\n###\n\n"
 class Wording:
     """Prompt texts around questions and memory.
 
-    recall_system, recall_begin, recall_end  where an interval is asked for
-    choose_system, choose_end                where an option is
-    merge_system                             where captions are merged
+    recall_system, recall_begin, recall_end  for questions about an interval
+    choose_system, choose_end                for questions with options
+    merge_system                             for merging captions
     """
 
     recall_system: str = (
@@ -51,7 +51,7 @@ class Wording:
 
 
 def read_wording(path: Path | None) -> Wording:
-    """Prompt texts of this package, with those replaced that a JSON object in a file has."""
+    """Default prompt texts, overridden by those of a JSON object in a file."""
     if path is None:
         return Wording()
     names = [field.name for field in fields(Wording)]
@@ -65,7 +65,7 @@ def read_wording(path: Path | None) -> Wording:
 
 
 def queries(questions: Sequence[tuple[int, str]], *, released: bool = False) -> str:
-    """Table of questions with their numbers. released: without the line break behind its header, as the published code has it."""
+    """Table of questions with their numbers. released: without the line break after its header, as in the published code."""
     header = "query \t query_index" + ("" if released else "\n")
     return header + "".join(f"{question} \t {number} \n" for number, question in questions)
 

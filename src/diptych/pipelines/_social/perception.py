@@ -1,7 +1,7 @@
-"""Records of a social scene: captions of people and things, with age and gender of people, as text for whoever writes the story.
+"""Records of a social scene: captions of people and objects, with age and gender of people, as text for the storyteller.
 
-People are given by boxes. A detection that overlaps a person's box enough is that person, and the detection's box and mask are taken; other
-detections are things. Everything is described by questions to a captioner about a crop, in which pixels outside of a mask are white.
+People are given by boxes. A detection that overlaps a person's box enough is that person, and its box and mask are used; other
+detections are objects. Each is described by asking a captioner about its crop, in which pixels outside the mask are white.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ WHITE = 255
 
 @dataclass(frozen=True, slots=True)
 class DescribedObject:
-    """A person or thing with its symbol ("P1", "O2"), box in pixels of the picture, and words."""
+    """A person or object with its symbol ("P1", "O2"), box in image pixels, and description."""
 
     symbol: str
     box: Box
@@ -38,7 +38,7 @@ class DescribedObject:
     mask: Any = None
 
     def record(self, scale: float) -> str:
-        """As the storyteller reads it: box as [x, y, width, height], in pixels of the scaled picture."""
+        """Text for the storyteller: box as [x, y, width, height], in pixels of the scaled image."""
         x0, y0, x1, y1 = (round(value * scale) for value in self.box)
         words = f"{{<symbol>:[{self.symbol}] , <coordinate>:[{x0}, {y0}, {x1 - x0}, {y1 - y0}] , <caption>:[{self.caption}]"
         if self.symbol.startswith("P"):
@@ -77,7 +77,8 @@ def overlap(one: Box, other: Box) -> float:
 def matched_people(people: Sequence[Box], regions: Sequence[Region], least: float) -> tuple[list[DescribedObject], list[Region]]:
     """People with the boxes and masks of the regions that overlap theirs by more than `least`, and the other regions.
 
-    Each region is one person's at most, by the order of people. Regions that overlap an unmatched person so much are left out, too.
+    Each region is assigned to at most one person, in order of people. Regions that overlap an unmatched person that much are also
+    dropped.
     """
     left, persons = list(regions), list[DescribedObject]()
     for number, box in enumerate(people, start=1):

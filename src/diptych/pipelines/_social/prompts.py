@@ -1,4 +1,4 @@
-"""Prompts of the social story and of the reasoning about it, relations with their definitions, and the reply that names one."""
+"""SocialGPT prompts: story and reasoning prompts, relation definitions, and parsing of the reply."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ PIPA: dict[str, str] = {
     "sport team members": "athletes of one team",
     "colleagues": "people who work in the same organisation",
 }
-"""The 16 relations of PIPA in their order, with definitions of ours."""
+"""The 16 relations of PIPA in their order, with our own definitions."""
 PISC: dict[str, str] = {
     "friends": "people who are close and not related",
     "family": "people who are related, or parents and children",
@@ -41,7 +41,7 @@ PISC: dict[str, str] = {
     "commercial": "somebody who sells or serves, and a customer",
     "no relation": "people who do not know each other",
 }
-"""The 6 relations of PISC, with definitions of ours."""
+"""The 6 relations of PISC, with our own definitions."""
 RELATIONS: dict[str, dict[str, str]] = {"pipa": PIPA, "pisc": PISC}
 SEGMENTS = ("system", "prelude", "relationship", "example")
 """Slots of the reasoning prompt, in order."""
@@ -73,7 +73,7 @@ class Segments:
 
     @classmethod
     def usual(cls, relations: Mapping[str, str]) -> Segments:
-        """Segments for these relations: rules, role, definitions, and an example with its answer."""
+        """Default segments for these relations: rules, role, definitions, and an example with its answer."""
         names, first = listed_names(relations), list(relations)[-1]
         rules = (
             "You recognise how people in a picture are related from a description of it.\n"
@@ -91,7 +91,7 @@ class Segments:
 
     @classmethod
     def read(cls, path: Path, relations: Mapping[str, str]) -> Segments:
-        """The usual ones, replaced by those of a JSON file. Raises DataError for a file or a name that does not fit."""
+        """Default segments, overridden by those of a JSON file. Raises DataError for an invalid file or name."""
         try:
             value = parse_json(path.read_text(encoding="utf-8"))
         except (OSError, UnicodeDecodeError, ValueError) as error:
@@ -104,7 +104,7 @@ class Segments:
         return cls(*(value.get(name, getattr(usual, name)) for name in SEGMENTS))
 
     def write(self, path: Path) -> None:
-        """A JSON file of all four, as `read` takes it."""
+        """Writes all four segments to a JSON file that `read` accepts."""
         write_json(path, asdict(self))
 
 
@@ -140,21 +140,21 @@ def answer_words(label: str) -> str:
 
 
 def reasoning_parts(story: str, first: str, second: str, relations: Mapping[str, str]) -> tuple[str | Slot, ...]:
-    """The reasoning prompt behind its system segment: prelude, definitions, example, then story and question."""
+    """The reasoning prompt after its system segment: prelude, definitions, example, then story and question."""
     asked = f"\n\n[1. image description]: {story}\n[2. Question]: {question_about(first, second, relations)}\n[3. Answer]: "
     return Slot("prelude"), "\n\n", Slot("relationship"), "\n\n", Slot("example"), asked
 
 
 def training_question(story: str, pair: tuple[str, str], label: str, relations: Mapping[str, str]) -> SegmentQuestion:
-    """A labelled story for the search over segments."""
+    """Converts a labelled story to a training question for the segment search."""
     return SegmentQuestion((Slot("system"), "\n\n", *reasoning_parts(story, *pair, relations)), answer_words(label))
 
 
 def relation_in(reply: str, labels: Sequence[str], *, how: Literal["strict", "released"] = "strict") -> tuple[str, ...]:
     """Relations that a reply names.
 
-    how  "strict": the one in [The final answer is <...>], or where that is missing the only one of its first sentence; none where there
-         are several. "released": all whose names stand anywhere before the first full stop, so that a list of guesses counts as right
+    how  "strict": the one in [The final answer is <...>], or without that the only one in the first sentence; empty if there are
+         several. "released": all whose names occur before the first full stop, so a list of guesses counts as correct
 
     >>> relation_in("[The final answer is <friends>]. They laugh.", list(PIPA))
     ('friends',)

@@ -1,7 +1,8 @@
-"""Loss of a language model's answer under a prompt that is put together from segments, and its gradient over the candidates of each.
+"""Loss of a language model's answer under a prompt assembled from segments, and its gradient over the candidates of each segment.
 
-A prompt is a row of parts: fixed texts, and slots each filled by one of several candidate texts. Every part is tokenised by itself, so that
-exchanging a segment leaves all other tokens as they are. Prompts of one batch are padded at the left by a token that occurs in no text.
+A prompt is a sequence of parts: fixed texts, and slots filled by one of several candidate texts. Every part is tokenised
+separately, so exchanging a segment leaves all other tokens unchanged. Prompts of a batch are left-padded with a token that occurs
+in no text.
 
 Letters: P prompts, L tokens, N candidates of a slot, D width, T tokens of the answer.
 """
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 from diptych.core.errors import ConfigError
 
 Choice = Mapping[str, int]
-"""For each slot the candidate that fills it."""
+"""Index of the chosen candidate by slot."""
 Tokens = tuple[int, ...]
 
 
@@ -36,7 +37,7 @@ class SegmentQuestion:
 
 @dataclass(frozen=True, slots=True)
 class Slot:
-    """The place of a segment, by the name of its slot."""
+    """Slot of a prompt that a segment fills, by name."""
 
     name: str
 
@@ -78,13 +79,13 @@ class SegmentObjective:
 
     @torch.no_grad()
     def losses(self, choices: Sequence[Choice], questions: Sequence[SegmentQuestion]) -> Tensor:
-        """Mean loss of each choice over the questions [P]."""
+        """Mean loss of each choice over the questions, [P]."""
         losses = [self.prompt_losses([self.prompt(choice, question) for choice in choices], question) for question in questions]
         return torch.stack(losses).mean(0)
 
     @torch.no_grad()
     def prompt_losses(self, prompts: Sequence[Tokens], question: SegmentQuestion) -> Tensor:
-        """Loss of the question's answer behind each prompt [P]."""
+        """Loss of the question's answer after each prompt, [P]."""
         target = self._target(question)
         embeds_PLD, mask_PL = self.embedded([(*prompt, *target) for prompt in prompts])
         self.forwards += len(prompts)
@@ -132,7 +133,7 @@ class SegmentObjective:
         return [self.ids(text) for text in texts]
 
     def ids(self, text: str) -> Tokens:
-        """Tokens of a text, remembered."""
+        """Token ids of a text, cached."""
         if text not in self._tokens:
             self._tokens[text] = tuple(self.encode(text))
         return self._tokens[text]
@@ -144,7 +145,7 @@ class SegmentObjective:
         return target
 
     def embedded(self, rows: Sequence[Tokens]) -> tuple[Tensor, Tensor]:
-        """Embeddings [P, L, D] of token rows padded at the left, and their mask [P, L]."""
+        """Embeddings [P, L, D] of left-padded token rows, and their mask [P, L]."""
         table: nn.Module = self.model.get_input_embeddings()
         device = next(table.parameters()).device
         longest, taken = max(map(len, rows)), {token for row in rows for token in row}

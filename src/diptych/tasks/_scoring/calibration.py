@@ -18,7 +18,7 @@ BINS = 15
 
 @dataclass(frozen=True, slots=True)
 class ReliabilityBin:
-    """Items whose probability lies in one bin: their mean probability, the share that is positive, and how many there are."""
+    """Items whose probability lies in one bin: their mean probability, the fraction of positives, and their number."""
 
     probability: float
     positive: float

@@ -1,7 +1,7 @@
-"""Metrics of chest X-ray protocols: AUROC and F1 over several labels, Dice, hits of retrieval (BenchX, 2410.21969).
+"""Metrics of chest X-ray protocols: multi-label AUROC and F1, Dice, retrieval hits (BenchX, 2410.21969).
 
-What released code does otherwise: the threshold of F1 is fitted on the rows that are scored, by "at it or above", and then applied as
-"above"; a hit is any candidate of the same class, and not the own report. Both forms are here.
+Differences in the released code: the F1 threshold is fitted on the scored rows themselves, as ">=", and then applied as ">"; a
+hit is any candidate of the same class rather than the query's own report. Both forms are implemented.
 
 Letters: N items, M candidates, K labels.
 """
@@ -20,7 +20,8 @@ Bools = npt.NDArray[np.bool_]
 
 
 def auroc(score_N: npt.NDArray[Any], truth_N: Bools, weight_N: Floats | None = None) -> float:
-    """AUROC: the chance that a positive scores above a negative, ties half; NaN without either. `weight_N` says how often each counts."""
+    """AUROC: probability that a positive scores above a negative, ties count half; NaN if a class is missing. `weight_N`: item
+    weights."""
     weight_N = np.ones(len(score_N)) if weight_N is None else weight_N
     positive, negative = weight_N * truth_N, weight_N * ~truth_N
     if not positive.sum() or not negative.sum():
@@ -39,7 +40,7 @@ def macro_auroc(score_NK: Floats, truth_NK: Bools, weight_N: Floats | None = Non
 
 
 def best_threshold(score_NK: Floats, truth_NK: Bools) -> float:
-    """The score at which "it or above" has the largest micro F1; the lowest of several, infinity without a positive."""
+    """Threshold t for which "score >= t" has the highest micro F1; the lowest one on a tie, infinity without a positive."""
     score_M, truth_M = score_NK.ravel(), truth_NK.ravel()
     if not truth_M.any():
         return float("inf")
@@ -51,7 +52,7 @@ def best_threshold(score_NK: Floats, truth_NK: Bools) -> float:
 
 
 def f1_scores(predicted_NK: Bools, truth_NK: Bools, *, empty: float = 0.0) -> tuple[float, float]:
-    """Micro and macro F1; `empty` is the F1 of a label that is neither there nor predicted."""
+    """Micro and macro F1; `empty` is the F1 of a label that is neither present nor predicted."""
     if predicted_NK.shape != truth_NK.shape:
         raise ShapeError(f"predictions are {list(predicted_NK.shape)}, truth {list(truth_NK.shape)} (expected the same)")
     hit_K, size_K = (predicted_NK & truth_NK).sum(0), predicted_NK.sum(0) + truth_NK.sum(0)
@@ -61,7 +62,7 @@ def f1_scores(predicted_NK: Bools, truth_NK: Bools, *, empty: float = 0.0) -> tu
 
 
 def dice(predicted: Bools, truth: Bools) -> float:
-    """2 |A and B| / (|A| + |B|) of two masks of one shape; 1 where both are empty."""
+    """Dice coefficient 2 |A and B| / (|A| + |B|) of two masks of the same shape; 1 if both are empty."""
     if predicted.shape != truth.shape:
         raise ShapeError(f"the prediction is {list(predicted.shape)}, the truth {list(truth.shape)} (expected the same)")
     total = int(predicted.sum()) + int(truth.sum())
@@ -71,7 +72,7 @@ def dice(predicted: Bools, truth: Bools) -> float:
 def retrieval_hits(
     similarity_NM: npt.NDArray[Any], own_N: npt.NDArray[np.int64], class_N: npt.NDArray[Any], class_M: npt.NDArray[Any], k: int
 ) -> tuple[Floats, Floats, Floats]:
-    """Of each query: 1 where its own candidate is among the first k, 1 where any of its class is, and the share of its class among them.
+    """Per query: 1 if its own candidate is among the first k, 1 if any of its class is, and the fraction of its class among them.
 
     own_N  column of each query's own candidate. Equal similarities keep the order of the candidates
     """

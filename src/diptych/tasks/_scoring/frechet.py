@@ -42,8 +42,9 @@ class Frechet:
 def frechet(first_ND: Tensor, second_ND: Tensor) -> Frechet:
     """Fréchet distance of two sets of two rows or more, in double precision.
 
-    No root of a matrix is taken: tr (S_a S_b)^1/2 is the nuclear norm of X_a X_b^T over sqrt((n_a - 1)(n_b - 1)), X being the centred rows,
-    of which a triangle of D rows at most says as much. So fewer rows than numbers are no trouble.
+    No matrix square root is computed: tr (S_a S_b)^1/2 is the nuclear norm of X_a X_b^T over sqrt((n_a - 1)(n_b - 1)), where X
+    are the centred rows, which can be replaced by their triangular factor of at most D rows. So fewer rows than dimensions are
+    fine.
     """
     if first_ND.ndim != 2 or first_ND.shape[1:] != second_ND.shape[1:]:
         raise DataError(f"sets of shape {list(first_ND.shape)} and {list(second_ND.shape)}", expected="[N, D] with the same D")
@@ -69,8 +70,9 @@ def _triangle(centred_ND: Tensor) -> Tensor:
 
 
 def without_outliers(vector_ND: Tensor, *, deviations: float = 3.0) -> tuple[Tensor, int]:
-    """Rows whose norm is more than `deviations` standard deviations (unbiased) away from the median norm, replaced by the median of every
-    number; and how many those are. Of an even number of values the median is the lower one in the middle, as torch has it."""
+    """Replaces rows whose norm is more than `deviations` standard deviations (unbiased) from the median norm by the median of
+    every dimension; returns the rows and the number replaced. For an even count the median is the lower middle value, as in
+    torch."""
     norm_N = vector_ND.norm(dim=1)
     far_N = (norm_N - norm_N.median()).abs() > deviations * norm_N.std()
     kept_ND = torch.where(far_N[:, None], vector_ND.median(0).values, vector_ND)

@@ -1,4 +1,4 @@
-"""Image-text pair scores of a model, checked.  Letters: N images, K texts."""
+"""Validated image-text pair scores of a model.  Letters: N images, K texts."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def compared_by(model: Any, compare: Literal["auto", "vectors", "pairs"]) -> Lit
 def pair_scores(
     model: Any, images: Sequence[ImageSource], texts: Sequence[str], *, query: Literal["image", "text"]
 ) -> npt.NDArray[np.float32]:
-    """[N, K] of a `PairScorer`, finite; equal texts are scored once, so that they tie exactly."""
+    """Finite scores [N, K] of a `PairScorer`; equal texts are scored once, so that they tie exactly."""
     distinct = list(dict.fromkeys(texts))
     score_NK = np.asarray(model.score_pairs(images, distinct, query=query), np.float32)
     if score_NK.shape != (len(images), len(distinct)):

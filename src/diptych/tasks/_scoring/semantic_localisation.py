@@ -1,8 +1,9 @@
-"""Metrics of semantic localisation: a map over a scene against polygons of where a text is true (SeLo; Yuan et al., 2022, 2209.06515).
+"""Semantic localisation metrics: a heat map over a scene against ground-truth polygons of a text (SeLo; Yuan et al., 2022,
+2209.06515).
 
-    r_su  share of the map's mass that lies on the regions, against their share of the area; higher is better
+    r_su  fraction of the map's mass inside the regions, relative to their fraction of the area; higher is better
     r_as  distance of attention peaks from the centres of the regions, as a share of their radius; lower is better
-    r_da  whether the attention on a region is one peak; higher is better
+    r_da  concentration of the attention on a region in a single peak; higher is better
     r_mi  mean of the three by weights: 0.4 r_su + 0.35 (1 - r_as) + 0.25 r_da
 
 The published scorer has fixed window sizes in pixels, made for scenes of thousands of pixels: the defaults here. On smaller scenes scale
@@ -33,7 +34,7 @@ class PeakOptions:
     """Search for attention peaks.
 
     blur    side of the box that smooths the map
-    passes  how often
+    passes  number of smoothing passes
     window  side of the window in which a peak is the highest
     least   probability that a peak has, in the map before it was smoothed
     """

@@ -28,7 +28,7 @@ SHOTS: tuple[tuple[str, tuple[int, ...], str], ...] = (
     ("dev-20", (4, 1, 2, 5, 3, 0), "A"),
     ("dev-35", (1, 0, 2, 4, 5, 3), "E"),
 )
-"""The published examples: questions of the development split, in orders of their own, with the letter of the answer."""
+"""The published few-shot examples: questions of the development split, with reordered options and the letter of the answer."""
 STOPPED = ("dev-20", 3)
 """An option that ends in a full stop in the published examples and not in the data."""
 SHORT, LONG = 32, 1000
@@ -39,10 +39,10 @@ SHORT, LONG = 32, 1000
 class IIBench(MultipleChoice):
     """II-Bench (Liu et al., 2024, arXiv 2406.05862): the implied meaning of memes, comics, posters and art, among six options.
 
-    `accuracy` divides by all questions, so that unread and refused ones are wrong, with breakdowns by kind of picture,
-    difficulty, domain, emotion and rhetoric. Data are `dev.json` or `test.json` with their pictures; the test split keeps its
-    answers secret, for which `submission` writes what EvalAI takes. The notes hold accuracy, errors and misses as the release
-    counts them beside ours; `compat` = "ii_bench" makes the released extractor decide.
+    `accuracy` divides by all questions, so unread and refused ones count as wrong, with breakdowns by kind of image,
+    difficulty, domain, emotion and rhetoric. Data are `dev.json` or `test.json` with their images; the answers of the test split
+    are not public, so `submission` writes a file for EvalAI. The notes also hold accuracy, errors and misses as counted by the
+    released code; `compat` = "ii_bench" uses the released extractor.
 
     Departures, each a field: `order` "shuffle" asks in several orders, where the release asks in the given one; `unanswerable`
     and `none_option` ask without the right option; the blind row is off, as it is no part of the benchmark.

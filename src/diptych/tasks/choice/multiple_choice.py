@@ -69,11 +69,9 @@ class MultipleChoice:
 
     With `none_option`, every question offers it; with `unanswerable`, every question is also asked without its right option.
     `rejection` is the rate of choosing "none" over unanswerable questions, `false_rejection` over answerable ones, `abstention`
-    over
-
-    all. The options are the `choices` of a question; if it has none, its answer and other answers of the same kind in the data,
-    drawn and shuffled under `seed`. Results with different `how` are not comparable. The blind row asks the same questions about
-    plain grey images.
+    over all. The options are the `choices` of a question; if it has none, its answer and other answers of the same kind in the
+    data, drawn and shuffled under `seed`. Results with different `how` are not comparable. The blind row asks the same questions
+    about plain grey images.
 
     how          "write": the options are shown with letters and the reply is read; "letter": shown, the likeliest letter
                  counts; "mean" or "sum": not shown, the likeliest text by nats a token or in all, for which the order plays no

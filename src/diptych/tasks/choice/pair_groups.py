@@ -1,9 +1,9 @@
-"""Matching of predicted to true groups in a pair of pictures, and MC-Bench's released way of matching.
+"""Matches predicted to true groups in a pair of images, and reproduces MC-Bench's released matching.
 
-A text such as "people who do the same in both pictures" has groups whose numbers mean nothing. The best renaming is the one with the
-highest mean overlap, where the boxes of a group are paired within each picture so that their overlaps sum highest.
+A text such as "people who do the same in both pictures" has groups with arbitrary ids. The best assignment of ids is the one with
+the highest mean IoU, where the boxes of a group are paired within each image to maximise the sum of IoUs.
 
-Letters: N boxes found, M true boxes.
+Letters: N predicted boxes, M true boxes.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from diptych.core.errors import DataError
 from diptych.tasks._scoring.detection.box_precision import ImageEvaluation
 
 SECOND = 2
-"""The number of the group that only texts with several groups have."""
+"""Id of the second group, which only texts with several groups have."""
 MOST = 8
-"""Groups of one pair that are tried in every order."""
+"""Maximum number of groups of a pair: all permutations are tried."""
 
 
 def mean_overlap(pair: Sequence[ImageEvaluation], names: Mapping[int, int]) -> float:
-    """Mean IoU of paired boxes, where predicted group g stands for true group names[g]; 0 where nothing is paired."""
+    """Mean IoU of paired boxes, where predicted group g is assigned to true group names[g]; 0 if nothing is paired."""
     shares: list[float] = []
     for picture in pair:
         for predicted, true in names.items():
@@ -39,10 +39,10 @@ def mean_overlap(pair: Sequence[ImageEvaluation], names: Mapping[int, int]) -> f
 
 
 def match_groups(pair: Sequence[ImageEvaluation]) -> dict[int, int]:
-    """For each predicted group of a pair the true one that it stands for, the first of equally good ones. Predicted groups that are left
-    over get numbers that no true group of the pair has.
+    """Maps each predicted group of a pair to a true group; the first of equally good assignments. Unmatched predicted groups get
+    ids that no true group of the pair has.
 
-    Raises DataError for more groups than can be tried.
+    Raises DataError for too many groups to try all permutations.
     """
     true = sorted({int(number) for picture in pair for number in picture.class_M})
     predicted = sorted({int(number) for picture in pair for number in picture.class_N})
@@ -60,12 +60,12 @@ def match_groups(pair: Sequence[ImageEvaluation]) -> dict[int, int]:
 
 
 def renumber_groups(picture: ImageEvaluation, names: Mapping[int, int]) -> ImageEvaluation:
-    """Evaluation of a picture with its predicted groups renumbered, all at once."""
+    """Evaluation of an image with its predicted groups renumbered simultaneously."""
     return replace(picture, class_N=np.array([names.get(int(number), int(number)) for number in picture.class_N], np.int64))
 
 
 def align_groups(pairs: Sequence[Sequence[ImageEvaluation]]) -> list[list[ImageEvaluation]]:
-    """Pairs with predicted groups renumbered by the best matching, where the truth has several groups."""
+    """Pairs with predicted groups renumbered by the best matching, if the truth has several groups."""
     out = []
     for pair in pairs:
         several = len({int(number) for picture in pair for number in picture.class_M}) > 1
@@ -79,10 +79,10 @@ def align_groups_as_released(
 ) -> list[list[ImageEvaluation]]:
     """Group matching as the published evaluator does it.
 
-    It begins from the original predictions for each picture that has a group 2, so that the renaming of the last such picture alone takes
-    effect; numbers are changed one after the other, so that 1 -> 2 and then 2 -> 1 make all of them 1; predicted groups are taken to be
-    numbered from 1; and with more of them than true ones nothing is renamed. `ids` are those of the pictures, in whose order it goes. Where
-    no picture has a group 2 it fails; here nothing is renamed.
+    It restarts from the original predictions for each image that has a group 2, so only the renaming of the last such image takes
+    effect; ids are changed one after the other, so 1 -> 2 and then 2 -> 1 turns all of them into 1; predicted groups are assumed
+    to be numbered from 1; and if there are more of them than true ones nothing is renamed. `ids` are those of the images, which
+    are processed in that order. If no image has a group 2 the released code crashes; here nothing is renamed.
     """
     position = {number: (row, side) for row, pair in enumerate(ids) for side, number in enumerate(pair)}
     several = [number for number, (row, side) in position.items() if SECOND in pairs[row][side].class_M.tolist()]

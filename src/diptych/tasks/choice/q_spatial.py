@@ -36,7 +36,7 @@ REFERENCE = re.compile(
     r"|\b(?:usually|generally|commonly|normally)\b.{0,60}\b(?:tall|wide|long|high|deep|cm|inch|m|ft|feet)",
     re.IGNORECASE,
 )
-"""Words by which a reply leans on a thing whose size is known."""
+"""Words that show that a reply refers to an object of known size."""
 
 
 @dataclass(frozen=True)
@@ -44,14 +44,14 @@ class QSpatial:
     r"""Q-Spatial Bench (Liao et al., 2024, arXiv 2409.09788): distances and sizes in one picture, and prompts that ask for
     reference objects.
 
-    A reply ends in ``\scalar{1.5} \distance_unit{meters}``. `success` is the share of questions whose length is within a factor
-    of `delta` of the truth: max(p/g, g/p) < delta. `success@1.25` and so on draw the curve; `within` is the median factor of
-    those that could be read. What cannot be read is a failure, and counted as `unread`; a refused question is a failure, and
+    A reply ends in ``\scalar{1.5} \distance_unit{meters}``. `success` is the fraction of questions whose predicted length is
+    within a factor of `delta` of the truth: max(p/g, g/p) < delta. `success@1.25` and so on give the curve; `within` is the
+    median factor of the parsed replies. An unparsable reply is a failure, counted as `unread`; a refused question is a failure,
     counted as `failed`.
 
-    `reference` is the share of replies that lean on a thing of known size, found by words. The notes hold the odds ratio of a
-    success with and without it, kinds of questions held equal by logistic regression. That is an association: prompts are
-    compared on the same questions (`diptych leaderboard`).
+    `reference` is the fraction of replies that refer to an object of known size, detected by keywords. The notes hold the odds
+    ratio of success with and without a reference, adjusted for the kind of question by logistic regression. That is an
+    association, not a causal effect: to compare prompts, use the same questions (`diptych leaderboard`).
 
     prompt     "standard" asks the question; "zero_shot" lets it think step by step; "single" and "steps" are SpatialPrompt
     delta      the factor of a success
@@ -170,12 +170,12 @@ class QSpatial:
         }
 
     def item_values(self, records: pa.Table, metric: str) -> Floats | None:
-        """[N, 1] for all that is a mean over questions."""
+        """[N, 1] for metrics that are means over questions."""
         columns = self._columns(records, self.factors(records))
         return columns[metric][:, None] if metric in columns else None
 
     def in_words(self, records: pa.Table) -> list[ReadableRow]:
-        """Records with the length as it was read, or the reply where none could be read."""
+        """Records with the parsed length, or the reply if it could not be parsed."""
         parse, rows = PARSERS[self.compat], []
         columns = (records.column(name).to_pylist() for name in ("uid", "question", "truth_cm", "reply", "fault"))
         for uid, question, truth, reply, fault in zip(*columns, strict=True):

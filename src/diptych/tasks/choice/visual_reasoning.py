@@ -18,16 +18,15 @@ class VisualReasoning(MultipleChoice):
     """The multi-image evaluation with reordered options and questions without an answer (2025; its questions are MUIRBench's,
     2406.09411).
 
-    Every question is asked in three orders of its options, "None of the choices provided" among them, and again without its
-    right option. `accuracy` is over all that is asked; `rejection` over what has no answer; `abstention` is to be held against
-    `truly_none` of the notes; `entropy_bits` is the mean over questions of -sum p log2 p, p the share of the orders in which a
-    content was chosen: 1.585 at most for three. A low entropy alone is no merit, since a model that always says "none" has 0:
-    it stands beside accuracy, and `entropy_wrong` is taken where the majority is wrong. No released code is known; the base of
-    the logarithm in the published table is not either, so that bits, nats and a normalised value are given.
-
-    Data that bring their variants (several rows of one `group_id`) are asked as they are, in the given order and once;
-    questions whose right option is the "none" of their data count as without an answer. A picture may stand inside of a
-    question or an option ("<image>").
+    Every question is asked in three orders of its options, including "None of the choices provided", and again without its
+    correct option. `accuracy` is over all questions asked; `rejection` over unanswerable ones; compare `abstention` with
+    `truly_none` of the notes; `entropy_bits` is the mean over questions of -sum p log2 p, where p is the fraction of orders in
+    which a content was chosen: at most 1.585 for three. A low entropy by itself is not an achievement, since a model that always
+    says "none" has 0: read it together with accuracy, and `entropy_wrong`, which is taken over questions whose majority is wrong.
+    No released code is known, nor the base of the logarithm in the published table, so bits, nats and a normalised value are
+    given. Data with their own variants (several rows of one `group_id`) are asked once, in the given order; questions whose
+    correct option is the "none" of their data count as unanswerable. An image may occur inside a question or an option
+    ("<image>").
     """
 
     slug: ClassVar[str] = "visual_reasoning"

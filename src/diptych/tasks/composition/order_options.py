@@ -1,4 +1,4 @@
-"""Word-order perturbations of a caption, as ARO and SNARE ask."""
+"""Word-order perturbations of a caption, as in ARO and SNARE."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Images of an encoder that is fine-tuned: preprocessed for evaluation, and in random views for training (BenchX, 2410.21969).
+"""Image loading for encoder fine-tuning: preprocessing for evaluation, augmentation for training (BenchX, 2410.21969).
 
 Letters: B batch, C channel, H W pixels, D width.
 """
@@ -31,14 +31,14 @@ released  as BenchX's code does for every data set: a part of .08 to 1 of the ar
 AUGMENTATIONS = ("none", "crop", "released")
 RELEASED_AREA, RELEASED_MEAN, RELEASED_STD = (0.08, 1.0), 0.4978, 0.2449
 HELD = 4 << 30
-"""Bytes of images that are kept in memory; more are decoded again in each epoch."""
+"""Size of the image cache in bytes; images beyond it are decoded again in each epoch."""
 
 
 class HeadImages:
-    """Images as the tower of an embedder reads them, or the embedder's vectors where it has no tower to train.
+    """Images preprocessed for the tower of an embedder, or the embedder's vectors if it has no trainable tower.
 
-    What was decoded and preprocessed is kept in memory as far as it fits. `augment` is an `Augmentation`.
-    Raises ConfigError for another one.
+    Preprocessed images are cached in memory as far as they fit. `augment` is an `Augmentation`.
+    Raises ConfigError for an unknown augmentation.
     """
 
     def __init__(self, model: Any, images: Sequence[ImageSource], augment: Augmentation = "none") -> None:
@@ -57,7 +57,7 @@ class HeadImages:
         return len(self.images)
 
     def batch(self, rows: Sequence[int]) -> Tensor:
-        """image_BCHW as it is evaluated, or vectors [B, D]."""
+        """image_BCHW preprocessed for evaluation, or vectors [B, D]."""
         if self._vectors_ND is not None:
             return self._vectors_ND[list(rows)]
         made = []
@@ -71,7 +71,7 @@ class HeadImages:
         return torch.stack(made)
 
     def training_batch(self, rows: Sequence[int], rng: np.random.Generator) -> Tensor:
-        """image_BCHW in random views; as `batch` gives them without augmentation, or vectors [B, D]."""
+        """image_BCHW with augmentation; same as `batch` without augmentation, or vectors [B, D]."""
         if self._vectors_ND is not None or self.augment == "none":
             return self.batch(rows)
         views = []
@@ -124,11 +124,11 @@ def grey(image_HWC: Pixels) -> Pixels:
 
 
 def released_preprocess(size: int) -> Preprocess:
-    """Short side to `size`, the middle square, and the statistics of BenchX's code."""
+    """Preprocessing of BenchX's code: resize the short side to `size`, centre crop, normalise with its statistics."""
     return Preprocess(size, (RELEASED_MEAN,) * 3, (RELEASED_STD,) * 3, interpolation="bilinear")
 
 
 def trainable_tower(model: Any) -> Tower | None:
-    """The image tower of one of our embedders, or None for a foreign one, of which only vectors are known."""
+    """The image tower of one of our embedders, or None for an external one, which only returns vectors."""
     tower = getattr(getattr(model, "model", None), "image_tower", None)
     return tower if isinstance(tower, Tower) else None

@@ -31,14 +31,14 @@ SCHEMA = pa.schema(
 
 @dataclass(frozen=True)
 class Captions:
-    """One caption an image, scored against all texts of the image by CIDEr-D (which decides), BLEU-4, ROUGE-L and exact match.
+    """Scores one caption per image against all texts of the image by CIDEr-D (the main metric), BLEU-4, ROUGE-L and exact match.
 
-    Rare words count by the references of the items that are scored, so numbers of a part of a data set are not those of the whole; in
-    the intervals, which draw groups of items, the table stays fixed. Beside them: the mean length in words, and the share of captions
-    without a word, of captions that repeat a run of three words, and of captions that reach `max_tokens` in words. METEOR and SPICE are
-    not computed: both need Java.
+    CIDEr's document frequencies come from the references of the scored items, so scores of a subset differ from those of the
+    whole data set; they stay fixed in the bootstrap over groups. Also reported: the mean length in words, and the fractions of
+    empty captions, of captions that repeat a trigram, and of captions that reach `max_tokens` in words. METEOR and SPICE are not
+    computed: both need Java.
 
-    The blind row (`cider_d/blind`, `rouge_l/blind`) is what the captions of plain grey pictures score against the same texts.
+    The blind row (`cider_d/blind`, `rouge_l/blind`) scores captions of plain grey images against the same texts.
 
     prompt      what is asked of the model; "" asks for what its own template asks for
     blind       caption grey pictures too

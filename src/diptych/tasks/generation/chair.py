@@ -34,16 +34,16 @@ SCHEMA = pa.schema(
 
 @dataclass(frozen=True)
 class CHAIR:
-    """One caption an image; the objects that it names against those that are there (1809.02156). `chair_i`, which decides, is the share of
-    mentions of what is not there, over all mentions of all captions; `chair_s` the share of captions with such a mention. Short
-    captions win both, so the share of true objects that are named (`recall`), the length and the mentions stand beside them; prompt and
-    `max_tokens` belong to the protocol.
+    """CHAIR: objects mentioned in a generated caption that are not in the image (1809.02156). The main metric, `chair_i`, is the
+    fraction of hallucinated mentions over all mentions of all captions; `chair_s` the fraction of captions with at least one.
+    Short captions do well on both, so the fraction of true objects mentioned (`recall`), the length and the number of mentions
+    are also reported; prompt and `max_tokens` are part of the protocol.
 
-    There is what has a region, and what the texts of the image name (`texts`), as published. Names are found in words and phrases of the
-    vocabulary, the longest first, in singular or plural. The released code singularises with another package and has its phrases and rules
-    for the 80 classes of COCO built in; a vocabulary file says the same (`_scoring.mentions`).
+    The true objects are those with a region, and those that the texts of the image name (`texts`), as published. Mentions are
+    matched against the vocabulary, longest first, in singular or plural. The released code singularises with another package and
+    has hard-coded phrases and rules for the 80 classes of COCO; a vocabulary file can express the same (`_scoring.mentions`).
 
-    The blind row is the captions of plain grey pictures against the truth of the images.
+    The blind row scores captions of plain grey images against the truth of the real images.
 
     vocabulary  a file with a line an object: its name, and other words for it; "" takes the labels of all regions of the data
     texts       what the texts of an image name is there, too

@@ -23,13 +23,13 @@ SCHEMA = pa.schema(
 
 @dataclass(frozen=True)
 class CLIPScore:
-    """One caption an image, scored without words that people wrote: `weight` times the cosine of image and caption, 0 where that is
-    negative (2104.08718). `ref_clip_score` is the harmonic mean of it and of the best cosine of the caption to a text of the image. Both
-    are means over images and as large as the judge makes them: compare captions under one judge, and never take the encoder that the
-    captioner was trained with.
+    """CLIPScore of one caption per image, without references: `weight` times the cosine of image and caption, clipped at 0
+    (2104.08718). `ref_clip_score` is the harmonic mean of it and the best cosine of the caption to a text of the image. Both are
+    means over images, and their scale depends on the judge: compare captions only under the same judge, and never use the encoder
+    that the captioner was trained with.
 
-    Beside it stands what the texts of the images themselves get (`human`, the first of each), and the blind row: captions of plain grey
-    pictures, scored with the images.
+    Also reported: the score of the images' own texts (`human`, the first of each), and the blind row: captions of plain grey
+    images, scored with the real images.
 
     weight   of the cosine (published 2.5)
     prefix   before every text that the judge reads (published "A photo depicts ", for CLIP ViT-B/32)

@@ -35,13 +35,13 @@ NAMES = ("key_point_error", "relation_accuracy", "identity_accuracy")
 
 @dataclass(frozen=True)
 class FigureGeneration:
-    """Key-point error (which decides), relation accuracy and identity accuracy of generated pictures of `world:figures`.
+    """Key-point error (the main metric), relation accuracy and identity accuracy of generated images of `world:figures`.
 
-    Each row's prompt, reference pictures and boxes are given to the model. The error is the mean distance, as a share of the
-    picture's side, between the key points of the figures as they were drawn and the nearest pixel of the figure's colour, and of
-    such pixels from the drawing. A picture has the relation where the drawing of that relation is nearer than those of the
-    others, and the identities where each figure's colour is on its own side. Similarities by CLIP or DINO, as published, are left
-    to `clip_score` and to whoever has such a model: on drawings of 32 pixels they say nothing.
+    The model receives each row's prompt, reference images and boxes. The error is the mean distance, as a fraction of the image
+    side, between the key points of the drawn figures and the nearest pixel of the figure's colour, and between such pixels and
+    the drawing. An image has the relation if the drawing of that relation is nearer than those of the others, and the identities
+    if each figure's colour is on its own side. The published CLIP and DINO similarities are available through `clip_score`; on
+    drawings of 32 pixels they are uninformative.
 
     limit     rows that are drawn, the first ones
     steps, guidance  of denoising
@@ -100,7 +100,7 @@ class FigureGeneration:
         return Result(self.name, self.version, self.main, metrics, len(records), len(set(groups)), notes=notes)
 
     def item_values(self, records: pa.Table, metric: str) -> npt.NDArray[np.float64] | None:
-        """[N, 1]: what each picture adds to a metric."""
+        """Per-image values of a metric, [N, 1]."""
         return _values(records)[:, [NAMES.index(metric)]] if metric in NAMES else None
 
 

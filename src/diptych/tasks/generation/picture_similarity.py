@@ -1,4 +1,4 @@
-"""Similarity of generated pictures to their prompts, to given things, and to the pictures of a data set, by an embedder."""
+"""Similarity of generated images to their prompts, to reference images, and to the images of a data set, by an embedder."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ NAMES = ("text_similarity", "identity_similarity")
 
 @dataclass(frozen=True)
 class PictureSimilarity:
-    """Cosine of each generated picture with its prompt (which decides) and with its reference pictures, and distances of the two sets.
+    """Cosine of each generated image with its prompt (the main metric) and its reference images, and distances between the two
+    sets.
 
     The prompt of a row is its first text, "{}" read as the word that the model learned. `identity_similarity` is the mean cosine with the
-    reference pictures of a sample (`media["references"]`); rows without have none. `frechet` and `kernel` compare the
-    vectors of all generated pictures with those of the rows' own: Fréchet's distance is biased by the number of pictures,
-    so that only values of equally many can be compared; the kernel one is not biased, and noisy. All four are as large as
-    the embedder makes them: compare models under one, and never take one that does not know such pictures, as InceptionV3
-    does not know drawings.
+    reference images of a sample (`media["references"]`), absent for rows without any. `frechet` and `kernel` compare the
+    embeddings of all generated images with those of the rows' own images: the Fréchet distance is biased by the sample size, so
+    compare only equal sizes; the kernel distance is unbiased but noisy. The scale of all four depends on the embedder: compare
+    models under the same one, and never use one that was not trained on such images, like InceptionV3 on drawings.
 
     limit     rows that are drawn, the first ones
     steps, guidance  of denoising
@@ -114,7 +114,7 @@ def _values(records: pa.Table) -> Floats:
 
 
 def _identity(judge: Embedder, sample: Sample, own_D: Any) -> float:
-    """Mean cosine of a vector with those of a sample's reference pictures; NaN without."""
+    """Mean cosine of a vector with those of a sample's reference images; NaN if there are none."""
     if "references" not in sample.media:
         return float("nan")
     return float((judge.embed_images(list(sample.media["references"].parts)) @ own_D).mean())

@@ -29,10 +29,8 @@ class POPE:
     image. Absent objects are drawn in three settings: at random, by frequency, and by co-occurrence with the present ones. "Yes"
     is the positive class; the main metric is the mean F1 of the three (2305.10355), reported with the fraction of yes: a model
     that always agrees has recall 1, F1 2/3 and a fraction of 1. An answer that is neither yes nor no is wrong and counted as
-    `unread`. The blind row
-
-    asks the same questions about a plain grey image: an F1 far above 2/3 there means that the questions can be answered from the
-    frequencies of objects.
+    `unread`. The blind row asks the same questions about a plain grey image: an F1 far above 2/3 there means that the questions
+    can be answered from the frequencies of objects.
 
     count     pairs of questions per image and setting, at most (published 3, for images with more than 3 objects)
     template  {} is the object; an "a " before it becomes "an " where the object begins with a vowel, which the released generator tries

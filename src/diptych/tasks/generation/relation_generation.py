@@ -1,4 +1,4 @@
-"""Generation of relations: pictures of two shapes are drawn from prompts and checked by their geometry."""
+"""Relation generation: images of two shapes are generated from prompts and checked by geometry."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ NAMES = ("relation_accuracy", "entity_accuracy", "both", "leak_rate")
 
 @dataclass(frozen=True)
 class RelationGeneration:
-    """Relation accuracy (which decides), entity accuracy and leak rate of generated pictures of `world:related`.
+    """Relation accuracy (the main metric), entity accuracy and leak rate of generated images of `world:related`.
 
-    The relation of a sample, (subject, predicate, object), is put into `prompt`, and `samples` pictures are drawn. A picture has
-    the relation where the largest thing of the subject's colour stands in it to the largest of the object's colour; it has the
-    entities where both have their shape as well; `both` is the share with relation and entities. ReVersion (2303.13495) lets
-    people judge relation and entities; here geometry does, which nothing can flatter.
+    The relation of a sample, (subject, predicate, object), is inserted into `prompt`, and `samples` images are generated. An
+    image has the relation if it holds between the largest object of the subject's colour and the largest of the object's colour;
+    it has the entities if both also have the right shape; `both` is the fraction with relation and entities. ReVersion
+    (2303.13495) uses human judgements of relation and entities; here geometry decides.
 
     relation  word of the relation in the prompts: "" takes the predicate itself; "<R>" that of relation inversion
     leaks     colours of the exemplars: a picture leaks where it shows a thing of one of them that its prompt does not name
@@ -103,7 +103,7 @@ class RelationGeneration:
         return Result(self.name, self.version, self.main, metrics, len(records), len(set(groups)), notes=notes)
 
     def item_values(self, records: pa.Table, metric: str) -> npt.NDArray[np.float64] | None:
-        """[N, 1]: what each picture adds to a metric."""
+        """Per-image values of a metric, [N, 1]."""
         return _values(records)[:, [NAMES.index(metric)]] if metric in NAMES else None
 
 

@@ -1,8 +1,9 @@
-"""OmniLabel: things found by free descriptions and by plain names, also where there are none (Schulter et al., 2023, 2304.11463).
+"""OmniLabel: detection by free-form descriptions and by plain names, including negative descriptions (Schulter et al., 2023,
+2304.11463).
 Protocol `omnilabel`, version 1.
 
-Every description is looked for in the pictures that list it, and all pairs of a picture and a description are ranked together as if they
-were one class, so that scores have to mean the same for every text. Average precision is COCO's (100 boxes a pair, crowds left out), over
+Every description is queried on the images that list it, and all (image, description) pairs are ranked together as a single class,
+so scores must be calibrated across texts. Average precision is COCO's (100 boxes per pair, crowds left out), over
 
     categ        plain names
     descr        free descriptions, those that mean nothing in their picture too; descr-pos: only those that mean something
@@ -11,8 +12,8 @@ were one class, so that scores have to mean the same for every text. Average pre
     ap           2 c d / (c + d + 1e-5) of AP over categ and descr, as released; main
     ap-...       over each of these;  ap50-..., ap75-... at one overlap, ar-... the recall that is reached, for descr and categ
 
-NaN stands where a part has no true box (the release writes -1). What the release does differently: an annotation whose id is 0 never
-counts as found. There are no intervals: a draw of pictures would need all ranks again.
+A part without true boxes is NaN (the release writes -1). The release differs in one point: an annotation with id 0 never counts
+as detected. There are no intervals: resampling images would require recomputing all ranks.
 """
 
 from __future__ import annotations
@@ -38,12 +39,12 @@ from diptych.tasks._scoring.records import facts_of, with_facts
 from diptych.tasks.grounding.box_queries import boxes_of
 
 CATEGORY, DESCRIPTION = "category", "description"
-"""Kinds of phrases that are read: others are not asked for."""
+"""Kinds of phrases that are evaluated."""
 PER_PAIR = 100
 SHORT, MEDIUM = 3, 8
-"""Words of the longest short and of the longest medium description."""
+"""Maximum number of words of a short and of a medium description."""
 SMALL = 1e-5
-"""Below the harmonic mean, as released."""
+"""Added to the denominator of the harmonic mean, as released."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +66,7 @@ class OmniLabel:
             raise ConfigError(f"together is {self.together} (expected one description in a text, or more)")
 
     def predict(self, model: Any, data: Dataset) -> pa.Table:
-        """A row a box of each pair of a picture and a description, true ones (score null) and those that were found."""
+        """Returns one row per box of each (image, description) pair: true boxes (score null) and detected ones."""
         rows: list[dict[str, Any]] = []
         pairs = pictures = 0
         for row in with_bar(range(len(data)), len(data), "looking for descriptions", least=4):
@@ -126,7 +127,7 @@ class OmniLabel:
     def _parts(
         records: pa.Table, pair_N: npt.NDArray[np.int64], true_N: npt.NDArray[np.bool_]
     ) -> dict[str, npt.NDArray[np.bool_]]:
-        """Which rows belong to which part; a description means something in a picture where a box is true of it."""
+        """Row masks by part; a description is positive in an image if it has a true box there."""
         free_N = np.array([kind == DESCRIPTION for kind in records.column("kind").to_pylist()], bool)
         words_N = np.array([len(text.split()) for text in records.column("text").to_pylist()], np.int64)
         return {
@@ -153,6 +154,6 @@ _SCHEMA = pa.schema(
 
 
 def _descriptions(sample: Sample) -> list[tuple[str, str, tuple[int, ...]]]:
-    """Text, kind and regions of what is looked for in a picture."""
+    """Text, kind and regions of each description queried on an image."""
     phrases = [(s.text, s.phrases[0]) for s in sentences_of(sample) if len(s.phrases) == 1]
     return [(text, p.kind, p.regions) for text, p in phrases if p.kind in (CATEGORY, DESCRIPTION)]

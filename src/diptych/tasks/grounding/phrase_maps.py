@@ -1,13 +1,14 @@
-"""Phrase maps: how well a similarity map singles out the region of a phrase.  Protocol `phrase_maps`, version 1.
+"""Phrase grounding by similarity maps.  Protocol `phrase_maps`, version 1.
 
-Regions with the same label and place (first attribute) are one phrase, whose target is their union, by masks where there are any and by
-boxes otherwise (MS-CXR). Pixels where the map is NaN, which preprocessing cut off, do not count.
+Regions with the same label and place (first attribute) form one phrase, whose target is their union, of masks if available and of
+boxes otherwise (MS-CXR). Pixels where the map is NaN, because preprocessing cropped them, do not count.
 
     cnr       contrast to noise, |mean inside - mean outside| / sqrt(variance inside + variance outside); the main number
     miou      mean over the thresholds .1 .2 .3 .4 .5 of the IoU of target and map > threshold; of maps that are cosines
-    pointing  share of phrases whose highest value lies in the target; ties count as wrong where one of them lies outside
+    pointing  fraction of phrases whose highest value lies in the target; ties count as wrong if one of them lies outside
 
-A phrase whose target is cut off whole, or is the whole image, is left out and counted in the notes. The unit of the intervals is the group
+A phrase whose target is fully cropped, or is the whole image, is left out and counted in the notes. The unit of the intervals is
+the group
 (the patient). Letters: H W pixels, N phrases.
 """
 
@@ -36,10 +37,10 @@ Mask = npt.NDArray[np.bool_]
 
 
 def contrast_to_noise(map_HW: Map, target_HW: Mask) -> float:
-    """CNR of the pixels that are not NaN; infinite where both sides are constant and differ, 0 where they are alike."""
+    """CNR over the pixels that are not NaN; infinite if both sides are constant and differ, 0 if they are equal."""
     inside, outside = _sides(map_HW, target_HW)
     difference = abs(inside.mean() - outside.mean())
-    spread = np.sqrt(sum(side.var() if np.ptp(side) else 0.0 for side in (inside, outside)))  # rounding is no noise
+    spread = np.sqrt(sum(side.var() if np.ptp(side) else 0.0 for side in (inside, outside)))  # constant sides: no rounding noise
     return float(difference / spread) if spread else (float("inf") if difference else 0.0)
 
 

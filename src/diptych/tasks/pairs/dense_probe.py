@@ -1,15 +1,13 @@
 """Dense probe of frozen patch features: segmentation and depth order.  Protocol `dense_probe`, version 1.
 
-Segmentation: logistic regression on the features of single patches, trained on the class that fills most of a patch (background is a
-class of its own); its scores are drawn up bilinearly to the masks' size, and the mean over classes of intersection over union is taken
-over all pixels of all test images together. Depth: ridge regression of a patch's depth (0 for the background, then up to 1 for the
-thing in front); a pair of things of which one hides or contains the other is right when the nearer one's mean prediction over its
-visible mask is larger; where both are equal, `ties` says what that is worth. Other pairs are not asked for: nothing in a flat picture
-says which of two things apart is nearer. Of equal scores of classes at a pixel the first class wins.
-
-Truth are the masks of regions, and the depths of extras["things"] where there are some (the scene world). One strength of the penalty for
-everybody, features standardised by the training patches: this ranks models, and is no search for the best probe. Results of others
-differ by heads with several layers, by the size of images, and by means over images instead of over pixels.
+Segmentation: logistic regression on single patch features, trained on the majority class of each patch (background is a class);
+its scores are upsampled bilinearly to the masks' size, and mIoU is computed over all pixels of all test images together. Depth:
+ridge regression of a patch's depth (0 for the background, up to 1 for the front object); a pair of objects of which one occludes
+or contains the other is correct if the nearer one has the larger mean prediction over its visible mask; `ties` resolves equal
+means. Other pairs are not scored: nothing in a flat image says which of two separate objects is nearer. Ties between classes at a
+pixel go to the first class. The truth is the masks of regions, and the depths of extras["things"] if given (the scene world). All
+models use the same penalty strength, with features standardised by the training patches: this ranks models, and does not search
+for the best probe. Other results differ by multi-layer heads, image size, and means over images instead of pixels.
 
 Letters: N images, P patches, C classes with the background first, H W pixels, D width.
 """
@@ -40,9 +38,9 @@ Floats = npt.NDArray[np.float64]
 Labels = npt.NDArray[np.int64]
 BLOCK = 64
 TIED = 1e-9
-"""Means of equal numbers over masks of different sizes differ by rounding."""
+"""Tolerance: means of equal values over masks of different sizes differ by rounding."""
 HIDING = ("in front of", "inside")
-"""Relations whose subject is the nearer thing."""
+"""Relations whose subject is the nearer object."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +78,8 @@ class DenseProbe:
         rk.check_ties(self.ties)
 
     def predict(self, model: DenseEmbedder, data: Dataset) -> pa.Table:
-        """One row a test image: per class the pixels that are right, predicted and true; pairs in depth order, and pairs."""
+        """Returns one row per test image: correct, predicted and true pixels per class; correctly ordered depth pairs, and all
+        pairs."""
         train = self.train if self.train is not None else data.split(self.train_split)
         test = data if self.train is not None else data.split(self.test_split)
         names = self._classes(train)
@@ -95,7 +94,7 @@ class DenseProbe:
         )
 
     def score(self, records: pa.Table) -> Result:
-        """Metrics of the records. Pure. Draws resample groups and add their pixels up again."""
+        """Metrics of the records. Pure. Each draw resamples groups and sums their pixels."""
         groups = records.column("group").to_pylist()
         right, predicted, true = (array(records, name).astype(np.float64) for name in ("right", "predicted", "true"))
         pairs = np.stack([self._ordered_pairs(records), array(records, "pairs").astype(np.float64)], 1)
@@ -117,7 +116,7 @@ class DenseProbe:
         return Result(self.name, self.version, self.main, metrics, len(records), count, notes=notes)
 
     def _ordered_pairs(self, records: pa.Table) -> Floats:
-        """[N]: pairs in the right order under the policy for ties. The column counts a tie as half."""
+        """Correctly ordered pairs under the tie policy, [N]. The column counts a tie as half."""
         ordered_N: Floats = array(records, "ordered").astype(np.float64)
         if self.ties == "expected":
             return ordered_N
@@ -226,7 +225,7 @@ def depths_of(sample: Sample) -> Floats:
 
 
 def hiding_pairs(sample: Sample) -> list[tuple[int, int]]:
-    """(nearer, farther) regions of which one hides or lies within the other."""
+    """(nearer, farther) pairs of regions of which one occludes or lies within the other."""
     pairs = {(r.subject, r.object) for r in sample.relations if r.predicate in HIDING}
     return sorted(pairs)
 

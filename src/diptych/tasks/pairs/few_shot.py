@@ -1,14 +1,14 @@
-"""Few-shot classification with 1, 2, 4, 8 and 16 labelled images a class.  Protocol `few_shot`, version 1.
+"""Few-shot classification with 1, 2, 4, 8 and 16 labelled images per class.  Protocol `few_shot`, version 1.
 
-Every method learns from the same files of shots (`data.shots`), several draws of each size. Beside the method that is asked about stand
-the zero-shot head of the same class names and one template, and a linear probe on the same shots. The number is the mean over draws of
-the accuracy on all test images; its interval is that of a t distribution over the draws, mean +- t s / sqrt(n) with n - 1 degrees of
-freedom (4.30 s / sqrt(3) for three), not a bootstrap of images.
+Every method is trained on the same shot files (`data.shots`), with several draws of each size. The evaluated method is compared
+with the zero-shot head of the same class names and one template, and with a linear probe on the same shots. The metric is the
+mean over draws of the accuracy on all test images; its interval is that of a t distribution over the draws, mean +- t s / sqrt(n)
+with n - 1 degrees of freedom (4.30 s / sqrt(3) for three), not a bootstrap of images.
 
 With `part` "base_to_new" the first half of the classes, in their order, is trained on; "base" is tested among base names, "new" among new
-names, and "h" is their harmonic mean, taken in each draw. A linear probe has nothing to say about new names.
+names, and "h" is their harmonic mean, taken in each draw. A linear probe cannot predict new names.
 
-A class with fewer images than shots gives all it has, none twice; the notes list it. Ties of classes share their places.
+A class with fewer images than shots uses all of them once; the notes list it. Tied classes share the credit.
 
 Letters: N test images, K classes.
 """

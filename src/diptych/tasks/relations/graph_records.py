@@ -1,15 +1,17 @@
-"""Records of the relation protocols: one row per image, its true scene graph beside the predicted one.
+"""Records of the relation protocols: one row per image, with its true and its predicted scene graph.
 
-`predict` asks a detector and writes the rows, `records` makes them from graphs that are already there, and `GraphArrays.of` turns
-one side of them into flat arrays for a scorer.
+`predict` runs a detector and builds the rows, `records` builds them from existing graphs, and `GraphArrays.of` converts the true
+or the predicted side into flat arrays for a scorer.
 
-Conventions that every relation protocol shares:
+Conventions of all relation protocols:
 
-- `Relation.confidence` ranks a predicted triplet. What it is made of is prescribed by a protocol (`TripletRule`) where the detector
-  can follow one, and is the detector's own business otherwise; the facts say which.
-- A relation whose object is its subject says "nothing there": the predicate holds of the subject alone ("stand") or its object is
-  not in the picture ("ride", with the horse cut off). Protocols without such relations treat it as any other pair.
-- Boxes are xyxy pixels as in `core.scene_graph`. Numbers are kept in double precision, so that rounding makes no ties.
+- `Relation.confidence` ranks a predicted triplet. A protocol prescribes how it is computed (`TripletRule`) if the detector
+supports
+  that; otherwise the detector decides, and the facts say which.
+- A relation whose object is its subject has no object: the predicate applies only to the subject ("stand"), or its object is not
+in
+  the image ("ride", with the horse cut off). Protocols without such relations treat it like any other pair.
+- Boxes are xyxy pixels as in `core.scene_graph`, in double precision, so that rounding creates no ties.
 
 Letters: N images, B boxes, R relations.
 """
@@ -35,12 +37,13 @@ from diptych.index.embed import UnreadableSample, readable
 from diptych.tasks._scoring.records import with_facts
 
 Convention = Literal["inclusive", "half_open"]
-"""How wide a box is in an overlap: "inclusive" counts both edge pixels (x1 - x0 + 1), as PASCAL's scorers do; "half_open" x1 - x0."""
+"""Box width convention for IoU: "inclusive" counts both edge pixels (x1 - x0 + 1), as in PASCAL's scorers; "half_open" x1 -
+x0."""
 Rules = Literal["published", "detector"]
-"""Whose rule makes triplets of a detector's answers: the benchmark's, or that of the detector's `detect`."""
+"""Rule that builds triplets from a detector's outputs: the benchmark's, or that of the detector's `detect`."""
 Size = tuple[int, int]
 Predicted = SceneGraph | RawDetections
-"""A predicted graph may be a `RawDetections`, whose boxes may stick out of the image or have no area; they are scored as they are."""
+"""A predicted graph may be a `RawDetections`, whose boxes may exceed the image or have no area; they are scored unchanged."""
 
 
 def predict(
@@ -56,13 +59,13 @@ def predict(
 ) -> pa.Table:
     """Records of a detector on a data set, with a progress bar on a terminal.
 
-    Triplets are made by `rule` where the detector can follow one, and else (or without a rule) by its own `detect`; the facts
-    declare which (`triplet_score`, `subjects`, `impossible_pairs`, `cut`, `detector_nms`), as far as it is known.
-    `means` translates relations that are asked for in other words than the data's: the text -> the name in the records. A relation to
-    an object called `missing` becomes one of its subject to itself.
+    Triplets are built by `rule` if the detector supports it, else (or without a rule) by its own `detect`; the facts declare
+    which (`triplet_score`, `subjects`, `impossible_pairs`, `cut`, `detector_nms`), as far as it is known.
+    `means` maps the query text of a relation to its name in the records, if they differ. A relation to an object called `missing`
+    becomes one of its subject to itself.
 
-    Samples without an image are passed over; an image that cannot be decoded is left out and listed in the facts
-    (`unreadable`), together with the names that were asked for. Raises DataError when nothing is left.
+    Samples without an image are skipped; an image that cannot be decoded is left out and listed in the facts (`unreadable`),
+    together with the queried names. Raises DataError if nothing is left.
     """
     seen: list[_ImageWithGraph] = []
     predicted: list[Predicted] = []
@@ -136,7 +139,7 @@ def nms_ran(facts: dict[str, Any], scorer: str) -> str:
     return scorer if detector == "none" else f"by the detector: {detector}; by the scorer: {scorer}"
 
 
-# ---------------------------------------------------------------- asking the detector
+# ---------------------------------------------------------------- detector queries
 
 NOTHING = SceneGraph()
 Graph = TypeVar("Graph")
@@ -145,7 +148,7 @@ Asking = Callable[[Sequence[ImageSource]], Sequence[Predicted]]
 
 @dataclass(frozen=True, slots=True)
 class _ImageWithGraph:
-    """Image of a prediction batch. `graph` is its truth where the data set makes samples; a pool's truth is read by column."""
+    """Image of a prediction batch. `graph` is its truth if the data set builds samples; a pool's truth is read by column."""
 
     row: int
     uid: str
@@ -190,7 +193,7 @@ def _declared_rule(model: Detector, rule: TripletRule | None) -> dict[str, str]:
 
 
 def one_each(graphs: Sequence[Graph], images: Sequence[object]) -> Sequence[Graph]:
-    """Graphs of a model, or ShapeError where it did not answer one an image."""
+    """Returns the graphs of a model. Raises ShapeError unless there is one per image."""
     if len(graphs) != len(images):
         raise ShapeError(f"the model answered {len(graphs)} graphs for {len(images)} images (expected one an image)")
     return graphs

@@ -1,10 +1,11 @@
-"""Open Images V6 relations under the two protocols that share its name: `open_images_predicates` 1 and `open_images_triplets` 2.
+"""Open Images V6 relation detection under the two protocols that share its name: `open_images_predicates` 1 and
+`open_images_triplets` 2.
 
     score_wtd = .2 R@50 + .4 wmAP_rel + .4 wmAP_phr
 
-R@50 is the share of all true relations of the data set that are among the 50 best triplets of their images. `rel` asks that subject
-and object both overlap; `phr` compares the one box around both. wmAP weights the classes by their true relations, mAP does not.
-The two protocols agree on these words and on little else; their numbers do not compare, and no table may mix them.
+R@50 is the fraction of all true relations of the data set that are among the 50 best triplets of their images. `rel` requires
+both subject and object to overlap; `phr` compares the box around both. wmAP weights the classes by their true relations, mAP does
+not. The two protocols share only these definitions; their results are not comparable and must not be mixed in one table.
 
 |                    | open_images_predicates                          | open_images_triplets                          |
 |--------------------|-------------------------------------------------|-----------------------------------------------|
@@ -16,14 +17,14 @@ The two protocols agree on these words and on little else; their numbers do not 
 | relation NMS       | none                                            | triplets .7, then phrases .5                  |
 | a found relation   | a prediction may answer several                 | a prediction answers the one it overlaps most |
 
-In both a prediction goes to the true relation that it overlaps most, and is wrong when a better-scored one took that already.
+In both, a prediction is matched to the true relation that it overlaps most, and is wrong if a better-scored one already took it.
 
-`compat="published"` repeats the habits of the released scorers. Both: overlaps count the last pixel in (width = x1 - x0 + 1), ties
-are broken by row. Predicates: a predicate without a true relation counts as AP 0 in mAP. Triplets: false alarms in images without
-any true box are dropped; a box without area overlaps nothing; a recall of exactly .3 falls short of its threshold; after NMS, phrases
-are sorted by score while their overlaps are not, so a phrase is judged by the box of another one, and phrases of classes without a true
-relation are passed over before they can take a truth.
-The 100 (or 50) places of an image take tied triplets in the order of the rows.
+`compat="published"` reproduces the released scorers. Both: overlaps include the last pixel (width = x1 - x0 + 1), ties are broken
+by row. Predicates: a predicate without a true relation counts as AP 0 in mAP. Triplets: false positives in images without
+any true box are dropped; a box without area overlaps nothing; a recall of exactly .3 misses its threshold; after NMS, phrases
+are sorted by score while their overlaps are not, so a phrase is scored with the box of another one, and phrases of classes
+without a true relation are skipped before they can take a truth.
+Tied triplets fill the top 100 (or 50) of an image in row order.
 
 Letters: R relations, D draws, C groups, K classes.
 """
@@ -51,7 +52,7 @@ from diptych.tasks.relations.triplet_matching import Bools
 from diptych.tasks.relations.triplet_names import query_names, truth_and_prediction, vocabulary_of
 
 KEPT, RECALLED = 100, 50  # triplets an image, for AP and for recall
-LEAST = 1e-5  # scores up to here are no predictions (predicates protocol)
+LEAST = 1e-5  # predictions with scores up to this are ignored (predicates protocol)
 WEIGHTS = {"r@50": 0.2, "wmap_rel": 0.4, "wmap_phr": 0.4}
 
 
@@ -119,11 +120,11 @@ class OpenImagesPredicates:
             self.name, self.version, self.main, metrics, len(records), len({truth.groups[n] for n in used}), notes=notes
         )
 
-    # ------------------------------------------------------------ what the protocol is
+    # ------------------------------------------------------------ protocol
 
     @property
     def _rule_of_triplets(self) -> TripletRule | None:
-        """Triplet rule for a detector that can follow one; None leaves that to its `detect`."""
+        """Triplet rule for a detector that supports one; None uses its own `detect`."""
         return None
 
     @property
@@ -182,7 +183,7 @@ class OpenImagesPredicates:
             ties="index" if self.compat else "together",
         )
 
-    # ------------------------------------------------------------ numbers
+    # ------------------------------------------------------------ metrics
 
     def _metrics(self, truth: GraphArrays, judged: RelationMatches) -> dict[str, Metric]:
         value = self._numbers(judged, None)
@@ -231,7 +232,7 @@ class RelationMatches:
         return self.relations.positives_CK
 
     def weighted(self, weight_DC: Floats | None) -> tuple[Floats, Floats, Floats]:
-        """True relations a class [D, K], those that were found [D], all of them [D]."""
+        """True relations per class [D, K], recalled ones [D], all [D]."""
         weight_DC = np.ones((1, self.groups)) if weight_DC is None else weight_DC
         positive_DK = np.asarray((self.positives.T @ weight_DC.T).T)
         found_C = np.bincount(self.group, self.recalled, minlength=self.groups)
@@ -239,7 +240,7 @@ class RelationMatches:
 
 
 def claims(t: Ints, p: Ints, share_M: Floats, fits_M: Bools, score_R: Floats) -> Bools:
-    """Mask [R] of true positives: each points at the truth it overlaps most, and is the best-scored one to do so."""
+    """Mask [R] of true positives: predictions that are the best-scored one for the truth that they overlap most."""
     claimed = np.full(len(score_R), -1, np.int64)
     t, p = t[fits_M], p[fits_M]
     best = tm.best_truths(t, p, share_M[fits_M])

@@ -1,11 +1,12 @@
-"""Predicate NMS: near-duplicate pairs of one image may not all claim the same predicate (in the evaluation of PE-Net, 2023).
+"""Predicate NMS: stops near-duplicate pairs of an image from all claiming the same predicate (from the evaluation of PE-Net,
+2023).
 
-Published as part of an evaluation, though it is a step after any head: it spreads predicates over pairs and so lifts mean recall. A
-number with it and a number without it do not compare.
+Published as part of an evaluation, although it can follow any head: it spreads predicates over pairs and so raises mean recall.
+Results with and without it are not comparable.
 
-The released scorer does more (`predicate_nms_by_pair(..., released=True)`): its scores hold "no relation" too, by which any two pairs are
-alike; and a pair all of whose predicates are closed stays in the ranking as "no relation", with the probability of that, which is high:
-such pairs take ranks among the first K that nothing true can have.
+The released scorer does more (`predicate_nms_by_pair(..., released=True)`): its scores include "no relation", which makes any two
+pairs similar; and a pair with all predicates suppressed stays in the ranking as "no relation", with its high probability: such
+pairs take ranks among the first K that no true relation can then have.
 
 Letters: R relations, Q pairs of one image, K predicates.
 """
@@ -39,15 +40,15 @@ class PredicateNmsResult:
 def predicate_nms(predicted: GraphArrays, *, inclusive: bool = False) -> Bools:
     """Keep mask [R] of relations, at most one a pair. `inclusive` counts the last pixel of boxes in.
 
-    In each image the highest confidence of all (pair, predicate) wins and settles its pair; the predicate is then closed to every
-    other pair with the same two labels, whose subject and object boxes both overlap the winner's by .6 and whose confidences are
-    alike; and so on. A pair whose predicates are all closed keeps none.
+    In each image the (pair, predicate) with the highest confidence wins and decides its pair; the predicate is then suppressed
+    for every other pair with the same two labels whose subject and object boxes both overlap the winner's by .6 and whose
+    confidences are similar; and so on. A pair with all predicates suppressed keeps none.
     """
     return predicate_nms_by_pair(predicted, inclusive=inclusive).stays
 
 
 def predicate_nms_by_pair(predicted: GraphArrays, *, inclusive: bool = False, released: bool = False) -> PredicateNmsResult:
-    """`predicate_nms` with the pairs that keep no relation; `released` takes any two pairs for alike."""
+    """Like `predicate_nms`, and also returns the pairs that keep no relation; `released` treats any two pairs as similar."""
     relations = len(predicted.predicate)
     out = PredicateNmsResult(np.zeros(relations, bool), np.zeros(relations, bool), np.zeros(relations))
     for start, stop in zip(predicted.relation_start[:-1], predicted.relation_start[1:], strict=True):
@@ -60,7 +61,7 @@ def predicate_nms_by_pair(predicted: GraphArrays, *, inclusive: bool = False, re
 
 
 def _winners(predicted: GraphArrays, rows: Ints, inclusive: bool, alike: bool) -> tuple[list[int], Ints, Floats]:
-    """Places of the winners among the rows, and of one row of each pair without, with what the pair's confidences leave of 1."""
+    """Positions of the winning rows, and of one row of each pair without a winner, with 1 minus the sum of its confidences."""
     ends = np.stack([predicted.subject[rows], predicted.object[rows]], axis=1)
     pairs, pair = np.unique(ends, axis=0, return_inverse=True)
     pair = pair.reshape(-1)

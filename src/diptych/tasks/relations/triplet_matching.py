@@ -1,12 +1,11 @@
 """Matching of predicted to true triplets, for all images at once.
 
-Everything works on rows of relations of two `GraphArrays` sides and on pairs of such rows: first the pairs of one image with equal names,
-found by sorting, and only for those the boxes. So the work grows with what could match, not with images x predictions x truths.
-
-Two conventions of overlap are in use. Boxes here are half-open (width = x1 - x0), and so is the right overlap; most published
-scorers count the last pixel in (width = x1 - x0 + 1), which makes small boxes overlap more. `inclusive` asks for theirs. Those that
-descend from PPDM's (QPIC, RLIPv2) first ask whether the half-open boxes overlap at all, so that boxes that only touch, and a box without
-area, overlap nothing: `touching=False`.
+All functions work on rows of relations of two `GraphArrays` sides and on pairs of such rows: pairs of one image with equal names
+are found by sorting, and boxes are compared only for those. The cost grows with the possible matches, not with images x
+predictions x truths. Two IoU conventions are in use. Boxes here are half-open (width = x1 - x0), and so is the correct IoU; most
+published scorers include the last pixel (width = x1 - x0 + 1), which makes small boxes overlap more: `inclusive`. Scorers that
+descend from PPDM's (QPIC, RLIPv2) first check that the half-open boxes overlap at all, so touching boxes, and boxes without area,
+have no overlap: `touching=False`.
 
 Letters: R relations, M pairs of rows, D detections.
 """
@@ -27,7 +26,7 @@ Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
 Compat = Literal["", "published"]
-FAR = 1 << 40  # a rank that nothing reaches
+FAR = 1 << 40  # rank of "no match"
 
 
 def enclosing(one_M4: Floats, other_M4: Floats) -> Floats:
@@ -57,7 +56,7 @@ def equal_pairs(one_R: Ints, other_R: Ints) -> tuple[Ints, Ints]:
 
 
 def _sieve_keys(one_R: Ints, other_R: Ints) -> Ints:
-    """Positions in `other` that may occur in `one`, by the last bits of the keys: most predictions have no truth of their name."""
+    """Positions in `other` whose keys may occur in `one`, by the low bits of the keys: most predictions match no true name."""
     size = 1 << (8 * len(one_R)).bit_length()
     seen = np.zeros(size, bool)
     seen[one_R & (size - 1)] = True
@@ -91,12 +90,12 @@ def phrase_overlaps(
 
 @dataclass(frozen=True, slots=True)
 class RankedRelations:
-    """Predicted relations, image by image, best first; of equal scores the earlier row comes first.
+    """Predicted relations by image, best first, ties by row.
 
     row       rows of the relations, in that order
-    rank      [D] place within the image, from 1
-    above     [D] how many of the image have a strictly higher score
-    tied      [D] how many of the image have this score
+    rank      [D] rank within the image, from 1
+    above     [D] number of relations of the image with a strictly higher score
+    tied      [D] number of relations of the image with this score
     """
 
     row: Ints
@@ -112,7 +111,7 @@ class RankedRelations:
 
     @classmethod
     def sorted(cls, image_D: Ints, score_D: Floats, row_D: Ints) -> RankedRelations:
-        """Ranked relations from rows that are in order already."""
+        """Ranked relations from rows that are already sorted."""
         position = np.arange(len(row_D))
         new_image = _starts(image_D)
         new_score = new_image | _starts(score_D)
@@ -122,16 +121,16 @@ class RankedRelations:
         return cls(row_D, position - image_start + 1, score_start - image_start, size[run].astype(np.int64))
 
     def keep(self, which_D: Bools, image_R: Ints, score_R: Floats) -> RankedRelations:
-        """Ranked relations with some left out, ranks counted anew."""
+        """Selected relations with recomputed ranks."""
         row = self.row[which_D]
         return RankedRelations.sorted(image_R[row], score_R[row], row)
 
 
 def best_first(image_D: Ints, score_D: Floats) -> Ints:
-    """Order by image and falling score, of equal scores the earlier row first.
+    """Indices that sort by image and descending score, ties by row.
 
-    Rows that already lie image by image, as records do, are sorted as one matrix with an image a line, which is several times
-    faster than one long sort; where a few crowded images would make that matrix mostly padding, the long sort it is.
+    Rows that are already grouped by image, as in records, are sorted as a matrix with one image per row, which is several times
+    faster than a single long sort; if a few crowded images would make that matrix mostly padding, the long sort is used.
     """
     start = np.flatnonzero(_starts(image_D))
     size = np.diff(start, append=len(image_D))
@@ -156,7 +155,7 @@ def first_of_each(key_D: Ints, most: int = 1) -> Bools:
     return first
 
 
-# ---------------------------------------------------------------- answers
+# ---------------------------------------------------------------- matches
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,9 +185,9 @@ def first_matches(t: Ints, p: Ints, order: RankedRelations, truths: int, relatio
 
 
 def best_truths(t: Ints, p: Ints, share_M: Floats) -> Ints:
-    """Indices into the pairs: for each prediction its truth with the highest overlap, of equal ones the earlier truth.
+    """Indices into the pairs: for each prediction the truth with the highest IoU, the earlier one on a tie.
 
-    Pairs stand in the order of `equal_pairs`, by prediction and then by truth; some may be left out.
+    Pairs are in the order of `equal_pairs`, by prediction and then by truth; some may be left out.
     """
     if not len(t):
         return np.zeros(0, np.int64)
@@ -204,8 +203,8 @@ def best_truths(t: Ints, p: Ints, share_M: Floats) -> Ints:
 def greedy_nms(key_D: Ints, share: Callable[[Ints, Ints], Floats], limit: float) -> Bools:
     """Greedy non-maximum suppression among entries with equal keys, in the order given: keep mask.
 
-    An entry goes when an earlier one that stays overlaps it by more than `limit`. Solved in rounds for all groups at once: whoever
-    has no undecided rival above stays, whoever has a rival above that stays goes.
+    An entry is suppressed if an earlier kept entry overlaps it by more than `limit`. Solved in rounds for all groups at once: an
+    entry without an undecided rival above is kept, an entry with a kept rival above is suppressed.
     """
     order = np.argsort(key_D, kind="stable")
     position = np.arange(len(key_D))

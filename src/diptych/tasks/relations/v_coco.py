@@ -1,30 +1,30 @@
 """V-COCO: role average precision over the actions of people.  Protocol `v_coco`, version 2 (Gupta and Malik, 2015).
 
-A prediction is a person, an action with a role ("hit instr"), the box that plays the role, and a score. It goes to the true person
-whose box it overlaps best. It is right when that person does the action, both boxes overlap by .5 or more, and no better-scored
-prediction of the action and role took that person before. Every person who does the action counts as one to be found, with or
-without an object. When the true person's object is not in the picture, scenario 1 requires the prediction to have no object, scenario 2
-accepts any box. AP is the area under the precision envelope, boxes count both edge pixels.
+A prediction is a person, an action with a role ("hit instr"), the box that fills the role, and a score. It is matched to the true
+person whose box it overlaps most, and is correct if that person performs the action, both IoUs are .5 or more, and no
+better-scored prediction of the same action and role took that person before. Every person who performs the action counts as a
+positive, with or without an object. If the true person's object is not in the image, scenario 1 requires the prediction to have
+no object, scenario 2 accepts any box. AP is the area under the precision envelope; boxes include both edge pixels.
 
-AP role is the mean over 24 action-roles: the 25 of the annotations without "point instr", which the literature leaves out. All 25
-are reported beside it, and the agent AP over 26 actions, which asks for the person and the action alone.
+AP role is the mean over 24 action-roles: the 25 of the annotations without "point instr", which the literature leaves out. The
+mean over all 25 is also reported, and the agent AP over 26 actions, which considers only the person and the action.
 
-How a graph says it, in truth and prediction alike: a relation person --"hit instr"--> object for an action with its object, and a
-relation of the person to itself ("hit instr", or "stand") for an action without one. People of COCO whom V-COCO did not annotate
-are neither right nor wrong: a column `annotated` of the data says box by box who was; without it, everybody was.
+Graph encoding, for truth and predictions: a relation person --"hit instr"--> object for an action with its object, and a relation
+of the person to itself ("hit instr", or "stand") for an action without one. People of COCO whom V-COCO did not annotate are
+ignored: a column `annotated` of the data marks the annotated boxes; without it, all are.
 
-What a detector is asked, as RLIPv2 (Yuan et al., 2023) was: action-roles as phrases ("sit instr" is "sit on/at", "hit instr" is "hit
-with"), COCO's 80 objects and an 81st, "missing objects", which says that the object is not in the picture. Where it can follow a rule, the
-score is relation x object, every subject is a person, and nothing is cut: each query says something of each action. Version 1 asked by
-the names of action-roles, without the 81st object, and took `detect`.
+Queries to the detector, as for RLIPv2 (Yuan et al., 2023): action-roles as phrases ("sit instr" is "sit on/at", "hit instr" is
+"hit with"), COCO's 80 objects and an 81st, "missing objects", for an object that is not in the image. If the detector supports a
+triplet rule, the score is relation x object, every subject is a person, and nothing is cut: each query scores each action.
+Version 1 queried the names of action-roles, without the 81st object, and used `detect`.
 
-Boxes of the truth are taken to end on their last pixel, as the released scorer makes them from COCO's (x + w - 1), predictions are
-taken as they come, and then both get one pixel more ("inclusive"). So a prediction of exactly the true box overlaps it by a little
-less than 1. `iou="half_open"` compares the boxes as they are.
+True boxes end on their last pixel, as the released scorer computes them from COCO's (x + w - 1), predictions are unchanged, and
+both widths then get one more pixel ("inclusive"). So a prediction equal to the true box has an IoU slightly below 1.
+`iou="half_open"` compares the boxes unchanged.
 
-Where others differ: scorers of the DETR family print an 11-point mean over 24 classes ("mAP_thesis"), which is no AP role but
-protocol `v_coco_triplets`; images without a true person crash the released scorer and here hold false positives. Objects have no
-class in this protocol.
+Where others differ: scorers of the DETR family print an 11-point mean over 24 classes ("mAP_thesis"), which is not AP role but
+protocol `v_coco_triplets`; images without a true person crash the released scorer, and count as false positives here. Objects
+have no class in this protocol.
 """
 
 from __future__ import annotations
@@ -180,14 +180,14 @@ class VCoco:
     def _role_curves(
         self, people: People, predicted: RolePredictions, subject: Ints, share: Floats, groups: tuple[Ints, int]
     ) -> dict[str, PrecisionRecallCurves]:
-        """For each scenario. `subject` and `share` say of every predicted box which person it goes to, and the overlap."""
+        """Role curves for each scenario. `subject` and `share` are the matched person and the IoU of every predicted box."""
         graphs, truth = predicted.graphs, people.graphs
         rows = predicted.rows[~people.skipped(subject[graphs.subject[predicted.rows]])]
         person, role = subject[graphs.subject[rows]], graphs.predicate[rows]
         says_nothing = graphs.subject[rows] == graphs.object[rows]
         doing = people.doing(person, ACTION_OF_ROLE[role]) & (share[graphs.subject[rows]] >= 0.5)
         with_object = np.flatnonzero(truth.subject != truth.object)
-        in_picture = np.zeros((len(truth.box) + 1, len(ROLES)), bool)  # the last row is nobody's (-1)
+        in_picture = np.zeros((len(truth.box) + 1, len(ROLES)), bool)  # the last row is for person -1 (no person)
         in_picture[truth.subject[with_object], truth.predicate[with_object]] = True
         has_object = in_picture[person, role]
         slot = truth.subject[with_object] * len(ROLES) + truth.predicate[with_object]
@@ -210,7 +210,7 @@ class VCoco:
     def _agent_curves(
         self, people: People, predicted: RolePredictions, subject: Ints, share: Floats, groups: tuple[Ints, int]
     ) -> PrecisionRecallCurves:
-        """A person does an action with the best score of its relations of that action."""
+        """Agent curves. The score of a person for an action is the best score of their relations of that action."""
         graphs = predicted.graphs
         key = graphs.subject[predicted.rows] * len(ACTIONS) + ACTION_OF_ROLE[graphs.predicate[predicted.rows]]
         pair, inverse = np.unique(key, return_inverse=True)
@@ -246,7 +246,7 @@ class VCoco:
 
 @dataclass(frozen=True, slots=True)
 class RolePredictions:
-    """Relations with a person as subject, role by role and best first; the others are counted."""
+    """Relations with a person as subject, by role and best first; the others are counted."""
 
     graphs: GraphArrays
     rows: Ints

@@ -1,26 +1,26 @@
-"""Recall of scene graphs: PredCls, SGCls and SGDet, with and without graph constraint.  Protocols `vg150*`, version 1.
+"""Scene graph recall: PredCls, SGCls and SGDet, with and without graph constraint.  Protocols `vg150*`, version 1.
 
-The protocol of the Visual Genome tables (Xu et al., 2017; Zellers et al., 2018; mean recall: Chen et al. and Tang et al., 2019), for
-VG150 or for any other names. A true relation is found at K when one of the first K predicted triplets of its image has the same
-three names and both boxes overlap by at least .5. One prediction may answer several truths; a truth counts once, and the same
-truth written down twice counts twice in the denominator.
+The protocol of the Visual Genome tables (Xu et al., 2017; Zellers et al., 2018; mean recall: Chen et al. and Tang et al., 2019),
+for VG150 or any other vocabulary. A true relation is recalled at K if one of the first K predicted triplets of its image has the
+same three names and both boxes have an IoU of at least .5. One prediction may match several truths; a truth counts once, and a
+duplicate annotation counts twice in the denominator.
 
-    r@K    share of true relations found, mean over images
-    mr@K   the same for each predicate alone, mean over its images, then mean over predicates: the rare ones count as much
+    r@K    fraction of true relations recalled, mean over images
+    mr@K   the same per predicate, mean over its images, then mean over predicates: rare predicates weigh as much as frequent ones
     zr@K   r@K over those relations whose (subject, predicate, object) never occurs in training
     f1@K   harmonic mean of r@K and mr@K
-    ng_*   no graph constraint: every predicate of every pair competes; without the prefix each ordered pair of regions keeps its
-           best predicate only
+    ng_*   no graph constraint: every predicate of every pair competes; without the prefix each ordered pair of regions keeps only
+           its best predicate
 
 PredCls gives boxes and labels, SGCls gives boxes, SGDet gives nothing; the pairs are never given. Triplets are ranked by
 `Relation.confidence`, which detectors make from predicate x subject x object, or by that times both region scores ("product").
 
-What published scorers do differently, and `compat="published"` does too: images without any predicted relation are left out
-instead of counting as 0; predicates without a true relation count as recall 0 in mr; overlaps count the last pixel in (width =
-x1 - x0 + 1); ties are broken by row. With relation NMS (PE-Net) any two near-duplicate pairs are rivals, a pair that keeps no
-predicate is ranked by what is left of 1, and under "product" the score of the subject counts twice and that of the object not at
-all. Left aside: they cut boxes at the picture's last pixel (x1 <= W - 1), by up to one pixel. Recall in pairs that are given ("A@K")
-is another task; its sign is r@50 = r@100.
+Published scorers differ as follows, reproduced by `compat="published"`: images without any predicted relation are left out
+instead of counting as 0; predicates without a true relation count as recall 0 in mr; overlaps include the last pixel (width = x1
+- x0 + 1); ties are broken by row. With relation NMS (PE-Net) any two near-duplicate pairs compete, a pair that keeps no predicate
+is ranked by the remaining probability, and under "product" the score of the subject counts twice and that of the object not at
+all. Not reproduced: they clip boxes to the image's last pixel (x1 <= W - 1), by up to one pixel. Recall over given pairs ("A@K")
+is a different task, recognisable by r@50 = r@100.
 
 Letters: N images, R true relations, M numbers per relation.
 """
@@ -136,7 +136,7 @@ class VG150:
     def _ties(self) -> rk.Ties:
         return "index" if self.compat else self.ties
 
-    # ------------------------------------------------------------ asking
+    # ------------------------------------------------------------ prediction
 
     def _ask(self, model: Any, data: Dataset, objects: Sequence[str], relations: Sequence[str]) -> pa.Table:
         return graph_records.predict(model, data, objects, relations, batch_size=self.batch_size)
@@ -144,7 +144,8 @@ class VG150:
     # ------------------------------------------------------------ scoring
 
     def _orders(self, predicted: GraphArrays) -> tuple[tm.RankedRelations, tm.RankedRelations, tm.Bools]:
-        """All relations best first; those that the graph constraint leaves; and which of these stand for "no relation" and hit nothing."""
+        """All relations, best first; those kept by the graph constraint; and a mask of those that mean "no relation" and match
+        nothing."""
         score, weight = predicted.confidence, np.ones(len(predicted.confidence))
         mute_R = np.zeros(len(score), bool)
         if self.ranking == "product":
@@ -171,7 +172,7 @@ class VG150:
     def _hits(
         self, orders: dict[str, tuple[tm.RankedRelations, tuple[Ints, Ints]]], truths: int, relations: int
     ) -> tuple[dict[str, Floats], float]:
-        """For each constraint and K the worth of every true relation, and the share of relations that a tie decides."""
+        """Credit of every true relation for each constraint and K, and the fraction of relations that a tie decides."""
         hits: dict[str, Floats] = {}
         touched = np.zeros(truths, bool)
         for prefix, (order, pairs) in orders.items():
@@ -182,9 +183,8 @@ class VG150:
         return hits, float(touched.mean())
 
     def _ceilings(self, truth: GraphArrays) -> dict[str, float]:
-        """Upper bound of r@K, reached when the first K triplets are as good as they can be: of a pair with two true predicates the graph
-        constraint lets one through, and of more than K true triplets K are found. (Near-duplicate boxes, which one prediction may answer
-        together, are not counted in.)
+        """Upper bound of r@K, for a perfect ranking: the graph constraint keeps only one of two true predicates of a pair, and at
+        most K true triplets can be recalled. (Near-duplicate boxes, which one prediction may match together, are ignored.)
         """
         pair = truth.subject * max(len(truth.box), 1) + truth.object
         triplet, first, written = np.unique(

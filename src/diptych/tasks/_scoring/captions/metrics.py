@@ -1,8 +1,8 @@
-"""BLEU, ROUGE-L and CIDEr-D of captions, as the COCO evaluation code has them.
+"""BLEU, ROUGE-L and CIDEr-D of captions, as in the COCO evaluation code.
 
-Words first: lower case, Penn-Treebank cuts, thirteen marks of punctuation dropped (`words_of`). The release cuts with a Java program; on
-real captions these words differ from its own in well under a hundredth of the cases, and the numbers in the third place. Its list of
-what is dropped names brackets too, in capitals ("-LRB-"), and is compared with words in small letters: brackets stay, and count as words.
+Tokenisation: lower case, Penn Treebank, thirteen punctuation marks dropped (`words_of`). The released code uses a Java tokeniser;
+on real captions the tokens differ in well under one percent of the cases, and the metrics in the third digit. Its list of dropped
+tokens has upper-case brackets ("-LRB-") but is compared with lower-case tokens, so brackets are kept and count as words.
 
 Letters: N items, M references of an item.
 """
@@ -96,9 +96,8 @@ def bleu_counts(captions: Sequence[Sequence[str]], references: Sequence[Sequence
 
 
 def rouge_l(caption: Sequence[str], references: Sequence[Sequence[str]], *, beta: float = 1.2) -> float:
-    """F of the longest common subsequence (Lin, 2004): best precision and best recall over the references, recall `beta` times as heavy.
-
-    A caption without words has 0.
+    """F-measure of the longest common subsequence (Lin, 2004): best precision and best recall over the references, recall
+    weighted `beta` times. An empty caption scores 0.
     """
     common = [longest_common(caption, reference) for reference in references]
     precision = max(common) / len(caption) if caption else 0.0
@@ -158,7 +157,7 @@ def cider_d(
 class _TfIdfVectors:
     by_length: tuple[dict[tuple[str, ...], float], ...]
     norms: tuple[float, ...]
-    pairs: int  # runs of two words: what the release takes for the length
+    pairs: int  # number of bigrams, which the released code uses as the length
 
 
 def _tf_idf(words: Sequence[str], table: Mapping[tuple[str, ...], int], corpus: float) -> _TfIdfVectors:

@@ -2,12 +2,9 @@
 
 Rules: "11-point" is the mean over recall 0, .1, ... 1 of the best precision at that recall or beyond (PASCAL VOC until 2009);
 "area" is the area under the same envelope (VOC since 2010). Recall is compared in integers: 3 of 10 reaches the threshold .3,
-which
-
-`float_recall=True` denies as published scorers do (0.3 < 3 * 0.1 in floating point).
-Ties: predictions of one class with the same score have no order. Under "together" they enter as one block, so a constant scorer
-gets the precision of a random guess for any order of the images; "index" takes them row by row, like the sort in published
-scorers.
+which `float_recall=True` denies as published scorers do (0.3 < 3 * 0.1 in floating point). Ties: predictions of one class with
+the same score have no order. Under "together" they enter as one block, so a constant scorer gets the precision of a random guess
+for any order of the images; "index" takes them row by row, like the sort in published scorers.
 
 Resampling groups only changes how often an image counts, never which of its predictions are hits, so an interval costs two sparse
 products and no second matching.

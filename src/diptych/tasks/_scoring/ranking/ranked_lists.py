@@ -1,7 +1,7 @@
-"""Average precision and the rank of the last match of ranked lists, exact where scores tie.
+"""Average precision and rank of the last match of ranked lists, with exact handling of ties.
 
-A list is described by its blocks of equal scores that hold a relevant item: `above` items stand before the block, it has `tied` items, of
-which `relevant` are relevant. Under `expected` a block is worth its mean over all orders.
+A list is represented by its blocks of equal scores that contain a relevant item: `above` items precede the block, it has `tied`
+items, of which `relevant` are relevant. Under `expected` a block contributes its mean over all orders.
 
     AP   the mean, over the relevant items, of the share of relevant items up to each
     trapezoid AP  the same, each share averaged with that of the items before it, 1 before the first place (PLIP's released test)
@@ -72,8 +72,8 @@ class RankedList:
 
 @lru_cache(maxsize=65536)
 def _block_precision(above: int, tied: int, relevant: int, before: int) -> float:
-    """Sum of precisions at the block's relevant items. One stands at place p of the block, each as likely, and then (relevant - 1) others
-    are spread evenly over the other places, (p - 1) of which come before."""
+    """Sum of precisions at the block's relevant items. A relevant item is at each position p of the block with equal probability,
+    and the (relevant - 1) others are uniformly distributed over the other positions, (p - 1) of which come before."""
     place_P = np.arange(1, tied + 1)
     ahead_P = before + 1 + ((relevant - 1) * (place_P - 1) / (tied - 1) if tied > 1 else 0.0)
     return float(relevant / tied * (ahead_P / (above + place_P)).sum())
@@ -81,7 +81,7 @@ def _block_precision(above: int, tied: int, relevant: int, before: int) -> float
 
 @lru_cache(maxsize=65536)
 def _block_precision_before(above: int, tied: int, relevant: int, before: int) -> float:
-    """Sum of the precisions of all that stands before each of the block's relevant items; 1 where nothing does."""
+    """Sum of the precisions of the items before each of the block's relevant items; 1 if there are none."""
     place_P = np.arange(tied)
     ahead_P = before + ((relevant - 1) * place_P / (tied - 1) if tied > 1 else np.zeros(1))
     precision_P = np.where(above + place_P == 0, 1.0, ahead_P / np.maximum(above + place_P, 1))
@@ -90,7 +90,8 @@ def _block_precision_before(above: int, tied: int, relevant: int, before: int) -
 
 @lru_cache(maxsize=65536)
 def _mean_inverse_last(above: int, tied: int, relevant: int) -> float:
-    """Mean of 1 / rank of the last relevant item: it is at place p with probability C(p - 1, relevant - 1) / C(tied, relevant)."""
+    """Mean of 1 / rank of the last relevant item: it is at position p with probability C(p - 1, relevant - 1) / C(tied,
+    relevant)."""
     place_P = np.arange(relevant, tied + 1)
     log_P = _choose(place_P - 1, relevant - 1) - _choose(np.array([tied]), relevant)
     return float((np.exp(log_P) / (above + place_P)).sum())

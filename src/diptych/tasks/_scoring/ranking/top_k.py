@@ -44,10 +44,8 @@ def share_in_first(score_L: npt.ArrayLike, option: int, depth: int, ties: rk.Tie
 
 def option_shares(records: pa.Table, node: str, ties: rk.Ties, depths: Sequence[int]) -> dict[tuple[str, int], Floats]:
     """Top-k membership [N] by (option name, depth) in the cases at or below a kind, NaN in others. Depths that all options reach
-    are
-
-    left out. If the true option varies between cases it is also listed as "true", and each option under its name even where it is
-    true.
+    are left out. If the true option varies between cases it is also listed as "true", and each option under its name even where
+    it is true.
     """
     columns = {name: records.column(name).to_pylist() for name in ("kind", "names", "roles", "scores")}
     values: dict[tuple[str, int], Floats] = {}

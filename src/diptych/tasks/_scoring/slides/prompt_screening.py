@@ -1,10 +1,10 @@
-"""Label-free screening of prompt sets: those that separate the tiles at hand (KEEP, 2024, arXiv 2412.13126).
+"""Label-free screening of prompt sets by how well they separate the given tiles (KEEP, 2024, arXiv 2412.13126).
 
 A set has a sentence for each class. With m1 >= m2 the two largest cosines of a tile, the set's score is the mean over tiles of
 
     (m1 - m2) - |m1 + m2 - 1|
 
-a clear winner, and two cosines that sum to about one. The class vectors of the best sets are summed and normalised.
+which rewards a clear winner, and two cosines that sum to about one. The class vectors of the best sets are summed and normalised.
 
 Letters: S sets, K classes, N tiles, D width.
 """
@@ -32,7 +32,7 @@ def screening_scores(vector_ND: npt.NDArray[np.floating], class_SKD: npt.NDArray
 
 
 def screened(class_SKD: npt.NDArray[np.floating], score_S: Floats, best: int) -> Floats:
-    """Class vectors [K, D], unit rows: the sum over the prompt sets with the highest scores, the earlier ones of equal scores."""
+    """Class vectors [K, D], unit norm: the sum over the prompt sets with the highest scores, ties by order."""
     chosen = np.argsort(-score_S, kind="stable")[:best]
     total_KD = class_SKD.astype(np.float64)[chosen].sum(0)
     norm_K1 = np.linalg.norm(total_KD, axis=1, keepdims=True)
