@@ -23,7 +23,7 @@ class QuickGELU(nn.Module):
 
 
 def activation(name: str) -> nn.Module:
-    """ Return the activation of a name.
+    """Return the activation of a name.
 
     Names are "gelu" (exact), "quick_gelu" (OpenAI's CLIP), "gelu_tanh" (the default approximation of JAX, so SigLIP's),
     and "relu" (the text tower of TIPS).
