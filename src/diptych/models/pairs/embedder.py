@@ -193,8 +193,8 @@ class PairEmbedder(Embedding):
         return torch.cat(blocks).numpy()
 
     def _fitted(self, text_BL: Tensor, mask_BL: Tensor) -> tuple[Tensor, Tensor]:
-        """Remove columns of only padding, which our text towers ignore. Padding on the left is kept,
-        since it shifts positions.
+        """Remove columns of only padding, which our text towers ignore.
+        Padding on the left is kept, since it shifts positions.
         """
         if self.tokenizer.side == "left":
             return text_BL, mask_BL

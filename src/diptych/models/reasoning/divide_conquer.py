@@ -167,8 +167,8 @@ class DivideConquer(nn.Module):
         image_BKD: Tensor,
         exists_BP: Tensor,
     ) -> Tensor:
-        """Return the gated mixture of the propositions, weighted by the attention of the conjunction, and of the conjunction,
-        [B, K].
+        """Return the gated mixture of the propositions, weighted by the attention of the conjunction,
+        and of the conjunction, [B, K].
 
         The mixed distributions are detached: the mixture trains only weights and gate.
         """

@@ -95,8 +95,8 @@ class RelationalBlock(nn.Module):
         return torch.stack(states)
 
     def _messages(self, h_BND: Tensor, source_E: Tensor, target_E: Tensor, edge_BEF: Tensor | None) -> Tensor:
-        """message([h_i, h_j, e_ij]); the first layer is linear, so it is applied to nodes before they are paired, which
-        costs less.
+        """message([h_i, h_j, e_ij]); the first layer is linear, so it is applied to nodes before they are paired,
+        which costs less.
         """
         first, *rest = self.message
         assert isinstance(first, nn.Linear)

@@ -186,8 +186,8 @@ class SetPicker:
         )
 
     def save(self, folder: Path) -> None:
-        """Write config.json, model.safetensors, tokenizer.json, README.md, replacing the whole folder.
-        The encoder is not copied.
+        """Write config.json, model.safetensors, tokenizer.json, README.md,
+        replacing the whole folder. The encoder is not copied.
         """
         generator = self.model.generator
         config = {

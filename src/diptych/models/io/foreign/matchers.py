@@ -128,8 +128,8 @@ class MappingMatcher(nn.Module, ABC):
 
 
 class BlipPairMatcher(MappingMatcher):
-    """`PairMatcher` of transformers' `BlipForImageTextRetrieval`. A text is encoded again with each picture,
-    so its ids are kept.
+    """`PairMatcher` of transformers' `BlipForImageTextRetrieval`.
+    A text is encoded again with each picture, so its ids are kept.
     """
 
     def __init__(self, folder: Path) -> None:

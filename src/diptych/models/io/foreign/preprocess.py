@@ -108,8 +108,8 @@ def from_open_clip(settings: Mapping[str, Any]) -> Preprocess:
 
 
 def from_timm(model: Any) -> Preprocess:
-    """Return `Preprocess` from a timm model's settings, as in `timm.data.create_transform`: resize to size / `crop_pct`,
-    centre crop.
+    """Return `Preprocess` from a timm model's settings, as in `timm.data.create_transform`:
+    resize to size / `crop_pct`, centre crop.
     """
     import timm
 

@@ -88,8 +88,8 @@ class ClassEmbedder:
         return fingerprint(self.model, settings)
 
     def first(self, width: int) -> Self:
-        """Return the same model on the first `width` dimensions. Separate classifiers exist only for `dims`;
-        a tied one has any width.
+        """Return the same model on the first `width` dimensions.
+        Separate classifiers exist only for `dims`; a tied one has any width.
         """
         if not 0 < width <= max(self.model.classifier.dims):
             raise ConfigError(f"a prefix has 1 to {max(self.model.classifier.dims)} dimensions, not {width}")

@@ -66,8 +66,8 @@ def encode_words(encoder: DualEncoder, text_BL: Tensor, mask_BL: Tensor) -> Tens
 
 
 def content_mask(mask_BL: Tensor, *, prefix: int, suffix: int) -> Tensor:
-    """Return `mask_BL` without the first `prefix` and the last `suffix` real tokens of each row: the special tokens around a
-    text.
+    """Return `mask_BL` without the first `prefix` and the last `suffix` real tokens of each row:
+    the special tokens around a text.
     """
     place_BL = mask_BL.cumsum(1)
     return mask_BL & (place_BL > prefix) & (place_BL <= mask_BL.sum(1, keepdim=True) - suffix)

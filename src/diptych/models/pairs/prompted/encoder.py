@@ -26,8 +26,8 @@ class ClassLogits:
 
 
 class MetaNet(nn.Module):
-    """CoCoOp's meta-net: maps an image's unit vector to a shift of the context vectors. Linear, ReLU, linear,
-    with a bottleneck.
+    """CoCoOp's meta-net: maps an image's unit vector to a shift of the context vectors. Linear, ReLU,
+    linear, with a bottleneck.
     """
 
     def __init__(self, joint: int, width: int, *, reduction: int = 16) -> None:
