@@ -220,8 +220,8 @@ class MemoryTransformer(nn.Module):
 
 
 def position_waves(length: int, like: Tensor) -> Tensor:
-    """Return sinusoidal positions [L, D]: sine (even dimensions) and cosine (odd) of positions over 10000^(2i/D) (Vaswani et al.,
-    2017).
+    """Return sinusoidal positions [L, D]: sine (even dimensions) and cosine (odd) of positions over 10000^(2i/D)
+    (Vaswani et al., 2017).
     """
     width = like.shape[-1]
     rate_R = torch.exp(torch.arange(0, width, 2, device=like.device, dtype=like.dtype) * (-math.log(10_000.0) / width))

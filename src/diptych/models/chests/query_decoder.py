@@ -1,5 +1,5 @@
-"""Transformer decoder that also returns the cross-attention of its queries.  Letters: B batch, L layers, Q queries, P tokens, D
-width.
+"""Transformer decoder that also returns the cross-attention of its queries.  Letters: B batch, L layers, Q queries, P tokens,
+D width.
 """
 
 from __future__ import annotations

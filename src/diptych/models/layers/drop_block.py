@@ -1,5 +1,5 @@
-"""DropBlock (Ghiasi et al., 2018, arXiv 1810.12890): drops squares of a feature map, in all channels at once.  Letters: B batch,
-D channels, H W.
+"""DropBlock (Ghiasi et al., 2018, arXiv 1810.12890): drops squares of a feature map, in all channels at once.  Letters:
+B batch, D channels, H W.
 """
 
 from __future__ import annotations

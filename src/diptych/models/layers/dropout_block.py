@@ -1,5 +1,5 @@
-"""Pre-norm block with dropout on both branches, as in timm's vision transformer (2010.11929).  Letters: B batch, L tokens,
-D width.
+"""Pre-norm block with dropout on both branches, as in timm's vision transformer (2010.11929).  Letters: B batch,
+L tokens, D width.
 """
 
 from __future__ import annotations

@@ -13,8 +13,8 @@ Start = Literal["empty", "random"]
 
 
 class FeatureQueue(nn.Module):
-    """Ring buffer of the newest `size` rows and their group ids; use one per modality. Its state is in buffers,
-    and so in checkpoints.
+    """Ring buffer of the newest `size` rows and their group ids; use one per modality.
+    Its state is in buffers, and so in checkpoints.
 
     Any number of rows may be pushed, also one that does not divide `size` or exceeds it (the released code of several methods
     requires a batch size that divides it). Push the rows of all processes,

@@ -1,5 +1,5 @@
-"""Multi-branch fusion of two vectors by products (spatially conditioned graphs, 2012.06060).  Letters: D width,
-X leading shape.
+"""Multi-branch fusion of two vectors by products (spatially conditioned graphs, 2012.06060).  Letters:
+D width, X leading shape.
 """
 
 from __future__ import annotations

@@ -25,8 +25,8 @@ def box_sine(box_X4: Tensor, width: int) -> Tensor:
 
 
 def map_sine(mask_BHW: Tensor, width: int, *, centred: bool, dtype: torch.dtype = torch.float32) -> Tensor:
-    """Return embeddings [B, H W, width] of map positions: y, then x, counted over real positions (True),
-    from 0 to 1 in each image.
+    """Return embeddings [B, H W, width] of map positions: y, then x, counted over real positions
+    (True), from 0 to 1 in each image.
 
     centred   positions are pixel centres, (i + 1/2) / H, as for the published Swin; for the published ResNet they are (i + 1) / H
     """

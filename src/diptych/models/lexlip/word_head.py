@@ -1,5 +1,5 @@
-"""BERT's masked-language-model head: logits of all words of a vocabulary.  Letters: N vectors, P positions, D width,
-V vocabulary.
+"""BERT's masked-language-model head: logits of all words of a vocabulary.  Letters: N vectors, P positions,
+D width, V vocabulary.
 """
 
 from __future__ import annotations
@@ -67,8 +67,8 @@ class VocabularyHead(nn.Module):
 
 
 def packaged_head(folder: str | Path) -> dict[str, Tensor]:
-    """Read the word head of a masked language model such as BERT from a transformers folder, by our names;
-    empty if it has none.
+    """Read the word head of a masked language model such as BERT from a transformers folder,
+    by our names; empty if it has none.
     """
     path = Path(folder, "model.safetensors")
     if not path.is_file():

@@ -1,1 +1,1 @@
-"""Models of an image and its texts."""
+"""Models of image-text pairs: dual encoders, cross-encoders and classifiers."""

@@ -1,5 +1,7 @@
-"""Published weights under the names of a `ContinualEncoder`: CTP starts from DeiT's image tower and from a BERT, whose lower layers read
-words only and whose upper ones read the image, too (as in ALBEF, 2107.07651)."""
+"""Initialise a `ContinualEncoder` from published weights: CTP starts from DeiT and BERT.
+
+The lower layers of BERT are the text tower, the upper ones also attend to the image (as in ALBEF, 2107.07651).
+"""
 
 from __future__ import annotations
 
@@ -21,11 +23,11 @@ READER_HEAD |= {"head_norm.bias": "norm.bias", "bias_V": "bias_V"}
 def init_from_pretrained_(
     model: ContinualEncoder, *, image: Mapping[str, Tensor] | None, text: Mapping[str, Tensor] | None
 ) -> None:
-    """Starts the image tower from a vision transformer in timm's names, text tower and reader from a BERT with its word head.
+    """Initialise the image tower from a timm vision transformer, and text tower and reader from a BERT with its word head.
 
-    What the weights have no tensor for stays as it is: projections, attention to the image. Without a reader the upper layers and
-    the word head have no part. Raises DataError if a tensor is missing, of another shape or without a place, ConfigError for
-    other towers. Momentum model and reference start as the model does.
+    Parameters without a tensor in the weights are unchanged: projections, attention to the image.
+    Without a reader the upper layers and the word head are not used. Raises DataError if a tensor is missing, unexpected or of
+    another shape, ConfigError for other towers. Momentum model and reference are copies of the model.
     """
     if image is not None:
         tower = model.encoder.image_tower
@@ -63,5 +65,5 @@ def _begin_words_(model: ContinualEncoder, text: Mapping[str, Tensor]) -> None:
 
 
 def _layer(name: str) -> int:
-    """Which layer of the encoder a tensor is of; -1 for those before."""
+    """Return the encoder layer of a tensor; -1 for those before the layers."""
     return int(name.split(".")[2]) if name.startswith("encoder.layer.") else -1

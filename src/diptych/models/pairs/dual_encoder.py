@@ -1,4 +1,4 @@
-"""Two towers in one space: CLIP (2103.00020), SigLIP (2303.15343).
+"""Dual encoder: two towers with a joint embedding space, as in CLIP (2103.00020) and SigLIP (2303.15343).
 
 Letters: B batch, N items, C channel, H W, L tokens, D width.
 """
@@ -22,9 +22,9 @@ Bias = Literal["none", "text", "image", "both"]
 class PairModule(nn.Module):
     """Base of two-sided models: a learned temperature and, for sigmoid losses, a bias.
 
-    The temperature is stored in log space as `log_scale` [1] and returned as scale = exp(log_scale), the number that multiplies
-    similarities. Keep it below `max_scale` by calling `clamp_scale_` after each optimiser step: clamping in `forward` would
-    kill the gradient at the bound. Published starts: scale 1/0.07 and no bias (CLIP); scale 10 and bias -10 (SigLIP).
+    The temperature is stored in log space as `log_scale` [1] and returned as scale = exp(log_scale), the factor of similarities.
+    Call `clamp_scale_` after each optimiser step to keep it below `max_scale`: clamping in `forward` would
+    stop the gradient at the bound. Published initial values: scale 1/0.07 and no bias (CLIP); scale 10 and bias -10 (SigLIP).
     """
 
     def __init__(self, *, scale: float = 1 / 0.07, bias: float | None = None, max_scale: float = 100.0) -> None:
@@ -41,7 +41,9 @@ class PairModule(nn.Module):
 
     @torch.no_grad()
     def clamp_scale_(self, most: float | None = None) -> None:
-        """Keep the temperature in [1, most], or in [1, max_scale]; with most 0 it stays as it is. Call it after each optimiser step."""
+        """Keep the temperature in [1, most], or in [1, max_scale]; with most 0 it is unchanged.
+        Call it after each optimiser step.
+        """
         if most == 0:
             return
         self.max_scale = most or self.max_scale
@@ -49,13 +51,15 @@ class PairModule(nn.Module):
 
 
 class DualEncoder(PairModule):
-    """Each tower's pooled vector, projected and normalised. `projection_bias` says which projections have one: "none" (CLIP), "text"
-    (SigLIP), "both" (CTP, ALBEF).
+    """Dual encoder: the pooled vector of each tower, projected and normalised.
 
-    `forward` is the one call that training makes: both scalars come back from it beside the features, so data-parallel and
-    sharded wrappers see every parameter used. `project_image` False takes the image tower's vector as it is (ALIGN, SigLIP):
-    `width` must then be the tower's; so it is with `project_text` (KEEP), and with a tower whose own head leads into the joint space
-    (CLIP's residual networks). A tower that comes with weights says itself how they project it (`Tower.projection`).
+    `projection_bias`: which projections have a bias: "none" (CLIP), "text" (SigLIP), "both" (CTP, ALBEF).
+
+    Training calls only `forward`, which returns both scalars with the features, so data-parallel and
+    sharded wrappers see every parameter used. `project_image` False uses the image tower's vector unprojected (ALIGN, SigLIP):
+    `width` must then be the tower's. The same holds for `project_text` (KEEP),
+    and for a tower whose own head maps into the joint space (CLIP's residual networks). For a tower with pretrained weights,
+    `Tower.projection` is the kind of its projection.
     """
 
     def __init__(
@@ -88,19 +92,21 @@ class DualEncoder(PairModule):
         return l2_normalise(self.image_projection(self.image_tower(image_BCHW).pooled_BD))
 
     def encode_text(self, text: Tensor, mask_BL: Tensor | None = None) -> Tensor:
-        """Unit-norm [B, width] from token ids [B, L], or from token embeddings [B, L, D] where the tower takes them."""
+        """Unit-norm [B, width] from token ids [B, L], or from token embeddings [B, L, D] if the tower supports them."""
         return l2_normalise(self.text_vectors(text, mask_BL))
 
     def text_vectors(self, text: Tensor, mask_BL: Tensor | None = None) -> Tensor:
-        """Text embeddings before L2 normalisation."""
+        """Return text embeddings before L2 normalisation."""
         text, mask_BL = self._trimmed(text, mask_BL)
         vector_BD: Tensor = self.text_projection(self.text_tower(text, mask_BL).pooled_BD)
         return vector_BD
 
     def _trimmed(self, text: Tensor, mask_BL: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """Without the columns that are padding in every row, where the tower's vector does not depend on them. Texts of a dozen tokens
-        in rows of 77 are most of the work of a text tower. On processors only: devices and compiled graphs prefer shapes that
-        do not change."""
+        """Remove columns of only padding, if the tower's vector does not depend on them.
+
+        With a dozen tokens in rows of 77, padding would be most of the work of a text tower. This is done only on the CPU,
+        since devices and compiled graphs prefer constant shapes.
+        """
         tower = self.text_tower
         if (
             mask_BL is None
@@ -115,9 +121,9 @@ class DualEncoder(PairModule):
 
 
 def encoder_of(model: nn.Module) -> DualEncoder:
-    """The dual encoder that a model is, or that it holds as `encoder`.
+    """Return the model if it is a dual encoder, else the dual encoder in its attribute `encoder`.
 
-    Heads, companions, queues and memories lie beside it: it alone is what is deployed. Copies nothing. Raises ConfigError.
+    Only this encoder is deployed, without heads, companions, queues and memories. Copies nothing. Raises ConfigError.
     """
     encoder = model if isinstance(model, DualEncoder) else getattr(model, "encoder", None)
     if not isinstance(encoder, DualEncoder):
@@ -126,7 +132,7 @@ def encoder_of(model: nn.Module) -> DualEncoder:
 
 
 def projection_of(tower: Tower, width: int, side: Literal["image", "text"], *, project: bool = True) -> nn.Module:
-    """Projection that a `DualEncoder` without biases puts after this tower, with fresh weights."""
+    """Return the projection of a `DualEncoder` without biases for this tower, newly initialised."""
     return _projection(tower, width, _form(tower, bias=False, project=project), side)
 
 
@@ -139,7 +145,7 @@ _BIASES: dict[tuple[bool, bool], Bias] = {
 
 
 def _form(tower: Tower, *, bias: bool, project: bool = True) -> Projection:
-    """Kind of a tower's projection: as its weights have it, else as the dual encoder requests."""
+    """Return the kind of a tower's projection: that of its pretrained weights, else that of the dual encoder."""
     if tower.projection:
         return tower.projection
     return "none" if tower.projects or not project else "bias" if bias else "plain"

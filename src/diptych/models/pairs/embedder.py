@@ -1,4 +1,4 @@
-"""A dual encoder ready for use: images and texts in, unit vectors out; saved as one folder.
+"""Inference with a dual encoder: embeds images and texts as unit vectors; saved as one folder.
 
 Letters: B batch, N items, C channel, H W, L tokens, D width.
 """
@@ -39,12 +39,12 @@ from diptych.models.pairs.encoders.growing_encoder import GrowingEncoder
 from diptych.models.towers.towers import image_tower, text_tower
 
 VARIANTS: dict[str, type[DualEncoder]] = {"": DualEncoder, "growing": GrowingEncoder, "two_tokens": TwoTokenEncoder}
-"""What a model of this kind may be beside a plain dual encoder: the word in config.json -> its class."""
+"""Variants of dual encoders: the name in config.json -> class."""
 T = TypeVar("T")
 
 
 class TextTokenizer(Protocol):
-    """Turns strings into token ids: a `Tokenizer`, or another library's behind the same call."""
+    """Turns strings into token ids: a `Tokenizer`, or another library's with the same interface."""
 
     def encode(self, texts: Sequence[str], length: int, /) -> BatchEncoding: ...
 
@@ -53,9 +53,9 @@ class Embedding:
     """Embeds with any module that has `width`, `encode_image(image_BCHW)` and `encode_text(text_BL, mask_BL)`, both unit-norm.
 
     Images are decoded exactly (the same pixels on every machine) and preprocessed; the module runs without gradient and in
-    evaluation mode, and gets its modes back afterwards. `bf16` runs it under bfloat16 autocast: faster, and off in the last
-    digits. `truncated` counts the texts that were longer than `text_length` tokens and therefore cut, since this object was made.
-    `batch_size` is that of a processor (`models.io.device`).
+    evaluation mode, and its modes are restored afterwards. `bf16` runs it under bfloat16 autocast: faster, with errors in the
+    last digits. `truncated` counts the texts that were longer than `text_length` tokens and therefore truncated,
+    since this object was created. `batch_size` is that of a CPU (`models.io.device`).
     """
 
     autocasts: ClassVar[bool] = True
@@ -81,7 +81,7 @@ class Embedding:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Of weights and preprocessing as they were when first asked; an object whose weights change later must be rebuilt."""
+        """Hash of weights and preprocessing, computed at first access; if the weights change later, create a new object."""
         settings: dict[str, Any] = {"preprocess": self.preprocess.to_json(), "text_length": self.text_length}
         if variant := variant_of(self.model):
             settings["model"] = variant
@@ -105,7 +105,7 @@ class Embedding:
                 encoded = self.tokenizer.encode(list(part), self.text_length)
                 text_BL, mask_BL = self._fitted(torch.from_numpy(encoded.ids_BL), torch.from_numpy(encoded.mask_BL))
                 vector_BD: Tensor = self.model.encode_text(text_BL.to(device), mask_BL.to(device))
-                self.truncated += encoded.truncated  # once, also where a part is halved
+                self.truncated += encoded.truncated  # once, also if a part is halved
                 return vector_BD
 
             return self._rows(batched(texts, batch_size, device, encode))
@@ -129,9 +129,9 @@ class PairEmbedder(Embedding):
     """A trained `DualEncoder` with its preprocessing and tokenizer.
 
     `card` goes into the folder's README.md and config.json: any of "description", "data", "recipe", "licence" (strings) and
-    "metrics" (a dict of numbers). `dims` are the widths of the prefixes that were trained to be of use by themselves (recipe `mrl`).
-    `left` names the tensors of another library's file that no embedding is made of, `fresh` the beginnings of the names of those that no
-    weights were given for: a run that starts from this model draws its own.
+    "metrics" (a dict of numbers). `dims` are the widths of trained prefixes (recipe `mrl`).
+    `left` names the tensors of another library's file that are not used for embeddings,
+    `fresh` the prefixes of the names of tensors without given weights, which a run that starts from this model initialises.
     """
 
     kind: ClassVar[str] = "dual_encoder"
@@ -157,11 +157,11 @@ class PairEmbedder(Embedding):
         self.card, self.dims = dict(card or {}), tuple(dims)
 
     def first(self, width: int) -> PrefixEmbedder:
-        """Embedder of the first `width` dimensions of each vector."""
+        """Return an embedder of the first `width` dimensions of each vector."""
         return PrefixEmbedder(self, width)
 
     def reading(self, token: Token) -> Self:
-        """An embedder by the first or the second class token (recipe `tips`). Shares the towers."""
+        """Return an embedder by the first or the second class token (recipe `tips`). Shares the towers."""
         if not isinstance(self.model, TwoTokenEncoder):
             raise ConfigError(f"'{self.name}' has one image vector (expected a model of recipe tips with two class tokens)")
         model = copy.copy(self.model)
@@ -169,7 +169,7 @@ class PairEmbedder(Embedding):
         return type(self)(model, self.preprocess, self.tokenizer, self.text_length, f"{self.name}/{token}", bf16=self.bf16)
 
     def embed_prompts(self, prompts: Sequence[str]) -> npt.NDArray[np.float32]:
-        """[D], unit-norm: the mean of the vectors of several wordings as they are, normalised then and not before."""
+        """Return the unit-norm vector [D] of several wordings: the mean of their unnormalised vectors, then normalised."""
         encoded = self.tokenizer.encode(list(prompts), self.text_length)
         with self._ready() as device:
             text_BL, mask_BL = self._fitted(torch.from_numpy(encoded.ids_BL), torch.from_numpy(encoded.mask_BL))
@@ -178,7 +178,9 @@ class PairEmbedder(Embedding):
 
     @one_or_many
     def embed_dense(self, images: Sequence[ImageSource], *, batch_size: int = 64) -> npt.NDArray[np.float32]:
-        """Patch features [N, rows, columns, D] of the image tower after its last norm, neither projected nor normalised."""
+        """Return patch features [N, rows, columns, D] of the image tower after its final norm,
+        neither projected nor normalised.
+        """
         blocks = []
         with self._ready() as device:
             for part in parts(images, batch_size):
@@ -191,7 +193,9 @@ class PairEmbedder(Embedding):
         return torch.cat(blocks).numpy()
 
     def _fitted(self, text_BL: Tensor, mask_BL: Tensor) -> tuple[Tensor, Tensor]:
-        """Without the columns that are padding in every row: our text towers read no padding. On the left it stays: it moves places."""
+        """Remove columns of only padding, which our text towers ignore.
+        Padding on the left is kept, since it shifts positions.
+        """
         if self.tokenizer.side == "left":
             return text_BL, mask_BL
         longest = max(int(mask_BL.sum(1).max()), 1)
@@ -251,12 +255,12 @@ class PairEmbedder(Embedding):
 
     @property
     def whole(self) -> nn.Module:
-        """Module to save: the dual encoder, or a module around it."""
+        """Return the module to save: the dual encoder, or a module around it."""
         return self.model
 
     @classmethod
     def around(cls, model: DualEncoder, config: Mapping[str, Any]) -> Any:
-        """The module that is saved, around a fresh dual encoder."""
+        """Return the module to load, around a new dual encoder."""
         return model
 
     def settings(self) -> dict[str, Any]:
@@ -265,10 +269,10 @@ class PairEmbedder(Embedding):
 
     @classmethod
     def options(cls, config: Mapping[str, Any]) -> dict[str, Any]:
-        """The arguments that a subclass takes, from what `settings` wrote."""
+        """Return the arguments of a subclass from the output of `settings`."""
         return {}
 
 
 def variant_of(model: Any) -> dict[str, Any]:
-    """Settings of a dual encoder's variant, {} for a plain one."""
+    """Return the settings of a dual encoder's variant, {} for a plain one."""
     return dict(model.variant()) if hasattr(model, "variant") else {}

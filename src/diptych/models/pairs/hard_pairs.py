@@ -13,10 +13,10 @@ from diptych.models.towers.outputs import PairFeatures
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class HardPairs(PairFeatures):
-    """`PairFeatures`, the vectors of wrong texts and of further right ones.
+    """`PairFeatures` with the vectors of negative texts and of further positive ones.
 
     negative_NKD  unit-norm, 0 if there is none
-    positive_ND   unit-norm; None if no further text is read
+    positive_ND   unit-norm; None without further texts
     """
 
     negative_NKD: Embeddings[Tensor]
@@ -30,8 +30,10 @@ def hard_pairs(
     negatives: tuple[Tensor, Tensor, Tensor],
     positives: tuple[Tensor, Tensor] | None = None,
 ) -> HardPairs:
-    """One call of a `DualEncoder`, whose text tower reads all texts that there are together. Ids and masks: `texts` [B, L], `negatives`
-    [B, K, L] with which are there [B, K], `positives` [B, L]."""
+    """Compute features in one call of a `DualEncoder`, with all texts in one batch of the text tower.
+
+    Ids and masks: `texts` [B, L], `negatives` [B, K, L] with a mask of existing ones [B, K], `positives` [B, L].
+    """
     negative_BKL, negative_mask_BKL, there_BK = negatives
     further = [] if positives is None else [positives]
     parts = [texts, *further, (negative_BKL[there_BK], negative_mask_BKL[there_BK])]

@@ -1,4 +1,4 @@
-"""An image tower alone, ready for use: unit vectors of images, and patch features.  Letters: N items, D width."""
+"""Inference with an image tower only: unit vectors of images, and patch features.  Letters: N items, D width."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from diptych.models.towers.towers import image_tower
 
 
 class TowerEncoder(nn.Module):
-    """An image tower whose pooled vector is normalised."""
+    """Image tower with normalised pooled vector."""
 
     def __init__(self, tower: Tower) -> None:
         super().__init__()
@@ -59,7 +59,7 @@ class ImageTowerEmbedder(Embedding):
 
     @one_or_many
     def embed_dense(self, images: Sequence[ImageSource], *, batch_size: int = 64) -> npt.NDArray[np.float32]:
-        """Patch features [N, rows, columns, D] after the tower's last norm."""
+        """Return patch features [N, rows, columns, D] after the tower's final norm."""
         blocks = []
         with self._ready() as device:
             for part in parts(images, batch_size):

@@ -1,4 +1,4 @@
-"""Zero-shot segmentation by any dual encoder: each place gets the class whose text its vector is nearest to.
+"""Zero-shot segmentation by any dual encoder: each position gets the class with the nearest text vector.
 
 Letters: B batch, P positions, G groups, K classes, D width, R C rows and columns, H W pixels.
 """
@@ -31,27 +31,27 @@ from diptych.models.towers.headed import HeadedTower
 Rule = Literal["cosine", "groupvit"]
 TEXTS_AT_ONCE = 256
 TOP = 5
-"""Classes of the whole image that GroupViT lets a place choose from."""
+"""Number of classes, the most likely of the whole image, among which GroupViT assigns positions."""
 
 
 class PatchSegmenter:
-    """Answers `Segmenter` with the patches of an embedder, or with the groups of a GroupViT.
+    """`Segmenter` by the patches of an embedder, or by the groups of a GroupViT.
 
-    A patch goes the way of the pooled vector (head and projection) and is compared with the mean of a class's sentences. Scores, never
-    labels, are resized to the image's own size. Of a GroupViT every place takes the scores of the group that it belongs to most
+    A patch is projected like the pooled vector (head and projection) and compared with the mean of a class's sentences. Scores,
+    not labels, are resized to the image's own size. With a GroupViT every position gets the scores of its most likely group
     (2202.11094).
 
     templates   sentences with {} for the name
-    background  a name that has no sentence: its score is `threshold` everywhere; "" has none
-    short_side  0 squeezes an image into the model's square. Above, the image is brought to this short side (448, as published), its shape
-                kept, and read in windows of the model's size, whose scores are averaged
-    stride      pixels from one window to the next; 0 takes half a window
-    window      side of the windows in pixels, for a GroupViT, whose positions are then stretched (448, as published); 0 is the
+    background  a name without a sentence: its score is `threshold` everywhere; "": no background
+    short_side  0: resize an image to the model's square. Otherwise the image is resized to this short side (448, as published),
+                keeping its aspect ratio, and processed in windows of the model's size, whose scores are averaged
+    stride      pixels from one window to the next; 0: half a window
+    window      side of the windows in pixels, for a GroupViT, whose positions are then interpolated (448, as published); 0: the
                 model's own
-    rule        "cosine"; or "groupvit", as GroupViT and CoCu release it: a place's probabilities of the classes, times those of the five
-                that the window as a whole is most likely of, at the model's temperature. There `threshold` is at most the largest
-                score of the window, and places below it are background; and a class is the mean of its sentences' vectors before
-                their norm
+    rule        "cosine"; or "groupvit", as released by GroupViT and CoCu: a position's class probabilities times those of the
+                five most likely classes of the whole window, at the model's temperature.
+                Then `threshold` is at most the largest score of the window, and positions below it are background; a class is the
+    mean of its unnormalised sentence vectors
     """
 
     def __init__(
@@ -89,7 +89,7 @@ class PatchSegmenter:
         return self.embedder.fingerprint
 
     def segment(self, images: Sequence[ImageSource], labels: Sequence[str]) -> list[npt.NDArray[np.int32]]:
-        """int32 [H, W] into `labels`, at each image's own size."""
+        """Return int32 [H, W] of indices into `labels`, at each image's own size."""
         if len(labels) < 2:
             raise ConfigError(f"labels are {list(labels)} (expected two or more)")
         if self.background and self.background not in labels:
@@ -105,7 +105,9 @@ class PatchSegmenter:
         return label_maps
 
     def _classes(self, labels: Sequence[str]) -> npt.NDArray[np.float32]:
-        """The mean of a class's vectors, of length 1 again: of unit vectors, by GroupViT's rule of vectors as they are. [K, D]"""
+        """Return the normalised mean of each class's vectors [K, D]: of unit vectors,
+        or by GroupViT's rule of unnormalised ones.
+        """
         sentences = [template.format(label) for label in labels for template in self.templates]
         vectors = self._text_vectors if self.rule == "groupvit" else self.embedder.embed_texts
         text_KTD = vectors(sentences).reshape(len(labels), len(self.templates), -1)
@@ -114,7 +116,7 @@ class PatchSegmenter:
         return unit
 
     def _text_vectors(self, sentences: Sequence[str]) -> npt.NDArray[np.float32]:
-        """Before their norm."""
+        """Return text vectors before normalisation."""
         embedder, batches = self.embedder, []
         with embedder._ready() as device:
             for part in parts(sentences, TEXTS_AT_ONCE):
@@ -126,7 +128,7 @@ class PatchSegmenter:
 
     @torch.no_grad()
     def _scores(self, pixels_HWC: npt.NDArray[np.uint8], text_KD: Tensor, background: int | None) -> Tensor:
-        """[K, R, C] of one image, the background among the classes: on the grid of the model's patches, or of the windows' pixels."""
+        """Return scores [K, R, C] of one image, including the background, on the grid of patches or of the windows' pixels."""
         embedder = self.embedder
         with embedder._ready() as device:
             text_KD = text_KD.to(device)
@@ -144,7 +146,7 @@ class PatchSegmenter:
             )
 
     def _of_window(self, image_1CHW: Tensor, text_KD: Tensor, background: int | None) -> Tensor:
-        """[1, K, R, C] of one square."""
+        """Return scores [1, K, R, C] of one square."""
         model: Any = self.embedder.model
         member_GRC: Tensor | None = None
         if self._net is not None:
@@ -167,7 +169,7 @@ class PatchSegmenter:
                 raise ConfigError(f"the {len(score_GK)} patches of '{self.name}' make no square")
             score_KRC = score_GK.T.unflatten(1, (side, side))
         else:
-            if self.rule == "groupvit":  # whose group a pixel is, is decided at full size
+            if self.rule == "groupvit":  # groups are assigned to pixels at full size
                 side = image_1CHW.shape[-1]
                 member_GRC = F.interpolate(member_GRC[None], size=(side, side), mode="bilinear", align_corners=False)[0]
             score_KRC = score_GK[member_GRC.argmax(0)].permute(2, 0, 1)
@@ -187,13 +189,15 @@ class PatchSegmenter:
         return tower.head if isinstance(tower, HeadedTower) else nn.Identity()
 
     def _group_net(self) -> Any:
-        """transformers' GroupViT, where the image tower is one."""
+        """Return transformers' GroupViT, if the image tower is one."""
         net = getattr(self._inner, "net", None)
         return net if getattr(getattr(net, "config", None), "model_type", "") == "groupvit_vision_model" else None
 
 
 def affinities(token_GD: Tensor, image_D: Tensor, text_KD: Tensor, *, scale: float) -> Tensor:
-    """[G, K] as GroupViT is released: softmax over all classes times softmax over the five that the whole image is most likely of."""
+    """Return [G, K] as in GroupViT's release: softmax over all classes times softmax over the five most likely of the whole
+    image.
+    """
     logit_GK = scale * token_GD @ text_KD.T
     likely = (scale * image_D @ text_KD.T).topk(min(TOP, len(text_KD))).indices
     hidden_K = torch.ones(len(text_KD), dtype=torch.bool, device=text_KD.device)
@@ -202,7 +206,7 @@ def affinities(token_GD: Tensor, image_D: Tensor, text_KD: Tensor, *, scale: flo
 
 
 def with_background(score_KRC: Tensor, index: int, least: float, *, hard: bool) -> Tensor:
-    """Class scores [K + 1, R, C] with a background class inserted at `index`.
+    """Return class scores [K + 1, R, C] with a background class inserted at `index`.
 
     Its score is `least` everywhere or, with `hard`, 1 where no class reaches `least` and 0 elsewhere.
     """
@@ -213,14 +217,17 @@ def with_background(score_KRC: Tensor, index: int, least: float, *, hard: bool) 
 
 
 def _fitted(height: int, width: int, short: int) -> tuple[int, int]:
-    """Rows and columns with that short side and the same shape."""
+    """Return rows and columns with that short side and the same aspect ratio."""
     factor = short / min(height, width)
     return max(short, round(height * factor)), max(short, round(width * factor))
 
 
 def group_assignments(net: Any, image_BCHW: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Of one image: the groups of the last stage [1, G, D], their mean [1, D], and how much each patch belongs to each [G, R, C]:
-    the soft assignments of all stages multiplied. Positions are stretched for an image of another size than the network's."""
+    """Return the groups of the last stage [1, G, D] for one image, their mean [1, D], and soft assignments of patches [G, R, C].
+
+    The assignments are the product over all stages. Positions are interpolated for an image of another size than the
+    network's.
+    """
     from transformers.models.groupvit.modeling_groupvit import get_grouping_from_attentions
 
     output = net(pixel_values=image_BCHW, output_attentions=True)
@@ -232,8 +239,9 @@ def group_assignments(net: Any, image_BCHW: Tensor) -> tuple[Tensor, Tensor, Ten
 
 
 def resize_groupvit(net: Any, size: int) -> Any:
-    """A copy of a GroupViT for images of that size: its positions are interpolated, as published for windows larger than those of
-    training."""
+    """Return a copy of a GroupViT for images of that size, with interpolated positions,
+    as published for windows larger than in training.
+    """
     made: Any = copy.deepcopy(net)
     embeddings = getattr(made, "vision_model", made).embeddings
     if size % net.config.patch_size:

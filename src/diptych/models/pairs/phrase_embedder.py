@@ -1,6 +1,6 @@
-"""A dual encoder whose patches lie in the joint space: maps of where a phrase fits (BioViL, 2204.09817).
+"""Dual encoder with patches in the joint space, for heat maps of phrases (BioViL, 2204.09817).
 
-Letters: P patches a side, D width, H W pixels of the original image.
+Letters: P patches per side, D width, H W pixels of the original image.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from diptych.models.pairs.embedder import PairEmbedder
 from diptych.models.pairs.map_frames import Interpolation, in_frame
 
 SIGMA = 1.5
-"""Deviation of the filter over the map, in patches."""
+"""Deviation of the smoothing filter of the map, in patches."""
 
 
 class PhraseEmbedder(PairEmbedder):
-    """Embeds as a `PairEmbedder`, but texts lose the marks at their end (. ! ?), as CXR-BERT's prompts do; maps phrases."""
+    """`PairEmbedder` that maps phrases, and strips final punctuation (. ! ?) from texts, as CXR-BERT's prompts do."""
 
     kind: ClassVar[str] = "phrase_encoder"
 
@@ -39,7 +39,9 @@ class PhraseEmbedder(PairEmbedder):
         return super().embed_prompts([text.rstrip("!?.") for text in prompts])
 
     def embed_earlier(self, image: ImageSource, earlier: ImageSource) -> npt.NDArray[np.float32]:
-        """[D], unit-norm: an image beside an earlier one of the same patient, by a tower that compares them (BioViL-T)."""
+        """Return the unit-norm vector [D] of an image given a prior one of the same patient,
+        by a tower that compares them (BioViL-T).
+        """
         if "temporal_image" not in str(self.model.image_tower.spec):
             raise ConfigError(f"'{self.name}' reads one image (expected BioViL-T's weights)")
         both_BCHW = self.preprocess([decode(one, exact=True) for one in (image, earlier)])
@@ -50,8 +52,10 @@ class PhraseEmbedder(PairEmbedder):
     def map_phrases(
         self, image: ImageSource, phrases: Sequence[str], *, interpolation: Interpolation = "nearest", sigma: float = SIGMA
     ) -> list[npt.NDArray[np.float32]]:
-        """[H, W] for each phrase: cosine of every patch with it, smoothed over patches, in the frame of the original image; NaN where
-        preprocessing cuts the image off."""
+        """Return a map [H, W] for each phrase: cosines of patches, smoothed, in the frame of the original image.
+
+        The map is NaN where preprocessing crops the image.
+        """
         pixels_HWC = decode(image, exact=True)
         with self._ready() as device:
             tokens_PPD = self._patches(self.preprocess([pixels_HWC]).to(device))

@@ -1,4 +1,4 @@
-"""The text side of a dual encoder alone.  Letters: N items, D width, B batch, L tokens."""
+"""Text encoder of a dual encoder.  Letters: N items, D width, B batch, L tokens."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class TextEncoderOutput:
 
 
 class TextEncoder(nn.Module):
-    """A text tower and its projection, under the names that they have in a `DualEncoder`, so that weights go from one to the other."""
+    """Text tower and projection, with the parameter names of a `DualEncoder`, so that weights can be exchanged."""
 
     def __init__(self, text_tower: Tower, *, width: int, project: bool = True) -> None:
         super().__init__()
@@ -33,7 +33,7 @@ class TextEncoder(nn.Module):
 
 @torch.no_grad()
 def copy_text_weights_(before: nn.Module, after: nn.Module) -> None:
-    """Moves the weights of a `TextEncoder` into the model of the next phase; its other weights stay as they are."""
+    """Copy the weights of a `TextEncoder` into the model of the next phase; its other weights are unchanged."""
     assert isinstance(before, TextEncoder)
     report = after.load_state_dict(before.state_dict(), strict=False)
     assert not report.unexpected_keys, report.unexpected_keys

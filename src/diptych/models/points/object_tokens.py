@@ -123,8 +123,8 @@ class ObjectTokens(nn.Module):
         return attribute_BMD
 
     def forward(self, feature_BMF: Tensor, box_BM6: Tensor, colour_BM3: Tensor, open_BM: Tensor) -> Tensor:
-        """feature_BMF  of objects; box_BM6: centres and extents in metres; colour_BM3: mean colour in 0..1; open_BM: True for
-        real ones.
+        """feature_BMF  of objects; box_BM6: centres and extents in metres; colour_BM3: mean colour in 0..1; open_BM:
+        True for real ones.
 
         The relation token is what the layer adds to an object's attributes; no gradient from it reaches the attributes.
         """

@@ -102,8 +102,8 @@ class PointBERT(nn.Module):
         return relative_groups(point_BPF, settings.groups, settings.group_size, start_B, settings.skip)
 
     def forward(self, point_BPF: Tensor, start_B: Tensor | None = None) -> Tensor:
-        """Return vectors [B, 2 token_width]. `start_B`: index of the first point of furthest-point sampling; None is point 0, as
-        released.
+        """Return vectors [B, 2 token_width]. `start_B`: index of the first point of furthest-point sampling; None is point 0,
+        as released.
         """
         if point_BPF.ndim != 3 or point_BPF.shape[-1] != self.settings.in_channels:
             raise ShapeError(f"points are {list(point_BPF.shape)} (expected [clouds, points, {self.settings.in_channels}])")
@@ -121,8 +121,8 @@ class PointBERT(nn.Module):
 def relative_groups(
     point_BPF: Tensor, groups: int, group_size: int, start_B: Tensor | None = None, skip: float = 0.0
 ) -> tuple[Tensor, Tensor]:
-    """Return groups [B, G, K, F] of nearest points, xyz relative to their centres and other values unchanged, and the centres [B,
-    G, 3].
+    """Return groups [B, G, K, F] of nearest points, xyz relative to their centres and other values unchanged,
+    and the centres [B, G, 3].
     """
     xyz_BP3 = point_BPF[..., :3]
     centre_BG3 = gather_points(xyz_BP3, furthest_points(xyz_BP3, groups, start_B=start_B, skip=skip))

@@ -30,8 +30,8 @@ POINTS_AT_ONCE = 8192
 
 
 def prompts_of(names: Sequence[str], words: Tokenizer, length: int, *, context: int, prompt: str) -> ClassPrompts:
-    """Return token rows of class names: after `context` learned vectors, or, if 0, in the sentence `prompt` with {} for the
-    name.
+    """Return token rows of class names: after `context` learned vectors, or, if 0,
+    in the sentence `prompt` with {} for the name.
     """
     if context:
         return class_prompts(names, words, length, context=context, tail="")

@@ -118,8 +118,8 @@ class SetAbstraction(nn.Module):
 
 
 class FeaturePropagation(nn.Module):
-    """Feature propagation: interpolates a coarse level at the points of a finer one, concatenates the finer features, and applies
-    an MLP.
+    """Feature propagation: interpolates a coarse level at the points of a finer one, concatenates the finer features,
+    and applies an MLP.
 
     Interpolation weights the three nearest points by inverse distance.
     """
@@ -138,8 +138,8 @@ class FeaturePropagation(nn.Module):
 
 
 class PointNet2(nn.Module):
-    """Encoder-decoder of points: `encode` returns all levels, `decode` interpolates from the coarsest to the finest that `up`
-    reaches.
+    """Encoder-decoder of points: `encode` returns all levels,
+    `decode` interpolates from the coarsest to the finest that `up` reaches.
     """
 
     def __init__(self, settings: PointNet2Settings) -> None:
@@ -157,8 +157,8 @@ class PointNet2(nn.Module):
             coarse = layer[-1]
 
     def encode(self, point_BPF: Tensor, start_B: Tensor | None = None) -> list[PointLevel]:
-        """Return all levels, from the points to the coarsest. `start_B`: first point that the first level samples; None is point
-        0.
+        """Return all levels, from the points to the coarsest. `start_B`: first point that the first level samples;
+        None is point 0.
         """
         width = 3 + self.settings.features
         if point_BPF.ndim != 3 or point_BPF.shape[-1] != width or point_BPF.shape[1] < self.settings.centres[0]:

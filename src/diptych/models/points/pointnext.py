@@ -92,8 +92,8 @@ class ResidualSetAbstraction(nn.Module):
 
 
 class PointNeXt(nn.Module):
-    """PointNeXt encoder of point clouds to [B, D]: levels of residual set abstraction, max pooling over all points, a head of two
-    layers.
+    """PointNeXt encoder of point clouds to [B, D]: levels of residual set abstraction, max pooling over all points,
+    a head of two layers.
 
     Points are xyz with y up; the height above the lowest point is a fourth feature, as released.
     """

@@ -85,8 +85,8 @@ def open_released(spec: str) -> PointCloudEmbedder:
 
 
 def released_settings(tensors: Mapping[str, Tensor]) -> PointBERTSettings | PointNeXtSettings:
-    """Return the settings of the point tower from its tensors; the sizes of groups, which no tensor shows, are the published
-    ones.
+    """Return the settings of the point tower from its tensors; the sizes of groups, which no tensor shows,
+    are the published ones.
     """
     if NEXT_STEM in tensors:
         return _next_settings(tensors)
@@ -160,8 +160,8 @@ def from_released(tensors: Mapping[str, Tensor], *, with_anchor: bool = True) ->
 
 
 def load_released(model: PointEncoder, tensors: Mapping[str, Tensor], *, with_anchor: bool = True) -> None:
-    """Load released weights into a model of the same architecture, all or nothing; without `with_anchor` its anchor is
-    unchanged.
+    """Load released weights into a model of the same architecture, all or nothing;
+    without `with_anchor` its anchor is unchanged.
     """
     read = from_released(tensors, with_anchor=with_anchor)
     kept = {} if with_anchor else {name: value for name, value in model.state_dict().items() if name.startswith(ANCHOR)}

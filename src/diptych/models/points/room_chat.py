@@ -112,8 +112,8 @@ class RoomChat(nn.Module):
 
     @torch.no_grad()
     def caption_means(self, caption_BMCL: Tensor, mask_BMCL: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the mean caption embedding of each object [B, M, D] (mean over tokens, then captions), and which objects have a
-        caption [B, M].
+        """Return the mean caption embedding of each object [B, M, D] (mean over tokens, then captions),
+        and which objects have a caption [B, M].
         """
         weight_BMCL = mask_BMCL.to(self.language.inner.get_input_embeddings().weight.dtype)
         embedded = self.language.embed(caption_BMCL)

@@ -1,5 +1,5 @@
-"""Inference with a trained `RoomChat`: grounds sentences in objects of a room, and writes captions and answers; saved as one
-folder.
+"""Inference with a trained `RoomChat`: grounds sentences in objects of a room, and writes captions and answers;
+saved as one folder.
 """
 
 from __future__ import annotations

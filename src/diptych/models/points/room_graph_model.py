@@ -1,5 +1,5 @@
-"""Inference with a trained `RoomGraphNet`: grounding, captions and classes of objects of a room, and answers; saved as one
-folder.
+"""Inference with a trained `RoomGraphNet`: grounding, captions and classes of objects of a room, and answers;
+saved as one folder.
 """
 
 from __future__ import annotations

@@ -13,8 +13,8 @@ from diptych.core.errors import ConfigError, ShapeError
 
 @torch.no_grad()
 def furthest_points(xyz_BP3: Tensor, count: int, *, start_B: Tensor | None = None, skip: float = 0.0) -> Tensor:
-    """Furthest-point sampling: indices int64 [B, count], each of the point furthest from those before it (PointNet++,
-    1706.02413).
+    """Furthest-point sampling: indices int64 [B, count], each of the point furthest from those before it
+    (PointNet++, 1706.02413).
 
     start_B  index of the first point of each cloud; None takes point 0. Only this makes the result depend on the order of points
     skip     points whose squared distance to the origin is at most this are never chosen, except as the start: 1e-3 as in the
@@ -45,8 +45,8 @@ def furthest_points(xyz_BP3: Tensor, count: int, *, start_B: Tensor | None = Non
 
 @torch.no_grad()
 def nearest_points(centre_BG3: Tensor, xyz_BP3: Tensor, count: int) -> Tensor:
-    """Return indices of the `count` nearest points of each centre, int64 [B, G, count], unordered. Raises ShapeError if a cloud
-    has fewer.
+    """Return indices of the `count` nearest points of each centre, int64 [B, G, count], unordered.
+    Raises ShapeError if a cloud has fewer.
     """
     _check_cloud(xyz_BP3)
     if count > xyz_BP3.shape[1]:

@@ -1,5 +1,5 @@
-"""3D scene graph guided pre-training (2411.18666): proposals of a room and words, fused by a graph of neighbours and by
-cross-attention.
+"""3D scene graph guided pre-training (2411.18666): proposals of a room and words,
+fused by a graph of neighbours and by cross-attention.
 
 Letters: B rooms, M proposals, K points of a proposal or neighbours, F values per point, S sentences of a room, L words, D width,
 V words of the vocabulary, A answers.
@@ -97,8 +97,8 @@ class EdgeConvolution(nn.Module):
         self.norm = nn.LayerNorm(width)
 
     def forward(self, node_BMD: Tensor, box_BM6: Tensor, near_BMK: Tensor, open_BMK: Tensor) -> Tensor:
-        """Return [B, M, D]; neighbours whose `open_BMK` is False are ignored, and a proposal without neighbours keeps its
-        features.
+        """Return [B, M, D]; neighbours whose `open_BMK` is False are ignored,
+        and a proposal without neighbours keeps its features.
         """
         other_BMKD = gather_points(node_BMD, near_BMK)
         own_BMKD = node_BMD[:, :, None].expand_as(other_BMKD)
@@ -316,8 +316,8 @@ class RoomGraphNet(nn.Module):
 
 
 def nearest_proposals(box_BM6: Tensor, open_BM: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """Return the `count` nearest other proposals by their centres [B, M, K] (all others if there are fewer), and which of them
-    exist.
+    """Return the `count` nearest other proposals by their centres [B, M, K] (all others if there are fewer),
+    and which of them exist.
     """
     with torch.no_grad():
         distance_BMM = torch.cdist(box_BM6[..., :3], box_BM6[..., :3], compute_mode="donot_use_mm_for_euclid_dist")

@@ -1,5 +1,5 @@
-"""Sparse convolutions over occupied voxels in plain PyTorch: neighbours are looked up by a coordinate key, gathered, and
-multiplied at once.
+"""Sparse convolutions over occupied voxels in plain PyTorch: neighbours are looked up by a coordinate key, gathered,
+and multiplied at once.
 
 Letters: B clouds, P points, N M voxels of a finer and a coarser level, K positions of a kernel, C D channels.
 """
@@ -34,8 +34,8 @@ class VoxelLevel:
     place_N4: Tensor
 
     def neighbours(self, kernel: int) -> Tensor:
-        """Return the voxel index at each position of a cubic kernel around each voxel, [N, kernel cubed], x slowest; N if it is
-        empty.
+        """Return the voxel index at each position of a cubic kernel around each voxel, [N, kernel cubed], x slowest;
+        N if it is empty.
         """
         reach = range(-(kernel // 2), kernel // 2 + 1)
         return self.find(self.key_N[:, None] + _steps(product(reach, repeat=3), self.key_N))
@@ -139,8 +139,8 @@ def trilinear(x_NC: Tensor, level: VoxelLevel, at_P3: Tensor, cloud_P: Tensor) -
 
 
 def _key(place_P4: Tensor) -> Tensor:
-    """Return one integer key for cloud, x, y and z. A coordinate below 0 borrows from the one before it, and equals no voxel's
-    key.
+    """Return one integer key for cloud, x, y and z. A coordinate below 0 borrows from the one before it,
+    and equals no voxel's key.
     """
     cloud_P, x_P, y_P, z_P = place_P4.unbind(1)
     key_P: Tensor = ((cloud_P * 2**BITS + x_P) * 2**BITS + y_P) * 2**BITS + z_P

@@ -232,8 +232,8 @@ def point_network_settings(plain: Mapping[str, Any]) -> PointNet2Settings | Voxe
 
 
 def dense_map(encoder: DualEncoder, image_BCHW: Tensor) -> Tensor:
-    """Return a map of projected features [B, D, H, W] of images: through the attention pool for CLIP's residual network, else
-    tokens.
+    """Return a map of projected features [B, D, H, W] of images: through the attention pool for CLIP's residual network,
+    else tokens.
 
     Tokens of other towers are projected. Raises ConfigError if they do not form a square.
     """

@@ -182,8 +182,8 @@ class VoxelUNet(nn.Module):
         return PointLevel(pyramid.xyz_BP3, feature_BPC, torch.arange(points, device=x_NC.device).expand(clouds, -1))
 
     def seeds(self, pyramid: VoxelPyramid, x_1ND: Tensor) -> PointLevel:
-        """Return `voxel_seeds` coarsest voxels of each cloud with `x_1ND` as values; each is at the position of its first
-        point.
+        """Return `voxel_seeds` coarsest voxels of each cloud with `x_1ND` as values;
+        each is at the position of its first point.
         """
         clouds, points, _ = pyramid.xyz_BP3.shape
         cloud_N = pyramid.levels[-1].place_N4[:, 0]

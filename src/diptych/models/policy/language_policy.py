@@ -43,8 +43,8 @@ class LanguagePolicy(nn.Module):
         return super().train(mode and self.dropout)
 
     def forward(self, prompt_NP: Tensor, there_NP: Tensor, answer_NL: Tensor, place_N: Tensor) -> ActionLogits:
-        """Return the logits of the next token at `place_N` of each answer, given the tokens before it, and the value of that
-        state.
+        """Return the logits of the next token at `place_N` of each answer, given the tokens before it,
+        and the value of that state.
         """
         row_N = torch.arange(len(place_N), device=place_N.device)
         logit_NLV = answer_logits(self.policy, prompt_NP, there_NP, answer_NL)

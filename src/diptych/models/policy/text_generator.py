@@ -86,8 +86,8 @@ class TextGenerator:
     def continuation_nll(
         self, prompts: Sequence[str], texts: Sequence[str]
     ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]:
-        """Return the negative log-likelihood [N] in nats of each text after its prompt, without the end token, and its number of
-        tokens [N].
+        """Return the negative log-likelihood [N] in nats of each text after its prompt, without the end token,
+        and its number of tokens [N].
         """
         nll, counts = [], []
         device = next(self.model.parameters()).device

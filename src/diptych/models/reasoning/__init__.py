@@ -1,1 +1,1 @@
-"""Networks that answer problems by passing messages between their objects."""
+"""Reasoning networks: message passing, symbolic goals and proposition-wise matching."""

@@ -1,6 +1,6 @@
-"""Problems as tensors: grids, stories, things.
+"""Batches of reasoning problems: grids, stories, objects.
 
-Letters: B batch, N cells, facts or things, L words, A answers, Q features of a question, C H W of a picture.
+Letters: B batch, N cells, facts or objects, L words, A answers, Q features of a question, C H W of a picture.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ from diptych.data.problems.problem import JumpProblem, Kind, Problem, StoryProbl
 
 P = TypeVar("P")
 UNKNOWN = "UNK"
-"""The last word of a vocabulary, for what it does not hold."""
+"""The last word of a vocabulary, for unknown words."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ProblemForm:
-    """Names and sizes by which problems become tensors.
+    """Names and sizes that define the tensors of a problem.
 
     side     of a grid
     words    of stories, `UNKNOWN` last; answers are words too
-    facts    this many of a story, the last ones
-    colours, markers   of things
-    most_jumps  how many a question may ask for
+    facts    maximal number of facts of a story; the last ones are kept
+    colours, markers   of objects
+    most_jumps  maximal number of jumps in a question
     """
 
     problem: Kind = "sudoku"
@@ -44,20 +44,20 @@ class ProblemForm:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Meanings of the classes, in order."""
+        """Names of the classes, in order."""
         if self.problem == "sudoku":
             return tuple(map(str, range(self.side + 1)))
         return self.words if self.problem == "story" else (*self.colours, *self.markers)
 
     @property
     def question_width(self) -> int:
-        """Features of a question about things: where it starts, and how many jumps."""
+        """Number of features of a question about objects: its start, and its number of jumps."""
         return len(self.colours) + len(self.markers) + self.most_jumps + 1
 
 
 @dataclass(frozen=True, kw_only=True)
 class ReasoningBatch(TensorBatch):
-    """answer_BA  int64, the class of each answer: one a cell, or one a question."""
+    """answer_BA  int64, the class of each answer: one per cell, or one per question."""
 
     answer_BA: Rows[Tensor]
 
@@ -71,9 +71,9 @@ class GridBatch(ReasoningBatch):
 
 @dataclass(frozen=True, kw_only=True)
 class StoryBatch(ReasoningBatch):
-    """Words of facts and questions as their numbers; `exists_BN` is False for facts that only fill up, whose length is 0.
+    """Word ids of facts and questions; `exists_BN` is False for padding facts, whose length is 0.
 
-    position_BN  int64, 0 for the first fact that is read, plus the story's offset
+    position_BN  int64, 0 for the first fact used, plus the story's offset
     """
 
     word_BNL: Rows[Tensor]
@@ -86,10 +86,10 @@ class StoryBatch(ReasoningBatch):
 
 @dataclass(frozen=True, kw_only=True)
 class ThingBatch(ReasoningBatch):
-    """thing_BNF   place, colour and marker of each thing, the names as one-hot vectors
-    exists_BN   False for things that only fill up
-    question_BQ where to start and how many jumps, one-hot
-    image_BCHW  the picture, where it is read in place of the things
+    """thing_BNF   position, colour and marker of each object, names as one-hot vectors
+    exists_BN   False for padding objects
+    question_BQ start and number of jumps, one-hot
+    image_BCHW  the picture, if it is the input instead of the objects
     """
 
     thing_BNF: Rows[Tensor]
@@ -101,10 +101,10 @@ class ThingBatch(ReasoningBatch):
 def batch_of(
     problems: Sequence[Problem], form: ProblemForm, *, offsets: Sequence[int] = (), image: Tensor | None = None
 ) -> ReasoningBatch:
-    """Problems of one kind as a batch. Raises DataError for another kind, another size, or a name that the form does not hold.
+    """Collate problems of one kind. Raises DataError for another kind or size, or a name that is not in the form.
 
-    offsets  for each story what is added to the positions of its facts; none: 0
-    image    [B, C, H, W] of things
+    offsets  added to the positions of each story's facts; none: 0
+    image    [B, C, H, W] of objects
     """
     if form.problem == "sudoku":
         return _grids([_expect(one, SudokuProblem, form) for one in problems], form)

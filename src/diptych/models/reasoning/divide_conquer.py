@@ -1,6 +1,6 @@
-"""Which of several similar pictures a text describes, proposition by proposition (NDCR, Li et al., 2023, arXiv 2305.02265).
+"""NDCR: choose which of several similar pictures a text describes, by its propositions (Li et al., 2023, arXiv 2305.02265).
 
-Letters: B batch, K pictures of a set, P propositions, R rows that are read, D width, F twice that width.
+Letters: B batch, K pictures per set, P propositions, R attended rows, D width, F twice that width.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ from diptych.models.reasoning.read_by_query import QueryAttention
 
 Answers = Literal["full", "system1", "context"]
 EXPECTED, MIXED = 0.2, 0.5
-"""Temperatures of the softmax over pictures: for the expected picture, and for the distributions that are mixed."""
+"""Temperatures of the softmax over pictures: for the expected picture, and for the mixed distributions."""
 
 
 @dataclass(frozen=True, slots=True)
 class Picks:
-    """Logits over the K pictures of each set, and the distribution that answers. What a model does not compute is None.
+    """Logits over the K pictures of each set, and the final distribution. Outputs that a model does not compute are None.
 
-    answer_BK       shares that sum to 1
+    answer_BK       probabilities
     context_BK      logits of the whole text
-    proposition_BPK logits of each proposition, negated_BPK of its negation; rows of propositions that are not there hold anything
+    proposition_BPK logits of each proposition, negated_BPK of its negation; rows of missing propositions are undefined
     conjoined_BK    logits of the conjunction
     vector_BPD      the propositions in the space of the pictures
     """
@@ -41,7 +41,7 @@ class Picks:
 
 
 class OverPictures(nn.Module):
-    """Two layers of BERT over the pictures of a set; where their order means something, each place has a vector."""
+    """Two BERT layers over the pictures of a set, with position embeddings if their order is meaningful."""
 
     def __init__(self, width: int, heads: int, mlp_width: int, *, layers: int, pictures: int) -> None:
         super().__init__()
@@ -57,7 +57,7 @@ class OverPictures(nn.Module):
 
 
 class Conjunction(nn.Module):
-    """The context of a picture reads what holds of the propositions and what holds of their negations, apart, through gates."""
+    """Conjunction: the context of a picture attends separately to propositions and to their negations, through gates."""
 
     def __init__(self, width: int, heads: int, mlp_width: int) -> None:
         super().__init__()
@@ -67,7 +67,7 @@ class Conjunction(nn.Module):
         self.norm = nn.LayerNorm(width, eps=1e-12)
 
     def forward(self, query_B1F: Tensor, true_BRF: Tensor, negated_BRF: Tensor, exists_BR: Tensor) -> Tensor:
-        """[B, 1, F]; each half has R rows, of which `exists_BR` says which are there."""
+        """Return [B, 1, F]; each half has R rows, which exist where `exists_BR` is True."""
         x_B1F = query_B1F
         for half_BRF in (true_BRF, negated_BRF):
             read_B1F, _ = self.read(query_B1F, half_BRF, exists_BR)
@@ -78,10 +78,10 @@ class Conjunction(nn.Module):
 
 
 class DivideConquer(nn.Module):
-    """System 1 compares each proposition with each picture; System 2 negates, conjoins and mixes what it says.
+    """NDCR network: System 1 compares each proposition with each picture; System 2 negates, conjoins and mixes the results.
 
     answers  "full", "system1" (the mean of the propositions' distributions) or "context" (the whole text only, the baseline of
-             the paper); the parts that are not asked are not there
+    the paper); unused parts are not created
     """
 
     def __init__(
@@ -112,9 +112,9 @@ class DivideConquer(nn.Module):
         self.mix = nn.Linear(4 * width, 1)
 
     def forward(self, pair_BKD: Tensor, image_BKD: Tensor, vector_BPD: Tensor, exists_BP: Tensor, ordered_B: Tensor) -> Picks:
-        """pair_BKD    frozen features of the whole text with each picture; image_BKD of each picture alone
-        vector_BPD  propositions, of which `exists_BP` says which are there: one at least in each row
-        ordered_B   whether the order of the pictures means something (frames of a video)
+        """pair_BKD    frozen features of the whole text with each picture; image_BKD of each picture
+        vector_BPD  propositions, which exist where `exists_BP` is True: at least one per row
+        ordered_B   True if the order of the pictures is meaningful (frames of a video)
         """
         context_BKD = self.context(pair_BKD, ordered_B) + pair_BKD
         context_BK = self.context_head(context_BKD).squeeze(-1)
@@ -138,7 +138,7 @@ class DivideConquer(nn.Module):
         return Picks(answer_BK, context_BK, proposition_BPK, negated_BPK, conjoined_BK, vector_BPD)
 
     def _compared(self, image_BKD: Tensor, vector_BPD: Tensor, context_BKD: Tensor, ordered_B: Tensor) -> Tensor:
-        """[B, P, K, D]: System 1, its states changed by the context."""
+        """Return the states of System 1, modified by the context, [B, P, K, D]."""
         count, pictures = vector_BPD.shape[1], image_BKD.shape[1]
         vector_BPKD = vector_BPD[:, :, None].expand(-1, -1, pictures, -1)
         image_BPKD = image_BKD[:, None].expand(-1, count, -1, -1)
@@ -150,7 +150,7 @@ class DivideConquer(nn.Module):
         return state_BPKD
 
     def _conjoined(self, context_BKD: Tensor, halves: list[Tensor], exists_BP: Tensor) -> Tensor:
-        """[B, K, D]: the context after it has read the propositions and their negations, picture by picture."""
+        """Return the context after attention to the propositions and their negations, picture by picture, [B, K, D]."""
         pictures = context_BKD.shape[1]
         true_NPF, negated_NPF = (half_BPKF.transpose(1, 2).flatten(0, 1) for half_BPKF in halves)
         query_N1F = self.widen(context_BKD).flatten(0, 1)[:, None]
@@ -167,8 +167,11 @@ class DivideConquer(nn.Module):
         image_BKD: Tensor,
         exists_BP: Tensor,
     ) -> Tensor:
-        """[B, K]: propositions weighted by how the conjunction reads them, and the conjunction itself, through a gate. What is mixed has
-        no gradient: the mixture learns weights and gate alone."""
+        """Return the gated mixture of the propositions, weighted by the attention of the conjunction,
+        and of the conjunction, [B, K].
+
+        The mixed distributions are detached: the mixture trains only weights and gate.
+        """
         source_BPF = torch.cat((self._pooled(state_BPKD), _expected(proposition_BPK, image_BKD)), -1)
         query_B1F = torch.cat((self._pooled(conjoined_BKD[:, None]), _expected(conjoined_BK[:, None], image_BKD)), -1)
         read_B1F, weight_B11P = self.weigh(query_B1F, source_BPF, exists_BP, temperature=MIXED)
@@ -178,12 +181,12 @@ class DivideConquer(nn.Module):
         return mixed_BK
 
     def _pooled(self, x_BPKD: Tensor) -> Tensor:
-        """[B, P, D]: the mean over pictures, weighted by the softmax of a sigmoid."""
+        """Return the mean over pictures, weighted by the softmax of a sigmoid, [B, P, D]."""
         weight_BPK1 = self.pool(x_BPKD).sigmoid().softmax(2)
         pooled_BPD: Tensor = (weight_BPK1 * x_BPKD).sum(2)
         return pooled_BPD
 
 
 def _expected(logit_BPK: Tensor, image_BKD: Tensor) -> Tensor:
-    """[B, P, D]: the mean of the pictures under the distribution of each row, which gets no gradient."""
+    """Return the mean of the pictures under the distribution of each row, which is detached, [B, P, D]."""
     return (logit_BPK.detach() / EXPECTED).softmax(-1) @ image_BKD

@@ -1,4 +1,4 @@
-"""Nodes, edges and their features of grids, stories and sets of things (Palm et al., 2018, arXiv 1711.08028).
+"""Graph encoders of grids, stories and sets of objects (Palm et al., 2018, arXiv 1711.08028).
 
 Letters: B batch, N nodes, E edges, D width, F width of an edge's features, L words, P positions of a map, C H W of a picture.
 """
@@ -19,12 +19,12 @@ from diptych.models.reasoning.relational_block import ForgetBiasLSTM, xavier_
 
 Edges = Literal["rules", "full"]
 CONV_LAYERS, CONV_WIDTH, CONV_SIDE = 5, 128, 128
-"""Of the network that reads pictures of things: 128 pixels per side become 4 x 4 places of 128 features."""
+"""Channels of the network for pictures of objects: 128 pixels per side become 4 x 4 positions with 128 features."""
 
 
 @dataclass(frozen=True, slots=True)
 class GraphInputs:
-    """Nodes and edges that message passing starts from; see `RelationalBlock.forward`."""
+    """Nodes and edges as input of message passing; see `RelationalBlock.forward`."""
 
     node_BND: Tensor
     edge_E2: Tensor
@@ -33,8 +33,9 @@ class GraphInputs:
 
 
 class GridEncoder(nn.Module):
-    """Sudoku: a cell is its digit, row and column, a table each. Edges join cells that exclude each other ("rules"), or all ("full");
-    their one feature is zero, as released."""
+    """Encoder of Sudoku: embeddings of a cell's digit, row and column. Edges join cells that exclude each other ("rules"),
+    or all cells ("full"); their single feature is zero, as released.
+    """
 
     edge_width = 1
 
@@ -59,8 +60,10 @@ class GridEncoder(nn.Module):
 
 
 class StoryEncoder(nn.Module):
-    """Stories: a fact is what an LSTM makes of its words, its position one-hot, and what another LSTM makes of the question, which is the
-    feature of every edge too. Every fact sends to every fact, itself included."""
+    """Encoder of stories: a fact is encoded by an LSTM over its words, its one-hot position, and an LSTM over the question.
+
+    The encoded question is also the feature of every edge. Every fact sends messages to every fact, including itself.
+    """
 
     def __init__(self, form: ProblemForm, embedding: int) -> None:
         super().__init__()
@@ -80,8 +83,10 @@ class StoryEncoder(nn.Module):
 
 
 class ThingEncoder(nn.Module):
-    """Jumps between things: a thing is its place, colour and marker beside the question; or, with `pixels`, a place of a convolutional
-    map of the picture. The question is the feature of every edge."""
+    """Encoder of jumps between objects: an object is its position, colour and marker, with the question.
+
+    With `pixels`, a node is a position of a convolutional map of the picture. The question is the feature of every edge.
+    """
 
     def __init__(self, form: ProblemForm, *, pixels: bool) -> None:
         super().__init__()
@@ -108,6 +113,6 @@ class ThingEncoder(nn.Module):
 
 
 def every_pair(nodes: int, device: torch.device) -> Tensor:
-    """int64 [N * N, 2]: every ordered pair of nodes, a node with itself included."""
+    """Return every ordered pair of nodes, including a node with itself, int64 [N * N, 2]."""
     node_N = torch.arange(nodes, device=device)
     return torch.cartesian_prod(node_N, node_N).reshape(-1, 2)

@@ -1,9 +1,9 @@
 """Symbolic goals from a picture and a sentence (SGL, Xu et al., 2022, arXiv 2202.12912): two encoders, a fusion, three classifiers.
 
-Beside it stand what the encoders learn from first: heads that name boxes, what they can do and how they go together, and the mean of a
-sentence's tokens.
+For pre-training of the encoders there are heads for categories, affordances and relations of boxes,
+and the mean of a sentence's tokens.
 
-Letters: B batch, C channels, H W pixels, L tokens, D width, K classes, R boxes, A abilities, P predicates, S side of a map.
+Letters: B batch, C channels, H W pixels, L tokens, D width, K classes, R boxes, A affordances, P predicates, S side of a map.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ Fusion = Literal["concat", "add", "multiply"]
 Inputs = Literal["both", "language", "picture"]
 Phase = Literal["goals", "scene graphs", "sentences"]
 POOLED = 2
-"""Places of a pooled box in each direction."""
+"""Positions of a pooled box in each direction."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,10 +35,10 @@ class GoalBatch(TensorBatch):
     """Pictures with a sentence each.
 
     target_B3    int64: predicate, subject, object
-    named_B3     int64: what the sentence itself names, -1 for what it leaves open; None if it is not learned from
-    box_BR4      xyxy in pixels of the input, and what stands in them: category_BR (-1: no box), able_BRA bool, relation_BRR (-1: no
-                 pair, 0: none); None if it is not learned from
-    truncated    how many sentences were cut
+    named_B3     int64: the parts that the sentence names, -1 for parts that it does not; None if not used in training
+    box_BR4      xyxy in pixels of the input, with their labels: category_BR (-1: no box), able_BRA bool, relation_BRR (-1: no
+                 pair, 0: none); None if not used in training
+    truncated    number of truncated sentences
     """
 
     image_BCHW: Rows[Tensor]
@@ -55,7 +55,7 @@ class GoalBatch(TensorBatch):
 
 @dataclass(frozen=True, slots=True)
 class GoalFeatures:
-    """Logits of the goal's parts; or vectors of sentences; or logits of boxes and their pairs: what the phase learns from."""
+    """Outputs of the training phase: logits of the goal's parts, vectors of sentences, or logits of boxes and their pairs."""
 
     predicate_BK: Rows[Tensor] | None = None
     subject_BK: Rows[Tensor] | None = None
@@ -80,7 +80,7 @@ class GoalForm:
 
 
 class GoalNetwork(nn.Module):
-    """Encoders, fusion and classifiers. An encoder that is not an input is not there."""
+    """Encoders, fusion and classifiers. Encoders of unused inputs are not created."""
 
     def __init__(self, image_tower: Tower | None, text_tower: Tower | None, form: GoalForm) -> None:
         super().__init__()
@@ -103,7 +103,7 @@ class GoalNetwork(nn.Module):
         return self.classified(text_BD, image_BD)
 
     def classified(self, text_BD: Tensor | None, image_BD: Tensor | None) -> GoalFeatures:
-        """Logits from the pooled vectors of both encoders."""
+        """Return logits from the pooled vectors of both encoders."""
         fused_BD = self.fused(text_BD, image_BD)
         return GoalFeatures(self.predicate(fused_BD), self.subject(fused_BD), self.object(fused_BD))
 
@@ -115,7 +115,7 @@ class GoalNetwork(nn.Module):
 
 
 def classifier(width: int, classes: int, form: GoalForm) -> nn.Sequential:
-    """`layers` times linear, batch norm, ReLU, dropout; then linear."""
+    """Return `layers` times linear, batch norm, ReLU, dropout; then linear."""
     layers: list[nn.Module] = []
     for _ in range(form.layers):
         layers += [nn.Linear(width, form.hidden), nn.BatchNorm1d(form.hidden), nn.ReLU(), nn.Dropout(form.dropout)]

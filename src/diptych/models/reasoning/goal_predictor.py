@@ -1,4 +1,4 @@
-"""A trained goal network with its tokenizer and the way it reads pictures."""
+"""Inference with a trained goal network: its tokenizer and preprocessing."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ from diptych.models.towers.towers import image_tower, text_tower
 
 
 class GoalPredictorModel:
-    """`GoalPredictor`: what a sentence wants done in a picture.
+    """`GoalPredictor`: predicts the symbolic goal of a sentence in a picture.
 
-    padded  sentences are padded to their full length and the padding is read like words, as released
+    padded  sentences are padded to their full length and padding is attended to like words, as released
     """
 
     kind: ClassVar[str] = "goal_predictor"
@@ -51,7 +51,7 @@ class GoalPredictorModel:
     def predict_goals(
         self, images: Sequence[ImageSource], texts: Sequence[str], *, batch_size: int = 64
     ) -> list[tuple[str, str, str]]:
-        """(predicate, subject, object) for each picture and sentence."""
+        """Return (predicate, subject, object) for each picture and sentence."""
         if len(images) != len(texts):
             raise ConfigError(f"{len(images)} pictures and {len(texts)} sentences (expected as many of each)")
         form, goals = self.model.form, []
@@ -118,8 +118,10 @@ class GoalPredictorModel:
 def sentence_tokens(
     tokenizer: Tokenizer, texts: Sequence[str], length: int, *, padded: bool
 ) -> tuple[torch.Tensor, torch.Tensor, int]:
-    """Ids and mask [B, L] of sentences, and how many were cut; without columns of padding alone, or `padded` to `length` and the padding
-    marked like words."""
+    """Return ids and mask [B, L] of sentences, and how many were truncated.
+
+    Columns of only padding are removed; with `padded`, rows are padded to `length`, and the mask is True on padding.
+    """
     encoded = tokenizer.encode(list(texts), length)
     longest = length if padded else max(int(encoded.mask_BL.sum(1).max()), 1)
     mask_BL = torch.from_numpy(encoded.mask_BL[:, :longest])

@@ -1,4 +1,4 @@
-"""A Recurrent Relational Network over one kind of problem, and a plain MLP in its place.
+"""Recurrent Relational Network for one kind of problem, and an MLP baseline.
 
 Letters: B batch, N nodes, T steps, A answers, K classes, D width.
 """
@@ -24,8 +24,8 @@ Network = Literal["recurrent", "mlp"]
 
 @dataclass(frozen=True, slots=True)
 class StepLogits:
-    """logit_BTAK  of every class, for each answer after each step
-    squares     [1], half of the sum of squares of the weights that are kept small
+    """logit_BTAK  logits of every class, for each answer after each step
+    squares     [1], half of the sum of squares of the penalised weights
     """
 
     logit_BTAK: Rows[Tensor]
@@ -34,7 +34,7 @@ class StepLogits:
 
 @dataclass(frozen=True, kw_only=True)
 class NetworkForm:
-    """Sizes of the network; `steps` are those that it takes where nobody says otherwise."""
+    """Sizes of the network; `steps` is the default number of steps."""
 
     form: ProblemForm = field(default_factory=ProblemForm)
     network: Network = "recurrent"
@@ -47,9 +47,9 @@ class NetworkForm:
 
 
 class RelationalNetwork(nn.Module):
-    """Encoder, message passing, and logits at every step: of each node for grids, of the sum over nodes for questions.
+    """Encoder, message passing, and logits at every step: per node for grids, from the sum over nodes for questions.
 
-    With `network` "mlp" the inputs of all nodes side by side go through as many ReLU layers, once: no messages and no steps.
+    With `network` "mlp" the concatenated inputs of all nodes pass through as many ReLU layers once, without messages and steps.
     """
 
     def __init__(self, shape: NetworkForm) -> None:
@@ -75,14 +75,14 @@ class RelationalNetwork(nn.Module):
 
     @property
     def penalised(self) -> list[Tensor]:
-        """Weights that the loss keeps small: those of the MLPs, that of the sum over nodes among them, and not of the head of a node."""
+        """Weights with an L2 penalty: those of the MLPs, including that of the sum over nodes, but not the head of a node."""
         if self.shape.network == "mlp":
             return [layer.weight for layer in self.plain if isinstance(layer, nn.Linear)]
         head = [] if self.by_node else [layer.weight for layer in self.head.modules() if isinstance(layer, nn.Linear)]
         return [*self.block.penalised, *head]
 
     def forward(self, batch: ReasoningBatch, steps: int = 0) -> StepLogits:
-        """steps  0 takes those of the form."""
+        """steps  0: those of the form."""
         inputs = self.encoder(batch)
         squares = half_squares(self.penalised)
         if self.shape.network == "mlp":
@@ -100,10 +100,10 @@ class RelationalNetwork(nn.Module):
 
 
 def half_squares(weights: Iterable[Tensor]) -> Tensor:
-    """[1]: half of the sum of squares of all weights, TensorFlow's `l2_loss`."""
+    """Return half of the sum of squares of all weights [1], TensorFlow's `l2_loss`."""
     return 0.5 * torch.stack([weight.float().square().sum() for weight in weights]).sum()[None]
 
 
 def predicted(logit_BTAK: Tensor) -> Tensor:
-    """int64 [B, T, A]: the most likely class of each answer."""
+    """Return the most likely class of each answer, int64 [B, T, A]."""
     return torch.argmax(logit_BTAK, -1)

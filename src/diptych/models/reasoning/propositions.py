@@ -1,4 +1,4 @@
-"""Vectors of the simple propositions that a long text consists of (NDCR, Li et al., 2023, arXiv 2305.02265).
+"""Vectors of the simple propositions of a long text (NDCR, Li et al., 2023, arXiv 2305.02265).
 
 Letters: B batch, L tokens, Q queries, P propositions, E width of the text, D width of the result.
 """
@@ -14,14 +14,14 @@ from diptych.models.reasoning.read_by_query import QueryAttention
 from diptych.models.towers.outputs import Tower
 
 QUERIES = 10
-"""This many learned queries, of which a text with P propositions uses the first P."""
+"""Number of learned queries; a text with P propositions uses the first P."""
 DROPOUT = 0.1
 
 
 class PropositionLayer(nn.Module):
-    """Causal self-attention with sum and norm, reading of the text, then two layers with sum and norm.
+    """Post-norm layer: causal self-attention, cross-attention to the text, then an MLP.
 
-    minus  what is read has the queries subtracted, as the released code does, and not added
+    minus  the queries are subtracted from the cross-attention's output, as in the released code, instead of added
     """
 
     def __init__(self, width: int, heads: int, mlp_width: int, *, minus: bool) -> None:
@@ -41,7 +41,7 @@ class PropositionLayer(nn.Module):
 
 
 class PropositionGenerator(nn.Module):
-    """A text tower, learned queries that read its tokens, and a map into the space of the pictures."""
+    """Text tower, learned queries that attend to its tokens, and a projection into the space of the pictures."""
 
     def __init__(self, tower: Tower, width: int, *, layers: int, heads: int, mlp_width: int, minus: bool = False) -> None:
         super().__init__()
@@ -52,12 +52,14 @@ class PropositionGenerator(nn.Module):
         self.into_pictures = nn.Linear(inner, width)
 
     def forward(self, text_BL: Tensor, mask_BL: Tensor, propositions: int) -> Tensor:
-        """[B, P, D]: the first `propositions` of the queries; later ones do not change them. The marks of begin and end are not read."""
+        """Return the outputs of the first `propositions` queries [B, P, D], which later ones do not affect.
+        Start and end tokens are ignored.
+        """
         tokens = self.tower(text_BL, mask_BL)
         return self.propose(tokens.tokens_BPD, inner_tokens(tokens.mask_BP), propositions)
 
     def propose(self, token_BLE: Tensor, exists_BL: Tensor, propositions: int) -> Tensor:
-        """The same from the tokens of a text, of which each row has one."""
+        """As `forward`, from the tokens of a text; each row has at least one."""
         x_BQE = self.queries.weight[:propositions].expand(len(token_BLE), -1, -1)
         for layer in self.layers:
             x_BQE = layer(x_BQE, token_BLE, exists_BL)
@@ -66,7 +68,7 @@ class PropositionGenerator(nn.Module):
 
 
 def inner_tokens(mask_BL: Tensor) -> Tensor:
-    """The mask without the first and the last token of each text; texts of two tokens or fewer keep theirs."""
+    """Return the mask without the first and the last token of each text; texts of at most two tokens keep theirs."""
     place_L = torch.arange(mask_BL.shape[1], device=mask_BL.device)
     first_B = mask_BL.int().argmax(1)
     last_B = torch.where(mask_BL, place_L, -1).amax(1)
@@ -75,7 +77,7 @@ def inner_tokens(mask_BL: Tensor) -> Tensor:
 
 
 def bert_block(width: int, heads: int, mlp_width: int) -> PostNormBlock:
-    """A layer of BERT with 0.1 dropout whose weights start as torch's linear layers do, since the released code builds it so."""
+    """Return a BERT layer with 0.1 dropout and PyTorch's initialisation of linear layers, as in the released code."""
     block = PostNormBlock(width, heads, mlp_width=mlp_width, dropout=DROPOUT)
     for part in block.modules():
         if isinstance(part, nn.Linear):

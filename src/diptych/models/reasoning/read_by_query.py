@@ -1,4 +1,4 @@
-"""Queries that read another sequence, with a temperature and the weights of the reading.
+"""Cross-attention of queries that also returns the attention weights.
 
 Letters: B batch, Q queries, S source, D width, H heads, E width of a head.
 """
@@ -14,7 +14,7 @@ from diptych.core.errors import ConfigError
 class QueryAttention(nn.Module):
     """Multi-head attention of queries over a source of the same width, without residual and norm (BART, 1910.13461).
 
-    dropout  of the weights while training
+    dropout  of the weights in training
     """
 
     def __init__(self, width: int, heads: int, *, dropout: float = 0.0) -> None:
@@ -30,7 +30,9 @@ class QueryAttention(nn.Module):
     def forward(
         self, query_BQD: Tensor, source_BSD: Tensor, exists_BS: Tensor | None = None, *, temperature: float = 1.0
     ) -> tuple[Tensor, Tensor]:
-        """Attended values [B, Q, D] and the weights before dropout, [B, H, Q, S]. `exists_BS` is False where nothing may be read."""
+        """Return attended values [B, Q, D] and the weights before dropout, [B, H, Q, S].
+        `exists_BS` is False at masked positions.
+        """
         q_BHQE, k_BHSE, v_BHSE = (
             layer(given).unflatten(-1, (self.heads, -1)).transpose(1, 2)
             for layer, given in ((self.query, query_BQD), (self.key, source_BSD), (self.value, source_BSD))

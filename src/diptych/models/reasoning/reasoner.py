@@ -1,4 +1,4 @@
-"""A trained relational network with the names of its answers."""
+"""Inference with a trained relational network and the names of its answers."""
 
 from __future__ import annotations
 
@@ -38,7 +38,9 @@ class RelationalReasoner:
         return fingerprint(self.model, {"shape": to_plain(self.model.shape), "steps": self.steps})
 
     def reason(self, samples: Sequence[Sample], *, steps: int = 0, batch_size: int = 64) -> list[list[tuple[str, ...]]]:
-        """For each sample its answers after each of `steps` (0: the model's own). Raises DataError for a problem of another kind."""
+        """Return the answers of each sample after each of `steps` (0: the model's own).
+        Raises DataError for a problem of another kind.
+        """
         if steps < 0:
             raise ConfigError(f"steps is {steps} (expected 1 or more, or 0 for the model's own)")
         names, answers = self.model.shape.form.names, []

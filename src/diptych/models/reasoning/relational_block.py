@@ -1,4 +1,4 @@
-"""Messages between the objects of a graph, many times with one set of weights (Recurrent Relational Networks, Palm et al., 2018,
+"""Recurrent message passing between the nodes of a graph with shared weights (Recurrent Relational Networks, Palm et al., 2018,
 arXiv 1711.08028).
 
 Letters: B batch, N nodes, E edges, D width, F width of an edge's features, T steps.
@@ -16,7 +16,7 @@ HIDDEN_LAYERS = 3
 
 
 class ForgetBiasLSTM(nn.Module):
-    """One step of an LSTM with a single bias and 1 added to what the forget gate reads, as TensorFlow's `LSTMCell` has it.
+    """One LSTM step with a single bias and 1 added to the input of the forget gate, as in TensorFlow's `LSTMCell`.
 
     The rows of `gates.weight` are those of input gate, new value, forget gate and output gate (i, j, f, o).
     """
@@ -28,13 +28,13 @@ class ForgetBiasLSTM(nn.Module):
         xavier_(self)
 
     def forward(self, x_ND: Tensor, h_ND: Tensor, c_ND: Tensor) -> tuple[Tensor, Tensor]:
-        """The output and the state of the cell after the step."""
+        """Return the output and the cell state after the step."""
         i_ND, j_ND, f_ND, o_ND = self.gates(torch.cat((x_ND, h_ND), -1)).chunk(4, -1)
         c_ND = (f_ND + 1.0).sigmoid() * c_ND + i_ND.sigmoid() * j_ND.tanh()
         return o_ND.sigmoid() * c_ND.tanh(), c_ND
 
     def read(self, x_BLD: Tensor, length_B: Tensor) -> Tensor:
-        """[B, hidden]: the output after the last of `length_B` tokens; zero for none."""
+        """Return the output after the last of `length_B` tokens, [B, hidden]; zero for none."""
         h_BD = c_BD = x_BLD.new_zeros(len(x_BLD), self.hidden)
         for token in range(x_BLD.shape[1]):
             new_h, new_c = self(x_BLD[:, token], h_BD, c_BD)
@@ -47,9 +47,9 @@ class RelationalBlock(nn.Module):
     """Iterated message passing. x0 = pre(node); in each step m_ij = message(h_i, h_j, e_ij), u_j = post(sum_i m_ij, x0_j) and
     h_j = LSTM(u_j); h starts as x0 and the LSTM's own state as zero. Each MLP has three ReLU layers and a linear one.
 
-    What a message reads is the LSTM's output of the step before. The number of steps is no property of the weights.
+    A message uses the LSTM's output of the step before. The weights do not depend on the number of steps.
 
-    keep  share of the messages that are kept while training, the others being scaled up; 1 in the paper
+    keep  share of the messages that are kept in training and scaled up; 1 in the paper
     """
 
     def __init__(self, width: int, hidden: int, *, edge_width: int = 0, keep: float = 1.0) -> None:
@@ -64,17 +64,17 @@ class RelationalBlock(nn.Module):
 
     @property
     def penalised(self) -> list[Tensor]:
-        """Weights of the three MLPs, biases apart: what the published loss keeps small."""
+        """Weights of the three MLPs without biases, which the published loss penalises."""
         return [layer.weight for part in (self.pre, self.message, self.post) for layer in part if isinstance(layer, nn.Linear)]
 
     def forward(
         self, node_BND: Tensor, edge_E2: Tensor, edge_BEF: Tensor | None, *, steps: int, exists_BN: Tensor | None = None
     ) -> Tensor:
-        """[T, B, N, D]: the state of every node after every step.
+        """Return the state of every node after every step, [T, B, N, D].
 
         edge_E2    int64, source and target of each message, the same in all graphs of the batch
         edge_BEF   features of the edges; None if they have none
-        exists_BN  False for nodes that only fill up; these neither send nor receive. None: all exist
+        exists_BN  False for padding nodes, which neither send nor receive. None: all exist
         """
         source_E, target_E = edge_E2.unbind(1)
         kept_BE1 = None if exists_BN is None else (exists_BN[:, source_E] & exists_BN[:, target_E])[..., None].to(node_BND)
@@ -95,7 +95,9 @@ class RelationalBlock(nn.Module):
         return torch.stack(states)
 
     def _messages(self, h_BND: Tensor, source_E: Tensor, target_E: Tensor, edge_BEF: Tensor | None) -> Tensor:
-        """message([h_i, h_j, e_ij]); the first layer is linear, so nodes go through it before they are paired, which costs less."""
+        """message([h_i, h_j, e_ij]); the first layer is linear, so it is applied to nodes before they are paired,
+        which costs less.
+        """
         first, *rest = self.message
         assert isinstance(first, nn.Linear)
         from_DD, to_DD, edge_DF = first.weight.split((self.hidden, self.hidden, first.in_features - 2 * self.hidden), 1)
@@ -108,7 +110,7 @@ class RelationalBlock(nn.Module):
 
 
 def xavier_(module: nn.Module) -> None:
-    """Uniform Glorot weights and zero biases in every linear layer and table, as the published code starts."""
+    """Initialise every linear layer and table with uniform Glorot weights and zero biases, as in the published code."""
     for part in module.modules():
         if isinstance(part, nn.Linear | nn.Embedding):
             nn.init.xavier_uniform_(part.weight)

@@ -1,6 +1,6 @@
-"""Features of a frozen encoder for a set of pictures, of texts, and of both together.
+"""Features of a frozen encoder for sets of pictures, texts, and pairs of both.
 
-Letters: N pictures or texts, K pictures of a set, D width.
+Letters: N pictures or texts, K pictures per set, D width.
 """
 
 from __future__ import annotations
@@ -19,10 +19,11 @@ Vectors = npt.NDArray[np.float32]
 
 
 class SetEncoder:
-    """A frozen `Embedder`, whose unit vectors get the norm sqrt(D), so that their values are of the size of 1.
+    """Frozen `Embedder` whose unit vectors are scaled to norm sqrt(D), so that their values are of order 1.
 
-    A picture together with a text is what a `FusedEmbedder` makes of them; of an encoder of two towers it is the product of both vectors,
-    value by value, as in ImageCoDe's ContextualCLIP (2203.15867): its sum is D times their cosine.
+    The feature of a picture with a text is the output of a `FusedEmbedder`;
+    for a dual encoder it is the elementwise product of both vectors, as in ImageCoDe's ContextualCLIP (2203.15867),
+    whose sum is D times their cosine.
     """
 
     def __init__(self, encoder: Any) -> None:
@@ -35,7 +36,7 @@ class SetEncoder:
         return self.encoder.fingerprint
 
     def width(self) -> int:
-        """D, by embedding a word."""
+        """Return D, by embedding a word."""
         return int(self.texts(["a"]).shape[1])
 
     def images(self, sources: Sequence[ImageSource]) -> Vectors:
@@ -47,13 +48,13 @@ class SetEncoder:
         return _scaled(self.encoder.embed_texts(strings))
 
     def pairs(self, sources: Sequence[ImageSource], text: str) -> Vectors:
-        """[N, D]: each picture with the text; of an encoder of two towers ask `products`."""
+        """Return features [N, D] of each picture with the text; for a dual encoder use `products`."""
         fused: Any = self.encoder
         return _scaled(fused.embed_pairs(sources, [text] * len(sources)))
 
 
 def products(image_KD: Vectors, text_D: Vectors) -> Vectors:
-    """[K, D]: pictures with a text, of an encoder of two towers."""
+    """Return features [K, D] of pictures with a text, for a dual encoder."""
     product_KD: Vectors = image_KD * text_D
     return product_KD
 

@@ -1,4 +1,4 @@
-"""A trained NDCR beside the frozen encoder whose features it reads.
+"""Inference with a trained NDCR and the frozen encoder of its input features.
 
 Letters: B sets, K pictures, P propositions, L tokens, D width.
 """
@@ -34,16 +34,16 @@ from diptych.models.towers.outputs import Tower
 from diptych.models.towers.towers import text_tower
 
 MOST = 4
-"""Propositions of a text that are used, the first ones."""
+"""Maximal number of propositions per text; the first ones are used."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class SetBatch(TensorBatch):
-    """Sets of K pictures with a text each.
+    """Batch of sets of K pictures with a text each.
 
     pair_BKD   features of the text with each picture; image_BKD of each picture
-    words_BPD  features of the words of each proposition; exists_BP says which are there
-    ordered_B  whether the order of the pictures means something
+    words_BPD  features of the words of each proposition; exists_BP: which exist
+    ordered_B  True if the order of the pictures is meaningful
     target_B   int64, the right picture
     """
 
@@ -73,7 +73,7 @@ class PickerForm:
 
 
 class PickerNetwork(nn.Module):
-    """Proposition generator and `DivideConquer`; the first is not there where the whole text alone answers."""
+    """Proposition generator and `DivideConquer`; without the generator if only the whole text is used."""
 
     def __init__(self, tower: Tower | None, form: PickerForm) -> None:
         super().__init__()
@@ -93,14 +93,14 @@ class PickerNetwork(nn.Module):
 
 
 def tokens_of(tokenizer: Tokenizer, texts: Sequence[str], length: int) -> tuple[Tensor, Tensor, int]:
-    """Ids and mask [B, L] without columns of padding alone, and how many texts were cut."""
+    """Return ids and mask [B, L] without columns of only padding, and how many texts were truncated."""
     encoded = tokenizer.encode(list(texts), length)
     longest = max(int(encoded.mask_BL.sum(1).max()), 1)
     return torch.from_numpy(encoded.ids_BL[:, :longest]), torch.from_numpy(encoded.mask_BL[:, :longest]), encoded.truncated
 
 
 def stacked(rows: Sequence[npt.NDArray[np.float32]], most: int) -> tuple[Tensor, Tensor]:
-    """Vectors [P, D] of each set as [B, P, D], and which of them are there; `most` of each at most."""
+    """Stack vectors [P, D] of each set to [B, P, D], at most `most` per set; also returns which of them exist."""
     cut_rows = [row_PD[:most] for row_PD in rows]
     longest = max(len(row_PD) for row_PD in cut_rows)
     value_BPD = np.zeros((len(rows), longest, cut_rows[0].shape[1]), np.float32)
@@ -110,7 +110,7 @@ def stacked(rows: Sequence[npt.NDArray[np.float32]], most: int) -> tuple[Tensor,
 
 
 class SetPicker:
-    """`PictureChooser`. encoder: the address of the frozen model, where it is found again when this one is opened."""
+    """`PictureChooser`. encoder: the address of the frozen model, from which it is loaded with this one."""
 
     kind: ClassVar[str] = "set_picker"
 
@@ -128,7 +128,7 @@ class SetPicker:
 
     @cached_property
     def features(self) -> SetEncoder:
-        """The frozen encoder, opened when it is first asked."""
+        """The frozen encoder, loaded at first access."""
         return SetEncoder(open_address(self.encoder))
 
     @cached_property
@@ -144,7 +144,7 @@ class SetPicker:
         ordered: Sequence[bool] | None = None,
         batch_size: int = 32,
     ) -> list[npt.NDArray[np.float32]]:
-        """Shares of the pictures of each set. Raises DataError for a set of another size than the sets of training."""
+        """Return probabilities of the pictures of each set. Raises DataError for a set of another size than in training."""
         statements = propositions if propositions is not None else [cut(text, MOST) for text in texts]
         order = ordered if ordered is not None else [False] * len(texts)
         if not len(sets) == len(texts) == len(statements) == len(order):
@@ -186,8 +186,9 @@ class SetPicker:
         )
 
     def save(self, folder: Path) -> None:
-        """Write config.json, model.safetensors, tokenizer.json, README.md, replacing the whole folder. The encoder stays where it
-        lies."""
+        """Write config.json, model.safetensors, tokenizer.json, README.md,
+        replacing the whole folder. The encoder is not copied.
+        """
         generator = self.model.generator
         config = {
             "kind": self.kind,

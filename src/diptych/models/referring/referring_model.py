@@ -1,5 +1,5 @@
-"""Inference with a trained `ReferringBridge`: answers with boxes and masks of their references.  Letters: B batch, N regions,
-R references.
+"""Inference with a trained `ReferringBridge`: answers with boxes and masks of their references.  Letters: B batch,
+N regions, R references.
 """
 
 from __future__ import annotations
@@ -138,8 +138,8 @@ class ReferringModel:
         max_tokens: int = 512,
         card: Mapping[str, Any] | None = None,
     ) -> None:
-        """template: with "{command}", "{image}" and "{prompt}"; max_tokens: of an answer; length: tokens per row,
-        0 for no limit
+        """template: with "{command}", "{image}" and "{prompt}"; max_tokens: of an answer; length:
+        tokens per row, 0 for no limit
         """
         self.bridge, self.shape, self.preprocess, self.large_size = bridge, shape, preprocess, large_size
         self.vocabulary, self.template, self.form, self.name, self.space = vocabulary, template, form, name, space
@@ -230,8 +230,8 @@ class ReferringModel:
         batch_size: int = 16,
         unit: Unit = "box",
     ) -> list[SceneGraph]:
-        """Detect objects of these names, with masks if the unit is "mask". Raises ConfigError for relations,
-        which are not supported.
+        """Detect objects of these names, with masks if the unit is "mask".
+        Raises ConfigError for relations, which are not supported.
         """
         if relations:
             raise ConfigError(f"'{self.name}' predicts no relations (expected objects alone, or a run of rlipv2)")

@@ -92,8 +92,8 @@ class GraphDetector:
         threshold: float = 0.0,
         batch_size: int = 16,
     ) -> list[SceneGraph]:
-        """Return one graph per image: the `top` best triplets with a score above `threshold`, without duplicates,
-        boxes in pixels.
+        """Return one graph per image: the `top` best triplets with a score above `threshold`,
+        without duplicates, boxes in pixels.
 
         Without `relations`: the `top` best regions and no relations.
         """
@@ -145,8 +145,8 @@ class GraphDetector:
         possible_CR: Tensor | None = None,
         batch_size: int = 16,
     ) -> list[tuple[TripletDetections, tuple[int, int]]]:
-        """Return the best triplets of each image for evaluation, duplicates included, with the image's (height,
-        width) in pixels.
+        """Return the best triplets of each image for evaluation, duplicates included, with the image's
+        (height, width) in pixels.
         """
         lists = LabelLists.of_query(objects, relations)
         if not lists.relations:

@@ -1,5 +1,5 @@
-"""Mapping between tensor names of released RLIPv2 checkpoints and ours: one table per shape of detector,
-used in both directions.
+"""Mapping between tensor names of released RLIPv2 checkpoints and ours:
+one table per shape of detector, used in both directions.
 """
 
 from __future__ import annotations

@@ -36,8 +36,8 @@ class AttentionPool(nn.Module):
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
-        """Initialise as published: query and attention Xavier-uniform, keys and values separately, the MLP too,
-        with biases of 1e-6.
+        """Initialise as published: query and attention Xavier-uniform, keys and values separately,
+        the MLP too, with biases of 1e-6.
         """
         nn.init.xavier_uniform_(self.query_D[None])
         for weight in (self.q.weight, *self.kv.weight.chunk(2), self.out.weight, self.mlp_in.weight, self.mlp_out.weight):

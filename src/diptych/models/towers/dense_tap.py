@@ -51,8 +51,8 @@ class DenseTap(nn.Module):
 
 
 def dense_tap(tower: Tower, projection: nn.Module, width: int, **options: Any) -> DenseTap:
-    """Return the tap of a CLIP tower with its projection. Raises ConfigError for other towers: `PyramidTap` accepts any
-    backbone.
+    """Return the tap of a CLIP tower with its projection. Raises ConfigError for other towers:
+    `PyramidTap` accepts any backbone.
     """
     if isinstance(tower, CLIPResNet):
         return ResNetTap(tower, **options)

@@ -14,8 +14,8 @@ from diptych.models.towers.vit import VisionTransformer
 
 
 class HiddenLayerTower(Tower):
-    """Patches of `inner` after one of its layers, before the final norm, without the class token (LLaVA 1.5,
-    2310.03744: layer -2).
+    """Patches of `inner` after one of its layers, before the final norm, without the class token
+    (LLaVA 1.5, 2310.03744: layer -2).
 
     layer  index as in the hidden states of transformers: -1 after the last block, -2 after the one before it.
            Blocks after that layer are removed to save memory and time

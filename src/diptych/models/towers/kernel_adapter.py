@@ -18,8 +18,8 @@ from diptych.core.errors import ConfigError
 
 
 class KernelAdapter(nn.Module):
-    """Convolution with a frozen kernel and an adapter in loralib's layout (Hu et al., 2021, 2106.09685), without dropout,
-    as there.
+    """Convolution with a frozen kernel and an adapter in loralib's layout (Hu et al., 2021, 2106.09685),
+    without dropout, as there.
 
     base   a convolution with a square kernel and one group, which is frozen
     alpha  the update is scaled by alpha / rank

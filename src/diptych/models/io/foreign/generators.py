@@ -1,4 +1,4 @@
-"""Folders of transformers whose models write about images (LLaVA, BLIP, BLIP-2, InstructBLIP and others).
+"""Image-to-text generators of transformers folders (LLaVA, BLIP, BLIP-2, InstructBLIP and others).
 
 Letters: B batch, L positions, V vocabulary, C candidates.
 """
@@ -43,9 +43,9 @@ from diptych.models.io.streaming import ForcedTokens, PromptLengthRecorder, Text
 from diptych.models.towers.packaged.hf_text import silence_transformers
 
 WRITES = ("ForConditionalGeneration", "ForImageTextToText")
-"""How the architectures of models end that write about images."""
+"""Suffixes of the architecture names of image-to-text generators."""
 DESCRIBE = "Describe this image."
-"""What a chat template gets where nothing is asked: it has no other form for "a caption, please"."""
+"""Prompt of a chat template for captions without a prompt."""
 
 
 def is_generator(folder: Path) -> bool:
@@ -56,9 +56,9 @@ def is_generator(folder: Path) -> bool:
 
 
 def open_generator(folder: Path, spec: str) -> TransformersGenerator:
-    """The model and processor of a folder that transformers saved. No download.
+    """Load the model and processor of a folder that transformers saved. No download.
 
-    Raises DataError for a folder without processor, or whose weights are not those that config.json says.
+    Raises DataError for a folder without a processor, or whose weights do not match config.json.
     """
     import transformers
 
@@ -88,15 +88,17 @@ def open_generator(folder: Path, spec: str) -> TransformersGenerator:
 
 @dataclass(frozen=True, slots=True)
 class _ProcessorInput:
-    """A request as a processor takes it: the pictures in the order of their marks in the text."""
+    """Input of a processor: pictures are in the order of their image tokens in the text."""
 
     pictures: list[Image.Image]
     text: str
 
 
 class TransformersGenerator(StreamingGenerator):
-    """A model of transformers as it comes (`Generator`, `Streamer`, `Ranker`): its processor places the pictures, its chat
-    template, where it has one, the words. With a chat template it reads several pictures and dialogues too."""
+    """Generator of transformers (`Generator`, `Streamer`, `Ranker`) with its own processor and chat template, if it has one.
+
+    With a chat template it also supports several pictures and dialogues.
+    """
 
     def __init__(self, model: Any, processor: Any, name: str) -> None:
         self.model, self.processor, self.name = model, processor, name
@@ -109,7 +111,7 @@ class TransformersGenerator(StreamingGenerator):
 
     @property
     def context_length(self) -> int:
-        """Maximum context length in tokens; 0 where the configuration sets no limit."""
+        """Maximum context length in tokens; 0 if the configuration sets no limit."""
         return (
             0 if self.reads_and_writes else int(getattr(self.model.config.get_text_config(), "max_position_embeddings", 0) or 0)
         )
@@ -124,8 +126,10 @@ class TransformersGenerator(StreamingGenerator):
         batch_size: int = 8,
         **options: Any,
     ) -> list[str]:
-        """An answer for each image, or without one (None): the most likely token each time, unless `options` of
-        transformers' `generate` say otherwise."""
+        """Generate an answer for each image, or without an image (None).
+
+        Decoding is greedy unless `options` of transformers' `generate` change it.
+        """
         rows = self._rows(images, prompts)
         texts = [""] * len(rows)
         alone = [number for number, row in enumerate(rows) if not row.pictures]
@@ -143,10 +147,10 @@ class TransformersGenerator(StreamingGenerator):
         return texts
 
     def generate_ids(self, inputs: Mapping[str, Tensor], *, max_tokens: int = 64, **options: Any) -> Tensor:
-        """Ids of the tokens that are written after prepared inputs, int64 [B, T]: a row that ends early is padded.
+        """Return ids of tokens generated after prepared inputs, int64 [B, T]; rows that end early are padded.
 
-        inputs  what the model's processor makes, padded on the left: `pixel_values`, `input_ids`, `attention_mask`, ...
-        options  of transformers' `generate`; the most likely token each time, unless they say otherwise
+        inputs  output of the model's processor, padded on the left: `pixel_values`, `input_ids`, `attention_mask`, ...
+        options  of transformers' `generate`; the default is greedy decoding
         """
         device = next(self.model.parameters()).device
         if "input_ids" in inputs:
@@ -178,7 +182,9 @@ class TransformersGenerator(StreamingGenerator):
     def answer_nll(
         self, images: Sequence[ImageSource | None], prompts: Sequence[PromptLike], candidates: Sequence[Sequence[str]]
     ) -> list[npt.NDArray[np.float64]]:
-        """For each image [C, 2]: nats of each candidate over its tokens and the end mark, and how many those are."""
+        """Return [C, 2] for each image: the negative log-likelihood in nats of each candidate with the end token,
+        and its number of tokens.
+        """
         rows = self._rows(images, prompts)
         require_one_per_image("lists of candidates", candidates, images)
         with torch.no_grad(), evaluating(self.model):
@@ -195,8 +201,10 @@ class TransformersGenerator(StreamingGenerator):
     def _layer_states(
         self, images: Sequence[ImageSource], texts: Sequence[str], layers: Sequence[int], template: str, batch_size: int
     ) -> Iterator[LayerStates]:
-        """Rows run one at a time, regardless of `batch_size`. Without `template` the text is the answer of the model's chat template, or
-        follows the picture and a line break."""
+        """Return hidden states of layers. Rows run one at a time, regardless of `batch_size`.
+
+        Without `template` the text is the answer in the model's chat template, or follows the picture and a line break.
+        """
         token = getattr(self.model.config, "image_token_id", None)
         if token is None or self.reads_and_writes:
             raise ConfigError(f"'{self.name}' has no image tokens in its text (expected a decoder that has them, such as LLaVA)")
@@ -211,7 +219,7 @@ class TransformersGenerator(StreamingGenerator):
             yield layer_states
 
     def _read(self, text: str, template: str) -> str:
-        """A row of a picture and the text after it."""
+        """Return a row of a picture and the text after it."""
         mark, end = self._mark, str(self.tokenizer.eos_token or "")
         if template or not getattr(self.processor, "chat_template", None):
             before = template or "{image}\n"
@@ -221,7 +229,7 @@ class TransformersGenerator(StreamingGenerator):
         return str(self.processor.apply_chat_template(turns))
 
     def _cut(self, picture: Image.Image, text: str, template: str) -> str:
-        """The text, or as much of its beginning as there are places for."""
+        """Return the text, truncated to the available positions."""
         if not self.context_length:
             return text
         room = self.context_length - int(
@@ -231,8 +239,10 @@ class TransformersGenerator(StreamingGenerator):
         return text if len(stop) <= room else text[: stop[room - 1]] if room > 0 else ""
 
     def _nll(self, row: _ProcessorInput, answer: str) -> tuple[float, int]:
-        """As generation would see it, whatever the model puts between prompt and answer: each token is forced, its raw logits are
-        kept."""
+        """Return the negative log-likelihood by forced generation, whatever the model inserts between prompt and answer.
+
+        Each token is forced, and its raw logits are kept.
+        """
         target = self._answer_ids(answer)
         made = self.model.generate(
             **self._inputs([row], len(target)),
@@ -248,7 +258,9 @@ class TransformersGenerator(StreamingGenerator):
         return float(F.cross_entropy(logit_AV, target_A, reduction="sum")), len(target)
 
     def _answer_ids(self, answer: str) -> list[int]:
-        """A word after a prompt begins with a space, which some vocabularies add by themselves."""
+        """Return the token ids of an answer. A word after a prompt starts with a space,
+        which some tokenizers add by themselves.
+        """
         plain = self.tokenizer("a", add_special_tokens=False)["input_ids"]
         marked = str(self.tokenizer.convert_ids_to_tokens(plain)[0]).startswith("\u2581")
         ids: list[int] = self.tokenizer(answer if marked else f" {answer}", add_special_tokens=False)["input_ids"]
@@ -259,7 +271,7 @@ class TransformersGenerator(StreamingGenerator):
 
     @property
     def _end(self) -> int:
-        """The end mark; vocabularies of BERT have a separator in its place."""
+        """Return the id of the end token; vocabularies of BERT use the separator."""
         ids = (self.tokenizer.eos_token_id, self.tokenizer.sep_token_id)
         return int(next(one for one in ids if one is not None))
 
@@ -289,20 +301,20 @@ class TransformersGenerator(StreamingGenerator):
         return _ProcessorInput([_decoded_picture(source) for source in sources], str(text))
 
     def _text(self, prompt: str) -> str:
-        """A prompt for a folder without chat template: the mark of the picture, where the processor does not place it by itself."""
+        """Return a prompt for a folder without chat template, with the image token unless the processor inserts it."""
         if not self._mark:
             return prompt
         return f"{self._mark}\n{prompt}" if prompt else self._mark
 
     @property
     def _mark(self) -> str:
-        """Image token in a text; "" if the processor inserts it by itself."""
+        """Image token in a text; "" if the processor inserts it."""
         places_itself = hasattr(self.processor, "num_query_tokens") or "Blip" in type(self.processor).__name__
         token = getattr(self.processor, "image_token", None)
         return "" if places_itself or token is None else str(token)
 
     def _inputs(self, rows: Sequence[_ProcessorInput], tokens: int) -> dict[str, Tensor]:
-        """Model inputs, padded on the left; refused where they leave no room for `tokens` new tokens."""
+        """Return model inputs, padded on the left; refused if there is no room for `tokens` new tokens."""
         several = any(len(row.pictures) != 1 for row in rows)
         pictures: list[Any] | None = [row.pictures if several else row.pictures[0] for row in rows]
         if not any(row.pictures for row in rows):
@@ -314,12 +326,10 @@ class TransformersGenerator(StreamingGenerator):
             )
         finally:
             self.tokenizer.padding_side = side
-        given = {name: value for name, value in given.items() if name != "labels"}  # which a processor may make of the prompt
+        given = {name: value for name, value in given.items() if name != "labels"}  # which a processor may return for the prompt
         length = int(given["input_ids"].shape[1])
         require_room(length, tokens, self.context_length, model=f"'{self.name}'")
-        if length <= (
-            self.model.config.model_type == "blip"
-        ):  # nothing is asked; of BLIP's prompt `generate` drops the last token
+        if length <= (self.model.config.model_type == "blip"):  # no prompt; `generate` drops the last token of BLIP's prompt
             given = {name: value for name, value in given.items() if name not in ("input_ids", "attention_mask")}
         if "qformer_input_ids" in given:
             most, read = int(self.model.config.qformer_config.max_position_embeddings), given["qformer_input_ids"].shape[1]

@@ -1,4 +1,4 @@
-"""Folder of a model of transformers: the user's own, or one in the local cache of the hub."""
+"""Find the folder of a transformers model: a local folder, or one in the local cache of the hub."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ from diptych.core.errors import ConfigError, DataError
 
 
 def hub_folder(spec: str, name: str, *, download: bool, fetching: str = "pass --download to fetch it") -> Path:
-    """A folder of transformers: itself, or a name in the local cache, fetched with `download`. `fetching` is the remedy without."""
+    """Return a local folder, or the cached folder of a hub name, downloaded with `download`.
+    `fetching` is the remedy in errors.
+    """
     folder = Path(name).expanduser()
     if (folder / "config.json").is_file():
         return folder

@@ -1,6 +1,6 @@
-"""Models of other libraries as embedders: hf:FOLDER_OR_NAME, open_clip:ARCH/WEIGHTS, timm:NAME/WEIGHTS.
+"""Load models of other libraries: hf:FOLDER_OR_NAME, open_clip:ARCH/WEIGHTS, timm:NAME/WEIGHTS.
 
-Each brings its own preprocessing and tokenizer. Nothing is fetched unless `download` is set.
+Each has its own preprocessing and tokenizer. Nothing is downloaded unless `download` is set.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Models that read an image and a text together, by address: ours (recipe `fused`), and BLIP's retrieval folders of transformers.
+"""Load cross-encoders by address: ours (recipe `fused`), and transformers folders of BLIP for retrieval.
 
 Letters: B batch, M pairs, N items, C channel, H W, L tokens, D width.
 """
@@ -37,7 +37,7 @@ from diptych.models.pairs.matching.matcher import SideFeatures
 
 @dataclass(frozen=True)
 class MatcherInputs:
-    """Preprocessing and tokenizer of a matcher, available without its weights, so that loader workers need none."""
+    """Preprocessing and tokenizer of a matcher, available without its weights for loader workers."""
 
     preprocess: Preprocess
     tokenizer: Tokenizer
@@ -46,7 +46,7 @@ class MatcherInputs:
 
 @lru_cache(maxsize=4)
 def reader_inputs(address: str) -> MatcherInputs:
-    """The image settings and the tokenizer of a matcher at an address; see `open_matcher`."""
+    """Return the image settings and the tokenizer of a matcher at an address; see `open_matcher`."""
     folder = _folder(address)
     if address.startswith("hf:"):
         from diptych.models.io.foreign.preprocess import from_processor
@@ -60,7 +60,7 @@ def reader_inputs(address: str) -> MatcherInputs:
 
 
 def open_matcher(address: str) -> MatcherModel | BlipMatcher:
-    """A matcher that scores pairs.
+    """Load a matcher that scores pairs.
 
     address  a run or model folder of recipe `fused`, or "hf:FOLDER" of a BlipForImageTextRetrieval
     Raises ConfigError for another model, DataError for a folder that lacks a tensor.
@@ -94,7 +94,7 @@ def _check_blip(address: str, folder: Path) -> None:
 
 
 class MappingMatcher(nn.Module, ABC):
-    """A reader of pairs (`matching.matcher.PairMatcher`) that says where in the picture a text was read.
+    """`PairMatcher` (`matching.matcher`) that also maps the tokens of a text to the picture.
 
     layers  of the text model, counted from 0
     """
@@ -128,7 +128,9 @@ class MappingMatcher(nn.Module, ABC):
 
 
 class BlipPairMatcher(MappingMatcher):
-    """transformers' `BlipForImageTextRetrieval` as a reader of pairs. A text is read again with each picture, so its ids are kept."""
+    """`PairMatcher` of transformers' `BlipForImageTextRetrieval`.
+    A text is encoded again with each picture, so its ids are kept.
+    """
 
     def __init__(self, folder: Path) -> None:
         super().__init__()
@@ -191,11 +193,11 @@ class BlipPairMatcher(MappingMatcher):
 
 
 MAP_LAYER = 8
-"""Where GroundVLP looks into ALBEF; of a model with fewer layers, two thirds of the way up."""
+"""The layer of ALBEF that GroundVLP uses; for a model with fewer layers, the one at two thirds of the depth."""
 
 
 class BlipMatcher(Embedding):
-    """A BLIP for retrieval: vectors for candidates, scores of pairs by reading them together, and where in the picture a text is."""
+    """BLIP for retrieval: vectors for candidates, match scores of pairs, and relevance maps of texts."""
 
     fits_above: ClassVar[float] = 0.0
 
@@ -208,12 +210,15 @@ class BlipMatcher(Embedding):
     def score_pairs(
         self, images: Sequence[ImageSource], texts: Sequence[str], *, query: Literal["image", "text"]
     ) -> npt.NDArray[np.float32]:
-        """Log-odds [N, K] that image and text fit, the same for either `query`: N * K forward passes."""
+        """Return log-odds [N, K] that image and text match, the same for either `query`: N * K forward passes."""
         return self.readings.score(images, texts)
 
     def map_match(self, image: ImageSource, texts: Sequence[str], *, layer: int | None = None) -> list[MatchMap]:
-        """Where in the picture each token of each text was read for the match. `layer` counts layers of the text model from 0; None takes
-        the ninth, or the one two thirds of the way up. Raises ConfigError for a layer that it has not."""
+        """Return relevance maps over the picture for each token of each text.
+
+        `layer` counts layers of the text model from 0; None takes the ninth, or the one at two thirds of the depth.
+        Raises ConfigError for a layer that does not exist.
+        """
         count = self.matcher.layers
         layer = (MAP_LAYER if count > MAP_LAYER else 2 * count // 3) if layer is None else layer
         if not 0 <= layer < count:

@@ -1,4 +1,4 @@
-"""Models of open_clip, an architecture with weights from a file or a published folder, as embedders that can be trained on."""
+"""Load models of open_clip, from an architecture with a weight file or from a published folder, as trainable embedders."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ from diptych.models.pairs.embedder import PairEmbedder
 
 
 def open_architecture(spec: str, arch: str, weights: str, *, download: bool = False) -> PairEmbedder:
-    """An architecture with the weights of a file, of a tag (with `download`), or fresh ones ("random").
+    """Load an architecture with the weights of a file, of a tag (with `download`), or newly initialised ("random").
 
-    Architectures whose tokenizer or text encoder is one of transformers need its folder: FILE#FOLDER, with config.json and
-    tokenizer.json. With `download` it is looked up by its name.
+    Architectures with a tokenizer or text encoder of transformers need its folder: FILE#FOLDER,
+    with config.json and tokenizer.json. With `download` it is found by its name.
     """
     import open_clip
 
@@ -46,9 +46,9 @@ def open_architecture(spec: str, arch: str, weights: str, *, download: bool = Fa
 
 
 def open_model_folder(spec: str, folder: Path, given: str = "") -> PairEmbedder:
-    """The model of a folder with open_clip_config.json.
+    """Load the model of a folder with open_clip_config.json.
 
-    given  folder of the text encoder's configuration and tokenizer, where they are not in the first
+    given  folder of the text encoder's configuration and tokenizer, if they are not in the first
     """
     settings, preprocess = folder_settings(folder)
     words = settings["text_cfg"]
@@ -95,7 +95,7 @@ def _fresh_or_fetched(arch: str, tag: str | None) -> dict[str, Tensor]:
 
 
 def _folder(spec: str, words: Mapping[str, Any], given: str, download: bool) -> Path | None:
-    """Where tokenizer and text encoder of transformers lie, for architectures that have either; None for CLIP's own."""
+    """Return the folder of the tokenizer and text encoder of transformers, for architectures with either; None for CLIP's own."""
     names = [str(words[key]) for key in ("hf_model_name", "hf_tokenizer_name") if words.get(key)]
     if not names:
         if given:
@@ -120,7 +120,7 @@ def _tokenizer(spec: str, words: Mapping[str, Any], folder: Path | None) -> Toke
     options = dict(words.get("tokenizer_kwargs") or {})
     cleanings: dict[str, Clean] = {"whitespace": "whitespace", "canonicalize": "canonicalize", "lower": "clip"}
     made = from_transformers(folder, clean=cleanings[options.get("clean", "whitespace")])
-    if options.get("strip_sep_token"):  # open_clip writes zeros in its place
+    if options.get("strip_sep_token"):  # open_clip replaces it by zeros
         made.suffix = (0,) * len(made.suffix)
     return made
 
@@ -132,7 +132,7 @@ def _encoder(words: Mapping[str, Any], folder: Path | None) -> dict[str, Any]:
 
 
 def _preprocess_settings(arch: str, tag: str | None) -> dict[str, Any]:
-    """Image settings of the tag; for a file what all tags of the architecture have in common, else none."""
+    """Return image settings of the tag; for a file those that all tags of the architecture share, else none."""
     import open_clip
 
     tags = [tag] if tag else open_clip.list_pretrained_tags_by_model(arch)

@@ -1,4 +1,4 @@
-"""A folder as open_clip publishes models: open_clip_config.json, weights and tokenizer. BiomedCLIP's is one."""
+"""Read folders in open_clip's format: open_clip_config.json, weights and tokenizer, such as BiomedCLIP's."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ BERT_BASE = {
     for name in ("BiomedBERT", "PubMedBERT")
     for corpus in ("abstract", "abstract-fulltext")
 }
-"""Configuration of text encoders whose folder need not be there: BERT-base, of which BiomedCLIP's folder has only the name."""
+"""Configuration of text encoders that need no folder: BERT-base, for which BiomedCLIP's folder has only the name."""
 _ENCODER_IDLE = ("architectures", "torch_dtype", "dtype", "_name_or_path")
 
 
 def is_open_clip_folder(path: str) -> bool:
-    """True for a folder with open_clip's configuration."""
+    """Return True for a folder with open_clip's configuration."""
     return bool(path) and is_file(Path(path).expanduser() / CONFIG)
 
 
 def folder_settings(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """(model_cfg, preprocess_cfg) of a folder. Raises DataError for a configuration without architecture."""
+    """Return (model_cfg, preprocess_cfg) of a folder. Raises DataError for a configuration without architecture."""
     content = read_object(folder / CONFIG)
     settings = content.get("model_cfg", content)
     if not isinstance(settings, dict) or not all(key in settings for key in ("embed_dim", "vision_cfg", "text_cfg")):
@@ -38,7 +38,7 @@ def folder_settings(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def folder_weights(folder: Path) -> Path:
-    """File of the weights. Raises DataError if there is none."""
+    """Return the file of the weights. Raises DataError if there is none."""
     for name in WEIGHTS:
         if is_file(folder / name):
             return folder / name
@@ -46,7 +46,9 @@ def folder_weights(folder: Path) -> Path:
 
 
 def tokenizer_folder(folder: Path, words: Mapping[str, Any], given: str) -> Path | None:
-    """Folder of the tokenizer: the one after "#", else this one; None for CLIP's own, which plain architectures have."""
+    """Return the folder of the tokenizer: the one after "#", else this one; None for CLIP's own,
+    which plain architectures use.
+    """
     if given:
         return Path(given).expanduser()
     sides = [read_object(folder / name) for name in SIDE_FILES if is_file(folder / name)]
@@ -55,7 +57,7 @@ def tokenizer_folder(folder: Path, words: Mapping[str, Any], given: str) -> Path
 
 
 def encoder_settings(spec: str, folder: Path, words: Mapping[str, Any], given: str) -> dict[str, Any] | None:
-    """Configuration of the text encoder of transformers; None if the architecture has another."""
+    """Return the configuration of the text encoder of transformers; None if the architecture has another."""
     name = str(words.get("hf_model_name") or "")
     if not name:
         return None

@@ -1,4 +1,4 @@
-"""Models of open_clip as dual encoders: plain sides become ours, tensor by tensor, the others stay open_clip's modules."""
+"""Convert models of open_clip to dual encoders: plain towers become ours, tensor by tensor; others remain open_clip's modules."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ _IDLE = {
     "timm_model_pretrained",
     "hf_model_pretrained",
 }
-"""Settings that change no number of the embedding."""
+"""Settings that do not affect the embedding."""
 CLIP_WORDS = 49408
 
 
 def open_clip_parts(
     settings: Mapping[str, Any], tensors: Mapping[str, Tensor], encoder: Mapping[str, Any] | None = None
 ) -> DualEncoderParts:
-    """settings  what `open_clip.get_model_config(ARCH)` gives
-    encoder   configuration of the text encoder, where that is one of transformers
+    """settings  the output of `open_clip.get_model_config(ARCH)`
+    encoder   configuration of the text encoder, if it is one of transformers
     """
     vision, words, width = dict(settings["vision_cfg"]), dict(settings["text_cfg"]), int(settings["embed_dim"])
     quick, state, left = bool(settings.get("quick_gelu", False)), dict[str, Tensor](), list[str]()
@@ -40,7 +40,7 @@ def open_clip_parts(
         name = name.removeprefix("module.")
         if name.endswith(("attn_mask", "position_ids")) or name in ("input_resolution", "context_length", "vocab_size"):
             continue
-        if name.startswith("text_decoder."):  # of CoCa: it writes captions
+        if name.startswith("text_decoder."):  # CoCa's caption decoder
             left.append(name)
         elif name.startswith("visual.") and image_form == "none" and image["name"] == "open_clip_image":
             state[f"image_tower.net.{name.removeprefix('visual.')}"] = tensor
@@ -83,7 +83,7 @@ def _text(words: dict[str, Any], width: int, quick: bool, encoder: Mapping[str, 
     sizes = {"vocab_size": full.vocab_size, "length": full.context_length}
     if changed <= _WORDS:
         sizes |= {"width": full.width, "layers": full.layers, "heads": full.heads}
-        # The largest id is the end's in CLIP's vocabulary; with another one the largest is taken all the same.
+        # The end token has the largest id in CLIP's vocabulary; with other vocabularies the largest id is used as well.
         end = {"pooling": "eot", "eot_id": CLIP_WORDS - 1} if full.vocab_size == CLIP_WORDS else {"pooling": "largest"}
         more = {"mlp_ratio": full.mlp_ratio, "act": "quick_gelu" if quick else "gelu", "causal": True}
         return {"name": "transformer", **sizes, **more, **end}, "plain"
@@ -95,5 +95,5 @@ def _text(words: dict[str, Any], width: int, quick: bool, encoder: Mapping[str, 
 
 
 def _asked(given: Mapping[str, Any], default: Any) -> set[str]:
-    """Settings that differ from open_clip's defaults and mean something."""
+    """Return settings that differ from open_clip's defaults and are not ignored."""
     return {name for name, value in given.items() if name not in _IDLE and getattr(default, name) != value}

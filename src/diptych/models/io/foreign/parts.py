@@ -1,4 +1,4 @@
-"""A published model taken apart: the arguments of our towers, how they are projected, and its tensors under our names."""
+"""Parts of a published dual encoder: arguments of our towers, their projections, and tensors under our names."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from diptych.models.towers.outputs import Projection
 from diptych.models.towers.towers import image_tower, text_tower
 
 SCALE = 100.0
-"""Bound of the temperature's factor where the weights have a smaller one: CLIP's."""
+"""Minimal upper bound of the scale: CLIP's, used if the weights have a smaller scale."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class DualEncoderParts:
-    """Arguments, projections and tensors from which a dual encoder is built.
+    """Arguments, projections and tensors of a dual encoder.
 
     image, text  arguments of `image_tower` and `text_tower`
     image_projection, text_projection   from each tower into the joint space
-    tensors  the state dict of the `DualEncoder`; `log_scale` may be missing, where a model was published without a temperature
-    left     names of the file's tensors that no embedding is made of: heads of other tasks, layers that are never read
+    tensors  the state dict of the `DualEncoder`; `log_scale` may be missing if a model was published without a temperature
+    left     names of the file's tensors that are not used for embeddings: heads of other tasks, unused layers
     """
 
     image: Mapping[str, Any]
@@ -39,13 +39,13 @@ class DualEncoderParts:
 
     @property
     def scale(self) -> float:
-        """The factor that multiplies similarities; the published start where the weights have none."""
+        """The factor of similarities; the published initial value if the weights have none."""
         log_scale = self.tensors.get("log_scale")
         return 1 / 0.07 if log_scale is None or log_scale.is_meta else math.exp(float(log_scale))
 
 
 def build_dual_encoder(parts: DualEncoderParts) -> DualEncoder:
-    """A dual encoder of these parts with fresh weights, from the current torch random state and on the current default device."""
+    """Build a dual encoder of these parts, initialised from the current torch random state on the current default device."""
     image, text = image_tower(**parts.image), text_tower(**parts.text)
     image.projection, text.projection = parts.image_projection, parts.text_projection
     bias = 0.0 if "bias" in parts.tensors else None
@@ -54,9 +54,9 @@ def build_dual_encoder(parts: DualEncoderParts) -> DualEncoder:
 
 
 def load_dual_encoder(parts: DualEncoderParts, source: str) -> DualEncoder:
-    """The dual encoder with its weights, in float32. Leaves the torch random state unchanged.
+    """Build the dual encoder and load its weights, in float32. Leaves the torch random state unchanged.
 
-    Raises DataError that names the first tensor that is missing, unknown or of another size.
+    Raises DataError with the first tensor that is missing, unexpected or of another size.
     """
     with torch.random.fork_rng(devices=[]):
         model = build_dual_encoder(parts)
@@ -68,7 +68,7 @@ def load_dual_encoder(parts: DualEncoderParts, source: str) -> DualEncoder:
 def check_tensors(
     given: Mapping[str, Tensor], expected: Mapping[str, Tensor], source: str, *, absent: tuple[str, ...] = ()
 ) -> None:
-    """Refuses tensors that are not those of a model, in one line; `absent` may be missing."""
+    """Refuse tensors that do not match those of a model, in one line; `absent` may be missing."""
     if missing := [name for name in expected if name not in given and name not in absent]:
         raise DataError(
             f"tensor {missing[0]} is missing", file=source, expected=f"all {len(expected)} tensors of its architecture"
@@ -84,7 +84,7 @@ def check_tensors(
 
 
 def refuse_dropout(settings: Mapping[str, Any], source: str) -> None:
-    """Our transformers have no dropout; published weights of these families have none either."""
+    """Refuse dropout: our transformers have none, and published weights of these families have none either."""
     for name, value in settings.items():
         if "dropout" in name and isinstance(value, float) and value > 0:
             raise ConfigError(f"{source}: {name} is {value} (expected 0, as in every published model of its family)")

@@ -1,4 +1,4 @@
-"""Other libraries' image settings as our `Preprocess`. What it cannot express is refused."""
+"""Convert image settings of other libraries to `Preprocess`. Settings that it cannot express are refused."""
 
 from __future__ import annotations
 
@@ -16,10 +16,11 @@ _RESAMPLE = {1: "lanczos", 2: "bilinear", 3: "bicubic"}  # PIL's numbers
 
 
 def from_processor(folder: Path, model_type: str = "") -> Preprocess:
-    """From a transformers folder: preprocessor_config.json, or the image part of processor_config.json.
+    """Read `Preprocess` from a transformers folder: preprocessor_config.json, or the image part of processor_config.json.
 
-    What a file leaves out is what the image processor that it names does by default; `model_type` says which one a file without a name
-    means. A NaFlex SigLIP 2 keeps the shape of an image within a number of patches: here its images are squashed to a square of as many.
+    Missing settings are the defaults of the image processor that the file names, or that of `model_type` if it names none.
+    A NaFlex SigLIP 2 keeps the aspect ratio of an image within a number of patches: here its images are resized to a square with
+    as many.
     """
     path = folder / "preprocessor_config.json"
     settings = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
@@ -74,7 +75,7 @@ def _defaults(settings: Mapping[str, Any], model_type: str) -> dict[str, Any]:
 
 
 def _affine(path: Path, settings: Mapping[str, Any]) -> tuple[list[float], list[float]]:
-    """Mean and deviation of pixels from 0 to 1 that come to the same as scaling, shifting and normalising."""
+    """Return mean and deviation of pixels in 0..1 that are equivalent to scaling, shifting and normalising."""
     factor = 255 * settings.get("rescale_factor", 1 / 255) if settings.get("do_rescale", True) else 255.0
     if settings.get("do_normalize", True):
         mean, std = settings["image_mean"], settings["image_std"]
@@ -97,7 +98,7 @@ def _interpolation(path: Path, settings: Mapping[str, Any]) -> str:
 
 
 def from_open_clip(settings: Mapping[str, Any]) -> Preprocess:
-    """From the `preprocess_cfg` of an open_clip image tower."""
+    """Return `Preprocess` from the `preprocess_cfg` of an open_clip image tower."""
     size = settings["size"]
     side = size if isinstance(size, int) else size[0]
     if not isinstance(size, int) and size[0] != size[1]:
@@ -107,7 +108,9 @@ def from_open_clip(settings: Mapping[str, Any]) -> Preprocess:
 
 
 def from_timm(model: Any) -> Preprocess:
-    """From a timm model's settings, as `timm.data.create_transform` reads them: resized to size / `crop_pct`, and the middle taken."""
+    """Return `Preprocess` from a timm model's settings, as in `timm.data.create_transform`:
+    resize to size / `crop_pct`, centre crop.
+    """
     import timm
 
     settings = timm.data.resolve_model_data_config(model)

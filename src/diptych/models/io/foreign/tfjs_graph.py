@@ -1,7 +1,7 @@
-"""Networks as TensorFlow.js packs them (a "graph-model": a list of nodes in JSON, weights in files beside it), as torch modules.
+"""Load TensorFlow.js graph models (a list of nodes in JSON, with weight files) as torch modules.
 
-Read are the operations that image networks are made of; another one is named and refused. Nothing of a file is run but these.
-Weights that are stored as float16 count as float32, as there.
+The operations of image networks are supported; others are refused by name. No other code of a file is run.
+Weights stored as float16 are converted to float32, as in TensorFlow.js.
 
 Letters: B batch, H W, C channel, I O channels in and out.
 """
@@ -24,11 +24,11 @@ from diptych.core.errors import DataError
 
 Node = Mapping[str, Any]
 KINDS = ("float32", "float16", "int32", "bool")
-"""Of stored weights."""
+"""Data types of stored weights."""
 
 
 class TfjsGraph(nn.Module):
-    """A TensorFlow.js graph as a module that computes these outputs; its weights are buffers and move with the module."""
+    """Module of a TensorFlow.js graph that computes these outputs; its weights are buffers and move with the module."""
 
     def __init__(self, file: Path, outputs: tuple[str, ...]) -> None:
         super().__init__()
@@ -46,7 +46,7 @@ class TfjsGraph(nn.Module):
                 )
 
     def forward(self, image_BHWC: Tensor) -> tuple[Tensor, ...]:
-        """The outputs, laid out as the graph has them: channels last."""
+        """Return the outputs in the layout of the graph: channels last."""
         values: dict[str, Tensor] = {}
         for name in self.order:
             node = self.nodes[name]
@@ -84,7 +84,7 @@ def _read(file: Path) -> tuple[dict[str, Node], dict[str, Any]]:
 
 
 def _weight(file: Path, entry: Any) -> tuple[str, tuple[int, ...], np.dtype[Any]]:
-    """Name, shape and stored kind of one entry of the manifest."""
+    """Return name, shape and stored data type of one entry of the manifest."""
     try:
         name, shape = str(entry["name"]), tuple(int(side) for side in entry["shape"])
         packed = entry.get("quantization") or {}
@@ -97,7 +97,7 @@ def _weight(file: Path, entry: Any) -> tuple[str, tuple[int, ...], np.dtype[Any]
 
 
 def _order(file: Path, nodes: Mapping[str, Node], outputs: tuple[str, ...]) -> list[str]:
-    """Nodes that the outputs depend on, in topological order."""
+    """Return the nodes that the outputs depend on, in topological order."""
     ordered: dict[str, None] = {}
     waiting = [(name, False) for name in reversed(outputs)]
     while waiting:
@@ -131,7 +131,7 @@ def _ints(node: Node, name: str) -> list[int]:
 
 
 def _convolved(node: Node, given: list[Tensor]) -> Tensor:
-    """A convolution, in groups where its name says depthwise, with the bias and the activation that are fused into it."""
+    """Apply a convolution, grouped if its name says depthwise, with its fused bias and activation."""
     image_BHWC, kernel, *more = given
     depthwise = "Depthwise" in node["op"]
     if _text(node, "data_format", "NHWC") != "NHWC" or _text(node, "padding") not in ("SAME", "VALID"):
@@ -155,7 +155,7 @@ def _convolved(node: Node, given: list[Tensor]) -> Tensor:
 
 
 def pad_same(image_BCHW: Tensor, kernel: list[int], stride: list[int], dilation: list[int]) -> Tensor:
-    """With TensorFlow's SAME padding: as many outputs as the stride fits into the side, the odd pixel of padding after."""
+    """Pad as TensorFlow's SAME: ceil(side / stride) outputs, with an odd padding pixel at the end."""
     sides: list[int] = []
     for size, k, s, d in zip(image_BCHW.shape[:1:-1], kernel[::-1], stride[::-1], dilation[::-1], strict=True):
         total = max((-(-size // s) - 1) * s + (k - 1) * d + 1 - size, 0)
@@ -164,7 +164,7 @@ def pad_same(image_BCHW: Tensor, kernel: list[int], stride: list[int], dilation:
 
 
 def resize_bilinear_tf1(image_BHWC: Tensor, rows: int, columns: int) -> Tensor:
-    """Bilinear as TensorFlow 1 had it: pixel i of the output lies at i * (old / new) of the input, not at its centre."""
+    """Resize bilinearly as in TensorFlow 1: pixel i of the output is at i * (old / new) of the input, not at its centre."""
     for axis, size in ((1, rows), (2, columns)):
         old = image_BHWC.shape[axis]
         at = torch.arange(size, device=image_BHWC.device, dtype=torch.float32) * (old / size)

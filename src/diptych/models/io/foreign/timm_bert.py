@@ -1,4 +1,4 @@
-"""Published initial weights under our names: vision transformers in timm's names, BERT in transformers' or Google's.
+"""Convert published initial weights to our names: vision transformers from timm's, BERT from transformers' or Google's.
 
 Letters: P positions, D width.
 """
@@ -25,15 +25,15 @@ HEAD = {
 }  # fmt: skip
 """BERT's word head, after `cls.predictions.`."""
 ATTENTION = {"self.query": "query", "self.key": "key", "self.value": "value", "output.dense": "out", "output.LayerNorm": "norm"}
-"""Of a `PostNormAttention`, after `attention.` or `crossattention.`."""
+"""Tensors of a `PostNormAttention`, after `attention.` or `crossattention.`."""
 THINKING = {"intermediate.dense": "mlp_in", "output.dense": "mlp_out", "output.LayerNorm": "norm"}
 """The two layers after attention, and their norm."""
 
 
 def copy_tensors_(own: Mapping[str, Tensor], given: Mapping[str, Tensor], what: str, *, without: tuple[str, ...] = ()) -> None:
-    """Copies `given` into the tensors of a module, all but those whose names have a part of `without`.
+    """Copy `given` into the tensors of a module, except those whose names contain a part of `without`.
 
-    Raises DataError if one of them is missing or of another shape, and where one that is given has no place: of more layers, say.
+    Raises DataError if one of them is missing or of another shape, or if a given one is unexpected, such as of further layers.
     """
     for name, tensor in own.items():
         if any(part in name for part in without):
@@ -49,7 +49,7 @@ def copy_tensors_(own: Mapping[str, Tensor], given: Mapping[str, Tensor], what: 
 
 
 def from_timm(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """A vision transformer's tensors under the names of a `VisionTransformer`; a classifier has no place."""
+    """Return a timm vision transformer's tensors under the names of a `VisionTransformer`, without the classifier."""
     out = {ours: tensors[name] for name, ours in IMAGE.items() if name in tensors}
     for name, ours in (("cls_token", "class_token_D"), ("pos_embed", "position_PD")):
         if name in tensors:
@@ -64,8 +64,10 @@ def from_timm(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def bert_parts(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """BERT's body (`embeddings.`, `encoder.layer.`) and its word head under the names of `HEAD`; its pooling layer and its sentence head
-    have no place."""
+    """Return BERT's body (`embeddings.`, `encoder.layer.`) and its word head under the names of `HEAD`.
+
+    The pooling layer and the sentence head are dropped.
+    """
     plain = {_modern(name): tensor for name, tensor in tensors.items()}
     body = {name.removeprefix("bert."): tensor for name, tensor in plain.items()}
     kept = {name: tensor for name, tensor in body.items() if name.startswith(("embeddings.", "encoder.layer."))}
@@ -79,5 +81,5 @@ def word_head(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _modern(name: str) -> str:
-    """Files of 2018 call a norm's weight and bias gamma and beta."""
+    """Rename gamma and beta, the weight and bias of norms in files of 2018."""
     return name.replace("LayerNorm.gamma", "LayerNorm.weight").replace("LayerNorm.beta", "LayerNorm.bias")

@@ -1,4 +1,4 @@
-"""Image models of timm as embedders, without their classifiers.
+"""Load image models of timm, without their classifiers, as embedders.
 
 Letters: B batch, C channel, H W.
 """
@@ -26,7 +26,7 @@ from diptych.models.towers.towers import image_tower
 
 
 class TimmImages(nn.Module):
-    """A timm model without its classifier, as a tower after `encode_image`."""
+    """timm model without its classifier, with `encode_image`."""
 
     def __init__(self, image_tower: TimmTower) -> None:
         super().__init__()
@@ -52,7 +52,7 @@ class ImageEmbedding(Embedding):
 
 
 def open_timm(spec: str, name: str, weights: str, download: bool) -> Embedding:
-    """Embedder of an image model of timm: `weights` is a file or the word random; "" with `download` takes timm's own."""
+    """Load an image model of timm as an embedder: `weights` is a file or "random"; "" with `download` takes timm's own."""
     import timm
 
     if not timm.is_model(name):
@@ -69,7 +69,7 @@ def open_timm(spec: str, name: str, weights: str, download: bool) -> Embedding:
 
 
 def _fill(inner: Any, path: Path) -> None:
-    """Load a state dict; only the classifier, which we left out, may be too much."""
+    """Load a state dict; only the omitted classifier may be unexpected."""
     report = inner.load_state_dict(read_tensors(path), strict=False)
     classifier = inner.pretrained_cfg.get("classifier") or "classifier"
     heads = tuple(f"{name}." for name in ([classifier] if isinstance(classifier, str) else classifier))

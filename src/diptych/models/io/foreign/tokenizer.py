@@ -1,4 +1,4 @@
-"""Tokenizers of transformers as our `Tokenizer`: the same ids, kept inside a run, usable in loader workers."""
+"""Convert tokenizers of transformers to our `Tokenizer`: the same ids, saved with a run, usable in loader workers."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ from diptych.data.text.tokens.cleaners import Clean
 from diptych.data.text.tokens.sentence_pieces import from_sentence_pieces
 
 PROBES = ("a photo of a cat", "Two dogs, one ball: 3 m!", "une fenêtre bleue", "一只红色的鸟", "")
-"""Texts on which the ids are compared when a folder is opened."""
+"""Texts for which ids are compared when a folder is loaded."""
 
 FILES = ("tokenizer.json", "vocab.txt", "vocab.json", "spiece.model", "sentencepiece.bpe.model", "tokenizer.model")
-"""What a tokenizer is read from."""
+"""Files of a tokenizer."""
 
 
 def from_transformers(folder: Path, *, clean: Clean = "none") -> Tokenizer:
-    """The tokenizer of a transformers folder.
+    """Load the tokenizer of a transformers folder.
 
-    clean  what is done to a text first, for tokenizers that transformers calls after a cleaner of its own
-    Raises DataError for a folder without tokenizer, and ConfigError for one whose ids we would not reproduce.
+    clean  cleaning applied to a text first, for tokenizers that transformers calls after its own cleaning
+    Raises DataError for a folder without tokenizer, and ConfigError for one whose ids cannot be reproduced.
     """
     config = _side_files(folder)
-    if "diptych" in config:  # written by us: it knows its own marks
+    if "diptych" in config:  # written by us, with its special tokens
         return Tokenizer.load(folder)
     if config.get("tokenizer_class") in ("SiglipTokenizer", "SiglipTokenizerFast"):
         return _siglip(folder, config)
-    if not any((folder / name).is_file() for name in FILES):  # transformers would make an empty one
+    if not any((folder / name).is_file() for name in FILES):  # transformers would create an empty one
         raise DataError("it has no tokenizer", file=folder, expected=f"one of {', '.join(FILES)}")
     import transformers
 
@@ -85,8 +85,10 @@ def _side_files(folder: Path) -> dict[str, Any]:
 
 
 def _siglip(folder: Path, config: Mapping[str, Any]) -> Tokenizer:
-    """SigLIP's, whose class in transformers needs another package. Texts are put into lower case without punctuation first, and
-    an end mark closes them, which is the padding as well."""
+    """Load SigLIP's tokenizer, whose class in transformers needs another package.
+
+    Texts are lowercased, punctuation is removed, and an end token is appended, which is also the padding token.
+    """
     named = {name: config.get(name) or "</s>" for name in ("eos_token", "pad_token")}
     if (file := folder / "tokenizer.json").is_file():
         text = file.read_text(encoding="utf-8")
@@ -103,7 +105,7 @@ def _siglip(folder: Path, config: Mapping[str, Any]) -> Tokenizer:
 
 
 def check_fits(tokenizer: Tokenizer, text: Mapping[str, Any], source: str) -> None:
-    """Refuses a tokenizer whose ids, or whose end, a text tower does not know; `text` are the tower's arguments."""
+    """Refuse a tokenizer whose ids or end token do not fit a text tower; `text` are the tower's arguments."""
     vocabulary = (
         text.get("vocab_size") or (text.get("config") or {}).get("vocab_size") or (text.get("encoder") or {}).get("vocab_size")
     )

@@ -1,4 +1,4 @@
-"""Folders of transformers with a model of two sides, as embedders that can be trained on (`transformers_layout.FAMILIES`)."""
+"""Load transformers folders of dual encoders as trainable embedders (`transformers_layout.FAMILIES`)."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from diptych.models.towers.packaged.hf_text import silence_transformers
 
 
 def open_folder(folder: Path, spec: str) -> PairEmbedder:
-    """The model, image settings and tokenizer of a folder that transformers saved.
+    """Load the model, image settings and tokenizer of a folder that transformers saved.
 
     Raises ConfigError for another family, and DataError for a folder that lacks a file or a tensor, or has one of another size.
     """
@@ -45,14 +45,14 @@ def open_folder(folder: Path, spec: str) -> PairEmbedder:
     check_fits(tokenizer, parts.text, spec)
     model = load_dual_encoder(parts, str(folder))
     positions = int(config["text_config"]["max_position_embeddings"])
-    length = min(family.text_length or positions, positions - int(kind == "altclip") * 2)  # XLM-R counts places from 2 on
+    length = min(family.text_length or positions, positions - int(kind == "altclip") * 2)  # XLM-R counts positions from 2
     embedder = PairEmbedder(model, preprocess, tokenizer, length, spec)
     embedder.left = parts.left
     return embedder
 
 
 def _sized(parts: DualEncoderParts, tokenizer: Tokenizer, size: int, spec: str) -> DualEncoderParts:
-    """The same with what the processor decides: the padding that a text tower reads, and the size that convolutions get."""
+    """Complete parts with settings of the processor: padding that a text tower attends to, and the image size of convolutions."""
     image, text = dict(parts.image), dict(parts.text)
     if text.get("pooling") == "last":
         text["pad_id"] = tokenizer.pad_id
@@ -67,7 +67,9 @@ def _sized(parts: DualEncoderParts, tokenizer: Tokenizer, size: int, spec: str) 
 
 
 def _loaded(folder: Path, name: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Configuration with every default, and tensors in float32, as transformers reads them: sharded files and older names included."""
+    """Load the configuration with all defaults, and tensors in float32, as transformers does,
+    including sharded files and older names.
+    """
     import transformers
 
     kind: Any = getattr(transformers, name)

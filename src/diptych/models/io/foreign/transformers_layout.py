@@ -1,7 +1,7 @@
-"""Two-sided models of transformers as dual encoders: which families there are, and where each of their tensors goes.
+"""Convert dual encoders of transformers: the supported families, and the mapping of their tensors.
 
-Image sides that are vision transformers become ours, tensor by tensor; so do CLIP's and SigLIP's text sides. The other sides are kept
-as the modules of transformers that they are (`towers/hf_image.py`, `towers/hf_text.py`).
+Vision transformers are converted to our image towers, tensor by tensor, and so are CLIP's and SigLIP's text encoders.
+Other encoders remain modules of transformers (`towers/packaged/hf_image.py`, `towers/packaged/hf_text.py`).
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ ACTIVATIONS = {"gelu": "gelu", "quick_gelu": "quick_gelu", "gelu_pytorch_tanh": 
 @dataclass(frozen=True)
 class ModelFamily:
     """model_type    in config.json
-    about         what is opened, in words
-    text_length   tokens that a text had in training, where there are more positions than that; 0 takes as many as there are positions
+    about         description of the family
+    text_length   tokens per text in training, if there are more positions; 0: the number of positions
     parts         (configuration, state dict, class name) -> Parts
-    classes       names of the classes of transformers that have two sides of it, the usual one first
+    classes       names of its dual encoder classes in transformers, the usual one first
     published     a published model of it
     """
 
@@ -92,10 +92,10 @@ def _renamed(name: str, rules: Rules) -> str | None:
 def _sorted(
     tensors: Mapping[str, Tensor], sides: Mapping[str, tuple[str, Rules | None]], unread: str = ""
 ) -> tuple[dict[str, Tensor], list[str]]:
-    """Tensors by our names, and the names of those that no embedding is made of.
+    """Return tensors by our names, and the names of those that are not used for embeddings.
 
-    sides   prefix of theirs -> prefix of ours, and the rules for what follows it (None: the module is kept as it is)
-    unread  regular expression of whole names that are left out
+    sides   prefix of theirs -> prefix of ours, and the rules for the rest (None: the module is kept unchanged)
+    unread  regular expression of whole names that are dropped
     """
     out: dict[str, Tensor] = {}
     left: list[str] = []
@@ -130,7 +130,7 @@ def _shaped(theirs: str, ours: str, tensor: Tensor) -> Tensor:
 
 
 def _joined(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Queries, keys and values in one matrix a block, and those of a pooling head in a query's and a further one."""
+    """Concatenate queries, keys and values to one matrix per block, and those of a pooling head to a query's and another one."""
     out: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
         if split := re.fullmatch(r"(.+\.attention)\.([qkv])\.(\w+)", name):
@@ -163,7 +163,7 @@ def _sizes(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def mlp_ratio(width: int, hidden: int) -> float:
-    """The ratio of which our towers, that round down, make `hidden` again."""
+    """Return the MLP ratio for which our towers, which round down, have `hidden` units."""
     ratio = hidden / width
     return ratio if int(width * ratio) == hidden else (hidden + 0.5) / width
 
@@ -184,12 +184,12 @@ def _words(settings: Mapping[str, Any], **more: Any) -> dict[str, Any]:
 
 
 def _encoder(settings: Mapping[str, Any], pooling: str, **changes: Any) -> dict[str, Any]:
-    """A text side that stays a module of transformers."""
+    """Return the arguments of a text encoder that remains a module of transformers."""
     return {"name": "hf", "config": {**plain(settings), **changes}, "pooling": pooling}
 
 
 def plain(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """A configuration of a side without what says nothing of its architecture."""
+    """Return an encoder configuration without settings that do not concern its architecture."""
     idle = (
         "transformers_version",
         "architectures",
@@ -208,7 +208,7 @@ def plain(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 def _clip(config: dict[str, Any], tensors: Mapping[str, Tensor], kind: str) -> DualEncoderParts:
     renamed, left = _sorted(tensors, {"vision_model.": ("image_tower.", _IMAGE), "text_model.": ("text_tower.", _TEXT)})
-    # Before 2023 files said that the end's id is 2, whatever it was, and the largest id was taken for it; transformers still does so.
+    # Before 2023 files had 2 as the end id, whatever it was, and the largest id was used instead; transformers still does so.
     end = config["text_config"]["eos_token_id"]
     text = _words(
         config["text_config"], causal=True, **({"pooling": "largest"} if end == 2 else {"pooling": "eot", "eot_id": end})
@@ -243,7 +243,7 @@ def _siglip(config: dict[str, Any], tensors: Mapping[str, Tensor], kind: str) ->
     renamed, left = _sorted(tensors, {"vision_model.": ("image_tower.", _IMAGE), "text_model.": ("text_tower.", _TEXT)})
     if (
         config["model_type"] == "siglip2" and "num_patches" in vision
-    ):  # NaFlex: patches come cut out, row by row and channels last
+    ):  # NaFlex: the input is patches, row by row and channels last
         side = round(vision["num_patches"] ** 0.5) * vision["patch_size"]
         vision = {**vision, "image_size": side}
         weight, patch = renamed["image_tower.patches.weight"], vision["patch_size"]
@@ -266,7 +266,7 @@ _CROSS = r".+\.crossattention\..+|itm_head\..+"
 
 def _blip(config: dict[str, Any], tensors: Mapping[str, Tensor], kind: str) -> DualEncoderParts:
     vision, words = config["vision_config"], config["text_config"]
-    # Its text side doubles as a decoder that reads the image; alone, as for the contrastive loss, it reads words both ways.
+    # Its text encoder is also a decoder that attends to the image; for the contrastive loss it is a bidirectional encoder.
     alone = {"is_decoder": False, "add_cross_attention": False}
     if kind == "BlipModel":
         sides: dict[str, tuple[str, Rules | None]] = {
@@ -304,4 +304,4 @@ FAMILIES = {
         ModelFamily("altclip", "AltCLIP", 77, _chinese_clip, ("AltCLIPModel",), "BAAI/AltCLIP"),
     )
 }
-"""By the `model_type` of a folder's config.json."""
+"""Families by the `model_type` of a folder's config.json."""

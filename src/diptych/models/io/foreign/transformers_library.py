@@ -1,8 +1,8 @@
-"""Two-sided models of transformers as they are, with their processor's own preprocessing: families that have no towers of ours, and
-SigLIP 2 with images of any shape ("hf:FOLDER#naflex").
+"""Inference with dual encoders of transformers by their own processors: families without towers of ours,
+and SigLIP 2 with images of any shape ("hf:FOLDER#naflex").
 
-They embed and are not trained on; vectors are those of the library's `get_image_features` and `get_text_features`, of norm 1. Models that
-answer with a vector per patch and a word (ColPali and the like) are compared by these.
+They can embed but not be trained; vectors are the normalised outputs of `get_image_features` and `get_text_features`.
+Models with a vector per patch and per word (such as ColPali) are compared by late interaction.
 
 Letters: B batch, N items, K texts, L tokens, D width.
 """
@@ -36,7 +36,7 @@ from diptych.models.towers.packaged.hf_text import silence_transformers
 
 LATE: Literal["LibraryLateEmbedder"] = "LibraryLateEmbedder"
 NAFLEX = "#naflex"
-"""Behind the folder of a SigLIP 2 of any shape: its images keep theirs."""
+"""Suffix of the folder of a NaFlex SigLIP 2 whose images keep their aspect ratio."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +45,7 @@ class LibraryFamily:
     name       class of transformers
     about      what it is
     published  a published model of it
-    opens      class of the model that opens it
+    opens      class of the embedder
     address    form of its address
     """
 
@@ -82,10 +82,9 @@ BY_TYPE = {family.model_type: family for family in LIBRARY_FAMILIES}
 
 
 class LibraryEmbedder:
-    """`Embedder` of a two-sided model of transformers, by its processor.
+    """`Embedder` of a dual encoder of transformers, with its processor.
 
-    `truncated` counts nothing: the processor cuts texts by itself. `left` names tensors of the file that the model does not have:
-    heads of other tasks.
+    `truncated` is always 0, since the processor truncates texts. `left` names unused tensors of the file: heads of other tasks.
     """
 
     truncated = 0
@@ -95,7 +94,7 @@ class LibraryEmbedder:
         text = getattr(model.config, "text_config", model.config)
         self.text_length = int(getattr(text, "max_position_embeddings", 0) or getattr(text, "max_length", 0) or 64)
         if getattr(text, "model_type", "") in ("roberta", "xlm-roberta", "camembert"):
-            self.text_length -= 2  # they count places from 2 on
+            self.text_length -= 2  # they count positions from 2
 
     @cached_property
     def fingerprint(self) -> str:
@@ -104,12 +103,12 @@ class LibraryEmbedder:
 
     @one_or_many
     def embed_images(self, images: Sequence[ImageSource], *, batch_size: int = 64) -> Unit:
-        """Unit vectors [N, D]."""
+        """Return unit vectors [N, D]."""
         return self._rows(images, batch_size, lambda part: self.model.get_image_features(**self._pixels(part)))
 
     @one_or_many
     def embed_texts(self, texts: Sequence[str], *, batch_size: int = 256) -> Unit:
-        """Unit vectors [K, D]."""
+        """Return unit vectors [K, D]."""
         return self._rows(texts, batch_size, lambda part: self.model.get_text_features(**self._ids(part)))
 
     def _pixels(self, images: Sequence[ImageSource]) -> dict[str, Tensor]:
@@ -117,8 +116,10 @@ class LibraryEmbedder:
         return self._on_device(self.processor.image_processor(images=pictures, return_tensors="pt"))
 
     def _ids(self, texts: Sequence[str]) -> dict[str, Tensor]:
-        """Rows of ids with their mask, as long as the longest text; of a SigLIP as long as in training, and without a mask, for it was
-        trained on padding that is read."""
+        """Return rows of ids with their mask, padded to the longest text.
+
+        For SigLIP, rows are as long as in training and have no mask, since it was trained with attention to padding.
+        """
         siglip = self.model.config.model_type == "siglip2"
         options = {"padding": "max_length" if siglip else True, "truncation": True, "max_length": self.text_length}
         given = self._on_device(self.processor(text=list(texts), return_tensors="pt", **options))
@@ -133,7 +134,7 @@ class LibraryEmbedder:
         def encode(part: Sequence[Any]) -> Tensor:
             output = answer(part)
             vector: Tensor = getattr(output, "pooler_output", output)
-            vector_BD = vector[:, 0] if vector.ndim == 3 else vector  # FLAVA projects every place, the class token first
+            vector_BD = vector[:, 0] if vector.ndim == 3 else vector  # FLAVA projects every position, the class token first
             return l2_normalise(vector_BD).float().cpu()
 
         with self._ready():
@@ -147,14 +148,14 @@ class LibraryEmbedder:
 
 
 class LibraryLateEmbedder(LibraryEmbedder):
-    """`TokenEmbedder` and `PairScorer` of a model of transformers that answers with a vector per patch and a word, such as ColPali.
+    """`TokenEmbedder` and `PairScorer` of a late-interaction model of transformers, such as ColPali.
 
     The score of a pair is the sum over the text's tokens of the best cosine with a token of the image. `embed_images` and
-    `embed_texts` give the mean of the tokens, for a shortlist.
+    `embed_texts` return the mean of the tokens, for a shortlist.
     """
 
     def embed_patches(self, images: Sequence[ImageSource], *, batch_size: int = 8) -> list[Unit]:
-        """[L, D] an image: every token that the model reads beside it, its prompt's too."""
+        """Return [L, D] per image: all tokens of the model, including those of its prompt."""
 
         def inputs(part: Sequence[Any]) -> Mapping[str, Any]:
             pictures = [Image.fromarray(decode(image, exact=True)) for image in part]
@@ -164,7 +165,7 @@ class LibraryLateEmbedder(LibraryEmbedder):
         return self._tokens(images, batch_size, inputs)
 
     def embed_words(self, texts: Sequence[str], *, batch_size: int = 64) -> list[Unit]:
-        """[L, D] a text, with what the processor puts around a query."""
+        """Return [L, D] per text, including tokens that the processor adds to a query."""
         return self._tokens(texts, batch_size, lambda part: self.processor.process_queries(text=list(part)))
 
     @one_or_many
@@ -195,10 +196,10 @@ class LibraryLateEmbedder(LibraryEmbedder):
 
 
 def open_library(folder: Path, spec: str) -> LibraryEmbedder:
-    """The model and processor of a folder of one of these families. No download, nothing of the folder is run.
+    """Load the model and processor of a folder of one of these families. No download, no code of the folder is run.
 
-    Raises ConfigError for another family, or one whose code lies in the folder; DataError for a folder without processor, or
-    whose weights are not those that config.json says.
+    Raises ConfigError for another family, or one whose code is in the folder; DataError for a folder without processor,
+    or whose weights do not match config.json.
     """
     import transformers
 

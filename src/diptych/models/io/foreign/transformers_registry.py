@@ -1,4 +1,4 @@
-"""Which image-text models of the installed transformers open by "hf:FOLDER", as what, and why the others do not."""
+"""Registry of image-text models of the installed transformers: what "hf:FOLDER" loads them as, or why it does not."""
 
 from __future__ import annotations
 
@@ -16,18 +16,21 @@ MAPPINGS = (
     "MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES",
     "MODEL_FOR_VISUAL_QUESTION_ANSWERING_MAPPING_NAMES",
 )
-"""Registries of transformers whose models read images and texts."""
+"""Registries of transformers with models of images and texts."""
 REFUSED = {
     "neomme": "reads several media at once, and has not been compared with the library",
     "omdet-turbo": "takes classes and a task in a form of its own",
     "videoprism": "reads clips; of the models of clips X-CLIP opens",
 }
-"""`model_type` -> why it does not open, where the rules below would not say."""
+"""`model_type` -> why it is not supported, if the rules below do not tell."""
 
 
 def image_text_models() -> dict[str, str]:
-    """Each `model_type` of the installed transformers that reads images and texts -> "embedder", "late embedder", "phrase detector",
-    "generator", "fused model" or "video embedder", or "no: " and the reason."""
+    """Return the kind of each image-text `model_type` of the installed transformers.
+
+    Kinds are "embedder", "late embedder", "phrase detector", "generator", "fused model" or "video embedder",
+    or "no: " and the reason.
+    """
     from transformers.models.auto import modeling_auto
 
     classes: dict[str, set[str]] = {}
@@ -45,7 +48,7 @@ def image_text_models() -> dict[str, str]:
 
 
 def opens(model_type: str, classes: list[str]) -> str:
-    """As what a folder of that `model_type`, with one of these classes, opens; or "no: " and the reason."""
+    """Return the kind of a folder of that `model_type`, with one of these classes; or "no: " and the reason."""
     if model_type in FAMILIES:
         return "embedder"
     if model_type in BY_TYPE:
@@ -69,7 +72,9 @@ def opens(model_type: str, classes: list[str]) -> str:
 
 
 def _sees(model_type: str) -> bool:
-    """True if the family's configuration has a vision side under the name that `generators.is_generator` looks for."""
+    """Return True if the family's configuration has a vision configuration under the name that `generators.is_generator`
+    expects.
+    """
     import transformers
 
     try:

@@ -1,1 +1,1 @@
-"""Classes from vectors: classifiers that labels train."""
+"""Classifiers trained with labels."""

@@ -1,4 +1,4 @@
-"""An image tower with classifiers on every prefix of its vector, trained with labels (Matryoshka, 2205.13147).
+"""Image tower with classifiers on prefixes of its vector, trained with labels (Matryoshka, 2205.13147).
 
 Letters: B batch, N items, C channel (of images) or classes (of logits), H W, M prefixes, D width.
 """
@@ -43,7 +43,7 @@ class NestedLogits:
 
 
 class NestedImageClassifier(nn.Module):
-    """Images to logits: the tower's pooled vector, neither projected nor normalised, goes into a `NestedClassifier`."""
+    """Image classifier: a `NestedClassifier` on the tower's pooled vector, neither projected nor normalised."""
 
     def __init__(self, tower: Tower, classes: int, dims: Sequence[int], *, tied: bool = False, bias: bool = True) -> None:
         super().__init__()
@@ -57,11 +57,12 @@ class NestedImageClassifier(nn.Module):
 class ClassEmbedder:
     """A trained `NestedImageClassifier` with its preprocessing and the names of its classes.
 
-    As a `Classifier` it gives the logits of the longest prefix. As an `Embedder` its image vectors are the tower's, cut to the longest
-    prefix and normalised, and the vector of a text is the weight of the class of that name; it knows no other texts. So classes are
-    searched by name, and nearest neighbours are those of the paper; a class's bias and length count in `classify` alone.
+    As a `Classifier` it gives the logits of the longest prefix. As an `Embedder` its image vectors are the tower's,
+    truncated to the longest prefix and normalised, and the vector of a text is the weight of the class of that name;
+    other texts are not supported. So classes are searched by name, and nearest neighbours are those of the paper; the bias and
+    the norm of a class are used only by `classify`.
 
-    flip  logits are the mean of an image's and its mirror image's; the published evaluation has their sum, with the same order
+    flip  average the logits of an image and its mirror image; the published evaluation uses their sum, with the same ranking
     """
 
     kind: ClassVar[str] = "nested_classifier"
@@ -87,7 +88,9 @@ class ClassEmbedder:
         return fingerprint(self.model, settings)
 
     def first(self, width: int) -> Self:
-        """The same model read at its first `width` numbers. Classifiers of their own exist for `dims` alone; a tied one has any width."""
+        """Return the same model on the first `width` dimensions.
+        Separate classifiers exist only for `dims`; a tied one has any width.
+        """
         if not 0 < width <= max(self.model.classifier.dims):
             raise ConfigError(f"a prefix has 1 to {max(self.model.classifier.dims)} dimensions, not {width}")
         short = copy.copy(self)
@@ -118,7 +121,9 @@ class ClassEmbedder:
 
     @one_or_many
     def embed_texts(self, texts: Sequence[str], *, batch_size: int = 256) -> Unit:
-        """The weights of classes, unit-norm. Raises UnknownName for a text that is none of `classes`; underscores may be blanks."""
+        """Return unit-norm weights of classes. Raises UnknownName for a text that is not in `classes`;
+        underscores may be spaces.
+        """
         index = {name.replace("_", " "): k for k, name in enumerate(self.classes)}
         rows = []
         for text in texts:
@@ -143,7 +148,7 @@ class ClassEmbedder:
         return linear.weight, linear.bias  # type: ignore[return-value]
 
     def _in_batches(self, images: Sequence[ImageSource], size: int, work: Callable[[Tensor], Tensor]) -> list[Tensor]:
-        """Results of `work` on batches of the images, smaller ones where memory runs out."""
+        """Apply `work` to batches of the images, with smaller batches if memory runs out."""
         with self._ready() as device:
 
             def one(part: Sequence[ImageSource]) -> Tensor:

@@ -1,7 +1,7 @@
-"""Heads that judge images for a filter: unsafe, from an embedding; watermarked, from pixels. Trained on labels that you bring.
+"""Heads of image filters, trained on your own labels: unsafe (from embeddings) and watermarked (from pixels).
 
 Sizes are LAION-5B's (Schuhmann et al., 2022, 2210.08402): a multi-layer perceptron on CLIP embeddings, and an EfficientNet-B3 whose
-input is squashed to a square. No weights come with them: which images are unsafe is for whoever uses them to say.
+input is squashed to a square. No weights are included: users decide which images are unsafe.
 Letters: B batch, D width of the embedding.
 """
 
@@ -17,8 +17,9 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 class SafetyHead(nn.Module):
-    """D - 1024 - 2048 - 1024 - 256 - 128 - 16 - 1; ReLU and dropout after all but the last two layers. Returns logits [B]: a sigmoid
-    makes a probability of them, where the released head for ViT-H/14 compares the number itself with 0.5."""
+    """D - 1024 - 2048 - 1024 - 256 - 128 - 16 - 1; ReLU and dropout after all but the last two layers.
+    Returns logits [B] for a sigmoid; the released head for ViT-H/14 compares its raw output with 0.5.
+    """
 
     def __init__(self, width: int, *, hidden: tuple[int, ...] = SAFETY_WIDTHS, dropout: float = 0.2) -> None:
         super().__init__()

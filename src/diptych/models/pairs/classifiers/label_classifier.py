@@ -1,4 +1,4 @@
-"""Which label a query is: open-vocabulary classification against encoded label texts (RLIP, 2209.01814).
+"""Open-vocabulary classification of queries against encoded label texts (RLIP, 2209.01814).
 
 Letters: B batch, S decoder layers, Q queries, T labels, D width; X any leading shape.
 """
@@ -18,7 +18,7 @@ class LabelClassifier(nn.Module):
     """logit = (h + a) . W(scale t / |t|) + log(p / (1 - p)), p = .01: the "bias trick", with a learned shift `a` for entities and
     one for relations.
 
-    Queries are not normalised and there is no temperature, so `scale` sets how far the logits reach in the beginning: 1/2 as
+    Queries are not normalised and there is no temperature, so `scale` sets the initial range of the logits: 1/2 as
     published for features of width 256; narrow models need more.
     """
 
@@ -31,14 +31,14 @@ class LabelClassifier(nn.Module):
         self.prior = -math.log((1 - PRIOR) / PRIOR)
 
     def texts(self, text_XTD: Tensor) -> Tensor:
-        """Label features, ready to be compared with queries."""
+        """Return label features for comparison with queries."""
         projected_XTD: Tensor = self.project(F.normalize(text_XTD, dim=-1) * self.scale)
         return projected_XTD
 
     def entities(self, query_XQD: Tensor, text_XTD: Tensor) -> Tensor:
-        """[..., Q, T] logits for a softmax over labels. `text` is what `texts` gave, and may lack leading axes."""
+        """Return logits [..., Q, T] for a softmax over labels. `text` is the output of `texts`, and may lack leading axes."""
         return (query_XQD + self.entity_shift_D) @ text_XTD.mT + self.prior
 
     def relations(self, query_XQD: Tensor, text_XTD: Tensor) -> Tensor:
-        """[..., Q, T] logits for T independent sigmoids."""
+        """Return logits [..., Q, T] for T independent sigmoids."""
         return (query_XQD + self.relation_shift_D) @ text_XTD.mT + self.prior

@@ -1,4 +1,4 @@
-"""Classes from every prefix of a feature (Matryoshka, 2205.13147).  Letters: M prefixes, N items, D width, C classes."""
+"""Classifiers on prefixes of a feature (Matryoshka, 2205.13147).  Letters: M prefixes, N items, D width, C classes."""
 
 from __future__ import annotations
 
@@ -12,13 +12,15 @@ from diptych.core.errors import ConfigError
 
 
 class NestedClassifier(nn.Module):
-    """Logits [M, N, C] from features [N, width], one linear classifier on the first d numbers for each d of `dims`.
+    """Logits [M, N, C] from features [N, width], one linear classifier on the first d dimensions for each d of `dims`.
 
-    tied  the efficient form: all classifiers are cut from one weight [C, max(dims)] and share one bias (MRL-E); else each has its own
+    tied  the efficient form: all classifiers are slices of one weight [C, max(dims)] and share one bias (MRL-E);
+    else each has its own
     bias  whether the classifiers have one
 
-    Features are cut and not normalised. The published loss is `objectives.pairs.nested.nested_cross_entropy`; the gradient of
-    numbers beyond d from the term of d is zero.
+    Features are truncated and not normalised. The published loss is `objectives.pairs.nested.nested_cross_entropy`;
+    the term of d
+    has zero gradient for the dimensions beyond d.
     """
 
     def __init__(self, width: int, classes: int, dims: Sequence[int], *, tied: bool = False, bias: bool = True) -> None:

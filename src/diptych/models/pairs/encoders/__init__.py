@@ -1,1 +1,1 @@
-"""Two towers with what their training adds: memories, teachers, prototypes, several texts per image."""
+"""Dual encoders with training-time parts: memories, teachers, prototypes, several texts per image."""

@@ -1,7 +1,8 @@
-"""Two towers for captions in several chunks, each within the text tower's length: the vector of a caption is the mean of its chunks'
-before it is normalised (SyViC, 2303.17590). Pictures may be shown in the style of others.
+"""Dual encoder of long captions in several chunks, optionally with style transfer of images (SyViC, 2303.17590).
 
-Letters: B batch, C channel, H W, K chunks a caption, N chunks of all captions, L tokens, D width.
+Each chunk fits the text tower's length; the vector of a caption is the mean of its chunks' before normalisation.
+
+Letters: B batch, C channel, H W, K chunks per caption, N chunks of all captions, L tokens, D width.
 """
 
 from __future__ import annotations
@@ -16,9 +17,9 @@ from diptych.models.towers.outputs import PairFeatures
 
 
 class ChunkedEncoder(nn.Module):
-    """Holds its `DualEncoder`, which alone is deployed. Chunks that are not there are not read (the release reads rows of zeros).
+    """Wraps a `DualEncoder`, which is what is deployed. Missing chunks are not encoded (the release encodes rows of zeros).
 
-    stylist  shows pictures in the styles of others, where `forward` is given some
+    stylist  renders pictures in the styles that are given to `forward`
     """
 
     def __init__(self, encoder: DualEncoder, stylist: StyleTransferAugmentation | None = None) -> None:

@@ -1,4 +1,4 @@
-"""Two towers for images with a caption and K concepts each, and a temperature for each of both (CoCu, 2309.13505).
+"""Dual encoder of images with a caption and K concepts each, with separate temperatures (CoCu, 2309.13505).
 
 Letters: B batch, N images, C channel, H W, K concepts, L tokens, D width.
 """
@@ -29,10 +29,10 @@ class ConceptSets(PairFeatures):
 
 
 class ConceptEncoder(nn.Module):
-    """A `DualEncoder` (`encoder`, which alone is deployed) that reads a caption and K concepts an image.
+    """`DualEncoder` (`encoder`, the only deployed part) with a caption and K concepts per image.
 
     own_scale   concepts have a learned temperature of their own; otherwise the captions'
-    read_most   temperatures are read as this number where they are above it, without a gradient then; None reads them as they are
+    read_most   temperatures above this value are clamped to it, without gradient; None: no clamping
     """
 
     def __init__(
@@ -59,7 +59,7 @@ class ConceptEncoder(nn.Module):
 
     @torch.no_grad()
     def clamp_scale_(self, most: float) -> None:
-        """Keep both temperatures in [1, most]; with most 0 they stay as they are."""
+        """Keep both temperatures in [1, most]; with most 0 they are unchanged."""
         if most == 0:
             return
         self.encoder.clamp_scale_(most)

@@ -1,4 +1,5 @@
-"""Continual pre-training of two towers: momentum model, frozen reference and queues (CTP; momentum form of ALBEF, 2107.07651).
+"""Continual pre-training of a dual encoder: momentum model, frozen reference and queues (CTP; momentum form of ALBEF,
+2107.07651).
 
 Letters: B batch, N items, C channel, H W, L tokens, M masked words per text, K queued keys, V vocabulary, D width.
 """
@@ -28,8 +29,8 @@ class ContinualPairs(PairFeatures):
 
     momentum_..._ND     of the momentum model; None if none is kept
     queue_..._KD        keys of earlier steps from the momentum model, and their groups; shared by all rows
-    reference_..._ND    of the frozen reference; None while there is none
-    word_NMV            logits for hidden words; None without a fusion reader. momentum_word_NMV: the momentum model's
+    reference_..._ND    of the frozen reference; None as long as there is none
+    word_NMV            logits of masked words; None without a fusion reader. momentum_word_NMV: the momentum model's
     """
 
     momentum_image_ND: Embeddings[Tensor] | None = None
@@ -44,17 +45,17 @@ class ContinualPairs(PairFeatures):
 
 
 class ContinualEncoder(nn.Module):
-    """A `DualEncoder` with a reader of hidden words, companions and queues beside it.
+    """`DualEncoder` with a masked-language-model reader, companions and queues.
 
-    fusion_layers  blocks that read words and patches to guess hidden words; 0 leaves the guessing out
+    fusion_layers  blocks that attend to words and patches to predict masked words; 0: no masked language modelling
     projection_bias  which projections have one: "both" in the released code
     companions     names of those to keep: "momentum", "reference" (which `begin_task_` sets), or fewer
     queue          keys of either modality; 0 keeps none. queue_start: "empty" or "random"
     class_token    the reader reads the image tower's pooled vector, too, in front of the patches: the class token, of a tower with one
     post_norm      the reader's blocks are BERT's (`FusionEncoder`)
-    mask_id        the vocabulary's own token for hidden words; None: a learned vector stands in
+    mask_id        the vocabulary's mask token; None: a learned vector is used
 
-    `forward` changes nothing, so it may be called in chunks and twice; `follow_` and `remember_` come after the optimiser.
+    `forward` changes no state, so it may be called in chunks and twice; call `follow_` and `remember_` after the optimiser step.
     """
 
     def __init__(
@@ -123,7 +124,7 @@ class ContinualEncoder(nn.Module):
         hidden_BL: Tensor,
         place_BM: Tensor,
     ) -> tuple[Tensor, Tensor, Tensor | None]:
-        """image_ND and text_ND of norm 1, and the guesses of hidden words [N, M, V]."""
+        """Return unit-norm image_ND and text_ND, and logits of masked words [N, M, V]."""
         encoder = self.encoder
         output = encoder.image_tower(image_BCHW)
         image_ND = l2_normalise(encoder.image_projection(output.pooled_BD))
@@ -134,7 +135,7 @@ class ContinualEncoder(nn.Module):
         return image_ND, text_ND, self.reader(encoder.text_tower, masked_BL, hidden_BL, text_mask_BL, x_BPD, place_BM)
 
     def begin_task_(self) -> None:
-        """The reference, and the momentum model with it, become this model as it is now."""
+        """Set the reference and the momentum model to the current model."""
         for name in self.companions:
             self.companions.copy_(name, self)
 
@@ -146,7 +147,7 @@ class ContinualEncoder(nn.Module):
         mix_(self.companions["momentum"], own, *others)
 
     def remember_(self, image_ND: Tensor, text_ND: Tensor, group_N: Tensor) -> None:
-        """Queues the keys of a step, those of all processes."""
+        """Push the keys of a step, from all processes, to the queues."""
         if self.queue_image is not None and self.queue_text is not None:
             self.queue_image.push_(image_ND, group_N)
             self.queue_text.push_(text_ND, group_N)

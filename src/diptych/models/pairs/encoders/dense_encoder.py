@@ -1,4 +1,4 @@
-"""A dual encoder with two image vectors, and a teacher that follows its image side (TIPS, 2410.16512).
+"""Dual encoder with two image vectors and a momentum teacher of its image tower (TIPS, 2410.16512).
 
 Letters: B batch, N items, C channel, H W, L tokens, V local views, P patches, M hidden ones, K prototypes, D width.
 """
@@ -31,8 +31,8 @@ class DensePairs(PairFeatures):
     class_ND                             the first class token, neither projected nor normalised
     second_ND, caption_ND, second_scale  None in a model with one image vector
     local_NVK, teacher_N1K               of the first class token: the student's local views, the teacher's whole view
-    patch_NMK, teacher_patch_NMK         of hidden patches: the student, who cannot see them, and the teacher, who can
-    class_centre_K, patch_centre_K       the teacher's centres as they were before this step
+    patch_NMK, teacher_patch_NMK         of masked patches: by the student, with masking, and the teacher, without
+    class_centre_K, patch_centre_K       the teacher's centres before this step
     """
 
     class_ND: Embeddings[Tensor]
@@ -50,12 +50,12 @@ class DensePairs(PairFeatures):
 class DenseEncoder(nn.Module):
     """A `DualEncoder` over a `DenseViT`, prototype heads and a teacher; with two image vectors a `TwoTokenEncoder`.
 
-    teacher            another `DenseEncoder` of the same sizes, whose tower and heads the teacher starts from; None: this one, as it
-                       is built. `FrozenModules.copy_` rebuilds it, say after weights were loaded
+    teacher            another `DenseEncoder` of the same sizes, whose tower and heads the teacher starts from; None: this one, as
+    initialised. `FrozenModules.copy_` updates it, such as after loading weights
     two_tokens         project the second class token, too, with a temperature of its own, for captions
-    token              which of both the deployed model embeds an image by
-    distilled, masked  the two self-supervised terms; each has its own prototypes, and either brings the teacher
-    project            False: the towers' vectors are compared as they are, without projections (TIPS as released)
+    token              the one of the two by which the deployed model embeds an image
+    distilled, masked  the two self-supervised terms; each has its own prototypes, and each requires the teacher
+    project            False: the towers' vectors are compared without projections (TIPS as released)
     """
 
     class_centre_K: Tensor
@@ -158,7 +158,8 @@ class DenseEncoder(nn.Module):
 
 class TwoTokenEncoder(DualEncoder):
     """A `DualEncoder` that embeds an image by its first class token (trained on raw texts) or by its second (on captions), with a
-    temperature for each."""
+    temperature for each.
+    """
 
     def __init__(self, image_tower: Tower, text_tower: Tower, *, width: int, token: Token = "first", **options: Any) -> None:
         super().__init__(image_tower, text_tower, width=width, **options)
@@ -176,17 +177,17 @@ class TwoTokenEncoder(DualEncoder):
 
     @torch.no_grad()
     def clamp_scale_(self, most: float | None = None) -> None:
-        """Keep both temperatures in [1, most], or in [1, max_scale]; with most 0 they stay as they are."""
+        """Keep both temperatures in [1, most], or in [1, max_scale]; with most 0 they are unchanged."""
         if most == 0:
             return
         super().clamp_scale_(most)
         self.log_second_scale.clamp_(0.0, math.log(self.max_scale))
 
     def variant(self) -> dict[str, Any]:
-        """Settings to rebuild this variant, beside those of every `DualEncoder`."""
+        """Settings to rebuild this variant, in addition to those of every `DualEncoder`."""
         return {"kind": "two_tokens", "token": self.token}
 
 
 def _at(tokens_BPD: Tensor, place_BM: Tensor) -> Tensor:
-    """The tokens at these places; any token where the place is -1."""
+    """Return the tokens at these positions; an arbitrary token where the position is -1."""
     return tokens_BPD.gather(1, place_BM.clamp_min(0)[..., None].expand(-1, -1, tokens_BPD.shape[2]))

@@ -1,4 +1,4 @@
-"""A head that compares features with learned prototypes (DINO, 2104.14294).  Letters: N items, K prototypes, D width."""
+"""DINO's prototype head (2104.14294).  Letters: N items, K prototypes, D width."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 class DINOHead(nn.Module):
     """Three linear layers with GELU, then cosines [..., K] with K prototypes of norm 1. Published sizes: 2048, 256, 32,768.
 
-    learned_norms  cosines are multiplied by a norm of each prototype that is learned from 1 on, as in DINOv2's code
+    learned_norms  cosines are multiplied by a learned norm of each prototype, initially 1, as in DINOv2's code
     """
 
     def __init__(

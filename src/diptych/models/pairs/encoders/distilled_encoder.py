@@ -1,4 +1,4 @@
-"""A dual encoder that learns from a matcher over short lists of candidates (dynamic contrastive distillation; our reading).
+"""Dual encoder distilled from a matcher on short candidate lists (dynamic contrastive distillation; our interpretation).
 
 Letters: B batch, N items of this process, C items of all processes, K wrong candidates, C H W of an image, L tokens, D width.
 """
@@ -46,16 +46,16 @@ class DistilledPairs:
 
 
 class DistilledEncoder(nn.Module):
-    """The student `encoder`, and a frozen matcher as its teacher, which chooses candidates and scores them.
+    """Student `encoder` with a frozen matcher as its teacher, which chooses candidates and scores them.
 
     candidates  K, wrong ones of each anchor
-    negatives   who says which are hard: the "teacher" by its vectors, the "student" by its own as they are now, "both" half and half,
-                or nobody ("random")
-    scores      what of the teacher is learned: its "match" of each pair read together, or the "contrast" of its vectors
-    teacher_scale  what the teacher's contrast is multiplied by
-    exact       the teacher finds hard candidates by reading all pairs of the batch, not by its vectors
-    guess       learn a linear guess of the teacher's fused vector of each pair, too
-    apart       items of one group are no wrong candidates of each other
+    negatives   source of hard negatives: the "teacher" by its vectors, the "student" by its current ones, "both" half and half,
+                or "random"
+    scores      distillation target: the teacher's "match" score of each pair, or the "contrast" of its vectors
+    teacher_scale  factor of the teacher's contrast
+    exact       the teacher finds hard candidates by matching all pairs of the batch, not by its vectors
+    guess       also learn a linear prediction of the teacher's fused vector of each pair
+    apart       items of one group are not wrong candidates of each other
     gather      [...] of each process -> [W, ...], without gradient; world gives rank and number of processes
     """
 
@@ -145,7 +145,7 @@ class DistilledEncoder(nn.Module):
         )
 
     def _list(self, by_teacher_NC: Tensor, by_student_NC: Tensor, own_N: Tensor, may_NC: Tensor) -> tuple[Tensor, Tensor]:
-        """Partner and wrong candidates of each anchor [N, 1 + K], and which of them there are."""
+        """Return partner and wrong candidates of each anchor [N, 1 + K], and which of them exist."""
         may_NC = may_NC.scatter(1, own_N[:, None], False)
         count = min(self.candidates, may_NC.shape[1] - 1)
         if self.negatives == "random":
@@ -159,7 +159,7 @@ class DistilledEncoder(nn.Module):
         return torch.cat([own_N[:, None], place_NK], 1), torch.cat([torch.ones_like(kept_NK[:, :1]), kept_NK], 1)
 
     def _everywhere(self, own: SideFeatures) -> SideFeatures:
-        """Readings of all processes, in rank order. Texts and images have the same number of positions on every rank."""
+        """Gather features of all processes, in rank order. Texts and images have the same number of positions on every rank."""
         vector, state, mask = (self.gather(x).flatten(0, 1) for x in (own.vector_ND, own.state_N, own.mask_NT.to(torch.uint8)))
         return SideFeatures(vector, state, mask.bool())
 
@@ -171,6 +171,6 @@ class DistilledEncoder(nn.Module):
 
 
 def _best(value_NC: Tensor, may_NC: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """The places of the highest allowed values of each row, and which of them were allowed."""
+    """Return the indices of the highest allowed values of each row, and which of them were allowed."""
     place_NK = value_NC.masked_fill(~may_NC, -torch.inf).topk(count, dim=1).indices
     return place_NK, may_NC.gather(1, place_NK)

@@ -1,4 +1,4 @@
-"""Two towers that can grow, with blocks that both share after them (GrowCLIP, 2308.11331).
+"""Dual encoder that can grow, with blocks shared by both towers (GrowCLIP, 2308.11331).
 
 Letters: B batch, N items, C channel, H W, L tokens, P patches or words, D width.
 """
@@ -18,12 +18,12 @@ from diptych.models.towers.outputs import Tower, TowerOutput
 
 
 class GrowingEncoder(DualEncoder):
-    """A `DualEncoder` with `shared` blocks after either tower: the same weights read [pooled vector; tokens] of an image or of a
-    text, and the first of what comes out is projected. Their MLPs are as wide as the image tower's. Without shared blocks it is a
-    `DualEncoder`, number for number.
+    """A `DualEncoder` with `shared` blocks after either tower: the same weights are applied to [pooled vector;
+    tokens] of an image or of a text, and the first output is projected. Their MLPs are as wide as the image tower's.
+    Without shared blocks it is exactly a `DualEncoder`.
 
-    Growth changes the module in place, keeps the parameters that stay and the towers' `spec`, so that a grown model is saved and opened
-    as any other.
+    Growth changes the module in place and keeps existing parameters and the towers' `spec` up to date,
+    so that a grown model is saved and loaded like any other.
     """
 
     def __init__(self, image_tower: Tower, text_tower: Tower, *, shared_layers: int = 0, **options: Any) -> None:
@@ -60,11 +60,11 @@ class GrowingEncoder(DualEncoder):
         return TowerSizes(len(image.blocks), len(text.blocks), len(self.shared), _ratio(image), _ratio(text))
 
     def variant(self) -> dict[str, Any]:
-        """Settings to rebuild this variant, beside those of every `DualEncoder`."""
+        """Settings to rebuild this variant, in addition to those of every `DualEncoder`."""
         return {"kind": "growing", "shared_layers": len(self.shared)} if len(self.shared) else {}
 
     def grow_(self, shape: TowerSizes, inherit: GrowthInit) -> Grown:
-        """Grows to that shape; fresh weights come from the current torch random state. Says which parameters extend which."""
+        """Grow to that shape, with new weights from the current torch random state. Returns which parameters extend which."""
         now = self.shape
         if not now.within(shape):
             raise ConfigError(f"{now} cannot grow to {shape}: something would shrink")
@@ -92,7 +92,7 @@ class GrowingEncoder(DualEncoder):
 
 
 def transformer_of(tower: Tower) -> Transformer:
-    """The blocks of a tower that can grow; another tower is refused."""
+    """Return the blocks of a tower that can grow; other towers are refused."""
     transformer = getattr(tower, "transformer", None)
     if not isinstance(transformer, Transformer):
         raise ConfigError(f"{type(tower).__name__} cannot grow (expected a vit_... and a text_... tower)")

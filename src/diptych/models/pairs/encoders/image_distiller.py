@@ -1,4 +1,4 @@
-"""An image tower that learns from its own moving average: class tokens of views and hidden patches (DINOv2, 2304.07193).
+"""Self-distillation of an image tower from its moving average: class tokens of views and masked patches (DINOv2, 2304.07193).
 
 Letters: B batch, N items, G whole views, V small views, C channel, H W, P patches, M hidden ones, K prototypes, D width.
 """
@@ -21,11 +21,11 @@ from diptych.models.towers.dense_vit import DenseViT
 class DistilledViews:
     """Prototypes by student and teacher.
 
-    whole_NGK, local_NVK  the student's class tokens, of whole views (with hidden patches) and of small ones
-    teacher_NGK           the teacher's, of whole views as they are
-    patch_NGMK, teacher_patch_NGMK  at hidden patches of whole views; anything if there are fewer than M
+    whole_NGK, local_NVK  the student's class tokens, of whole views (with masked patches) and of small ones
+    teacher_NGK           the teacher's, of unmasked whole views
+    patch_NGMK, teacher_patch_NGMK  at masked patches of whole views; undefined if there are fewer than M
     class_NGD             the student's class tokens before any head
-    class_centre_K, patch_centre_K  the teacher's centres as they were before this step
+    class_centre_K, patch_centre_K  the teacher's centres before this step
     teacher_tau           [1], the teacher's temperature at this step
     """
 
@@ -41,8 +41,9 @@ class DistilledViews:
 
 
 class ImageDistiller(nn.Module):
-    """A `DenseViT`, a head of prototypes for class tokens, one for patches or the same for both, and a teacher: moving
-    averages of these."""
+    """`DenseViT` with prototype heads for class tokens and patches (separate or shared),
+    and a teacher: moving averages of these.
+    """
 
     class_centre_K: Tensor
     patch_centre_K: Tensor
@@ -78,7 +79,7 @@ class ImageDistiller(nn.Module):
         return nn.ModuleDict({"image_tower": self.image_tower, **heads})
 
     def forward(self, whole_BGCHW: Tensor, local_BVCHW: Tensor, hidden_BGP: Tensor, position_BGM: Tensor) -> DistilledViews:
-        """`position_BGM` are the hidden patches of each whole view, -1 if there are fewer."""
+        """`position_BGM` are the masked patches of each whole view, -1 if there are fewer."""
         teacher, views = cast(nn.ModuleDict, self.companions["teacher"]), whole_BGCHW.shape[:2]
         whole_NCHW, position_NM = whole_BGCHW.flatten(0, 1), position_BGM.flatten(0, 1)
         with torch.no_grad():
@@ -104,5 +105,5 @@ class ImageDistiller(nn.Module):
 
 
 def _at(tokens_NPD: Tensor, position_NM: Tensor) -> Tensor:
-    """Tokens at these positions; any token where the position is -1."""
+    """Return the tokens at these positions; an arbitrary token where the position is -1."""
     return tokens_NPD.gather(1, position_NM.clamp_min(0)[..., None].expand(-1, -1, tokens_NPD.shape[2]))

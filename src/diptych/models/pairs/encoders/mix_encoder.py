@@ -1,4 +1,4 @@
-"""Two towers for one or several texts per image, with what mixed recipes remember: running means of agreement, queues of features.
+"""Dual encoder of one or several texts per image, with the state of mixed recipes: running means of agreement, feature queues.
 
 Letters: B batch, N images, C channel, H W, K texts per image, L tokens, Q rows of a queue, D width.
 """
@@ -18,7 +18,7 @@ from diptych.models.towers.outputs import Tower
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MixSets(TextSets):
-    """`TextSets` with what is remembered from earlier steps; shared by all rows, no gradient.
+    """`TextSets` with state of earlier steps, shared by all rows, without gradient.
 
     mean_3          agreements of raw text with caption, image with raw text, image with caption; None without gates
     queue_..._QD    features of earlier steps and their groups; None without queues
@@ -32,15 +32,15 @@ class MixSets(TextSets):
 
     @property
     def text_ND(self) -> Tensor:  # noqa: N802, named as the field of pairs
-        """The first text of every image, as losses on pairs take it."""
+        """The first text of every image, for losses on pairs."""
         return self.text_NKD[:, 0]
 
 
 class MixEncoder(TextSetEncoder):
-    """A `TextSetEncoder` with buffers beside it, which are in every checkpoint and not in the deployed model.
+    """`TextSetEncoder` with additional buffers, which are in every checkpoint but not in the deployed model.
 
-    mean_3  running means as they start; None keeps none
-    queue   features of images, and of texts, that are kept; 0 keeps none
+    mean_3  initial running means; None: no running means
+    queue   number of stored features of images, and of texts; 0: no queues
     """
 
     mean_3: Tensor | None
@@ -87,7 +87,7 @@ class MixEncoder(TextSetEncoder):
 
     @torch.no_grad()
     def push_(self, image_ND: Tensor, text_NKD: Tensor, group_N: Tensor) -> None:
-        """Add features, those of all processes, to the queues."""
+        """Add the features of all processes to the queues."""
         assert self.image_queue is not None
         assert self.text_queue is not None
         self.image_queue.push_(image_ND, group_N)

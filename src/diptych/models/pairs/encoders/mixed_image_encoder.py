@@ -1,4 +1,4 @@
-"""Encodes a mixture of two images and predicts each one's view, text and class (M3I, 2211.09807).
+"""Dual encoder of mixtures of two images, which predicts the view, text and class of each (M3I, 2211.09807).
 
 Letters: B batch, N items, C channel, H W, L tokens, P patches, M those of the other image, K classes, D width.
 """
@@ -33,9 +33,9 @@ class MixedPairs(PairFeatures):
     without mixing.
 
     class_KD       unit-norm class embeddings, shared by all rows; None without classes. class_scale [1] multiplies their cosines
-    view_ND        what the teacher's vector of the whole image should be, by the student: unit-norm; target_ND is that vector
-    patch_NMD      what the teacher's patches should be, where the other image hides them, or all P of another view; target_patch_NMD are
-                   those
+    view_ND        the student's unit-norm prediction of the teacher's vector of the whole image; target_ND is that vector
+    patch_NMD      predictions of the teacher's patches where the other image covers them, or of all P of another view;
+                   target_patch_NMD are those patches
     """
 
     other_ND: Embeddings[Tensor] | None = None
@@ -49,15 +49,15 @@ class MixedPairs(PairFeatures):
 
 
 class MixedEncoder(nn.Module):
-    """A `DualEncoder` over a `DenseViT` that pools by the mean of patches: the mean over the patches of one image is that image's vector.
+    """`DualEncoder` over a `DenseViT` with mean pooling: the mean over the patches of one image is that image's vector.
 
     classes  class embeddings in the space of the texts; 0 without
     class_scale  whether cosines with classes are multiplied by the "shared" scale of the texts, or by a learned one of their "own"
-    views    a teacher (moving average of the image tower and its projection) and predictors of what it says
-    teacher_view  "same": the teacher sees the image that the mixture was made of, and its patches are guessed where the mixture hides
-             them; "other": it sees another view, and all of its patches are guessed, from where they lie in the student's view
-    teacher  another `MixedEncoder` of the same sizes, whose image side the teacher starts from; None: this one, as it is built.
-             `FrozenModules.copy_` rebuilds it, say after weights were loaded
+    views    a teacher (moving average of the image tower and its projection) and predictors of its outputs
+    teacher_view  "same": the teacher sees the image in the mixture, and its patches are predicted where the mixture covers them;
+                  "other": it sees another view, and all of its patches are predicted from their positions in the student's view
+    teacher  another `MixedEncoder` of the same sizes, whose image side the teacher starts from; None: this one, as initialised.
+    `FrozenModules.copy_` updates it, such as after loading weights
     """
 
     def __init__(
@@ -121,7 +121,8 @@ class MixedEncoder(nn.Module):
         box_BP4: Tensor | None = None,
     ) -> MixedPairs:
         """image_BCHW is the teacher's input. own_BP marks the patches of the mixture that are the image's own; place_BM are the others.
-        box_BP4, for a teacher with another view, are its patches in the student's (`data.media.augment.views.patches_in`)."""
+        box_BP4, for a teacher with another view, are its patches in the student's (`data.media.augment.views.patches_in`).
+        """
         encoder = self.encoder
         tokens_BPD = encoder.image_tower(mixed_BCHW).tokens_BPD
         own_BD = mean_pool(tokens_BPD, own_BP)
@@ -167,7 +168,7 @@ class MixedEncoder(nn.Module):
         return replace(output, patch_NMD=_at(guessed_BPD, place_BM), target_patch_NMD=_at(target_BPD, place_BM))
 
     def _guessed_elsewhere(self, tokens_BPD: Tensor, own_BP: Tensor, box_BP4: Tensor | None) -> Tensor:
-        """[B, P, D]: the patches that lie at these places of the view, from the image's own patches alone."""
+        """Return predicted patches [B, P, D] at these positions of the view, only from the image's own patches."""
         if box_BP4 is None or self.place_projection is None:
             raise ConfigError("a teacher with another view needs box_BP4, where its patches lie")
         side = math.isqrt(tokens_BPD.shape[1])
@@ -187,7 +188,7 @@ class MixedEncoder(nn.Module):
 
     @torch.no_grad()
     def clamp_scale_(self, most: float | None = None) -> None:
-        """Keep both temperatures in [1, most], or in [1, max_scale]; with most 0 they stay as they are."""
+        """Keep both temperatures in [1, most], or in [1, max_scale]; with most 0 they are unchanged."""
         if most == 0:
             return
         self.encoder.clamp_scale_(most)

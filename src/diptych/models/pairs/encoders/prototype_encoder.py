@@ -1,4 +1,4 @@
-"""Two towers with a projection head each, and the cluster prototypes of the present episode (ProtoCLIP, 2206.10996).
+"""Dual encoder with a projection head per tower, and cluster prototypes of the current episode (ProtoCLIP, 2206.10996).
 
 Letters: B batch, N items, C channel, H W, L tokens, E rows of an episode, K clusters, D width of a head.
 """
@@ -20,7 +20,7 @@ from diptych.models.towers.outputs import PairFeatures, Tower
 
 Kind = Literal["image", "text", "teacher"]
 KINDS: tuple[Kind, ...] = ("image", "text", "teacher")
-"""What the clusters of an episode are found in."""
+"""Features that the clusters of an episode are computed from."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,25 +40,25 @@ class EpisodePrototypes:
     filled_3K: Tensor
 
     def means(self, features: Literal["image", "text"], *, over: Kind) -> Tensor:
-        """prototype_KD: the means of these features over the clusters that were found in the kind `over`."""
+        """Return prototype_KD: the means of these features over the clusters of the kind `over`."""
         return (self.image_3KD if features == "image" else self.text_3KD)[KINDS.index(over)]
 
     def centroids(self, kind: Kind) -> Tensor:
-        """centroid_KD of the clusters that were found in this kind."""
+        """Return centroid_KD of the clusters of this kind."""
         return self.centroid_3KD[KINDS.index(kind)]
 
     def filled(self, kind: Kind) -> Tensor:
-        """filled_K of the clusters that were found in this kind."""
+        """Return filled_K of the clusters of this kind."""
         return self.filled_3K[KINDS.index(kind)]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PrototypePairs(PairFeatures):
-    """`PairFeatures`, and the same through the heads.
+    """`PairFeatures`, and the outputs of the heads.
 
     head_image_ND, head_text_ND  unit-norm
     head_scale                   [1], a temperature of its own
-    label_N3                     the row's cluster of each kind, -1 where the episode does not know the row
+    label_N3                     the row's cluster of each kind, -1 if the row is not in the episode
     """
 
     head_image_ND: Embeddings[Tensor]
@@ -68,7 +68,7 @@ class PrototypePairs(PairFeatures):
     prototypes: EpisodePrototypes
 
     def labels(self, kind: Kind) -> Tensor:
-        """label_N: each row's cluster of this kind, -1 where it is not known."""
+        """Return label_N: each row's cluster of this kind, -1 if unknown."""
         return self.label_N3[:, KINDS.index(kind)]
 
 
@@ -80,9 +80,9 @@ class ProjectionHead(nn.Sequential):
 
 
 class EpisodeMemory(nn.Module):
-    """Labels of the rows of an episode and prototypes of its clusters. Buffers, so the checkpoint has them.
+    """Labels of the rows of an episode and prototypes of its clusters, as buffers, so they are in checkpoints.
 
-    A row is found by a number of its own and not by its place, so that it does not matter which process has it.
+    A row is identified by its own number, not its position, so that it does not matter which process has it.
     """
 
     row_E: Tensor
@@ -106,14 +106,14 @@ class EpisodeMemory(nn.Module):
         )
 
     def labels(self, row_N: Tensor) -> Tensor:
-        """label_N3 of these rows; -1 for a row that is not of this episode."""
+        """Return label_N3 of these rows; -1 for a row that is not in this episode."""
         place_N = torch.searchsorted(self.row_E, row_N).clamp_max(len(self.row_E) - 1)
         known_N1 = (self.row_E[place_N] == row_N)[:, None]
         return torch.where(known_N1, self.label_E3[place_N], -1)
 
     @torch.no_grad()
     def store_(self, row_N: Tensor, label_N3: Tensor, prototypes: EpisodePrototypes) -> None:
-        """Forgets the last episode. At most E rows; the free places hold no row."""
+        """Replace the last episode. At most E rows; other entries are empty."""
         order_N = row_N.argsort()
         free = len(self.row_E) - len(row_N)  # at the front: -1 sorts before every row
         self.row_E.fill_(-1)
@@ -124,9 +124,9 @@ class EpisodeMemory(nn.Module):
 
 
 class PrototypeEncoder(nn.Module):
-    """A `DualEncoder`, and heads that read its projected vectors before they are normalised.
+    """`DualEncoder` with heads on its projected vectors before normalisation.
 
-    The text head starts as a copy of the image head, as published, so that prototypes of both begin in one space.
+    The text head is initialised as a copy of the image head, as published, so that prototypes of both start in one space.
     """
 
     def __init__(

@@ -1,6 +1,6 @@
-"""A dual encoder of images and reports, with a head that guesses hidden words (BioViL, 2204.09817).
+"""Dual encoder of images and reports with a masked-language-model head (BioViL, 2204.09817).
 
-Letters: B batch, N items, C channel, H W, L tokens, M hidden words, D width, V vocabulary.
+Letters: B batch, N items, C channel, H W, L tokens, M masked words, D width, V vocabulary.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from diptych.models.towers.packaged.hf_text import TransformersText
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ReportFeatures:
-    """Features of a step; those that its phase does not read are None.
+    """Features of a step; those that its phase does not use are None.
 
-    word_NMV   logits for hidden words, or an empty tensor [N, 0, V]
+    word_NMV   logits of masked words, or an empty tensor [N, 0, V]
     text_ND    unit-norm, of the first text; other_ND of the second one; image_ND of the image
     scale      [1]: factor of similarities, fixed
     """
@@ -34,10 +34,10 @@ class ReportFeatures:
 
 
 class ReportEncoder(nn.Module):
-    """`encoder` over a text tower of BERT's kind, whose table of words the head shares.
+    """`encoder` with a BERT text tower, whose word embeddings the head shares.
 
-    dropout  of every layer of the text tower; None leaves it as it is
-    mask_id  the vocabulary's own token for hidden words; None: a learned vector stands in
+    dropout  of every layer of the text tower; None: unchanged
+    mask_id  the vocabulary's mask token; None: a learned vector is used
     """
 
     def __init__(self, encoder: DualEncoder, *, mask_id: int | None, dropout: float | None = None) -> None:
@@ -73,7 +73,7 @@ class ReportEncoder(nn.Module):
         texts: tuple[tuple[Tensor, Tensor], ...] = (),
         image_BCHW: Tensor | None = None,
     ) -> ReportFeatures:
-        """texts  ids and mask of up to two texts of each item, which are embedded."""
+        """texts  ids and mask of up to two texts of each item to embed."""
         vectors = [self.encoder.encode_text(ids_BL, mask_BL) for ids_BL, mask_BL in texts]
         return ReportFeatures(
             word_NMV=self.guesses(masked_BL, hidden_BL, position_BM, masked_mask_BL),
@@ -84,7 +84,7 @@ class ReportEncoder(nn.Module):
         )
 
     def guesses(self, masked_BL: Tensor, hidden_BL: Tensor, position_BM: Tensor, mask_BL: Tensor) -> Tensor:
-        """Logits [B, M, V] of the words at these positions."""
+        """Return logits [B, M, V] of the words at these positions."""
         tower = self.bert
         if self.mask_id is not None:
             state_BLD = tower(masked_BL.masked_fill(hidden_BL, self.mask_id), mask_BL).tokens_BPD

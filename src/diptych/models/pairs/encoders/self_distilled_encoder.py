@@ -1,4 +1,4 @@
-"""A dual encoder with self-distillation from whole images to parts of them (DINO, 2104.14294).
+"""Dual encoder with self-distillation from whole images to crops (DINO, 2104.14294).
 
 Letters: B batch, N items, C channel, H W, L tokens, G whole views, V all views of the student, K prototypes, D width.
 """
@@ -26,7 +26,7 @@ class SelfDistilledPairs(PairFeatures):
 
     student_NVK  of every view: the whole ones first, then the small ones
     teacher_NGK  of the whole views
-    centre_K     the teacher's centre as it was before this step
+    centre_K     the teacher's centre before this step
     """
 
     student_NVK: Rows[Tensor] | None = None
@@ -37,7 +37,7 @@ class SelfDistilledPairs(PairFeatures):
 class SelfDistilledEncoder(nn.Module):
     """A `DualEncoder` over a `VisionTransformer`, a prototype head on its class token, and a teacher: moving averages of both.
 
-    distilled  False leaves head and teacher out
+    distilled  False: without head and teacher
     """
 
     centre_K: Tensor
@@ -65,7 +65,7 @@ class SelfDistilledEncoder(nn.Module):
         whole_BGCHW: Tensor,
         local_BVCHW: Tensor,
     ) -> SelfDistilledPairs:
-        """whole_BGCHW are the whole views beside the first, which is `image_BCHW`; local_BVCHW are of any other size."""
+        """whole_BGCHW are the whole views other than the first, which is `image_BCHW`; local_BVCHW have any other size."""
         encoder = self.encoder
         seen_BD = encoder.image_tower(image_BCHW).pooled_BD
         output = SelfDistilledPairs(

@@ -1,4 +1,4 @@
-"""Two towers for images with several texts each, and patches in the space of the texts (DreamLIP, 2403.17007).
+"""Dual encoder of images with several texts each, and patches in the space of the texts (DreamLIP, 2403.17007).
 
 Letters: B batch, N images, C channel, H W, K texts per image, L tokens, P patches, D width.
 """
@@ -17,10 +17,10 @@ from diptych.models.towers.outputs import Tower
 
 @dataclass(frozen=True, slots=True)
 class TextSets:
-    """Unit-norm features of images and of their K texts, the learned scale [1], and the patches where a model projects them.
+    """Unit-norm features of images and of their K texts, the learned scale [1], and the patches if a model projects them.
 
     patch_mask_NP  True where a patch is real; towers of square images have no other
-    bias           learned [1], of sigmoid losses; None for models that have none
+    bias           learned [1], of sigmoid losses; None for models without one
     """
 
     image_ND: Embeddings[Tensor]
@@ -32,9 +32,9 @@ class TextSets:
 
 
 class TextSetEncoder(nn.Module):
-    """A `DualEncoder` that is given K texts per image.
+    """`DualEncoder` with K texts per image.
 
-    patches  project the image tower's patch tokens, too, by a head of their own without bias
+    patches  also project the image tower's patch tokens, by a separate head without bias
     """
 
     def __init__(

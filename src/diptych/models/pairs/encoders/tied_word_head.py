@@ -1,4 +1,4 @@
-"""BERT's word head over the table that texts are read with.  Letters: V vocabulary, D width."""
+"""BERT's masked-language-model head, tied to the input embeddings.  Letters: V vocabulary, D width."""
 
 from __future__ import annotations
 
@@ -8,8 +8,12 @@ from torch import Tensor, nn
 
 
 class TiedWordHead(nn.Module):
-    """Linear, GELU, norm, then the product with the table of word embeddings, plus a bias a word, as `BertForMaskedLM` of transformers. The
-    table is given at every call and is no parameter of the head. Weights start normal with deviation 0.02, biases at 0."""
+    """Linear, GELU, norm, then the product with the word embeddings, plus a bias per word,
+    as in `BertForMaskedLM` of transformers.
+
+    The embeddings are an argument of each call, not a parameter of the head.
+    Weights are initialised from a normal of deviation 0.02, biases with 0.
+    """
 
     def __init__(self, width: int, words: int, *, eps: float = 1e-12) -> None:
         super().__init__()
@@ -19,5 +23,5 @@ class TiedWordHead(nn.Module):
         nn.init.zeros_(self.dense.bias)
 
     def forward(self, x: Tensor, table_VD: Tensor) -> Tensor:
-        """Logits [..., V] of vectors [..., D]."""
+        """Return logits [..., V] of vectors [..., D]."""
         return F.linear(self.norm(F.gelu(self.dense(x))), table_VD, self.bias_V)

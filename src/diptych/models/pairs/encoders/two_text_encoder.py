@@ -1,4 +1,4 @@
-"""A dual encoder that reads two texts per image and remembers how well they agree: ALIP (2308.08428).
+"""Dual encoder of two texts per image, with running means of their agreement: ALIP (2308.08428).
 
 Letters: B batch, N items, C channel, H W, L tokens, D width.
 """
@@ -18,10 +18,10 @@ from diptych.models.towers.outputs import PairFeatures, Tower
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TwoTextPairs(PairFeatures):
-    """`PairFeatures` of images and raw texts, the synthetic captions, and the running means of agreement as they were before this step.
+    """`PairFeatures` of images and raw texts, the synthetic captions, and the running means of agreement before this step.
 
     caption_ND  unit-norm, from the same text tower as text_ND
-    mean_3      raw text with caption, image with raw text, image with caption; shared by all rows, no gradient
+    mean_3      raw text with caption, image with raw text, image with caption; shared by all rows, without gradient
     """
 
     caption_ND: Embeddings[Tensor]
@@ -29,10 +29,11 @@ class TwoTextPairs(PairFeatures):
 
 
 class TripletEncoder(nn.Module):
-    """A `DualEncoder` whose text tower reads both texts. `mean_3` is a buffer: it is in every checkpoint and not in the deployed model,
-    which is `encoder`.
+    """`DualEncoder` whose text tower encodes both texts.
 
-    `forward` changes nothing, so it may be called in chunks and twice; what the step made of the means is stored by `remember_`.
+    `mean_3` is a buffer: it is in every checkpoint but not in the deployed model, which is `encoder`.
+
+    `forward` changes no state, so it may be called in chunks and twice; call `remember_` to store the new means of a step.
     """
 
     mean_3: Tensor

@@ -1,6 +1,6 @@
-"""A linear map from the space of one frozen encoder into that of another, and its two closed forms.
+"""Linear map from the space of one frozen encoder into that of another, in closed form: ridge regression or Procrustes.
 
-Letters: N rows, D numbers of the mapped encoder, E of the one that is mapped to.
+Letters: N rows, D dimensions of the mapped encoder, E of the target encoder.
 """
 
 from __future__ import annotations
@@ -19,8 +19,7 @@ Side = Literal["image", "text"]
 
 @dataclass(frozen=True, slots=True)
 class MappedFeatures:
-    """Features about their means, the one side's mapped into the space of the other. Not of unit norm: least squares need them as
-    they are.
+    """Centred features, with one side mapped into the space of the other. They are not normalised, as least squares requires.
 
     map_DE  the map itself, shared by all rows
     """
@@ -31,7 +30,7 @@ class MappedFeatures:
 
 
 class CentredMap(nn.Module):
-    """Subtracts a mean that was measured, then multiplies by the map if there is one."""
+    """Subtracts a stored mean, then multiplies by the map if there is one."""
 
     mean_D: Tensor
 
@@ -50,7 +49,7 @@ class CentredMap(nn.Module):
 
 
 class LinearPair(nn.Module):
-    """Features of two encoders in, `MappedFeatures` out. `mapped` is the side that is moved; the other only loses its mean.
+    """Maps features of two encoders to `MappedFeatures`. `mapped` is the side with the map; the other is only centred.
 
     The map is zero until it is solved for.
     """
@@ -94,7 +93,8 @@ def ridge_map(gram_DD: Tensor, cross_DE: Tensor, penalty: float) -> Tensor:
 
 def procrustes_map(cross_DE: Tensor) -> Tensor:
     """map_DE with orthonormal columns (rows, where D < E) that maximises tr(map' X'Y): for D = E the rotation or reflection that
-    minimises |X map - Y|² (Schönemann, 1966); else that of the side with fewer numbers, filled up with zeros."""
+    minimises |X map - Y|² (Schönemann, 1966); else that of the side with fewer dimensions, padded with zeros.
+    """
     left_DK, _, right_KE = torch.linalg.svd(cross_DE, full_matrices=False)
     product_DE: Tensor = left_DK @ right_KE
     return product_DE

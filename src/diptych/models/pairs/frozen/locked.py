@@ -1,4 +1,4 @@
-"""Small heads over frozen encoders: the fastest way from a folder of images to a search engine.
+"""Small heads on frozen encoders: the fastest way from a folder of images to a search engine.
 
 Letters: N items, D width.
 """
@@ -28,7 +28,7 @@ from diptych.models.towers.outputs import PairFeatures
 
 
 class ProjectionMLP(nn.Module):
-    """norm, then a two-layer MLP, then unit norm: [N, D] features to [N, width]."""
+    """Projection head: norm, a two-layer MLP, then unit norm: [N, D] features to [N, width]."""
 
     def __init__(self, features: int, *, width: int, hidden: int, dropout: float) -> None:
         super().__init__()
@@ -40,7 +40,7 @@ class ProjectionMLP(nn.Module):
 
 
 class LockedPair(PairModule):
-    """Two heads and a temperature over features that were computed once: features in, `PairFeatures` out."""
+    """Two heads and a temperature on precomputed features; returns `PairFeatures`."""
 
     def __init__(
         self,
@@ -73,10 +73,10 @@ class LockedPair(PairModule):
 
 
 class LockedEmbedder:
-    """Frozen encoders, then trained heads. Saves the heads; encoders come from their packages, or from the address that was given.
+    """Embedder of frozen encoders with trained heads. Only heads are saved; encoders are loaded from their package or address.
 
-    The features are those of `FrozenImageEncoder.encode_images` and `FrozenTextEncoder.encode_texts`, so what was trained on cached
-    features is what runs here. `card` as for `PairEmbedder`.
+    The features are those of `FrozenImageEncoder.encode_images` and `FrozenTextEncoder.encode_texts`, so inference equals
+    training on cached features. `card` as for `PairEmbedder`.
     """
 
     kind: ClassVar[str] = "locked"
@@ -108,7 +108,7 @@ class LockedEmbedder:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Of heads, encoders and preprocessing as they were when first asked."""
+        """Hash of heads, encoders and preprocessing, computed at first access."""
         return fingerprint(self.heads, {"images": self.images.fingerprint, "texts": self.texts.fingerprint})
 
     @one_or_many
@@ -162,7 +162,7 @@ class LockedEmbedder:
 
 
 class LinearMapEmbedder(LockedEmbedder):
-    """The same with a `LinearPair` on top: what the recipe `linear_map` deploys."""
+    """`LockedEmbedder` with a `LinearPair`, deployed by the recipe `linear_map`."""
 
     kind: ClassVar[str] = "linear_map"
     module: ClassVar[type[LockedPair | LinearPair]] = LinearPair

@@ -1,1 +1,1 @@
-"""Images and texts compared token by token (FILIP)."""
+"""Late interaction: token-wise similarity of images and texts (FILIP)."""

@@ -1,4 +1,4 @@
-"""A dual encoder that is compared token by token, ready for use; saved as one folder.
+"""Inference with a late-interaction dual encoder, compared token by token; saved as one folder.
 
 Letters: B batch, N images, K texts, C channel, H W, P patches, L tokens, D width.
 """
@@ -29,12 +29,13 @@ R = TypeVar("R")
 
 
 class LateEmbedder(PairEmbedder):
-    """Answers with a vector per patch and a vector per word (FILIP, 2111.07783), and with scores of pairs by them.
+    """Embeds patches and words (FILIP, 2111.07783), and scores pairs by late interaction.
 
-    `embed_images` and `embed_texts` give the mean of the tokens: good for a shortlist, and not what was trained. Tasks ask
-    `score_pairs`, and an index of kind "late" compares tokens.
+    `embed_images` and `embed_texts` return the mean of the tokens,
+    which is suitable for a shortlist but is not the trained score. Tasks call `score_pairs`,
+    and an index of kind "late" compares tokens.
 
-    marks  whether the marks at start and end of a text are words, as they were in training
+    marks  True if the start and end tokens of a text are compared, as in training
     """
 
     kind: ClassVar[str] = "late_encoder"
@@ -62,17 +63,17 @@ class LateEmbedder(PairEmbedder):
 
     @one_or_many
     def embed_patches(self, images: Sequence[ImageSource], *, batch_size: int = 64) -> list[Unit]:
-        """[P, D] an image, row by row of its grid."""
+        """Return patch vectors [P, D] per image, row by row of its grid."""
         return [row_PD for rows in self._patches(images, batch_size, _real_rows) for row_PD in rows]
 
     @one_or_many
     def embed_words(self, texts: Sequence[str], *, batch_size: int = 256) -> list[Unit]:
-        """[L, D] a text. Raises DataError for a text without a token."""
+        """Return word vectors [L, D] per text. Raises DataError for a text without a token."""
         return [row_LD for rows in self._words(texts, batch_size, _real_rows) for row_LD in rows]
 
     @one_or_many
     def embed_in_context(self, texts: Sequence[str]) -> list[list[tuple[str, Unit]]]:
-        """The words of each text with their tokens [T, D], read in the text; marks belong to no word."""
+        """Return the words of each text with their token vectors [T, D] in context; start and end tokens belong to no word."""
         answers = []
         blocks = self._words(texts, 256, lambda token_BLD, _: token_BLD.float().cpu().numpy())
         rows = (row_LD for block in blocks for row_LD in block)
@@ -92,8 +93,11 @@ class LateEmbedder(PairEmbedder):
     def score_pairs(
         self, images: Sequence[ImageSource], texts: Sequence[str], *, query: Literal["image", "text"], batch_size: int = 64
     ) -> npt.NDArray[np.float32]:
-        """[N, K]: of an image, the mean over its patches of the best cosine with a word of the text; of a text, the mean over its words
-        of the best cosine with a patch. Holds the patches of all images at once."""
+        """Return scores [N, K]; the patches of all images are kept in memory.
+
+        For image queries, the mean over patches of the best cosine with a word of the text; for text queries,
+        the mean over words of the best cosine with a patch.
+        """
         if not len(images) or not len(texts):
             return np.zeros((len(images), len(texts)), np.float32)
         batches = self._patches(images, batch_size, lambda *tokens: tokens)
@@ -106,7 +110,7 @@ class LateEmbedder(PairEmbedder):
         return np.concatenate(self._words(texts, batch_size, score), 1)
 
     def _patches(self, images: Sequence[ImageSource], batch_size: int, work: Callable[[Tensor, Tensor], R]) -> list[R]:
-        """Results of `work` on the patches of batches and their masks, smaller batches where memory runs out."""
+        """Apply `work` to the patches of batches and their masks, with smaller batches if memory runs out."""
         with self._ready() as device:
 
             def one(part: Sequence[ImageSource]) -> R:
@@ -116,7 +120,7 @@ class LateEmbedder(PairEmbedder):
             return batched(images, batch_size, device, one)
 
     def _words(self, texts: Sequence[str], batch_size: int, work: Callable[[Tensor, Tensor], R]) -> list[R]:
-        """The same of the words of texts."""
+        """Apply `work` to the words of texts in batches."""
         with self._ready() as device:
 
             def one(part: Sequence[str]) -> R:
@@ -124,14 +128,14 @@ class LateEmbedder(PairEmbedder):
                 text_BL, mask_BL = self._fitted(torch.from_numpy(encoded.ids_BL), torch.from_numpy(encoded.mask_BL))
                 word_mask_BL = compared_words(mask_BL, self.tokenizer, part, marks=self.marks)
                 result = work(encode_words(self.model, text_BL.to(device), mask_BL.to(device)), word_mask_BL.to(device))
-                self.truncated += encoded.truncated  # once, also where a part is halved
+                self.truncated += encoded.truncated  # once, also if a part is halved
                 return result
 
             return batched(texts, batch_size, device, one)
 
 
 def compared_words(mask_BL: Tensor, tokenizer: Any, names: Sequence[str], *, marks: bool) -> Tensor:
-    """Which tokens of each text are compared. `names` are for messages: a text whose only tokens are its marks is refused."""
+    """Return the mask of compared tokens. `names` are for error messages: a text with only start and end tokens is refused."""
     word_mask_BL = content_mask(mask_BL, prefix=len(tokenizer.prefix), suffix=len(tokenizer.suffix))
     empty = torch.where(~word_mask_BL.any(1))[0]
     if len(empty):
@@ -142,5 +146,5 @@ def compared_words(mask_BL: Tensor, tokenizer: Any, names: Sequence[str], *, mar
 
 
 def _real_rows(token_BTD: Tensor, mask_BT: Tensor) -> list[Unit]:
-    """The tokens of each item that are no padding."""
+    """Return the tokens of each item without padding."""
     return [row_TD[real_T] for row_TD, real_T in zip(token_BTD.float().cpu().numpy(), mask_BT.cpu().numpy(), strict=True)]

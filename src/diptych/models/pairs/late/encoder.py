@@ -1,4 +1,4 @@
-"""A dual encoder whose patches and words are projected instead of its pooled vectors (FILIP, 2111.07783).
+"""Dual encoder with projected patches and words instead of pooled vectors (FILIP, 2111.07783).
 
 Letters: B batch, N items, C channel, H W, P patches, L tokens, D width.
 """
@@ -16,7 +16,7 @@ from diptych.models.layers.transformer import l2_normalise
 from diptych.models.pairs.dual_encoder import DualEncoder
 
 POOLS = ("pool", "net.pooler")
-"""Where towers keep a layer that makes one vector of their tokens."""
+"""Names of pooling layers in towers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,10 +31,11 @@ class TokenPairs:
 
 
 class LateEncoder(nn.Module):
-    """Trains a `DualEncoder` by its tokens: its two projections are applied to every patch and word, and each is normalised.
+    """Late-interaction training of a `DualEncoder`: its two projections are applied to every patch and word,
+    followed by normalisation.
 
-    So weights of a dual encoder start it, and its temperature is the encoder's own. A layer by which a tower pools (SigLIP's head) is
-    frozen, since no loss reaches it. A tower whose tokens are not as wide as its pooled vector is refused.
+    So it can start from the weights of a dual encoder, whose temperature it uses. Pooling layers of towers (SigLIP's head) are
+    frozen, since no loss reaches them. A tower whose tokens have another width than its pooled vector is refused.
     """
 
     def __init__(self, encoder: DualEncoder) -> None:
@@ -47,31 +48,33 @@ class LateEncoder(nn.Module):
                     pool.requires_grad_(False)
 
     def forward(self, image_BCHW: Tensor, text_BL: Tensor, text_mask_BL: Tensor, word_mask_BL: Tensor) -> TokenPairs:
-        """`text_mask_BL` says what the text tower reads, `word_mask_BL` which of that is compared."""
+        """`text_mask_BL` is the mask of the text tower, `word_mask_BL` that of the compared tokens."""
         patch_BPD, patch_mask_BP = encode_patches(self.encoder, image_BCHW)
         word_BLD = encode_words(self.encoder, text_BL, text_mask_BL)
         return TokenPairs(patch_BPD, word_BLD, patch_mask_BP, word_mask_BL, self.encoder.log_scale.exp())
 
 
 def encode_patches(encoder: DualEncoder, image_BCHW: Tensor) -> tuple[Tensor, Tensor]:
-    """Unit-norm patches [B, P, D], and which of them are real."""
+    """Return unit-norm patches [B, P, D], and their mask."""
     output = encoder.image_tower(image_BCHW)
     return l2_normalise(encoder.image_projection(output.tokens_BPD)), output.mask_BP
 
 
 def encode_words(encoder: DualEncoder, text_BL: Tensor, mask_BL: Tensor) -> Tensor:
-    """Unit-norm words [B, L, D], those of padding among them."""
+    """Return unit-norm words [B, L, D], including padding."""
     return l2_normalise(encoder.text_projection(encoder.text_tower(text_BL, mask_BL).tokens_BPD))
 
 
 def content_mask(mask_BL: Tensor, *, prefix: int, suffix: int) -> Tensor:
-    """`mask_BL` without the first `prefix` and the last `suffix` real tokens of each row: the marks around a text."""
+    """Return `mask_BL` without the first `prefix` and the last `suffix` real tokens of each row:
+    the special tokens around a text.
+    """
     place_BL = mask_BL.cumsum(1)
     return mask_BL & (place_BL > prefix) & (place_BL <= mask_BL.sum(1, keepdim=True) - suffix)
 
 
 def check_tokens(encoder: DualEncoder) -> None:
-    """Refuses an encoder whose tokens cannot be projected as its pooled vectors are."""
+    """Refuse an encoder whose tokens cannot be projected like its pooled vectors."""
     for side, tower in (("image", encoder.image_tower), ("text", encoder.text_tower)):
         if tower.projects or tower.token_width != tower.width:
             raise ConfigError(
@@ -80,7 +83,7 @@ def check_tokens(encoder: DualEncoder) -> None:
 
 
 def _inner(module: nn.Module, name: str) -> object:
-    """Attribute at a dotted name, None if there is none."""
+    """Return the attribute at a dotted name, None if there is none."""
     value: object = module
     for part in name.split("."):
         value = getattr(value, part, None)
@@ -88,5 +91,5 @@ def _inner(module: nn.Module, name: str) -> object:
 
 
 def mean_vector(token_BTD: Tensor, mask_BT: Tensor) -> Tensor:
-    """The unit-norm mean of a row's real tokens [B, D]: one vector to find candidates by, before tokens are compared."""
+    """Return the unit-norm mean of a row's real tokens [B, D], for candidate retrieval before tokens are compared."""
     return l2_normalise(torch.einsum("btd,bt->bd", token_BTD, mask_BT.to(token_BTD.dtype)))

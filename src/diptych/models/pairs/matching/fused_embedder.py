@@ -1,4 +1,4 @@
-"""A dual encoder with the blocks that read a text beside its image: one vector of both, for search by category (CTP, 2308.07146).
+"""Dual encoder with fusion blocks: one vector of an image and its text, for search by category (CTP, 2308.07146).
 
 Letters: B batch, C channel, H W, L tokens, P patches, D width.
 """
@@ -26,10 +26,10 @@ from diptych.models.pairs.matching.fusion_reader import FusionEncoder
 
 
 class FusedEncoder(nn.Module):
-    """`encoder` for either side alone, and `reader`, whose first place stands for image and text together.
+    """`encoder` for each side separately, and `reader`, whose first position represents image and text together.
 
-    class_token  the blocks read the image tower's pooled vector, too, in front of the patches
-    shape        how the reader is built again
+    class_token  the blocks also attend to the image tower's pooled vector, before the patches
+    shape        arguments that rebuild the reader
     """
 
     def __init__(self, encoder: DualEncoder, reader: FusionEncoder, *, class_token: bool, shape: Mapping[str, Any]) -> None:
@@ -37,14 +37,14 @@ class FusedEncoder(nn.Module):
         self.encoder, self.reader, self.class_token, self.shape = encoder, reader, class_token, dict(shape)
 
     def encode_pairs(self, image_BCHW: Tensor, text_BL: Tensor, mask_BL: Tensor) -> Tensor:
-        """Unit-norm [B, D]: the start mark of each text after the last block."""
+        """Return unit-norm [B, D]: the start token of each text after the last block."""
         output = self.encoder.image_tower(image_BCHW)
         x_BPD = torch.cat([output.pooled_BD[:, None], output.tokens_BPD], 1) if self.class_token else output.tokens_BPD
         return l2_normalise(self.reader.read(self.encoder.text_tower, text_BL, mask_BL, x_BPD)[:, 0])
 
 
 class FusedPairs(PairEmbedder):
-    """`embed_images` and `embed_texts` as every dual encoder, `embed_pairs` by reading both together."""
+    """Embedder with `embed_images` and `embed_texts` of a dual encoder, and `embed_pairs` of the fused pair."""
 
     kind: ClassVar[str] = "fused_pairs"
 

@@ -1,6 +1,6 @@
-"""Guesses hidden words of a text from its other words and from the image: the upper layers of ALBEF (2107.07651).
+"""Image-conditioned masked language modelling: the upper layers of ALBEF (2107.07651).
 
-Letters: B batch, L tokens, M positions that are asked for, P patches, D width, V vocabulary.
+Letters: B batch, L tokens, M positions to predict, P patches, D width, V vocabulary.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from diptych.models.towers.outputs import Tower
 
 
 class CrossBlock(nn.Module):
-    """Words read each other, then the patches, then think; pre-norm, as our towers."""
+    """Pre-norm block, as in our towers: self-attention of words, cross-attention to patches, and an MLP."""
 
     def __init__(self, width: int, heads: int, *, image_width: int, mlp_width: int) -> None:
         super().__init__()
@@ -36,7 +36,7 @@ class CrossBlock(nn.Module):
 
 
 class PostNormCrossBlock(nn.Module):
-    """The same as ALBEF has it: each branch, its sum with what came in, a norm; weights normal with deviation 0.02, as BERT starts."""
+    """Post-norm variant of `CrossBlock`, as in ALBEF; weights are initialised from a normal of deviation 0.02, as in BERT."""
 
     def __init__(self, width: int, heads: int, *, image_width: int, mlp_width: int, dropout: float, eps: float = 1e-12) -> None:
         super().__init__()
@@ -60,9 +60,9 @@ class PostNormCrossBlock(nn.Module):
 
 
 class FusionEncoder(nn.Module):
-    """`layers` blocks over the word vectors of a text tower, then BERT's word head, tied to the tower's own word table.
+    """`layers` blocks on the word vectors of a text tower, then BERT's word head, tied to the tower's word embeddings.
 
-    mask_id    the vocabulary's own token for hidden words; None: a learned vector stands in, so that any vocabulary will do
+    mask_id    the vocabulary's mask token; None: a learned vector is used, so that any vocabulary works
     post_norm  blocks and head are BERT's, as released; dropout of those
     """
 
@@ -96,7 +96,7 @@ class FusionEncoder(nn.Module):
     def forward(
         self, text_tower: Tower, masked_BL: Tensor, hidden_BL: Tensor, mask_BL: Tensor, patch_BPD: Tensor, place_BM: Tensor
     ) -> Tensor:
-        """Vocabulary logits [B, M, V] at the positions `place_BM` of the masked text."""
+        """Return vocabulary logits [B, M, V] at the positions `place_BM` of the masked text."""
         table = word_table(text_tower)
         given = masked_BL if self.mask_id is None else masked_BL.masked_fill(hidden_BL, self.mask_id)
         if self.mask_D is not None:
@@ -106,7 +106,7 @@ class FusionEncoder(nn.Module):
         return F.linear(self.norm(F.gelu(self.dense(asked_BMD))), table.weight, self.bias_V)
 
     def read(self, text_tower: Tower, text: Tensor, mask_BL: Tensor, patch_BPD: Tensor) -> Tensor:
-        """Fused token features after the blocks, [B, L, D]; `text` are ids or word embeddings."""
+        """Return fused token features after the blocks, [B, L, D]; `text` are ids or word embeddings."""
         x_BLD: Tensor = text_tower(text, mask_BL).tokens_BPD
         for block in self.blocks:
             x_BLD = block(x_BLD, mask_BL, patch_BPD)
@@ -114,7 +114,7 @@ class FusionEncoder(nn.Module):
 
 
 def word_table(text_tower: Tower) -> nn.Embedding:
-    """The tower's table of word vectors."""
+    """Return the tower's word embeddings."""
     table = getattr(text_tower, "embed", None)
     if table is None and hasattr(text_tower, "net"):
         table = text_tower.net.get_input_embeddings()  # type: ignore[operator, union-attr]

@@ -1,4 +1,4 @@
-"""Image-text matching (ALBEF, 2107.07651): a cross-encoder above a dual encoder that chooses candidates.
+"""Image-text matching (ALBEF, 2107.07651): a cross-encoder on a dual encoder that chooses candidates.
 
 Letters: B batch, N items, M pairs, C channel, H W, P patches, L tokens, D width.
 """
@@ -20,17 +20,19 @@ from diptych.models.pairs.dual_encoder import DualEncoder
 from diptych.models.pairs.matching.fusion_reader import CrossBlock
 
 PartnerDraw = Callable[[Tensor, Tensor], Tensor]
-"""Places [N] of wrong partners, of their logits [N, M] and of where one may be drawn, bool [N, M]: `sample_columns`, or another rule."""
+"""Rule that samples indices [N] of wrong partners from logits [N, M] and a mask of allowed ones, bool [N,
+M]: `sample_columns` or another.
+"""
 CHUNK = 256
-"""Pairs that are read together at once, unless a call says otherwise."""
+"""Default number of pairs per forward pass."""
 
 
 @dataclass(frozen=True, slots=True)
 class SideFeatures:
-    """Images, or texts, as a matcher keeps them until it reads pairs.
+    """Cached features of images, or of texts, for matching pairs.
 
     vector_ND  unit-norm, in one space for both sides
-    state_N    whatever reading a pair takes of this side: tokens, or ids where the text is read again with each picture
+    state_N    this side's input of matching: tokens, or ids if the text is encoded again with each picture
     mask_NT    True at real tokens
     """
 
@@ -44,7 +46,7 @@ class SideFeatures:
 
 
 class PairMatcher(Protocol):
-    """Any module that encodes each side once and matches pairs many times, as DCD distils."""
+    """Interface of modules that encode each side once and match pairs many times, for distillation by DCD."""
 
     fused_width: int
 
@@ -53,15 +55,15 @@ class PairMatcher(Protocol):
     def read_texts(self, text_BL: Tensor, mask_BL: Tensor) -> SideFeatures: ...
 
     def match(self, image: SideFeatures, text: SideFeatures) -> tuple[Tensor, Tensor]:
-        """Of pairs, row by row: the log-odds [M] that they fit, and the vector [M, D] that they are read off."""
+        """Return the log-odds [M] that the pairs of rows match, and the fused vectors [M, D] that they are computed from."""
         ...
 
 
 class Matcher(nn.Module):
-    """A `DualEncoder`, and blocks in which the words of a text read each other and the patches of an image, with a head of two answers.
+    """`DualEncoder` with fusion blocks, in which words attend to words and image patches, and a two-class matching head.
 
-    The head's second answer is "fits". (ALBEF reads the text tower's class token; ours is the mean of the words, as its towers
-    need none.)
+    The head's second class is "match". (ALBEF uses the text tower's class token; ours is the mean of the words, since its towers
+    need no class token.)
     """
 
     def __init__(self, encoder: DualEncoder, *, layers: int, heads: int) -> None:
@@ -88,7 +90,7 @@ class Matcher(nn.Module):
         return answer_M2[:, 1] - answer_M2[:, 0], fused_MD
 
     def answers(self, image: SideFeatures, text: SideFeatures) -> tuple[Tensor, Tensor]:
-        """Logits of "does not fit" and "fits" [M, 2], and the fused vectors [M, D]."""
+        """Return logits of "no match" and "match" [M, 2], and the fused vectors [M, D]."""
         x_MLD = text.state_N
         for block in self.blocks:
             x_MLD = block(x_MLD, text.mask_NT, image.state_N)
@@ -98,7 +100,7 @@ class Matcher(nn.Module):
 
 @dataclass(frozen=True, slots=True)
 class MatcherOutput:
-    """Inputs of the losses that train a matcher.
+    """Inputs of a matcher's losses.
 
     Vectors of both sides with the scale [1], and match logits for each image's own text, for one wrong text of each image, and
     for one wrong image of each text. `wrong_N` is False where the batch had none.
@@ -114,9 +116,9 @@ class MatcherOutput:
 
 
 class MatcherTraining(nn.Module):
-    """Trains a matcher by contrast and by matching; wrong pairs are drawn by how alike they are (ALBEF's hard negatives).
+    """Training of a matcher by contrast and matching, with negatives sampled by similarity (ALBEF's hard negatives).
 
-    draw  which wrong partner each row gets, from the logits and from what may be its partner
+    draw  rule that samples a wrong partner of each row from the logits and the mask of allowed partners
     """
 
     def __init__(self, matcher: Matcher, *, draw: PartnerDraw | None = None) -> None:
@@ -142,11 +144,11 @@ class MatcherTraining(nn.Module):
 
 
 def sample_columns(logit_NM: Tensor, may_NM: Tensor, *, floor: float = 1e-4, over: Literal["all", "allowed"] = "all") -> Tensor:
-    """One allowed column of each row [N], drawn with its softmax as probability; column 0 for a row that may have none.
+    """Sample one allowed column per row [N] by softmax probability; column 0 for a row without allowed columns.
 
-    floor  added to each probability before columns that are not allowed are taken out; the other way round they could be drawn
-    over   "all": the softmax is over all columns, as ALBEF has it; once a column that is not allowed leads by some -log(floor), the
-           floor is all that is left, and the others are equally likely. "allowed": over allowed columns alone, at any lead
+    floor  added to each probability before disallowed columns are removed; in the other order they could be sampled
+    over   "all": the softmax is over all columns, as in ALBEF; if a disallowed column leads by about -log(floor), only the floor
+           remains, and the others are equally likely. "allowed": over allowed columns only, for any lead
     """
     if over == "allowed":
         logit_NM = logit_NM.masked_fill(~may_NM, torch.finfo(logit_NM.dtype).min)
@@ -157,7 +159,7 @@ def sample_columns(logit_NM: Tensor, may_NM: Tensor, *, floor: float = 1e-4, ove
 
 @torch.no_grad()
 def match_matrix(reader: PairMatcher, image: SideFeatures, text: SideFeatures, *, chunk: int = CHUNK) -> Tensor:
-    """Log-odds [N, M] of every image with every text: N * M readings."""
+    """Return log-odds [N, M] of every image with every text: N * M forward passes."""
     place_N, place_M = (torch.arange(len(side.vector_ND), device=side.vector_ND.device) for side in (image, text))
     pair_K2 = torch.cartesian_prod(place_N, place_M).reshape(-1, 2)
     logits = [reader.match(image.rows(part[:, 0]), text.rows(part[:, 1]))[0] for part in pair_K2.split(chunk)]
@@ -166,11 +168,11 @@ def match_matrix(reader: PairMatcher, image: SideFeatures, text: SideFeatures, *
 
 @torch.no_grad()
 def match_at(reader: PairMatcher, image: SideFeatures, text: SideFeatures, pair_NK2: Tensor, *, chunk: int = CHUNK) -> Tensor:
-    """Log-odds [N, K] of pairs (place of the image, place of the text)."""
+    """Return log-odds [N, K] of pairs (image index, text index)."""
     logits = [reader.match(image.rows(part[:, 0]), text.rows(part[:, 1]))[0] for part in pair_NK2.flatten(0, 1).split(chunk)]
     return torch.cat(logits).reshape(pair_NK2.shape[:2])
 
 
 def as_module(reader: PairMatcher) -> nn.Module:
-    """A reader as the module that it is."""
+    """Return a reader, typed as a module."""
     return cast(nn.Module, reader)

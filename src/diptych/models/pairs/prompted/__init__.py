@@ -1,1 +1,1 @@
-"""Frozen dual encoders that read class names after learned context."""
+"""Frozen dual encoders with learned prompts of class names (CoOp, CoCoOp)."""

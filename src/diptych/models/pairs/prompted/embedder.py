@@ -1,4 +1,4 @@
-"""A dual encoder that reads class names after learned context, ready for use; saved as one folder with a small file of prompts.
+"""Inference with a prompt-tuned dual encoder; saved as one folder with a small file of prompts.
 
 Letters: N items, K classes, D width.
 """
@@ -43,9 +43,9 @@ class PromptSettings:
     """Settings that turn class names into learned prompts.
 
     count      context vectors
-    per_class  each of `classes` has its own set, so that no other name can be read
-    words      what the context started from, "" for random numbers
-    hyphens    stay in names; False reads them as spaces, as underscores always are
+    per_class  each of `classes` has its own set, so that no other names are supported
+    words      initial context, "" for random vectors
+    hyphens    kept in names; False replaces them by spaces, as always for underscores
     """
 
     classes: tuple[str, ...]
@@ -58,7 +58,7 @@ class PromptSettings:
     hyphens: bool = True
 
     def prompts(self, names: Sequence[str], tokenizer: Tokenizer, length: int) -> ClassPrompts:
-        """The token rows of these names."""
+        """Return the token rows of these names."""
         if self.per_class and [class_text(name) for name in names] != [class_text(name) for name in self.classes]:
             classes = {class_text(name) for name in self.classes}
             strange = next((name for name in names if class_text(name) not in classes), "")
@@ -73,8 +73,8 @@ class PromptSettings:
 class PromptedEmbedder(PairEmbedder):
     """Embedder trained by CoOp: texts are class names, embedded with their learned prompt.
 
-    Names that training never saw have vectors too; `classify` scores the classes of training. Sentences are read as if they were
-    names: for those use the model that was adapted.
+    New names are supported, too; `classify` scores the classes of training. Sentences are treated as names: to embed sentences,
+    use the base model.
     """
 
     kind: ClassVar[str] = "prompted"
@@ -97,7 +97,7 @@ class PromptedEmbedder(PairEmbedder):
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """Those of training."""
+        """The classes of training."""
         return self.prompts.classes
 
     @cached_property
@@ -107,7 +107,7 @@ class PromptedEmbedder(PairEmbedder):
 
     @one_or_many
     def embed_texts(self, texts: Sequence[str], *, batch_size: int = 256) -> Unit:
-        """Vectors of class names after the context, unit-norm."""
+        """Return unit-norm vectors of class names after the context."""
         if self.prompts.conditioned:
             raise ConfigError(f"'{self.name}' reads a class name beside each image (expected score_pairs, not vectors of texts)")
         if self.prompts.per_class:
@@ -118,15 +118,15 @@ class PromptedEmbedder(PairEmbedder):
 
     @one_or_many
     def classify(self, images: Sequence[ImageSource], *, batch_size: int = 64) -> npt.NDArray[np.float32]:
-        """Logits [N, K] of the classes of training."""
+        """Return logits [N, K] of the classes of training."""
         return self.scores(images, self.classes, batch_size=batch_size)
 
     def scores(self, images: Sequence[ImageSource], names: Sequence[str], *, batch_size: int = 64) -> npt.NDArray[np.float32]:
-        """Logits [N, K] of any names: temperature times cosine."""
+        """Return logits [N, K] of any names: temperature times cosine."""
         return self.scores_of_vectors(self.embed_images(images, batch_size=batch_size), names, batch_size=batch_size)
 
     def scores_of_vectors(self, vector_ND: Unit, names: Sequence[str], *, batch_size: int = 64) -> npt.NDArray[np.float32]:
-        """The same of images whose vectors are there already."""
+        """As `scores`, for precomputed image vectors."""
         if not self.prompts.conditioned:
             scale = np.float32(self.model.log_scale.detach().exp().item())
             return (scale * vector_ND @ self.embed_texts(names).T).astype(np.float32, copy=False)
@@ -156,12 +156,12 @@ class PromptedEmbedder(PairEmbedder):
         return self.prompted
 
     def save(self, folder: Path) -> None:
-        """The folder of a model, and in it prompts.safetensors: the context alone, which goes with the model that was adapted."""
+        """Write the folder of the model with prompts.safetensors, which has only the context, for use with the base model."""
         super().save(folder)
         self.save_prompts(Path(folder, PROMPT_FILE))
 
     def save_prompts(self, path: Path) -> None:
-        """The context (and what shifts it), with its settings and what text side it was learned for."""
+        """Write the context (and CoCoOp's meta-net), with its settings and the fingerprint of its text encoder."""
         modules = {"bank": self.prompted.bank, "conditioner": self.prompted.conditioner}
         tensors = {
             f"{part}.{name}": tensor.detach().cpu().contiguous()
@@ -185,7 +185,9 @@ class PromptedEmbedder(PairEmbedder):
 
     @classmethod
     def with_prompts(cls, base: Any, path: Path) -> PromptedEmbedder:
-        """A dual encoder with the prompts of a file. Raises DataError for a file that is none, ConfigError for another text side."""
+        """Return a dual encoder with the prompts of a file. Raises DataError for an invalid file,
+        ConfigError for another text encoder.
+        """
         if not isinstance(base, PairEmbedder):
             raise ConfigError(
                 f"'{getattr(base, 'name', base)}' takes no prompts (expected a dual encoder, such as a run of clip)"
@@ -214,7 +216,7 @@ class PromptedEmbedder(PairEmbedder):
 
 
 class ConditionedEmbedder(PromptedEmbedder):
-    """Embedder trained by CoCoOp: each image shifts the context, so pair scores take the place of text vectors."""
+    """Embedder trained by CoCoOp: each image shifts the context, so it has pair scores instead of text vectors."""
 
     kind: ClassVar[str] = "conditioned_prompts"
 
@@ -229,7 +231,7 @@ class ConditionedEmbedder(PromptedEmbedder):
 def prompted_encoder(
     encoder: DualEncoder, settings: PromptSettings, *, words_MD: Tensor | None = None, **options: Any
 ) -> PromptedEncoder:
-    """The module of these settings with a fresh context. `options` are those of `LearnedContext`."""
+    """Return the module of these settings with a newly initialised context. `options` are those of `LearnedContext`."""
     width = token_table(encoder.text_tower).embedding_dim
     classes = len(settings.classes) if settings.per_class else 0
     bank = LearnedContext(width, settings.count, classes=classes, words_MD=words_MD, **options)
@@ -237,17 +239,17 @@ def prompted_encoder(
 
 
 def text_side(model: DualEncoder) -> str:
-    """Fingerprint of a model's text side: eight bytes of the sha256 of its tensors, in hexadecimal."""
+    """Return the fingerprint of a model's text encoder: eight bytes of the sha256 of its tensors, in hexadecimal."""
     return fingerprint(torch.nn.ModuleList([model.text_tower, model.text_projection]), {})[:16]
 
 
 def class_text(name: str) -> str:
-    """A class name as it is read."""
+    """Return a class name as it is tokenized."""
     return name.replace("_", " ").strip()
 
 
 def count_trained_parameters(model: PromptedEncoder) -> int:
-    """Number of trained parameters."""
+    """Return the number of trained parameters."""
     return parameters(model.bank) + (parameters(model.conditioner) if model.conditioner is not None else 0)
 
 

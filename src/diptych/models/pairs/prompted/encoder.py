@@ -1,4 +1,4 @@
-"""A frozen dual encoder whose class names are read after learned context: CoOp (2109.01134), CoCoOp (2203.05557).
+"""Frozen dual encoder with learned context before class names: CoOp (2109.01134), CoCoOp (2203.05557).
 
 Letters: B batch, N items, K classes, C channel, H W, L tokens, M context vectors, D width, J joint space.
 """
@@ -20,13 +20,15 @@ from diptych.models.towers.text_embeddings import read_mask, token_table
 
 @dataclass(frozen=True, slots=True)
 class ClassLogits:
-    """Logits [N, K] of every class: scale times the cosine, as a softmax over classes takes them."""
+    """Logits [N, K] of every class: scale times the cosine, for a softmax over classes."""
 
     logit_NK: Rows[Tensor]
 
 
 class MetaNet(nn.Module):
-    """CoCoOp's meta-net: an image's unit vector to what its context vectors are shifted by. Linear, ReLU, linear, narrow inside."""
+    """CoCoOp's meta-net: maps an image's unit vector to a shift of the context vectors. Linear, ReLU,
+    linear, with a bottleneck.
+    """
 
     def __init__(self, joint: int, width: int, *, reduction: int = 16) -> None:
         super().__init__()
@@ -38,10 +40,10 @@ class MetaNet(nn.Module):
 
 
 class PromptedEncoder(nn.Module):
-    """Class names to unit vectors through learned context and the frozen text side; images through the frozen image side.
+    """Encodes class names with learned context and the frozen text encoder, and images with the frozen image encoder.
 
-    Both sides stay in evaluation mode and get no gradient; it flows through the text side to the context. Rows of class tokens are not
-    among the weights: they are those of the classes at hand (`set_classes`).
+    Both encoders stay in evaluation mode and get no gradient; it flows through the text encoder to the context.
+    Token rows of classes are not part of the weights: `set_classes` sets them.
     """
 
     ids_KL: Tensor
@@ -57,7 +59,7 @@ class PromptedEncoder(nn.Module):
             self.register_buffer(name, torch.zeros(0, 0, dtype=torch.int64), persistent=False)
 
     def set_classes(self, prompts: ClassPrompts) -> None:
-        """From now on the classes are these."""
+        """Set the current classes."""
         device = self.bank.context.device
         self.ids_KL = torch.from_numpy(prompts.ids_KL).to(device)
         self.mask_KL = torch.from_numpy(prompts.mask_KL).to(device)
@@ -70,7 +72,7 @@ class PromptedEncoder(nn.Module):
         return self
 
     def forward(self, image: Tensor) -> ClassLogits:
-        """Images [B, C, H, W], or unit vectors of images [B, J] that were computed before."""
+        """Classify images [B, C, H, W], or precomputed unit vectors of images [B, J]."""
         image_BJ = self.encode_image(image) if image.ndim == 4 else image.to(self.bank.context.dtype)
         scale = self.encoder.log_scale.exp()
         if self.conditioner is None:
@@ -83,7 +85,7 @@ class PromptedEncoder(nn.Module):
         return self.encoder.encode_image(image_BCHW)
 
     def encode_classes(self, shift_BD: Tensor | None = None) -> Tensor:
-        """Unit-norm [K, J], or [B, K, J] with a shift of the context for each of B images."""
+        """Return unit-norm [K, J], or [B, K, J] with a shift of the context for each of B images."""
         tower = self.encoder.text_tower
         token_KLD = token_table(tower)(self.ids_KL)
         mask_KL = read_mask(tower, self.ids_KL, self.mask_KL)

@@ -1,9 +1,9 @@
-"""Prompts that CoOp's and CoCoOp's authors released: "coop:FILE#MODEL" or "coop:FILE#MODEL#CLASSES.txt".
+"""Load prompts released by CoOp's and CoCoOp's authors: "coop:FILE#MODEL" or "coop:FILE#MODEL#CLASSES.txt".
 
-FILE is a prompt_learner's model.pth.tar-50; of it the context is read (and CoCoOp's small network), while the token vectors around it are
-those of the classes at hand. MODEL is the address of the CLIP that the prompts were learned for. A file knows no names: CLASSES
-has one in a line, in the order of training; without it `classify` has no classes of its own, and a context of its own for each
-class cannot be read.
+FILE is a prompt_learner's model.pth.tar-50; only the context (and CoCoOp's meta-net) is read from it, not the token vectors of
+its classes. MODEL is the address of the CLIP that the prompts were learned for. The file has no class names: CLASSES
+has one per line, in the order of training; without it `classify` has no default classes, and a class-specific context
+cannot be loaded.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from diptych.models.towers.text_embeddings import token_table
 SOURCE = "a prompt_learner of CoOp or CoCoOp, with 'state_dict'"
 FORM = "coop:FILE#MODEL, or coop:FILE#MODEL#CLASSES.txt"
 IGNORED = ("token_prefix", "token_suffix")
-"""Embedded tokens of the names of training, which the release drops, too, when it loads a file."""
+"""Token embeddings of the names of training, which the release also drops when it loads a file."""
 NAMES = {
     "ctx": "bank.context", "meta_net.linear1.weight": "conditioner.inside.weight", "meta_net.linear1.bias": "conditioner.inside.bias",
     "meta_net.linear2.weight": "conditioner.out.weight", "meta_net.linear2.bias": "conditioner.out.bias",
@@ -32,9 +32,9 @@ NAMES = {
 
 
 def open_released(spec: str) -> PromptedEmbedder:
-    """The dual encoder with those prompts. Leaves the torch random state unchanged.
+    """Load the dual encoder with those prompts. Leaves the torch random state unchanged.
 
-    Raises DataError for a file that is missing or no prompt_learner, ConfigError for a model that it was not learned for.
+    Raises DataError for a file that is missing or not a prompt_learner, ConfigError for a model that it was not learned for.
     """
     from diptych.models.io.open_address import open_address
 
@@ -54,7 +54,7 @@ def open_released(spec: str) -> PromptedEmbedder:
 
 
 def with_released(base: PairEmbedder, tensors: Mapping[str, Tensor], classes: tuple[str, ...], name: str) -> PromptedEmbedder:
-    """A dual encoder with the context of a state dict. Raises ConfigError for another width, or where classes are not as many."""
+    """Return a dual encoder with the context of a state dict. Raises ConfigError for another width or number of classes."""
     read = {NAMES[key]: tensor.float() for key, tensor in tensors.items() if key in NAMES}
     if strange := [key for key in tensors if key not in NAMES and key not in IGNORED]:
         raise ConfigError(f"not of CoOp: {first_names(strange)} (expected {SOURCE})")
@@ -83,7 +83,7 @@ def with_released(base: PairEmbedder, tensors: Mapping[str, Tensor], classes: tu
 
 
 def _split(rest: str) -> tuple[str, str]:
-    """The address of the model, which may have a "#" of its own, and the file of classes after the last one."""
+    """Return the address of the model, which may contain "#", and the file of classes after the last "#"."""
     address, _, last = rest.rpartition("#")
     return (address, last) if address and last.endswith(".txt") else (rest, "")
 

@@ -136,8 +136,8 @@ class OpenClipText(Tower):
         return TowerOutput(tokens_BLD[:, : real_BL.shape[1]], real_BL, pooled_BD)
 
     def _ids_like(self, embedded_BLD: Tensor, mask_BL: Tensor | None) -> Tensor:
-        """Return ids with padding and end at the positions of the embeddings: the library finds both by the ids,
-        whatever the embeddings.
+        """Return ids with padding and end at the positions of the embeddings:
+        the library finds both by the ids, whatever the embeddings.
         """
         if mask_BL is None:
             mask_BL = torch.ones(embedded_BLD.shape[:2], dtype=torch.bool, device=embedded_BLD.device)
