@@ -47,7 +47,7 @@ class BackendOptions:
 
 
 def open_backend(address: str, options: BackendOptions) -> TextBackend:
-    """Backend of an address; `wanted.rest` is filled in."""
+    """Backend of an address; `options.rest` is filled in."""
     kind, _, rest = address.partition(":")
     if kind.removeprefix("chat+") in ("http", "https"):
         kind, rest = "endpoint", address

@@ -1,6 +1,6 @@
 """Join and split tensors that a released RLIPv2 checkpoint stores in a different layout.
 
-Names are the released ones on both sides; `rlipv2_names` renames them.
+Names are the released ones on both sides; `names` renames them.
 """
 
 from __future__ import annotations
