@@ -172,6 +172,12 @@ def test_every_page_is_in_the_navigation() -> None:
     assert not missing
 
 
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_install_lines_name_a_clone_or_a_wheel(page: Path) -> None:
+    """`pip install 'diptych[serve]'` would look for a distribution on PyPI."""
+    assert not re.findall(r"pip install +['\"]?diptych\b", page.read_text(encoding="utf-8"))
+
+
 @pytest.mark.parametrize("path", [*PAGES, *SOURCES], ids=name)
 def test_nothing_leads_to_files_outside_the_repository(path: Path) -> None:
     text = path.read_text(encoding="utf-8")
