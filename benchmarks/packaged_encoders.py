@@ -20,8 +20,6 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from machine_results import keep
-
 import diptych as dp
 from diptych.data.dataset import Pool
 from diptych.models.closed_form.model import raw_input_model
@@ -95,16 +93,13 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     options = parser.parse_args()
-    parts = {}
     for address in filter(None, ("emoji", options.icons)):
         data = dp.read(address)
-        parts[data.name] = rows = table(data, options)
+        rows = table(data, options)
         columns = [*rows["locked"]]
         print(f"| {data.name} | {' | '.join(columns)} |\n|---|{'---:|' * len(columns)}")
         for way, scores in rows.items():
             print(f"| {way} | {' | '.join(f'{scores[name]:.3f}' if name in scores else '' for name in columns)} |", flush=True)
-    settings = {"steps": options.steps, "batch_size": options.batch_size, "seeds": options.seeds}
-    keep("packaged_encoders", {"parts": parts, **settings}, [])
 
 
 if __name__ == "__main__":
