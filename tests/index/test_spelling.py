@@ -13,7 +13,7 @@ from diptych.core.sample import Sample, Text
 from diptych.data.dataset import Pool
 from diptych.index.base import Index
 from diptych.index.lexicon import TermVocabulary
-from diptych.index.spelling import nearest_word, number_forms
+from diptych.index.spelling import nearest_word, number_forms, without_accents
 
 TEXTS = ["two cherries", "a strawberry", "a red box", "three buses", "café at night", "a cat", "cats and dogs"]
 
@@ -94,3 +94,18 @@ def test_the_command_says_it(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     dp.index("words", pool, tmp_path / "index", kind="lexical", progress=False).close()
     assert main(["search", str(tmp_path / "index"), "strawbery"]) == 0
     assert capsys.readouterr().out.splitlines() == ["nothing found", "did you mean: strawberry"]
+
+
+def test_terms_may_be_learned_while_accents_are_looked_past(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a service, where one thread searches and another adds an item."""
+    vocabulary = TermVocabulary(tmp_path)
+    vocabulary.learn(["forêt", "été"])
+
+    def meanwhile(term: str) -> str:
+        vocabulary.learn(["forét"])
+        return without_accents(term)
+
+    monkeypatch.setattr("diptych.index.lexicon.without_accents", meanwhile)
+    assert vocabulary.accent_variants("foret") == ["forêt"]
+    assert vocabulary.accent_variants("foret") == ["forêt", "forét"]
+    assert vocabulary.accent_variants("foret") == ["forêt", "forét"], "no term is read twice"

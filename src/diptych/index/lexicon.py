@@ -14,13 +14,13 @@ import json
 import math
 import os
 import re
+import threading
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import islice
 from pathlib import Path
 from typing import ClassVar
 
@@ -91,6 +91,7 @@ class TermVocabulary:
         self._file = folder / FILE
         self._by_plain: dict[str, list[str]] = {}
         self._read = 0  # terms that are in `_by_plain`
+        self._reading = threading.Lock()
 
     @cached_property
     def _number_of(self) -> dict[str, int]:
@@ -125,11 +126,14 @@ class TermVocabulary:
         return list(self._number_of)
 
     def accent_variants(self, term: str) -> list[str]:
-        """Terms that are spelled as this one but for accents, on either side: "forêt" and "foret". The first call reads every term."""
-        for one in islice(self._number_of, self._read, None):
-            self._by_plain.setdefault(without_accents(one), []).append(one)
-        self._read = len(self)
-        return self._by_plain.get(without_accents(term), [])
+        """Terms that differ from this one only in accents, such as "forêt" and "foret". The first call reads every term."""
+        with self._reading:
+            if self._read < len(self):
+                terms = self.terms()  # a copy: another thread may learn terms in the meantime
+                for learned in terms[self._read :]:
+                    self._by_plain.setdefault(without_accents(learned), []).append(learned)
+                self._read = len(terms)
+            return list(self._by_plain.get(without_accents(term), ()))
 
     def learn(self, terms: Iterable[str]) -> None:
         """Give numbers to the terms that have none. They are on disk when this returns."""
