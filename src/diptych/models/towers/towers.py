@@ -6,8 +6,8 @@ image  vit_micro, vit_tiny, vit_b32, vit_b16, vit_l14 (CLIP's), vit_bigg14 (open
        efficientnet_b7, efficientnet_l2 (ALIGN's, without head convolution), eva_g14 (BLIP-2's: EVA without its last block, the class
        token among its tokens), timm:NAME (any model of timm)
 text   text_micro, text_tiny, text_clip, text_clip_l (CLIP's for B and L), text_clip_bigg, text_slip (SLIP's), text_siglip
-       (SigLIP's for B), text_tips (TIPS'), bert_micro, bert_tiny, bert_b6 (lower half), bert_b, bert_l (fresh weights, pooled at the first
-       token unless pooling says "mean" or "pooler"), hf:FOLDER (any encoder of transformers, with its weights)
+       (SigLIP's for B), text_tips (TIPS'), bert_micro, bert_tiny, bert_b6 (lower half), bert_b, bert_l, bart_b (BART's encoder; fresh
+       weights, pooled at the first token unless pooling says "mean" or "pooler"), hf:FOLDER (any encoder of transformers, with its weights)
 
 vit, dense and transformer are these with every size given; headed_image and headed_text add a head to another tower,
 peak_image and peak_text the maximum over projected tokens, adapted_image and adapted_text adapters in its blocks;
@@ -68,6 +68,13 @@ def _bert(*, vocab_size: int, length: int, width: int, layers: int, heads: int, 
     }
     poolings: dict[str, Pooled] = {"cls": "cls", "pooler": "pooler"}
     return TransformersText(config=config, pooling=poolings.get(pooling, "mean"), length=length)
+
+
+def _bart(*, vocab_size: int, length: int, width: int, layers: int, heads: int, pad_id: int = 1, pooling: Any = "cls") -> Tower:
+    from diptych.models.towers.packaged.hf_text import bart_encoder
+
+    sizes = {"length": length, "width": width, "layers": layers, "heads": heads}
+    return bart_encoder(vocab_size=vocab_size, pad_id=pad_id, pooling=pooling, **sizes)
 
 
 def _hf_image(*, config: dict[str, Any], image_size: int | None = None, drop_path: float = 0.0) -> Tower:
@@ -325,6 +332,7 @@ TEXT: dict[str, Preset] = {
     "bert_b6": (_bert, {"length": 64, "width": 768, "layers": 6, "heads": 12}),
     "bert_b": (_bert, {"length": 64, "width": 768, "layers": 12, "heads": 12}),
     "bert_l": (_bert, {"length": 64, "width": 1024, "layers": 24, "heads": 16}),
+    "bart_b": (_bart, {"length": 64, "width": 768, "layers": 6, "heads": 12}),
     "xlm_roberta_tiny": (_xlm_roberta, {"length": 64, "width": 64, "layers": 2, "heads": 4, "out": 64}),
     "xlm_roberta_b": (_xlm_roberta, {"length": 77, "width": 768, "layers": 12, "heads": 12, "out": 512}),
     "open_clip_text": (_open_clip_text, {}),
