@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from diptych.api import load
 from diptych.core.errors import ConfigError, DataError
 from diptych.core.sample import Sample
+from diptych.data.dataset import Pool
 from diptych.data.load.stream import batches
 from diptych.data.points.proposals import ProposalReading
 from diptych.data.points.room_language import boxes_of_objects, room_objects
@@ -155,6 +156,33 @@ def test_proposals_are_given_or_jittered() -> None:
     assert (reading.points(np.full((5, 6), 9.0), reading.boxes(given)) == 0).all()
     with pytest.raises(DataError, match="expected finite boxes"):
         reading.boxes(Sample("x", extras={"proposals": [[1.0, 2.0]]}))
+
+
+def test_proposals_on_nothing_are_in_no_contrast() -> None:
+    """A box in the air, far from every thing, takes no part unless it is to be a negative."""
+    sample = DATA[0]
+    true_N6 = boxes_of_objects(room_objects(sample))
+    given = [*true_N6.tolist(), [50.0, 50.0, 50.0, 1.0, 1.0, 1.0]]
+    rows = [replace(sample, uid=str(k), extras={**sample.extras, "proposals": given}) for k in range(2)]
+    recipe = replace(RECIPE, masking=False, batch_size=2, reading=replace(RECIPE.reading, most=20))
+    torch.manual_seed(0)
+    model = recipe.model().eval()
+    (step,) = batches(Pool.from_samples(rows), recipe, seed=0, stop=1)
+    batch = step.batch
+    assert batch.matched_BM.sum(1).tolist() == [len(true_N6)] * 2
+    assert batch.open_BM.sum(1).tolist() == [len(true_N6) + 1] * 2
+    with torch.no_grad():
+        f = recipe.features(model, batch)
+        ignored = recipe.contrasts(f, batch)
+        negatives = replace(recipe, unmatched="negatives").contrasts(f, batch)
+        without = within_rooms(f.sentence_BSD, f.node_BMD, batch.meant_BSM, batch.matched_BM, f.scale)
+        beside = within_rooms(f.sentence_BSD, f.node_BMD, batch.meant_BSM, batch.open_BM, f.scale)
+    assert (ignored["sentence"], negatives["sentence"]) == (without, beside)
+    assert without < beside
+    assert ignored["word"] < negatives["word"]
+    assert ignored["scene"] == negatives["scene"]
+    with pytest.raises(ConfigError, match="unmatched is 'kept'"):
+        replace(RECIPE, unmatched="kept")  # type: ignore[arg-type]
 
 
 def test_every_term_moves_its_parts() -> None:

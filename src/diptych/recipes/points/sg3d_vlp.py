@@ -35,12 +35,14 @@ READING, GRAPH = ProposalReading(), RoomGraphSettings()
 
 @dataclass(frozen=True)
 class RoomLanguageBatch(TensorBatch):
-    """Proposals of rooms, sentences with what they mean, what is masked, captions and questions; see `RoomTexts`."""
+    """Proposals of rooms, which of them lie on a thing, sentences with what they mean, what is masked, captions and questions; see
+    `RoomTexts`."""
 
     point_BMKF: Rows[Tensor]
     box_BM6: Rows[Tensor]
     open_BM: Rows[Tensor]
     class_BM: Rows[Tensor]
+    matched_BM: Rows[Tensor]
     id_BSL: Rows[Tensor]
     mask_BSL: Rows[Tensor]
     target_BSM: Rows[Tensor]
@@ -74,6 +76,7 @@ class SceneGraph3D(Recipe[RoomGraphNet, RoomLanguageBatch, RoomGraphFeatures]):
     pretraining  contrast and masking; False fine-tunes the heads from a pre-trained run (`--init`)
     heads        that are trained: of "grounding", "captions" and "questions"
     levels       of the contrast, of "word", "sentence" and "scene"
+    unmatched    proposals that lie on no thing (`reading.matched`) are "ignored" in the contrasts with words and sentences, or "negatives"
     masking      masked words and things are predicted
     mask_words, mask_objects  share of each that is masked
     sentences    of a room and step; asked: questions of a room and step
@@ -94,6 +97,7 @@ class SceneGraph3D(Recipe[RoomGraphNet, RoomLanguageBatch, RoomGraphFeatures]):
     pretraining: bool = True
     heads: tuple[str, ...] = HEADS
     levels: tuple[str, ...] = LEVELS
+    unmatched: Literal["ignored", "negatives"] = "ignored"
     masking: bool = True
     mask_words: float = 0.15
     mask_objects: float = 0.15
@@ -120,6 +124,8 @@ class SceneGraph3D(Recipe[RoomGraphNet, RoomLanguageBatch, RoomGraphFeatures]):
     clip_norm: float = 10.0
 
     def __post_init__(self) -> None:
+        if self.unmatched not in ("ignored", "negatives"):
+            raise ConfigError(f"unmatched is {self.unmatched!r} (expected ignored | negatives)")
         if not set(self.levels) <= set(LEVELS) or not set(self.heads) <= set(HEADS) or not (self.heads or self.pretraining):
             raise ConfigError(
                 f"levels {list(self.levels)}, heads {list(self.heads)} (expected some of {', '.join(LEVELS)}, and of "
@@ -179,6 +185,7 @@ class SceneGraph3D(Recipe[RoomGraphNet, RoomLanguageBatch, RoomGraphFeatures]):
             "boxes": padded(placed_boxes(box_M6, cloud_P6), most),
             "open": np.arange(most) < len(box_M6),
             "classes": padded(class_M, most, -100),
+            "matched": padded(match_M >= 0, most),
             "ids": np.array([objects[k].id if k >= 0 else -1 for k in match_M], np.int64),
             "soft": {thing.id: np.where(iou_MN[:, n] >= self.soft, iou_MN[:, n], 0) for n, thing in enumerate(objects)},
             "labels": {thing.id: number_of.get(thing.label, -100) for thing in objects},
@@ -214,6 +221,7 @@ class SceneGraph3D(Recipe[RoomGraphNet, RoomLanguageBatch, RoomGraphFeatures]):
             stacked("boxes"),
             stacked("open"),
             stacked("classes"),
+            stacked("matched"),
             parts["id_SL"],
             parts["mask_SL"],
             parts["target_SM"],
@@ -298,13 +306,14 @@ class SceneGraph3D(Recipe[RoomGraphNet, RoomLanguageBatch, RoomGraphFeatures]):
         assert f.node_BMD is not None
         assert f.word_BSLD is not None
         assert f.sentence_BSD is not None
+        open_BM = batch.open_BM & batch.matched_BM if self.unmatched == "ignored" else batch.open_BM
         if "word" in self.levels:
             weight_BSPL = batch.phrase_BSPL.to(f.word_BSLD)
             phrase_BSPD = weight_BSPL @ f.word_BSLD / weight_BSPL.sum(-1, keepdim=True).clamp_min(1)
             phrase_BND = l2_normalise(phrase_BSPD.flatten(1, 2))
-            losses["word"] = within_rooms(phrase_BND, f.object_BMD, batch.phrase_BSPM.flatten(1, 2), batch.open_BM, f.scale)
+            losses["word"] = within_rooms(phrase_BND, f.object_BMD, batch.phrase_BSPM.flatten(1, 2), open_BM, f.scale)
         if "sentence" in self.levels:
-            losses["sentence"] = within_rooms(f.sentence_BSD, f.node_BMD, batch.meant_BSM, batch.open_BM, f.scale)
+            losses["sentence"] = within_rooms(f.sentence_BSD, f.node_BMD, batch.meant_BSM, open_BM, f.scale)
         if "scene" in self.levels:
             assert f.room_BD is not None
             assert f.text_BD is not None
