@@ -231,6 +231,24 @@ def test_deployed_models_answer_every_task(tmp_path: Path) -> None:
     assert len(model.ground_room(empty, ["a chair"])[0].box_N6) == 0
 
 
+def test_embeddings_start_from_word_vectors(tmp_path: Path) -> None:
+    width, words = RECIPE.graph.word_width, RECIPE.words()
+    lines = [" ".join([word, *[str(value)] * width]) for word, value in (("chair", 0.5), ("table", -1.0), ("zebra", 3.0))]
+    (tmp_path / "vectors.txt").write_text("\n".join(lines))
+    recipe = replace(RECIPE, word_vectors=str(tmp_path / "vectors.txt"))
+    torch.manual_seed(0)
+    plain = RECIPE.model()
+    torch.manual_seed(0)
+    weight = recipe.model().embed.weight
+    rows = [words.encode(["the " + name], 8).ids_BL[0, 2] for name in ("chair", "table")]
+    assert [weight[row].tolist() for row in rows] == [[0.5] * width, [-1.0] * width]
+    moved = (weight != plain.embed.weight).any(1)
+    assert {str(words.inner.id_to_token(row)).strip("Ġ") for row in moved.nonzero()[:, 0].tolist()} == {"chair", "table"}
+    (tmp_path / "vectors.txt").write_text("zebra " + " ".join(["1"] * width))
+    with pytest.raises(DataError, match="has no word of the data"):
+        recipe.model()
+
+
 def test_paper_builds_on_the_meta_device() -> None:
     paper = replace(SceneGraph3D.paper(), vocabulary=RECIPE.vocabulary, classes=RECIPE.classes, answers=RECIPE.answers)
     with torch.device("meta"):

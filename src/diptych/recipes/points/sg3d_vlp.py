@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from diptych.core.contracts import Dataset, Draws, Recipe
 from diptych.core.errors import ConfigError, DataError
@@ -23,6 +23,7 @@ from diptych.data.text.tokenize import Tokenizer
 from diptych.models.layers.transformer import l2_normalise
 from diptych.models.points.room_graph_model import RoomGraphModel
 from diptych.models.points.scene_graph import HEADS, RoomGraphFeatures, RoomGraphNet, RoomGraphSettings
+from diptych.models.towers.name_vectors import read_glove
 from diptych.objectives.language.masked_words import masked_words
 from diptych.objectives.pairs.info_nce import info_nce
 from diptych.objectives.rooms.matched_regions import matched_contrast, shared_nll
@@ -85,6 +86,7 @@ class SceneGraph3D(Recipe[RoomGraphNet, RoomLanguageBatch, RoomGraphFeatures]):
     answers_most accepted answers that the answer head knows, the most frequent first
     text_length  words of a sentence, marks included
     tokenizer    "data": byte pairs of the data's own texts; pieces: how many
+    word_vectors file of GloVe's form (published: 300 dimensions); embeddings of words that it holds whole start from its vectors
     medium       name of the cloud among a sample's media
     reading      of proposals: `ProposalReading`, whose fields are options of their own
     graph        sizes: `RoomGraphSettings`, whose fields are options of their own
@@ -109,6 +111,7 @@ class SceneGraph3D(Recipe[RoomGraphNet, RoomLanguageBatch, RoomGraphFeatures]):
     text_length: int = 32
     tokenizer: Literal["data"] = "data"
     pieces: int = 4096
+    word_vectors: str = ""
     medium: str = "cloud"
     reading: ProposalReading = READING
     graph: RoomGraphSettings = GRAPH
@@ -251,15 +254,19 @@ class SceneGraph3D(Recipe[RoomGraphNet, RoomLanguageBatch, RoomGraphFeatures]):
     def model(self) -> RoomGraphNet:
         if not self.classes:
             raise ConfigError("classes and words are learned from the data: call prepare(data) first")
-        return RoomGraphNet(
+        words = self.words()
+        model = RoomGraphNet(
             self.graph,
-            words=self.words().vocab_size,
+            words=words.vocab_size,
             classes=len(self.classes),
             answers=len(self.answers),
             heads=self.heads,
             pretraining=self.pretraining,
             temperature=self.temperature,
         )
+        if self.word_vectors:
+            start_embeddings(model.embed, words, self.word_vectors)
+        return model
 
     def features(self, model: RoomGraphNet, batch: RoomLanguageBatch) -> RoomGraphFeatures:
         features: RoomGraphFeatures = model(
@@ -347,6 +354,19 @@ class SceneGraph3D(Recipe[RoomGraphNet, RoomLanguageBatch, RoomGraphFeatures]):
     def paper(cls) -> Self:
         """256 dimensions and 300 of words; everything that the paper does not say is as in the fields."""
         return cls()
+
+
+def start_embeddings(embed: nn.Embedding, words: Tokenizer, file: str) -> None:
+    """Set the embeddings of tokens that are words in a file of GloVe's form to their vectors. Raises DataError if it has none of them."""
+    tokens: dict[str, list[int]] = defaultdict(list)
+    for row in range(embed.num_embeddings):
+        tokens[str(words.inner.id_to_token(row)).strip("Ġ")].append(row)
+    vectors = read_glove(file, tokens, embed.embedding_dim)
+    if not vectors:
+        raise DataError("has no word of the data", file=file, expected='lines "word number number ..."')
+    with torch.no_grad():
+        for word, vector_E in vectors.items():
+            embed.weight[tokens[word]] = torch.from_numpy(vector_E).to(embed.weight)
 
 
 def within_rooms(row_BND: Tensor, object_BMD: Tensor, positive_BNM: Tensor, open_BM: Tensor, scale: Tensor) -> Tensor:
