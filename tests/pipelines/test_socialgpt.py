@@ -143,7 +143,7 @@ def test_people_are_matched_above_the_threshold_once_each() -> None:
         assert matched_people([FIRST], (REGIONS[0], REGIONS[3]), 0.42, repeated=repeated)[1] == others
 
 
-def test_records_are_those_of_the_release() -> None:
+def test_records_are_those_of_the_release(parity: Any) -> None:
     """`scale_coordinate_newbbox`, `resize_long_edge` and `get_semantic_region` of the release on its own example printed these."""
     size = scaled_size(1023, 682, 384)
     assert size == (384, 256)
@@ -153,7 +153,8 @@ def test_records_are_those_of_the_release() -> None:
         DescribedObject("P2", (0, 109, 531, 682), "a boy", "8", "boy"),
     ]
     records = SceneRecords("", "", (*people, DescribedObject("O1", (40, 13, 77, 99), "a cup")), *size, scale)
-    assert records.text == RELEASED_RECORDS
+    pairs = [(np.array([*records.text.encode()]), np.array([*RELEASED_RECORDS.encode()]))]
+    parity("socialgpt", "records of a scene", "Mengzibin/SocialGPT bccfa82", pairs, tolerance=0)
 
 
 def test_training_prompt_is_in_the_released_frame() -> None:

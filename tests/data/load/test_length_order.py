@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pytest
@@ -104,13 +105,15 @@ IMAGES = [
 """The same for four rows a process and three processes, all rows with images."""
 
 
-def test_order_is_that_of_the_release() -> None:
+def test_order_is_that_of_the_release(parity: Any) -> None:
     def permutation(name: str, count: int) -> Sequence[int]:
         assert len(DRAWN[name]) == count
         return DRAWN[name]
 
-    assert grouped_by_modality(LENGTHS, 3, 2, permutation) == MIXED
-    assert grouped_by_length([abs(length) for length in LENGTHS], 4, 3, ALL) == IMAGES
+    mixed = grouped_by_modality(LENGTHS, 3, 2, permutation)
+    images = grouped_by_length([abs(length) for length in LENGTHS], 4, 3, ALL)
+    pairs = [(np.array(mixed), np.array(MIXED)), (np.array(images), np.array(IMAGES))]
+    parity("llava", "rows grouped by image and length", "LengthGroupedSampler of LLaVA at c121f04", pairs, tolerance=0)
 
 
 def test_every_row_comes_once_an_epoch() -> None:

@@ -31,8 +31,10 @@ SPLIT = re.compile(r"train|val|test")
 
 
 def read_social_pairs(path: Path, format: str, *, name: str = "", root: Path | None = None) -> Pool:
-    """The pairs of a list, a sample each: two regions "person", the relation between them, and its name as the extra "relation". Pairs of
-    one picture are a group, whose people are numbered as the extra "symbols" of a pair has it. `root` is the folder of the pictures, by default the list's. Raises DataError that names file and row."""
+    """The pairs of a list, a sample each: two regions "person", the relation between them, and its name as the extra "relation".
+
+    Pairs of one picture are a group. Its people are numbered in order: the extra "symbols" of a pair is ["P1", "P2"], say.
+    `root` is the folder of the pictures, by default the list's. Raises DataError that names file and row."""
     if format not in RELATIONS:
         raise UnknownName("format of pairs", format, RELATIONS)
     samples = list(_pairs(path, RELATIONS[format], root or path.parent))
