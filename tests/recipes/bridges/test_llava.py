@@ -196,6 +196,7 @@ def test_the_authors_folder_is_the_same_model(folder: Path, tmp_path: Path) -> N
         "mm_projector_type": "mlp2x_gelu",
         "mm_vision_select_layer": -2,
         "mm_vision_tower": "openai/clip-vit-large-patch14-336",
+        "image_aspect_ratio": "pad",
     }
     (tmp_path / "config.json").write_text(json.dumps(own))
     (tmp_path / "tokenizer.json").write_bytes((folder / "tokenizer.json").read_bytes())
