@@ -130,26 +130,23 @@ def _xlm_roberta(
     return _open_clip_text(config=config, width=out, quick_gelu=False, encoder=encoder, length=length)
 
 
-def _headed_image(
-    *, inner: dict[str, Any], hidden: int, kind: Any = "batch_norm", middle: int = 2048, image_size: int | None = None
-) -> Tower:
+def _headed_image(*, inner: dict[str, Any], hidden: int, image_size: int | None = None, **head: Any) -> Tower:
     from diptych.models.towers.headed import HeadedTower
 
-    return HeadedTower(image_tower(**inner), hidden, kind=kind, middle=middle)
+    return HeadedTower(image_tower(**inner), hidden, **head)
 
 
 def _headed_text(
     *,
     inner: dict[str, Any],
     hidden: int,
-    kind: Any = "batch_norm",
-    middle: int = 2048,
     vocab_size: int | None = None,
     length: int | None = None,
+    **head: Any,
 ) -> Tower:
     from diptych.models.towers.headed import HeadedTower
 
-    return HeadedTower(text_tower(**inner), hidden, kind=kind, middle=middle)
+    return HeadedTower(text_tower(**inner), hidden, **head)
 
 
 def _adapted_image(*, inner: dict[str, Any], adapters: dict[str, Any], image_size: int | None = None) -> Tower:
