@@ -212,7 +212,9 @@ def test_roberta_counts_real_tokens_from_behind_the_id_of_padding() -> None:
     rows = []
     for row, positions in zip(ids.tolist(), ([4, 5, 6, 3, 3], [3, 3, 4, 5, 6]), strict=True):
         summed = [
-            table.word_embeddings.weight[token] + table.position_embeddings.weight[position] + table.token_type_embeddings.weight[0]
+            table.word_embeddings.weight[token]
+            + table.position_embeddings.weight[position]
+            + table.token_type_embeddings.weight[0]
             for token, position in zip(row, positions, strict=True)
         ]
         rows.append(torch.nn.functional.layer_norm(torch.stack(summed), (128,), eps=1e-5))
