@@ -258,6 +258,25 @@ def test_the_learning_rate_falls_after_each_epoch() -> None:
     expected = {9: 1e-4, 10: 9.997779521645793e-05, 505: 5.5e-05, 999: 1.002220478354206e-05}
     assert {step: learning_rate(spec, step, 1000) for step in expected} == pytest.approx(expected, rel=1e-9)
     assert spec.betas == (0.9, 0.999)
+    whole = MeDSLIP.paper().optimiser()
+    # printed by the release's scheduler and loop at 700 steps an epoch
+    stairs = {
+        0: 1e-5,
+        100: 1e-5,
+        101: 2.8e-5,
+        200: 2.8e-5,
+        201: 4.6e-5,
+        400: 6.4e-5,
+        401: 8.2e-5,
+        500: 8.2e-5,
+        501: 1e-4,
+        699: 1e-4,
+    }
+    whole = replace(whole, periods=4.0)
+    later = {700: 8.681980515339464e-05, 1400: 5.5e-05, 2100: 2.3180194846605367e-05}
+    rates = {step: learning_rate(whole, step, 2800) for step in stairs | later}
+    assert rates == pytest.approx(stairs | later, rel=1e-9)
+    assert learning_rate(whole, 200, 800) == pytest.approx(8.681980515339464e-05, rel=1e-9)  # an epoch shorter than the warm-up
     assert MeDSLIP.tiny().optimiser().falls == "step"
 
 
