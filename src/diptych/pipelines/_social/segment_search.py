@@ -181,7 +181,7 @@ def _search(
             if whole
             else [questions[row] for row in rng.choice(len(questions), settings.questions, replace=False)]
         )
-        if least is None or not whole:  # losses of different batches are not comparable
+        if least is None or (settings.incumbent and not whole):  # losses of different batches are not comparable
             least = float(objective.losses([current], batch))
             steps.append(SearchStep(meter.spent(), least, dict(current)))
         if settings.budget and meter.spent() + (ahead + 1) * len(batch) > settings.budget:
@@ -201,7 +201,8 @@ def _search(
         steps.append(SearchStep(meter.spent(), least, dict(current)))
         if (settings.budget and meter.spent() >= settings.budget) or (patience and still >= patience):
             break
-    best_step = min(steps, key=lambda step: step.loss)
+    tried = steps if settings.incumbent else steps[1:] or steps  # the release does not look at what it begins with
+    best_step = min(tried, key=lambda step: step.loss)
     return SearchResult(best_step.choice, best_step.loss, tuple(steps))
 
 
