@@ -1,4 +1,4 @@
-"""Curation of texts: matching against the plain loop, and how match + balance + near-duplicates grow with the pool.
+"""Curation of texts: matching compared with a plain loop, and the cost of matching, balancing and near-duplicate removal by pool size.
 
     python benchmarks/curation.py [--only matching|growth|templates|hashes] [--entries 100000] [--texts 100000] [--sizes 50000 100000]
 

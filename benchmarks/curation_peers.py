@@ -1,4 +1,4 @@
-"""Near-duplicate texts beside datasketch, and downloads beside img2dataset: time, memory and agreement, each in a process of its own.
+"""Near-duplicate texts compared with datasketch, and downloads with img2dataset: time, memory and agreement, each in its own process.
 
     pip install datasketch img2dataset
     python benchmarks/curation_peers.py [--texts 5000] [--pictures 300]

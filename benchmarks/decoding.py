@@ -1,4 +1,4 @@
-"""JPEG bytes to a 224-pixel training crop and to an evaluation image, against webdataset's PIL decoder with PIL resizing.
+"""JPEG decoding to a 224-pixel training crop and to an evaluation image, compared with webdataset's PIL decoder and PIL resizing.
 
     python benchmarks/decoding.py [--images 12] [--rounds 7]
 

@@ -1,4 +1,4 @@
-"""Time of deformable attention on CPU, forward and backward, against transformers' module, in one run.
+"""Deformable attention on CPU, forward and backward: time compared with transformers' module in one run.
 
     python benchmarks/deformable_attention.py [--repeats 7]
 

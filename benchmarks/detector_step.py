@@ -1,4 +1,4 @@
-"""A training step of the small RLIPv2 on linked shapes: what profiling found, before and after, in one run.
+"""A training step of the small RLIPv2 on linked shapes, before and after optimisation by profiling, in one run.
 
     python benchmarks/detector_step.py [--steps 12] [--rounds 3]
 

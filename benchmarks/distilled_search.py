@@ -1,4 +1,4 @@
-"""Pictures searched a second, end to end: a matcher that reads every picture with the query, and the dual encoder that learned from it.
+"""Search time with a fusion model (teacher), which is run on every picture with the query, and with a dual encoder distilled from it.
 
     python benchmarks/distilled_search.py [--pictures 1000] [--queries 20] [--steps 800] [--teacher RUN] [--student RUN]
 

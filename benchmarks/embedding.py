@@ -1,4 +1,4 @@
-"""Pictures a second through the frozen encoder of `locked`: as the product chooses, against PyTorch alone and against timm's own loop.
+"""Images per second through the frozen encoder of `locked`, with default settings, compared with plain PyTorch and with timm's own loop.
 
     python benchmarks/embedding.py [--images 96] [--size 112] [--rounds 3]
 

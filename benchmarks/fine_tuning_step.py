@@ -1,4 +1,4 @@
-"""A fine-tuning step of ViT-B/32 from an open_clip file: ours, open_clip and sentence-transformers on the same weights, in one run.
+"""A fine-tuning step of ViT-B/32 from an open_clip file: Diptych, open_clip and sentence-transformers on the same weights, in one run.
 Texts have about a dozen tokens; open_clip reads rows of 77, ours leaves out what is padding in the whole batch. Ours and open_clip at its
 best are in bfloat16 where the processor multiplies it, the others in float32.
 

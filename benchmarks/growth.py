@@ -1,4 +1,4 @@
-"""How cost grows: curation, building and searching every kind of index, more processes; and what 100 million pairs would ask for.
+"""Cost by number of items for curation and for building and searching every kind of index, and an estimate for 100 million pairs.
 
     python benchmarks/growth.py [--sizes 10000 30000 100000] [--only dense nested lexical late curate torchrun ray]
     python benchmarks/growth.py --sizes 10000 30000 100000 300000 1000000      # the whole curve

@@ -1,4 +1,4 @@
-"""A chain of six curation steps over a million texts and 100,000 small pictures, killed three times, on each engine: the same files.
+"""Six chained curation steps over texts and small pictures, run through and killed three times on each engine, with equal output files.
 
     python benchmarks/killed_curation.py [--rows 1000000] [--pictures 100000] [--runs local ray ...] [--folder /tmp/killed]
 

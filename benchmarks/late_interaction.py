@@ -1,4 +1,4 @@
-"""Time and memory of FILIP's token-wise loss, forward and backward, against the dense form that holds every similarity, in one run.
+"""FILIP's token-wise loss, forward and backward: time and memory compared with a dense form that stores every similarity, in one run.
 
     python benchmarks/late_interaction.py [--largest 1024] [--dense-largest 1024] [--patches 49] [--words 32]
 

@@ -1,4 +1,4 @@
-"""Processor seconds and memory of curation steps over three sizes of a pool, continued to 100 million rows.
+"""Processor seconds and memory of curation steps for three pool sizes, extrapolated to 100 million rows.
 
     python benchmarks/operator_costs.py [--sizes 1000 3000 10000] [--only STEP ...]
 

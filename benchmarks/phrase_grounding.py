@@ -1,4 +1,4 @@
-"""Phrases a second and peak memory of grounding detectors, ours and transformers' Grounding DINO of equal size, in the same run.
+"""Phrases per second and peak memory of a grounding detector, compared with transformers' Grounding DINO of equal size in the same run.
 
     python benchmarks/phrase_grounding.py [--pixels 256] [--phrases 1 10 100] [--repeats 3]
 

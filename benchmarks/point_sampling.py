@@ -1,4 +1,4 @@
-"""Sampling and grouping of point clouds, and clouds a second in training: ours, plain loops and, where it is installed, torch-cluster.
+"""Sampling and grouping of point clouds, and clouds per second in training, compared with plain loops and, if installed, torch-cluster.
 
     python benchmarks/point_sampling.py [--points 8192] [--centres 512] [--neighbours 32] [--clouds 4] [--rounds 3]
 

@@ -1,4 +1,4 @@
-"""Reading samples out of tar shards: bytes of the image and its texts, ours by index against `webdataset`, in one process.
+"""Reading samples (image bytes and texts) from tar shards by index, compared with `webdataset`, in one process.
 
     python benchmarks/reading.py [--samples 2000] [--rounds 7]
 

@@ -1,4 +1,4 @@
-"""Time of the relation protocols against a direct loop over images in Python, in one run on the same predictions.
+"""Scoring by the relation protocols: time compared with a direct Python loop over images, in one run on the same predictions.
 
     python benchmarks/relation_scoring.py [--images 10000] [--only hico_det,v_coco]
 

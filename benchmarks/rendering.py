@@ -1,4 +1,4 @@
-"""Rendered worlds: images a second on one core, with and without their truth, beside a supersampling renderer and stored files.
+"""Rendered worlds: images per second on one core, with and without ground truth, compared with a supersampling renderer and stored files.
 
     OMP_NUM_THREADS=1 python benchmarks/rendering.py [--scenes 200]
 

@@ -1,4 +1,4 @@
-"""Rewriting captions: the rate of each backend, and a run that is killed once and goes on.
+"""Rewriting captions: texts per second of each backend, and of a run that is killed once and resumed.
 
     python benchmarks/rewriting.py [--only grammar|ngram|endpoint|model] [--captions 20000] [--model folder:PATH] [--asked 200]
 

@@ -1,4 +1,4 @@
-"""Tiles per second from a large GeoTIFF, ours against a plain loop over `rasterio` windows, and how memory grows with the scene.
+"""Tiles per second from a large GeoTIFF, compared with a plain loop over `rasterio` windows, and memory by size of the scene.
 
     python benchmarks/scene_tiles.py [--side 10000] [--tile 512] [--rounds 3]
 

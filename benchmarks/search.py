@@ -1,4 +1,4 @@
-"""Every kind of index against comparing with everything.
+"""Search with every kind of index, compared with exact search over all items.
 
     python benchmarks/search.py [--items 20000] [--only dense nested words tokens both]
 

@@ -1,4 +1,4 @@
-"""The service under load, on this machine: what batching gains, how long answers take, what happens beyond what it can do.
+"""The HTTP service under load: gain by batching, latency, and behaviour under overload.
 
     python benchmarks/serving.py [--only alive load steady engines memory growing reload] [--seconds 4] [--steady 20] [--requests 4000]
 

@@ -1,4 +1,4 @@
-"""How long a user waits for `diptych --help` and `import diptych`; `import open_clip` and an empty Python stand beside for scale."""
+"""Startup time of `diptych --help` and `import diptych`, with `import open_clip` and an empty Python for comparison."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A training step with every setting that `auto` chooses by a rule, against the same step with that one setting otherwise.
+"""A training step with the settings that `auto` chooses, compared with the same step after changing one setting.
 
     python benchmarks/step_settings.py [--rounds 5]
 

@@ -1,4 +1,4 @@
-"""Every kind of index over what trained models say of the same 100,000 pictures: rendered pairs of shapes and emoji.
+"""Every kind of index over outputs of trained models for the same 100,000 pictures: rendered pairs of shapes and emoji.
 
     python benchmarks/trained_search.py [--items 100000] [--steps 2000] [--models runs/for-search]
 

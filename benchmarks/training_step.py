@@ -1,4 +1,4 @@
-"""A training step (forward, contrastive loss, backward, AdamW) against open_clip's, as the product chooses on this machine.
+"""A training step (forward, contrastive loss, backward, AdamW) with default settings, compared with open_clip's.
 
     python benchmarks/training_step.py [--batch 16] [--rounds 3]
 

@@ -57,18 +57,20 @@ NEXT = "Next: [training](training.md), [searching](searching.md), [serving](serv
 HEAD = [
     "# How fast",
     "",
-    "Written by `python scripts/how_fast.py` from `benchmarks/results/`; not edited by hand. `make bench` repeats every measurement on",
-    "your machine, keeps it beside these under the class of your processor, and writes this page anew.",
+    "Speed and memory of Diptych beside other libraries. `python scripts/how_fast.py` generates this page from `benchmarks/results/`;",
+    "do not edit it by hand. `make bench` repeats every measurement on your machine, stores the results under the class of your processor,",
+    "and rewrites this page.",
     "",
-    "Every number stands beside the class of the machine that it was taken on. *As started* is the peer as a user would start it; *at its",
-    "best* is the peer at the best setting that we know on that machine; both ran in turn with ours, in one run. A ratio above 1 is for",
-    "us. The machines were shared with other work, so the ratios hold better than the times. A class without a row was not at hand.",
+    "Each row names the class of the machine. *As started* is the other library with its default settings; *at its best* is the other",
+    "library with the best settings that we know on that machine. Both were measured in turn with Diptych, in one run. A ratio above 1",
+    "means that Diptych is faster or needs less memory. The machines were shared with other work, so the ratios are more reliable than",
+    "the times. No machine was available for a class without rows.",
     "",
 ]
 
 
 def classes(found: dict[str, dict[str, Record]]) -> list[str]:
-    lines = ["| class | processors with | benchmarks kept here |", "|---|---|---|"]
+    lines = ["| class | processors with | benchmarks |", "|---|---|---|"]
     for machine in MACHINES:
         names = [name.replace("_", " ") for name, by_class in found.items() if machine in by_class]
         lines.append(f"| `{machine}` | {CLASSES[machine]} | {', '.join(names) or 'none yet'} |")
@@ -79,12 +81,17 @@ def section(root: Path, name: str, by_class: dict[str, Record]) -> list[str]:
     title = name.replace("_", " ").capitalize()
     lines = [f"## {title}", "", what(root, name), "", f"`python benchmarks/{name}.py`", ""]
     curves = {machine: record for machine, record in by_class.items() if record.get("curves")}
-    lines += [f"![{title}: {'cost over the number of items' if curves else 'ours against its peers'}](images/fast/{name}.svg)"]
+    lines += [
+        f"![{title}: {'cost over the number of items' if curves else 'Diptych beside other libraries'}](images/fast/{name}.svg)"
+    ]
     for machine, record in curves.items():
         lines += ["", *growth_curves.table(machine, record)]
     figures = [f"| `{machine}` | {cells(row)} |" for machine, record in by_class.items() for row in record["figures"]]
     if figures:
-        head = ["| class | what | ours | peer, as started | times | peer, at its best | times |", "|---|---|---|---|---|---|---|"]
+        head = [
+            "| class | case | Diptych | other, as started | ratio | other, at its best | ratio |",
+            "|---|---|---|---|---|---|---|",
+        ]
         lines += ["", *head, *figures]
     lines += ["", *(f"- `{machine}`: {words}" for machine, record in by_class.items() for words in measured(record))]
     for machine, record in by_class.items():
@@ -124,7 +131,7 @@ def measured_on(record: Record) -> str:
     machine = record["environment"]
     kept_from = ", ".join(f"{name}={value}" for name, value in record["limited_by"].items())
     parts = [record["date"], f"commit {machine['commit']}", record["processor"], f"{machine['cores']} cores"]
-    parts += [", ".join(machine["processor_flags"]), f"kept to it by {kept_from}" if kept_from else ""]
+    parts += [", ".join(machine["processor_flags"]), f"limited to this class by {kept_from}" if kept_from else ""]
     if record["load_average"] is not None:
         parts.append(f"load average {record['load_average']:g}")
     return "; ".join(part for part in parts if part)

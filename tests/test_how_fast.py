@@ -73,7 +73,7 @@ def test_another_number_makes_another_page_and_picture(how_fast: Any, tmp_path: 
     assert "| `plain` | a rate | 6 images/s | 3 (them) | 2.00 | 2 (them, fused) | 3.00 |" in page
     assert "What is timed.\n" in page
     assert "More." not in page
-    assert "Some CPU; 2 cores; avx2; kept to it by A=b; load average 0.5" in page
+    assert "Some CPU; 2 cores; avx2; limited to this class by A=b; load average 0.5" in page
     drawn = ET.fromstring(pages[how_fast.PICTURES / "steps.svg"])
     bars = [bar for bar in drawn.iter("{http://www.w3.org/2000/svg}rect") if float(bar.get("width", "0")) > 12]
     assert len(bars) == 2

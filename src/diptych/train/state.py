@@ -336,9 +336,9 @@ class Training:
         with self.part_norms.measured(self.model, self.step + 1, self.steps):
             if self.world.device.type == "cuda":
                 self._norm.check()  # of the step before
-                self.grad_norm = self._norm.take(clip_on_device(self.model.parameters(), spec.clip_norm, spec.clip_by))
+                self.grad_norm = self._norm.take(clip_on_device(self.model, spec.clip_norm, spec.clip_by))
             else:
-                self.grad_norm = clip(self.model.parameters(), spec.clip_norm, spec.clip_by)
+                self.grad_norm = clip(self.model, spec.clip_norm, spec.clip_by)
             optimiser.step()
         progress = (self.step + 1 - self.phase.start) / length
         with torch.no_grad():

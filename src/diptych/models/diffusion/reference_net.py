@@ -60,9 +60,8 @@ class ReferenceSettings:
 
 @dataclass(frozen=True)
 class ReferenceDenoising:
-    """A step of training: denoising, the estimated clean latents [B, C, H, W], the latents of each reference picture [B, R, C,
-    H, W], and the
-    attention of the predicate's tokens outside and inside of everything, one map [B, h, w] a layer."""
+    """A step of training: denoising, the estimated clean latents [B, C, H, W], the latents of each reference picture
+    [B, R, C, H, W], and the attention to the predicate's tokens, one map [B, h, w] a layer."""
 
     denoising: Denoising
     estimate_BCHW: Rows[Tensor]
@@ -137,9 +136,10 @@ class ReferenceDiffusion(nn.Module):
         phrase_BRL: Tensor,
         box_BR4: Tensor,
         predicate_B2: Tensor,
+        time_ids_B6: Tensor | None = None,
     ) -> ReferenceDenoising:
         """A step of training: what `DiffusionNet` reads, pictures as the image encoder reads them, the same for the latents in
-        [-1, 1], ids of phrases, boxes, and the token span of the predicate."""
+        [-1, 1], ids of phrases, boxes, the token span of the predicate, and the sizes that SDXL reads (`DiffusionNet.predict`)."""
         net, kind = self.net, self.net.settings.scheduler.get("prediction_type", "epsilon")
         with torch.no_grad():
             clean_BCHW = net.encode_image(image_BCHW, posterior_BCHW)
@@ -149,9 +149,8 @@ class ReferenceDiffusion(nn.Module):
             target_BCHW = prediction_target(clean_BCHW, noise_BCHW, timestep_B, net.alpha_T, kind)
         condition = self.condition(net.encode_text(text_BEL), self.image_tokens(picture_BRCHW, phrase_BRL, box_BR4))
         maps: list[Tensor] = []
-        prediction_BCHW = net.predict(
-            noisy_BCHW, timestep_B, condition, attention=self.attention(box_BR4, noisy_BCHW, predicate_B2, maps)
-        )
+        attention = self.attention(box_BR4, noisy_BCHW, predicate_B2, maps)
+        prediction_BCHW = net.predict(noisy_BCHW, timestep_B, condition, time_ids_B6=time_ids_B6, attention=attention)
         estimate_BCHW = clean_estimate(noisy_BCHW, prediction_BCHW, timestep_B, net.alpha_T, kind)
         denoising = Denoising(prediction_BCHW, target_BCHW, clean_BCHW, noisy_BCHW, timestep_B)
         return ReferenceDenoising(denoising, estimate_BCHW, concept, tuple(maps))
