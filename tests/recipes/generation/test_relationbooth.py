@@ -21,11 +21,14 @@ from torch.nn import functional as F
 sys.path.insert(0, str(Path(__file__).parents[2] / "models/diffusion"))
 from small_pipelines import xl_folder
 
-from diptych.core.contracts import Draw, Draws
+from diptych.core.contracts import Draw, Draws, ReferenceImage
 from diptych.core.errors import ConfigError, DataError
+from diptych.core.image import ArrayImage
 from diptych.data.load.stream import batches
 from diptych.models.diffusion.adapters import FILE, save_adapter
 from diptych.models.diffusion.image_attention import RegionAttention, box_cells, region_bias
+from diptych.models.diffusion.local_tokens import grid_boxes, local_tokens
+from diptych.models.diffusion.reference_model import ReferenceImageModel
 from diptych.models.diffusion.reference_net import ReferenceDiffusion
 from diptych.models.diffusion.resampler import GroundedResampler
 from diptych.objectives.diffusion.figures import attention_outside, gated_mean, key_point_matching, latents_at
@@ -62,6 +65,21 @@ def test_resampler_is_the_released_one(parity: Any) -> None:
     token_BQD = resampler(filled("image", (4, 7, 10)), filled("phrase", (4, 6)), BOXES, dropped_B=dropped_B)
     pairs = [(token_BQD, doubled(RELEASED["resampler"])), (resampler.fourier_embedder(BOXES), doubled(RELEASED["fourier"]))]
     parity("relationbooth", "tokens of the resampler", AUTHORS, pairs, tolerance=1e-5)  # its softmax is of single precision
+
+
+@pytest.mark.parametrize("first_only", [False, True])
+def test_local_tokens_are_the_released_ones(first_only: bool, parity: Any) -> None:
+    """Pictures twice as large as the encoder's own; the released call gives every picture the boxes of the first."""
+    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 3, "num_attention_heads": 2, "projection_dim": 8}
+    config = transformers.CLIPVisionConfig(image_size=32, patch_size=8, hidden_act="gelu", **sizes)
+    vision = transformers.CLIPVisionModelWithProjection(config).double().eval()
+    for name, tensor in vision.state_dict().items():
+        if tensor.is_floating_point():
+            tensor.copy_(filled(name, tuple(tensor.shape)))
+    token_BGD = local_tokens(vision, filled("large", (2, 3, 64, 64)), first_only=first_only)
+    pair = (token_BGD[..., :4], doubled(RELEASED["local"][first_only]))
+    parity("relationbooth", "local tokens", AUTHORS, [pair], tolerance=1e-6)
+    assert grid_boxes(2).tolist() == [[0, 0, 0.5, 0.5], [0, 0.5, 0.5, 1], [0.5, 0, 1, 0.5], [0.5, 0.5, 1, 1]]
 
 
 def released_attention() -> tuple[Attention, RegionAttention]:
@@ -204,6 +222,23 @@ def test_released_files_are_read_and_an_adapter_loads_in_diffusers(
     parity(
         "relationbooth", "predictions with the exported adapter", "diffusers' load_lora_weights", [(ours, theirs)], tolerance=1e-5
     )
+
+
+def test_local_tokens_change_pictures_and_are_saved(released_folders: dict[str, str], tmp_path: Path) -> None:
+    recipe = RelationBooth(**released_folders, local_encoder=released_folders["image_encoder"], rank=1)
+    torch.manual_seed(0)
+    with_local = recipe.model()
+    plain = replace(recipe, local_encoder="").model()
+    for name, tensor in plain.state_dict().items():
+        tensor.copy_(with_local.state_dict()[name])
+    thing = ReferenceImage(ArrayImage(np.random.default_rng(0).integers(0, 255, (40, 40, 3), np.uint8)), "red cat", (0, 0, 1, 1))
+    given: dict[str, Any] = {"references": [[thing, thing]], "steps": 2, "negative": "wall"}
+    first, second = (recipe.deploy(model).generate_images(["red cat on wall"], **given) for model in (with_local, plain))
+    assert (first != second).any()
+    recipe.deploy(with_local).save(tmp_path / "model")
+    again = ReferenceImageModel.load(tmp_path / "model").model
+    assert again.references == with_local.references
+    assert all(torch.equal(tensor, again.state_dict()[name]) for name, tensor in with_local.state_dict().items())
 
 
 def test_released_files_that_do_not_fit_are_named(released_folders: dict[str, str], tmp_path: Path) -> None:

@@ -69,7 +69,7 @@ def drift_at_reward(reward: list[float], kl: list[float], earned: float = EARNED
 
 
 def claims() -> tuple[Claim, ...]:
-    nlpo = replace(RL4LMs.tiny(), small_steps=400, steps=20)
+    nlpo = replace(RL4LMs.tiny(), small_steps=400, steps=12)
     ppo = replace(nlpo, algorithm="ppo")
     return (
         Claim(

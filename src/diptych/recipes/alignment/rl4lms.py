@@ -266,7 +266,7 @@ class RL4LMs(PromptedTextRecipe[LanguagePolicy, Any, ActionLogits]):
     # ------------------------------------------------------------ loss
 
     def features(self, model: LanguagePolicy, batch: TransitionBatch) -> ActionLogits:
-        features: ActionLogits = model(batch.prompt_NP, batch.there_NP, batch.answer_NL, batch.place_N)
+        features: ActionLogits = model(batch.prompt_EP, batch.there_EP, batch.answer_EL, batch.episode_N, batch.place_N)
         return features
 
     def losses(self, features: ActionLogits, batch: TransitionBatch) -> dict[str, Tensor]:

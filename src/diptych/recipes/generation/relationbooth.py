@@ -36,13 +36,14 @@ class RelationBooth(ReferenceRecipe):
     the things. The adapter is exported as pytorch_lora_weights.safetensors, which diffusers loads.
 
     The release reads its condition on the step for a batch of one, scales the key points of the reference pictures by the number
-    of channels, resizes each layer's mask from the one before, and gets no large pictures for its local tokens, which are left
-    out here. It also places pictures at random on black without moving their key points (`placement`), and matches a predicate
+    of channels, resizes each layer's mask from the one before, and reads local tokens when pictures are made, but not in training
+    (`local_encoder`). It also places pictures at random on black without moving their key points (`placement`), and matches a predicate
     that does not occur in the prompt with nothing, which is an error here.
 
     weights         hf:FOLDER of SDXL, or the folder of a model with reference pictures
     adapter         MS-Diffusion's ms_adapter.bin, with hf:FOLDER
     image_encoder   hf:FOLDER of CLIP ViT-bigG/14, with hf:FOLDER
+    local_encoder   hf:FOLDER of the CLIP of local tokens, features of 4 x 4 boxes of large reference pictures; "" reads none
     rank            of the adapter, whose product counts once (alpha = rank)
     key_points      weight of the key-point loss; 0 leaves it out
     key_point_share share of the steps of noise, the first ones, at which it counts
@@ -62,6 +63,7 @@ class RelationBooth(ReferenceRecipe):
     weights: str = ""
     adapter: str = ""
     image_encoder: str = ""
+    local_encoder: str = ""
     rank: int = 4
     key_points: float = 0.1
     key_point_share: float = 1 / 3
@@ -98,7 +100,7 @@ class RelationBooth(ReferenceRecipe):
 
     def base(self) -> ReferenceBase | None:
         """The model that is adapted; None where the published networks are built with fresh weights."""
-        return reference_base(self.weights, self.adapter, self.image_encoder) if self.weights else None
+        return reference_base(self.weights, self.adapter, self.image_encoder, self.local_encoder) if self.weights else None
 
     def settings(self) -> DiffusionSettings:
         base = self.base()
