@@ -11,6 +11,7 @@ import runpy
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Sequence
 from multiprocessing.connection import Connection
@@ -102,6 +103,7 @@ def _carry_out(
     sys.stdout, sys.stderr = (os.fdopen(number, "w", buffering=1, encoding="utf-8", closefd=False) for number in (1, 2))
     os.environ.clear()  # the server has that of its start
     os.environ.update(environment)
+    tempfile.tempdir = None  # by the environment of now
     os.chdir(folder)
     sys.path[:0] = [place for place in environment.get("PYTHONPATH", "").split(os.pathsep) if place]
     sys.modules["__main__"] = ModuleType("__main__")
