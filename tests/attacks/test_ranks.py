@@ -157,7 +157,7 @@ def test_a_rank_that_loses_its_disk_ends_the_run(shard: str, rank: int, tmp_path
     start = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     start += [str(Path(__file__).with_name("full_disk.py")), str(rank), "6"]
     words = ["train", "clip", "--data", "world:scenes?n=48", "--out", str(run), "--steps", "40", "--batch-size", "8"]
-    words += ["--shard", shard, "--save-every", "3", "--keep", "1", "--silence", "60", "--no-evaluation"]
+    words += ["--shard", shard, "--save-every", "3", "--silence", "60", "--no-evaluation"]
     done = subprocess.run([*start, *words], capture_output=True, text=True, timeout=500, check=False)
     assert done.returncode != 0
     (line,) = [line for line in done.stderr.splitlines() if line.startswith("error:")]

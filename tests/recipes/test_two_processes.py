@@ -19,7 +19,7 @@ from diptych.train.options import TrainOptions
 from diptych.worlds.scenes.descriptions import descriptions
 
 SLUGS = ("protoclip", "tips", "ctp", "m3i", "lexlip", "dcd", "minigpt4", "rlipv2", "fiber")
-STEPS = int(os.environ.get("STEPS_TMP", 10))
+STEPS = 10
 
 
 def trained(slug: str, out: Path, shard: Any) -> RunFolder:
