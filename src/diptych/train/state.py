@@ -379,10 +379,10 @@ class Training:
         self._saved = self.step
         self.restart_clock()
 
-    def saved(self) -> None:
-        """Waits for a checkpoint that is still being written. Raises RunError if it could not be."""
-        saving, self._saving = self._saving, None
-        if saving is not None:
+    def saved(self, *, wait: bool = True) -> None:
+        """Waits for a checkpoint that is still being written, or only looks whether that failed. Raises RunError if it did."""
+        if self._saving is not None and (wait or self._saving.failed):
+            saving, self._saving = self._saving, None
             saving.wait()
 
     def whole_model(self) -> nn.Module:
