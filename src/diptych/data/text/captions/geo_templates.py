@@ -51,7 +51,7 @@ def geo_caption(templates: Sequence[str], facts: Mapping[str, Any], rng: np.rand
     values = {name: _value(name, facts) for name in re.findall(r"\{(\w+)\}", template)}
     if not all(values.values()):
         return ""
-    return re.sub(r"\{(\w+)\}", lambda found: values[found[1]], template)
+    return re.sub(r"\{(\w+)\}", lambda match: values[match[1]], template)
 
 
 def covered_blocks(box: Sequence[float], image_width: float, image_height: float) -> str:
