@@ -25,8 +25,13 @@ LIMITS = {"image_pixels": 400_000_000, "decode_seconds": 1.5, "seconds": 8, "que
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Victim]:
     with victim(tmp_path_factory.mktemp("victim"), **LIMITS) as started:
-        assert started.embed(png(8, 8)).status_code == 200  # a decoder is there
+        wait_for_decoder(started)
         yield started
+
+
+def wait_for_decoder(service: Victim) -> None:
+    """On a busy machine a decoder takes longer to start than a request may wait."""
+    assert any(service.embed(png(8, 8)).status_code == 200 for _ in range(10)), "no decoder has started"
 
 
 def png(width: int, height: int) -> bytes:
@@ -99,7 +104,7 @@ def test_memory_is_admitted_by_declared_pixels(tmp_path: Path) -> None:
     large = png(5500, 5500)  # 30 million pixels, 91 MB; one fits
     assert len(large) < 505_000
     with victim(tmp_path, image_pixels=100_000_000, queue_bytes=120_000_000) as service:
-        service.embed(png(8, 8))
+        wait_for_decoder(service)
         before = service.memory("VmRSS")
         with ThreadPoolExecutor(6) as threads:
             statuses = [answer.status_code for answer in threads.map(lambda _: service.embed(large), range(6))]
@@ -119,9 +124,7 @@ def test_one_request_cannot_ask_for_more_than_all(service: Victim) -> None:
 
 def test_the_time_of_an_answer_holds_for_pictures_too(tmp_path: Path) -> None:
     with victim(tmp_path, image_pixels=400_000_000, decode_seconds=60, seconds=2) as service:
-        for _ in range(10):  # until a decoder has started
-            if service.embed(png(8, 8)).status_code == 200:
-                break
+        wait_for_decoder(service)
         (child,) = service.children
         answer = service.embed(repeated_scans((8000, 8000), 64))
         assert answer.status_code == 503
