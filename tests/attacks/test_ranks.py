@@ -155,7 +155,7 @@ def test_a_rank_that_loses_its_disk_ends_the_run(shard: str, rank: int, tmp_path
     """The second checkpoint finds the disk of one of two processes full: one line, both end, and the run goes on from the first."""
     run = tmp_path / "run"
     start = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    start += [str(Path(__file__).with_name("full_disk.py")), str(rank), "6"]
+    start += [str(Path(__file__).parents[1] / "helpers/full_disk.py"), str(rank), "6"]
     words = ["train", "clip", "--data", "world:scenes?n=48", "--out", str(run), "--steps", "40", "--batch-size", "8"]
     words += ["--shard", shard, "--save-every", "3", "--silence", "60", "--no-evaluation"]
     done = subprocess.run([*start, *words], capture_output=True, text=True, timeout=500, check=False)

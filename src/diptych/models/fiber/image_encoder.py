@@ -150,8 +150,8 @@ class FiberImageEncoder(nn.Module):
 
     def _read(self, number: int, text_BLD: Tensor, mask_BL: Tensor, x_BHWC: Tensor) -> Tensor:
         """What the gate of that number reads from the text for each place, [B, H, W, C]."""
-        read_BPC: Tensor = self.gates[number](x_BHWC.flatten(1, 2), text_BLD, mask_BL)
-        return read_BPC.unflatten(1, x_BHWC.shape[1:3])
+        read_BHWC: Tensor = self.gates[number](x_BHWC.flatten(1, 2), text_BLD, mask_BL).unflatten(1, x_BHWC.shape[1:3])
+        return read_BHWC
 
     def _block(self, block: int) -> SwinTransformerBlock:
         return self.net.layers[self._stage[block]].blocks[self._place[block]]
