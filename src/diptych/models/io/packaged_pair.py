@@ -15,7 +15,7 @@ IMAGE_SIZE, TEXT_LENGTH, WIDTH = 112, 64, 256
 
 
 def open_packaged_pair() -> PairEmbedder:
-    """Dual encoder with the packaged weights in both towers and fresh projections: a start for training, and no model to use as it is.
+    """Dual encoder with the packaged weights in both towers and random projections: initial weights for training, not a trained model.
 
     Raises MissingExtra without the packages, RunError for files other than the known ones.
     """
