@@ -30,8 +30,9 @@ demo: $(VENV)/.use ## curate, train, evaluate and search real data, then write r
 # Compiled files are kept, also where the shell says otherwise: without them workers spend a minute compiling tests, and so does each program
 # that a test starts.
 export PYTHONDONTWRITEBYTECODE :=
-# A worker a core, each with one thread; the tests of a file stay together, since they share what is trained once.
-PARALLEL := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile
+# A worker a core, each with one thread; the tests of a file stay together, since they share what is trained once. tests/conftest.py puts
+# files into order.
+PARALLEL := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder
 
 test: $(VENV)/.dev ## the fast tests, in parallel
 	$(PARALLEL) -m 'not slow'

@@ -2,6 +2,7 @@
 
     python scripts/mutants.py                                   # 40 mutants over all rooms
     python scripts/mutants.py --rooms train index --sample 10 --seed 3
+    python scripts/mutants.py --skip 26                         # goes on behind the first 26 of the sample
 
 A mutant is one operator, comparison, number or condition of one module that says something else. It is imported in place of the module in
 a process of its own, so the source tree is never edited. The fast tests of the same room that name the module or something that it defines
@@ -18,20 +19,22 @@ import importlib.util
 import os
 import random
 import re
+import resource
 import signal
 import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from types import ModuleType
 
 ROOT = Path(__file__).parents[1]
 SOURCES = ROOT / "src/diptych"
 ROOMS = ("objectives", "tasks/_scoring", "index", "data/load", "train")
-LIMIT = 120
-"""Seconds for the tests of one mutant: one that runs on is seen, as a hanging test would be."""
+LIMIT, WAIT = 120, 1200
+"""Processor seconds, and seconds by the clock, for the tests of one mutant: one that runs on is seen, as a hanging test would be."""
 
 SWAPPED: dict[type[ast.AST], type[ast.AST]] = {
     ast.Add: ast.Sub, ast.Sub: ast.Add, ast.Mult: ast.Div, ast.Div: ast.Mult, ast.FloorDiv: ast.Mult, ast.Mod: ast.FloorDiv,
@@ -157,7 +160,8 @@ def survives(mutant: Mutant, files: list[Path]) -> bool:
     child = os.fork()
     if not child:
         os.setsid()
-        signal.alarm(LIMIT)
+        resource.setrlimit(resource.RLIMIT_CPU, (LIMIT, LIMIT))
+        signal.alarm(WAIT)
         with open(os.devnull, "w") as silence:
             os.dup2(silence.fileno(), 1)
             os.dup2(silence.fileno(), 2)
@@ -175,13 +179,14 @@ def main() -> int:
     parser.add_argument("--rooms", nargs="+", default=list(ROOMS))
     parser.add_argument("--sample", type=int, default=40)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--skip", type=int, default=0, help="mutants of the sample that have been run already")
     options = parser.parse_args()
     os.chdir(ROOT)
     sys.dont_write_bytecode = True
     for library in ("torch", "torchvision", "timm", "transformers", "scipy.stats", "sklearn", "pyarrow.parquet", "open_clip"):
         importlib.import_module(library)
     seen, lived, begun = Counter[str](), Counter[str](), time.monotonic()
-    for room, mutant in sample(options.rooms, options.sample, options.seed):
+    for room, mutant in islice(sample(options.rooms, options.sample, options.seed), options.skip, None):
         alive = survives(mutant, tests_of(room, mutant.path))
         (lived if alive else seen)[room] += 1
         where = f"{mutant.path.relative_to(SOURCES)}:{mutant.line}"

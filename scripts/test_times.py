@@ -16,12 +16,14 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import resource
 import sys
 import time
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
+from multiprocessing import forkserver
 from pathlib import Path
 from typing import Any
 
@@ -123,10 +125,18 @@ class Times:
 
 
 def spent() -> float:
-    """Processor seconds of this process, of those that it started and waited for, and of those that a server started for it."""
+    """Processor seconds of this process, of those that it started and waited for, and of those that were forked of a server for it."""
     children = resource.getrusage(resource.RUSAGE_CHILDREN)
-    served = getattr(sys.modules.get("joined_processes"), "SPENT", [0.0])[0]
-    return time.process_time() + children.ru_utime + children.ru_stime + float(served)
+    return time.process_time() + children.ru_utime + children.ru_stime + served()
+
+
+def served() -> float:
+    """Processor seconds of the server of `tests/helpers/joined_processes.py`, and of its forks that have ended."""
+    server = getattr(forkserver._forkserver, "_forkserver_pid", None)
+    if server is None:
+        return 0.0
+    fields = Path(f"/proc/{server}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
+    return sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")
 
 
 def system_of(file: str) -> str | None:

@@ -50,6 +50,36 @@ def pytest_collection() -> Iterator[None]:
     return result
 
 
+LONGEST = (
+    "tests/cli/test_contrastive_commands.py",
+    "tests/claims/test_smoke.py",
+    "tests/recipes/test_recipe_contract.py",
+    "tests/claims/test_freshness.py",
+    "tests/core/test_systems.py",
+    "tests/recipes/alignment/test_rl4lms.py",
+    "tests/test_add_a_system_page.py",
+    "tests/tasks/relations/test_open_images_relations.py",
+    "tests/serve/test_command.py",
+    "tests/serve/browser/test_page_in_browser.py",
+    "tests/models/pairs/test_packaged_pair.py",
+    "tests/claims/test_compare.py",
+    "tests/data/shards/test_takedown.py",
+    "tests/attacks/test_decoding_service.py",
+    "tests/attacks/test_while_served.py",
+    "tests/cli/test_compare_command.py",
+    "tests/api/test_own_recipes.py",
+    "tests/api/test_sweep.py",
+    "tests/recipes/generation/test_codebook_captioner.py",
+    "tests/claims/test_pilot.py",
+)
+"""Files that take longest by `make test-times`. They are begun first: one that is begun last leaves the other workers idle."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    places = {file: place for place, file in enumerate(LONGEST)}
+    items.sort(key=lambda item: places.get(item.nodeid.partition("::")[0], len(places)))
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--record-parity", action="store_true", help="write tests/parity/SLUG.json from the parity tests that pass")
 

@@ -7,10 +7,10 @@ import os
 import re
 import shlex
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from warm_programs import run
 
 PAGE = Path(__file__).parents[1] / "docs/add-a-system.md"
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
@@ -73,9 +73,7 @@ def commands() -> list[list[str]]:
 def done(site: Path, commands: list[list[str]]) -> subprocess.CompletedProcess[str]:
     """One process for all of them, and for one that is refused."""
     path = os.pathsep.join([str(site), os.environ.get("PYTHONPATH", "")])
-    words = [sys.executable, "-c", RUN, json.dumps([*commands, REFUSED])]
-    environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
-    return subprocess.run(words, capture_output=True, text=True, check=False, cwd=site, env=environment)
+    return run("-c", RUN, json.dumps([*commands, REFUSED]), environment={**os.environ, "PYTHONPATH": path}, folder=site)
 
 
 def test_every_command_under_the_package_does_its_work(

@@ -6,14 +6,13 @@ import csv
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from warm_programs import Program
 
 import diptych as dp
 from diptych.api import sweeps
@@ -80,7 +79,7 @@ def test_a_sweep_killed_by_signal_9_goes_on_where_it_was(tmp_path: Path, capsys:
     words = [word for name, value in SMALL.items() for word in (f"{name}={value}",)]
     command = ["sweep", "clip", "--data", WORLD, "--over", "lr=log(1e-4,1e-2)", "--trials", "2",
                "--evaluations", "4", "--out", str(tmp_path / "s"), "--set", *words, "steps=40"]  # fmt: skip
-    child = subprocess.Popen([sys.executable, "-m", "diptych", *command], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    child = Program("-m", "diptych", *command)
     metrics, limit = tmp_path / "s/trials/0000/metrics.jsonl", time.monotonic() + 240
     while not (metrics.is_file() and '"eval"' in metrics.read_text()) and time.monotonic() < limit and child.poll() is None:
         time.sleep(0.05)

@@ -6,9 +6,6 @@ import base64
 import io
 import json
 import os
-import resource
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,12 +15,17 @@ from typing import Any
 
 import httpx
 from PIL import Image
+from warm_programs import Program
 
 SERVICE = """
-import json, sys, time
+import json, os, resource, sys, time
 import numpy as np
 from diptych.data.media.decode import decode
 from diptych.serve import Limits, create_app, run
+
+limits, descriptors, log = sys.argv[1:]
+resource.setrlimit(resource.RLIMIT_NOFILE, (int(descriptors), int(descriptors)))
+os.dup2(os.open(log, os.O_WRONLY | os.O_CREAT), 2)
 
 class Grey:
     name, fingerprint = "grey", "f00d"
@@ -33,7 +35,7 @@ class Grey:
         time.sleep(60 * ("sleep" in texts))
         return np.ones((len(texts), 4), np.float32)
 
-app = create_app(Grey(), limits=Limits(**json.loads(sys.argv[1])))
+app = create_app(Grey(), limits=Limits(**json.loads(limits)))
 number = run(app, port=0, announce=lambda address: print(address, flush=True))
 sys.exit(128 + number if number else 0)
 """
@@ -53,7 +55,7 @@ class Victim:
     """A service under attack. `log` is the file that its stderr goes to."""
 
     address: str
-    process: subprocess.Popen[str]
+    process: Program
     log: Path
 
     @property
@@ -104,15 +106,10 @@ class Victim:
 
 @contextmanager
 def victim(folder: Path, *, descriptors: int = 400, **limits: float) -> Iterator[Victim]:
-    def few() -> None:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (descriptors, descriptors))
-
-    command, log = [sys.executable, "-c", SERVICE, json.dumps({"connections": 100} | limits)], folder / "log"
-    with log.open("w") as file:
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=file, text=True, preexec_fn=few)
-    assert process.stdout is not None
+    log = folder / "log"
+    process = Program("-c", SERVICE, json.dumps({"connections": 100} | limits), str(descriptors), str(log))
     address = process.stdout.readline().strip()
-    assert address.startswith("http://"), log.read_text()
+    assert address.startswith("http://"), log.read_text() if log.exists() else process.communicate()[1]
     started = Victim(address, process, log)
     try:
         deadline = time.monotonic() + 30

@@ -7,8 +7,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import tarfile
 import textwrap
 from pathlib import Path
@@ -18,6 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
+from warm_programs import run
 
 from diptych.cli import main
 from diptych.core.errors import DataError
@@ -66,10 +65,7 @@ def killed(tmp_path: Path) -> Path:
         build.store_shard = store
         main(["data", "build", {str(source)!r}, {str(out)!r}, "--shard-samples", "10", "--json"])
         """
-    assert (
-        subprocess.run([sys.executable, "-c", textwrap.dedent(script)], check=False, capture_output=True).returncode
-        == -signal.SIGKILL
-    )
+    assert run("-c", textwrap.dedent(script)).returncode == -signal.SIGKILL
     assert len(list((out / "shards").glob("*.tar"))) == 2
     return out
 

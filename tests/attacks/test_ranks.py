@@ -148,3 +148,26 @@ def test_sigterm_to_the_launcher_saves_and_stops_all(tmp_path: Path) -> None:
         assert (state["status"], state["signal"]) == ("stopped", signal.SIGTERM)
         assert (started.run / "checkpoints" / f"step-{state['step']:08d}").is_dir()
         assert not started.lines
+
+
+@pytest.mark.parametrize(("shard", "rank"), [("fsdp", 0), ("fsdp", 1), ("ddp", 0)])
+def test_a_rank_that_loses_its_disk_ends_the_run(shard: str, rank: int, tmp_path: Path) -> None:
+    """The second checkpoint finds the disk of one of two processes full: one line, both end, and the run goes on from the first."""
+    run = tmp_path / "run"
+    start = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    start += [str(Path(__file__).with_name("full_disk.py")), str(rank), "6"]
+    words = ["train", "clip", "--data", "world:scenes?n=48", "--out", str(run), "--steps", "40", "--batch-size", "8"]
+    words += ["--shard", shard, "--save-every", "3", "--silence", "60", "--no-evaluation"]
+    done = subprocess.run([*start, *words], capture_output=True, text=True, timeout=500, check=False)
+    assert done.returncode != 0
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("error:")]
+    assert "step-00000006 could not be written ([Errno 28] No space left on device); the checkpoints before it are whole" in line
+    state = RunFolder.open(run).state
+    assert (state["status"], state["step"]) == ("failed", 3)
+    assert [path.name for path in (run / "checkpoints").glob("step-*")] == ["step-00000003"]
+    again = subprocess.run(
+        [sys.executable, "-m", "diptych", "train", "--resume", str(run)], capture_output=True, text=True, timeout=500, check=False
+    )
+    assert again.returncode == 0, again.stderr
+    assert RunFolder.open(run).state["status"] == "finished"
+    assert "went on with 1 processes after 2" in (run / "metrics.jsonl").read_text()

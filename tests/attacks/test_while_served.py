@@ -7,8 +7,6 @@ import os
 import signal
 import socket
 import stat
-import subprocess
-import sys
 import textwrap
 import threading
 from collections.abc import Iterator
@@ -18,6 +16,7 @@ from typing import Any
 
 import httpx
 import pytest
+from warm_programs import Program
 
 import diptych as dp
 from diptych.cli import main
@@ -42,12 +41,9 @@ def texts(first: int, last: int) -> Pool:
 
 
 @contextmanager
-def service(folder: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    process = subprocess.Popen(
-        [sys.executable, "-c", SERVICE, str(folder)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+def service(folder: Path) -> Iterator[tuple[Program, str]]:
+    process = Program("-c", SERVICE, str(folder))
     try:
-        assert process.stdout is not None
         address = process.stdout.readline().strip()
         if not address:
             pytest.fail(process.communicate()[1])
@@ -235,9 +231,8 @@ def test_an_index_that_is_open_elsewhere_without_a_service_says_so(place: Path) 
             print("open", flush=True)
             time.sleep(600)
         """
-    holder = subprocess.Popen([sys.executable, "-c", textwrap.dedent(hold)], stdout=subprocess.PIPE, text=True)
+    holder = Program("-c", textwrap.dedent(hold))
     try:
-        assert holder.stdout is not None
         assert holder.stdout.readline() == "open\n"
         with pytest.raises(RunError, match="is open in another process"):
             dp.open_index(place)

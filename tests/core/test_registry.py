@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from warm_programs import run
 
 from diptych.core import systems
 from diptych.core.entries import Registry
@@ -104,14 +104,7 @@ for words in json.loads(sys.argv[1]):
 def diptych(site: Path, *commands: list[str]) -> subprocess.CompletedProcess[str]:
     """The commands one after the other, up to the first that fails, in a process that has the packages in `site`."""
     path = os.pathsep.join([str(site), os.environ.get("PYTHONPATH", "")])
-    return subprocess.run(
-        [sys.executable, "-c", RUN, json.dumps(commands)],
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=site,
-        env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
-    )
+    return run("-c", RUN, json.dumps(commands), environment={**os.environ, "PYTHONPATH": path}, folder=site)
 
 
 def test_a_package_outside_adds_a_recipe_an_operator_and_a_task(tmp_path: Path) -> None:

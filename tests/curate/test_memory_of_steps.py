@@ -1,8 +1,9 @@
-"""Steps over texts hold Arrow columns and arrays, and no Python object a row."""
+"""Steps hold Arrow columns and arrays, and no Python object a row."""
 
 from __future__ import annotations
 
 import gc
+import io
 import tracemalloc
 from pathlib import Path
 from typing import Any
@@ -10,48 +11,83 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
+from PIL import Image
 
 from diptych.core.contracts import CurationStepResult, Drop
-from diptych.curate.duplicates import text_candidates
+from diptych.core.image import BytesImage
+from diptych.curate.duplicates import near, semantic, text_candidates
 from diptych.curate.duplicates.exact import ExactDuplicates
+from diptych.curate.duplicates.near import NearDuplicates
+from diptych.curate.duplicates.semantic import SemanticDuplicates
 from diptych.curate.duplicates.text import TextDuplicates
-from diptych.curate.engine import images, run, verdicts
+from diptych.curate.engine import embedding, images, run, verdicts
 from diptych.curate.engine.images import first_equal, repeated
 from diptych.curate.engine.pool import curate
 from diptych.curate.engine.run import count_distinct
 from diptych.curate.engine.verdicts import ColumnByUid, DropTable, StringColumn, verdict_result, verdict_table
+from diptych.curate.filters import personal_data
+from diptych.curate.filters.personal_data import PersonalData
 from diptych.curate.operators import align, alt_text, laion
 from diptych.curate.operators.align import AlignFilters
 from diptych.curate.operators.laion import LAION
+from diptych.curate.operators.metaclip import MetaCLIP
+from diptych.curate.operators.top_fraction import TopFraction
+from diptych.curate.text import matching
 from diptych.data import fingerprint
 from diptych.data.dataset import Pool
 from diptych.data.media.images import ImageObjects
 from diptych.data.ragged import Ragged
 from diptych.data.texts import Texts
 
-SMALL, LARGE, BLOCK = 600, 6_000, 200
-"""Rows, and rows of which there are Python objects at a time."""
+SMALL, LARGE, BLOCK, WIDTH = 600, 6_000, 200, 8
+"""Rows, rows of which there are Python objects at a time, and dimensions of an embedding."""
 
 
 @pytest.fixture
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (verdicts, fingerprint, align, alt_text, laion, text_candidates):
+    for module in (verdicts, fingerprint, align, alt_text, laion, text_candidates, personal_data):
         monkeypatch.setattr(module, "BLOCK", BLOCK)
     monkeypatch.setattr(images, "PART_ROWS", BLOCK)
     monkeypatch.setattr(run, "BATCH_ROWS", BLOCK)
+    monkeypatch.setattr(matching, "CHUNK", BLOCK)
+    monkeypatch.setattr(near, "BLOCK", BLOCK)
+    monkeypatch.setattr(embedding, "PART_ROWS", BLOCK)
+    monkeypatch.setattr(semantic, "open_embedder", lambda address: DrawnVectors())
     monkeypatch.setattr(text_candidates, "CACHED", BLOCK)
 
 
-def links(rows: int) -> Pool:
-    """Rows with an address and a text of ten words out of 5,000; one text in ten is that of the row before with a full stop."""
+class DrawnVectors:
+    """Embedder whose vectors are drawn by the bytes of a picture."""
+
+    name, fingerprint = "drawn", "drawn"
+
+    def embed_images(self, images: Any, *, batch_size: int = 64) -> np.ndarray:
+        rows = [np.random.default_rng(list(image.read()[-16:])).standard_normal(WIDTH) for image in images]
+        return np.array([row / np.linalg.norm(row) for row in rows], np.float32).reshape(-1, WIDTH)
+
+
+def links(rows: int, pictures: bool = False) -> Pool:
+    """Rows with an address, a score and a text of ten words out of 5,000; one text in ten is that of the row before with a full stop.
+
+    pictures  give each row a picture of 4 x 4 random pixels
+    """
     words = [f"{number:05x}" for number in range(5_000)]
     texts = [" ".join(words[n] for n in drawn) for drawn in np.random.default_rng(0).integers(0, 5_000, (rows, 10)).tolist()]
     for row in range(10, rows, 10):
         texts[row] = f"{texts[row - 1]}."
     uids = pa.array([f"{row:08d}" for row in range(rows)])
     columns = {"uid": uids, "url": pa.array([f"https://example.org/{row}.jpg" for row in range(rows)])}
+    columns["score"] = pa.array(np.random.default_rng(1).random(rows))
     table = pa.table({"string": pa.array(texts, pa.large_string()), "language": [""] * rows, "origin": ["alt"] * rows})
-    return Pool("links", columns, Texts(Ragged.by_row(table, np.arange(rows), rows)), ImageObjects((None,) * rows))
+    images = tuple(BytesImage(picture(row)) if pictures else None for row in range(rows))
+    return Pool("links", columns, Texts(Ragged.by_row(table, np.arange(rows), rows)), ImageObjects(images))
+
+
+def picture(seed: int) -> bytes:
+    """A PNG file of 4 x 4 random pixels."""
+    file = io.BytesIO()
+    Image.fromarray(np.random.default_rng(seed).integers(0, 256, (4, 4, 3), np.uint8)).save(file, "PNG")
+    return file.getvalue()
 
 
 def peak_bytes(data: Pool, step: Any, out: Path) -> int:
@@ -67,17 +103,26 @@ def peak_bytes(data: Pool, step: Any, out: Path) -> int:
 
 @pytest.mark.usefixtures("small_blocks")
 @pytest.mark.parametrize(
-    ("step", "bytes_a_row"),
+    ("step", "pictures", "bytes_a_row"),
     [
-        (ExactDuplicates(), 80),
-        (AlignFilters(short_side=0, min_words=0, max_words=0), 80),
-        (TextDuplicates(), 250),
-        (LAION(min_bytes=0), 100),
+        (ExactDuplicates(), False, 80),
+        (AlignFilters(short_side=0, min_words=0, max_words=0), False, 80),
+        (TextDuplicates(), False, 250),
+        (LAION(min_bytes=0), False, 100),
+        (PersonalData(), False, 60),
+        (TopFraction("score"), False, 100),
+        (MetaCLIP(entries="entries.txt"), False, 100),
+        (NearDuplicates(), True, 600),
+        (SemanticDuplicates("drawn", clusters=8), True, 150),
     ],
 )
-def test_memory_of_python_and_numpy_by_row(step: Any, bytes_a_row: int, tmp_path: Path) -> None:
-    peak_bytes(links(SMALL), step, tmp_path / "imports and models")
-    few, many = (peak_bytes(links(rows), step, tmp_path / str(rows)) for rows in (SMALL, LARGE))
+def test_memory_of_python_and_numpy_by_row(
+    step: Any, pictures: bool, bytes_a_row: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("entries.txt").write_text("\n".join(f"{number:05x}" for number in range(0, 5_000, 7)))
+    peak_bytes(links(SMALL, pictures), step, tmp_path / "imports and models")
+    few, many = (peak_bytes(links(rows, pictures), step, tmp_path / str(rows)) for rows in (SMALL, LARGE))
     grown = (many - few) / (LARGE - SMALL)
     print(step.slug, round(grown), "bytes a row")
     assert grown < bytes_a_row

@@ -17,6 +17,7 @@ from diptych.core.media import ArraySource, MediaItem
 from diptych.core.sample import Sample, Text
 from diptych.data.dataset import Pool
 from diptych.data.inspect import inspect
+from diptych.data.media import picture as picture_module
 from diptych.data.shards.build import build, open_built
 
 
@@ -89,6 +90,21 @@ def test_broken_images_are_found_in_a_seeded_sample() -> None:
     assert report.duplicate_images == -1
     assert inspect(pool, look_at=3, seed=1).to_json() == inspect(pool, look_at=3, seed=1).to_json()
     assert inspect(pool, look_at=3).checked_images == 3
+
+
+def test_pixels_in_memory_are_measured_without_being_encoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sizes and formats are those of the same rows once they are stored; the last is too wide for WebP."""
+    shapes = [(24, 40, 3), (300, 70, 3), (1, 17_000, 3)]
+    pool = Pool.from_samples([Sample(f"u{n}", ArrayImage(np.full(shape, n, np.uint8))) for n, shape in enumerate(shapes)])
+    build(pool, tmp_path)
+    for name in ("encode_webp", "encode_png"):
+        monkeypatch.delattr(picture_module, name)
+    report, stored = inspect(pool), inspect(open_built(tmp_path))
+    assert (report.checked_images, report.broken) == (3, [])
+    assert report.sides == stored.sides
+    assert report.formats == stored.formats == {"webp": 2, "png": 1}
+    wrong = inspect(Pool.from_samples([Sample("flat", ArrayImage(np.zeros((9, 9), np.uint8)))]))
+    assert [uid for uid, _ in wrong.broken] == ["flat"]
 
 
 @pytest.mark.parametrize("batch", [4, 12, 50])

@@ -200,3 +200,24 @@ def test_bad_settings_are_refused(model: Any) -> None:
         objective(model).losses([dict.fromkeys(RELEASED["segments"], 0)], [empty])
     long = objective(model, longest=3)
     assert not np.any(long.gradient(RELEASED["current"], QUESTIONS[0], "prelude").numpy())
+
+
+def test_the_released_sum_is_normalised_once(model: Any) -> None:
+    """Of one model, the release adds the gradients of all questions before it normalises."""
+    current, rng = dict(RELEASED["current"]), keyed_rng(0)
+    scores = SegmentSearch(unit_norm="batch").scores(objective(model), QUESTIONS, current, rng)
+    by_question = SegmentSearch().scores(objective(model), QUESTIONS, current, rng)
+    for slot, score_N in scores.items():
+        total = sum(objective(model).gradient(current, one, slot).float() for one in QUESTIONS)
+        assert torch.allclose(score_N, total / torch.linalg.vector_norm(total), atol=1e-6)
+        assert not torch.allclose(score_N, by_question[slot], atol=1e-3)
+
+
+def test_the_released_search_returns_its_best_step(model: Any) -> None:
+    """Losses of the accepted edits are compared, whatever their batches; the start is none of them and is not measured again."""
+    settings = SegmentSearch(steps=4, top=2, questions=1, expand="random", unit_norm="batch", incumbent=False)
+    made = objective(model)
+    result = settings.run(made, QUESTIONS, dict.fromkeys(RELEASED["segments"], 0), keyed_rng(2))
+    assert len(result.steps) == 5
+    assert result.loss == min(step.loss for step in result.steps[1:])
+    assert made.forwards == 1 + 4 * 4 * 2

@@ -16,9 +16,17 @@ from diptych.core.prompt import as_dialogue
 from diptych.core.scene_graph import Region, SceneGraph
 from diptych.data.masks import encode
 from diptych.data.media.decode import decode
-from diptych.pipelines._social.perception import AGE, CAPTION, GENDER, matched_people
+from diptych.pipelines._social.perception import (
+    AGE,
+    CAPTION,
+    GENDER,
+    DescribedObject,
+    SceneRecords,
+    matched_people,
+    scaled_size,
+)
 from diptych.pipelines._social.prompts import PIPA, PISC, SEGMENTS, relation_in, training_question
-from diptych.pipelines._social.segment_objective import SegmentObjective
+from diptych.pipelines._social.segment_objective import SegmentObjective, Slot
 from diptych.pipelines._social.segment_search import SegmentSearch
 from diptych.pipelines.roles import start
 from diptych.pipelines.socialgpt import PairRequest, SocialGPT, tune_segments
@@ -28,6 +36,17 @@ CANVAS[20:80, 10:40] = (255, 0, 0)
 CANVAS[20:80, 120:160] = (0, 0, 255)
 IMAGE = ArrayImage(CANVAS, "pair")
 FIRST, SECOND = (10.0, 20.0, 40.0, 80.0), (120.0, 20.0, 160.0, 80.0)
+RELEASED_RECORDS = (
+    "{<symbol>:[P1] , <coordinate>:[195, 14, 189, 242] , <caption>:[a man] , <age>:[30] , <gender>:[male]}; "
+    "{<symbol>:[P2] , <coordinate>:[0, 40, 199, 216] , <caption>:[a boy] , <age>:[8] , <gender>:[boy]}; "
+    "{<symbol>:[O1] , <coordinate>:[15, 4, 13, 33] , <caption>:[a cup]}; "
+)
+RELEASED_PROMPT = (
+    "SYS USER: PRE\n\nREL\n\n" + "*" * 64 + "\nExample:\nEX\n" + "*" * 64 + "\n\n[1. image description]:\n<P1> pays <P2>.\n\n"
+    "[2. Question]: \nWhat are the most likely social relationships between P1 and P2? Choose only one from {<friends>, "
+    "<family-members>, <couple>, <professional>, <commercial>, <no-relationship>}..\n\n[3. Answer]: ASSISTANT: "
+    "[The final answer is <commercial>]"
+)
 
 
 class Everything:
@@ -88,14 +107,12 @@ def test_the_story_is_written_from_records_and_read_behind_the_segments() -> Non
     assert answer.relation == "friends"
     assert answer.story == "<P1> stands left of <P2>."
     assert answer.unnamed == ()
-    scale = 384 / 200
     assert answer.records.split("; ")[0] == (
-        f"{{<symbol>:[P1] , <coordinate>:[{round(9 * scale)}, {round(18 * scale)}, {round(42 * scale) - round(9 * scale)}, "
-        f"{round(80 * scale) - round(18 * scale)}] , <caption>:[somebody red] , <age>:[30] , <gender>:[woman]}}"
+        "{<symbol>:[P1] , <coordinate>:[17, 34, 63, 119] , <caption>:[somebody red] , <age>:[30] , <gender>:[woman]}"
     )
     assert "[P2]" in answer.records
     assert "somebody blue" in answer.records
-    assert answer.records.endswith("<caption>:[two people]}")  # the ball, black
+    assert answer.records.endswith("<caption>:[two people]}; ")  # the ball, black
     assert "O2" not in answer.records, "what overlaps a person is no thing"
     story_prompt = next(text for _, text in model.asked if "People and things:" in text)
     assert "a. Size: 384x192" in story_prompt
@@ -106,14 +123,14 @@ def test_the_story_is_written_from_records_and_read_behind_the_segments() -> Non
     assert last.count("between P1 and P2?") == 2  # of the example, and the one that is asked
 
 
-def test_pixels_outside_of_a_mask_are_white() -> None:
+def test_pixels_outside_of_a_mask_are_black() -> None:
     model = Everything()
     SocialGPT(model, detector=Boxes(REGIONS)).run(PairRequest(IMAGE, FIRST, SECOND))
     crop = next(decode(image, exact=True) for image, _ in model.asked if image.name.endswith("at P1"))
     assert crop.shape == (62, 33, 3)
-    assert (crop[0] == 255).all()
+    assert (crop[0] == 0).all()
     assert tuple(crop[30, 15]) == (255, 0, 0)
-    assert tuple(crop[30, 0]) == (255, 255, 255)
+    assert tuple(crop[30, 0]) == (0, 0, 0)
 
 
 def test_people_are_matched_above_the_threshold_once_each() -> None:
@@ -122,6 +139,30 @@ def test_people_are_matched_above_the_threshold_once_each() -> None:
     assert [region.label for region in things] == ["ball"]
     alone, _ = matched_people([SECOND], REGIONS[:1], 0.42)
     assert alone[0].box == SECOND
+    for repeated, others in (("drop", []), ("keep", [REGIONS[3]])):
+        assert matched_people([FIRST], (REGIONS[0], REGIONS[3]), 0.42, repeated=repeated)[1] == others
+
+
+def test_records_are_those_of_the_release(parity: Any) -> None:
+    """`scale_coordinate_newbbox`, `resize_long_edge` and `get_semantic_region` of the release on its own example printed these."""
+    size = scaled_size(1023, 682, 384)
+    assert size == (384, 256)
+    scale = (size[0] / 1023, size[1] / 682)
+    people = [
+        DescribedObject("P1", (520, 39, 1023, 682), "a man", "30", "male"),
+        DescribedObject("P2", (0, 109, 531, 682), "a boy", "8", "boy"),
+    ]
+    records = SceneRecords("", "", (*people, DescribedObject("O1", (40, 13, 77, 99), "a cup")), *size, scale)
+    pairs = [(np.array([*records.text.encode()]), np.array([*RELEASED_RECORDS.encode()]))]
+    parity("socialgpt", "records of a scene", "Mengzibin/SocialGPT bccfa82", pairs, tolerance=0)
+
+
+def test_training_prompt_is_in_the_released_frame() -> None:
+    """The text that the release's own conversation with Vicuna gave for these segments."""
+    asked = training_question("<P1> pays <P2>.", ("P1", "P2"), "commercial", PISC)
+    texts = dict(zip(SEGMENTS, ("SYS", "PRE", "REL", "EX"), strict=True))
+    prompt = "".join(texts[part.name] if isinstance(part, Slot) else part for part in asked.parts)
+    assert prompt + asked.target == RELEASED_PROMPT
 
 
 def test_the_surest_people_are_taken_where_none_is_given() -> None:

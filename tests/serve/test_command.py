@@ -8,8 +8,6 @@ import os
 import re
 import signal
 import socket
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -21,6 +19,7 @@ import httpx
 import pytest
 import torch
 from PIL import Image
+from warm_programs import Program
 
 import diptych as dp
 from diptych.cli import main
@@ -51,17 +50,17 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @contextmanager
-def served(*words: str, environment: dict[str, str] | None = None) -> Iterator[tuple[subprocess.Popen[str], str]]:
+def served(*words: str, environment: dict[str, str] | None = None) -> Iterator[tuple[Program, str]]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "diptych.cli", "serve", *words, "--port", str(port)]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env={**os.environ, **(environment or {})})
+    command = ["-m", "diptych.cli", "serve", *words, "--port", str(port)]
+    process = Program(*command, environment={**os.environ, **(environment or {})})
     address = f"http://127.0.0.1:{port}"
     try:
         deadline = time.monotonic() + 120
         while True:
-            assert process.poll() is None, process.stderr.read() if process.stderr else ""
+            assert process.poll() is None, process.stderr.read()
             assert time.monotonic() < deadline, "the service did not start"
             try:
                 if httpx.get(f"{address}/readyz").status_code == 200:

@@ -17,6 +17,7 @@ from typing import Any
 
 import httpx
 import pytest
+from warm_programs import Program
 
 from diptych.cli import main
 
@@ -96,11 +97,8 @@ def test_its_steps_one_by_one(tmp_path: Path) -> None:
     environment = {**dict(content["environment"]), **dict(re.findall(r"(\w+)=(\S+)", dict(dockerfile())["ENV"]))}
     environment |= {"DIPTYCH_CACHE": str(tmp_path / "tmp"), "TMPDIR": str(tmp_path), "HOME": str(tmp_path / "home")}
     environment |= {name: os.environ[name] for name in ("PATH", "PYTHONPATH") if name in os.environ}
-    process = subprocess.Popen(
-        [sys.executable, "-m", "diptych.cli", *words], stderr=subprocess.PIPE, text=True, env=environment, cwd=tmp_path
-    )
+    process = Program("-m", "diptych.cli", *words, environment=environment, folder=tmp_path)
     try:
-        assert process.stderr is not None
         address = next((line.strip() for line in process.stderr if line.startswith("http://")), "")
         assert address, "it did not start"
         stderr = process.stderr

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from copy import deepcopy
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from diptych.core.registry import RECIPES
 from diptych.train.optimise import (
     build_optimiser,
     clip,
+    clip_on_device,
     freeze,
     learning_rate,
     load_optimiser_state,
@@ -343,19 +345,38 @@ def test_clip_returns_the_norm_before_and_scales_all_gradients_alike() -> None:
     model(torch.randn(3, 4, dtype=torch.float64)).sum().backward()
     before = [p.grad.clone() for p in model.parameters() if p.grad is not None]
     norm = math.sqrt(sum(float(g.square().sum()) for g in before))
-    assert clip(model.parameters(), 0.0) == pytest.approx(norm)
-    assert clip(model.parameters(), norm * 2) == pytest.approx(norm)
+    assert clip(model, 0.0) == pytest.approx(norm)
+    assert clip(model, norm * 2) == pytest.approx(norm)
     assert all(torch.equal(p.grad, g) for p, g in zip(model.parameters(), before, strict=True) if p.grad is not None)
-    clip(model.parameters(), norm / 4)
+    clip(model, norm / 4)
     for p, g in zip(model.parameters(), before, strict=True):
         torch.testing.assert_close(p.grad, g / 4, rtol=1e-5, atol=0)
+
+
+def test_parts_are_clipped_each_by_its_own_norm() -> None:
+    """As DINOv2 clips: torch's clip_grad_norm_ over each child module; the limit lies between their norms."""
+    for clipping in (clip, clip_on_device):
+        torch.manual_seed(0)
+        model = torch.nn.Sequential(torch.nn.Linear(4, 3), torch.nn.Tanh(), torch.nn.Linear(3, 2)).double()
+        model(torch.randn(5, 4, dtype=torch.float64)).sum().backward()
+        theirs = deepcopy(model)
+        for ours, copy in zip(model.parameters(), theirs.parameters(), strict=True):
+            assert ours.grad is not None
+            copy.grad = ours.grad.clone()
+        first, last = (float(torch.nn.utils.get_total_norm([p.grad for p in model[n].parameters()])) for n in (0, 2))
+        limit = (first + last) / 2
+        for n in (0, 2):
+            torch.nn.utils.clip_grad_norm_(theirs[n].parameters(), limit)
+        assert float(clipping(model, limit, "parts")) == pytest.approx(math.hypot(first, last))
+        for ours, copy in zip(model.parameters(), theirs.parameters(), strict=True):
+            torch.testing.assert_close(ours.grad, copy.grad)
 
 
 def test_an_undefined_gradient_stops_the_run_before_the_step() -> None:
     model = network()
     (model(torch.randn(3, 4, dtype=torch.float64)).sum() * math.nan).backward()
     with pytest.raises(RunError, match="the gradient norm is nan: lower lr"):
-        clip(model.parameters(), 1.0)
+        clip(model, 1.0)
 
 
 def test_silent_parameters_are_named() -> None:

@@ -76,6 +76,14 @@ def test_every_optimiser_is_exact_when_sharded(kind: str, tmp_path: Path) -> Non
     assert_equal(one, trained(2, tmp_path / "two", recipe=recipe, options={"shard": "fsdp"}))
 
 
+def test_a_model_in_double_precision_is_written_so_when_sharded(tmp_path: Path) -> None:
+    plan = {"recipe": {"steps": 3, "double": False}}
+    one = trained(1, tmp_path / "one", **plan, options={"precision": "fp64"})
+    two = trained(2, tmp_path / "two", **plan, options={"precision": "fp64", "shard": "fsdp"})
+    assert {tensor.dtype for tensor in two.values()} == {torch.float64}
+    assert_equal(one, two)
+
+
 def test_torchrun_without_a_way_to_share_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ProcessRaisedException, match=r"started 2 processes, but shard is none \(expected ddp or fsdp\)"):
         run(2, {"out": str(tmp_path / "run"), "recipe": RECIPE})

@@ -7,14 +7,13 @@ import os
 import random
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 from toy import Toy, toy_pool
+from warm_programs import Program
 
 from diptych.core.errors import ConfigError, RunError
 from diptych.core.run_folder import RunFolder
@@ -28,7 +27,7 @@ RECIPE = {"steps": STEPS, "dropout": 0.3, "average": True, "pause": 0.004}
 OPTIONS = {"save_every": 7, "log_every": 1, "micro_batch": 3, "eval_every": 0}
 
 
-def start(out: Path, witness: Path, workers: int) -> subprocess.Popen[bytes]:
+def start(out: Path, witness: Path, workers: int) -> Program:
     plan = {
         "out": str(out),
         "recipe": {**RECIPE, "witness": str(witness)},
@@ -36,13 +35,12 @@ def start(out: Path, witness: Path, workers: int) -> subprocess.Popen[bytes]:
         "resume": True,
         "samples": SAMPLES,
     }
-    command = [sys.executable, str(HERE / "toy.py"), json.dumps(plan)]
-    return subprocess.Popen(command, stderr=subprocess.PIPE, start_new_session=True)
+    return Program(str(HERE / "toy.py"), json.dumps(plan), session=True)
 
 
-def finish(process: subprocess.Popen[bytes]) -> None:
+def finish(process: Program) -> None:
     _, errors = process.communicate(timeout=120)
-    assert process.returncode == 0, errors.decode()[-3000:]
+    assert process.returncode == 0, errors[-3000:]
 
 
 def lines_of(path: Path) -> list[dict[str, Any]]:
@@ -51,7 +49,7 @@ def lines_of(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
 
 
-def kill_at(process: subprocess.Popen[bytes], witness: Path, step: int, pause: float) -> None:
+def kill_at(process: Program, witness: Path, step: int, pause: float) -> None:
     """SIGKILL to the process and its loaders, `pause` seconds after it began step `step`."""
     before = time.monotonic()
     while process.poll() is None and not any(line["step"] >= step for line in lines_of(witness)[-1:]):

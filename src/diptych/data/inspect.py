@@ -316,7 +316,7 @@ def _images(report: DataReport, pool: Pool, look_at: int, seed: int) -> None:
     seen_sides, seen_formats = [], []
     seen_shapes: dict[str, Counter[str]] = {}
     for row in np.sort(chosen).tolist():
-        checked = check_sample(pool[there[row]])
+        checked = check_sample(pool[there[row]], encode=False)
         report.checked_images += 1
         if isinstance(checked, QuarantineEntry):
             report.broken.append((checked.uid, checked.reason))

@@ -20,10 +20,11 @@ from diptych.core.image import ImageSource
 from diptych.core.prompt import Dialogue, PromptLike, TextPart, Turn
 from diptych.core.randomness import keyed_rng
 from diptych.core.scene_graph import Box, Region
-from diptych.pipelines._social.perception import SceneRecords, describe_scene
+from diptych.pipelines._social.perception import Repeated, SceneRecords, describe_scene
 from diptych.pipelines._social.prompts import (
     STORY,
     STORYTELLER,
+    VICUNA,
     Segments,
     question_about,
     reasoning_parts,
@@ -89,6 +90,7 @@ class SocialGPT:
     how          "story", or "direct": the reasoner sees the picture with the people's boxes in words, and no story
     objects      names that the detector is asked for
     least        overlap of a detection with a person's box above which it is that person
+    repeated     further detections of a person: "drop", or "keep" them as things, as released
     sentences    of the story, at most
     side         pixels of the longer side, in which coordinates of the records are given
     segments     a .json file of segments of the reasoning prompt that replace ours: system, prelude, relationship, example
@@ -113,6 +115,7 @@ class SocialGPT:
     how: Literal["story", "direct"] = "story"
     objects: tuple[str, ...] = (PERSON, "chair", "table", "book", "ball", "cup", "computer", "instrument")
     least: float = 0.42
+    repeated: Repeated = "drop"
     sentences: int = 15
     side: int = 384
     segments: Path | None = None
@@ -124,6 +127,8 @@ class SocialGPT:
     def __post_init__(self) -> None:
         if self.how not in ("story", "direct") or self.reading not in ("strict", "released"):
             raise ConfigError(f"how is {self.how!r}, reading {self.reading!r} (expected story | direct, strict | released)")
+        if self.repeated not in ("drop", "keep"):
+            raise ConfigError(f"repeated is {self.repeated!r} (expected drop | keep)")
         if not 0 <= self.least <= 1 or self.sentences < 1 or self.side < 1:
             raise ConfigError(f"least {self.least}, sentences {self.sentences}, side {self.side} (expected 0..1, 1 or more each)")
 
@@ -153,7 +158,16 @@ class SocialGPT:
     def perceive(self, image: ImageSource, people: Sequence[Box], regions: Sequence[Region] = ()) -> SceneRecords:
         """Descriptions of the picture, the people and the regions."""
         captioner = self.captioner or self.reasoner
-        return describe_scene(image, people, regions, captioner, least=self.least, side=self.side, tokens=self.caption_tokens)
+        return describe_scene(
+            image,
+            people,
+            regions,
+            captioner,
+            least=self.least,
+            side=self.side,
+            tokens=self.caption_tokens,
+            repeated=self.repeated,
+        )
 
     def story(self, records: SceneRecords) -> str:
         """Writes the story: a paragraph about the records."""
@@ -211,6 +225,9 @@ def tune_segments(
     *,
     search: SegmentSearch | None = None,
     start: Mapping[str, int] | None = None,
+    turns: tuple[str, str] = VICUNA,
+    start_ids: tuple[int, ...] = (),
+    longest: int = 2320,
     seed: int = 0,
 ) -> tuple[Segments, SearchResult]:
     """Finds the best combination of prompt segments for labelled stories by GSPO; returns it with the search history.
@@ -219,9 +236,12 @@ def tune_segments(
     candidates  wordings of system, prelude, relationship and example
     stories     (story, symbols of the two people, relation) each
     start       candidates to begin with; the first of each by default
+    turns       text before the user's turn and before the answer, by default those of Vicuna
+    start_ids   tokens in front of every prompt, such as that of the beginning
+    longest     tokens beyond which a gradient counts as nothing, as published; 0 has no such bound
     """
-    questions = [training_question(story, pair, label, relations) for story, pair, label in stories]
-    objective = SegmentObjective(model, encode, candidates)
+    questions = [training_question(story, pair, label, relations, turns) for story, pair, label in stories]
+    objective = SegmentObjective(model, encode, candidates, start_ids=start_ids, longest=longest)
     first = dict(start) if start else dict.fromkeys(candidates, 0)
     result = (search or SegmentSearch()).run(objective, questions, first, keyed_rng("segments", seed))
     return Segments(**{slot: candidates[slot][row] for slot, row in result.choice.items()}), result

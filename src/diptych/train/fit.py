@@ -307,6 +307,7 @@ def _loop(run: Training, evaluators: Sequence[Evaluator], stop: SignalWatch, beg
             for hook in hooks.values():
                 hook.before_step(run, batch)
             losses = run.report(run.take_step(batch))
+            run.saved(wait=False)
             if begin is None and run.step == 1 and run.world.main:
                 run.folder.write_state(begun=True)
                 run.folder.settle()

@@ -88,7 +88,7 @@ def _step(run: Run, model: nn.Module, optimiser: torch.optim.Optimizer, batch: o
         if parameter.grad is not None:
             _average(parameter.grad)
     set_learning_rate(optimiser, spec.lr * warm)
-    clip(model.parameters(), spec.clip_norm)
+    clip(model, spec.clip_norm)
     optimiser.step()
     with torch.no_grad():
         run.recipe.after_update(model, features, batch, 0.0)

@@ -142,6 +142,8 @@ def _warmup_share(spec: Optimiser, step: float, warmup: int, steps: int) -> floa
         return min(1.0, (int(step * spec.periods / steps + 1e-9) + 1) * steps / (spec.periods * warmup))
     if spec.warmup_from is None:
         return (step + 1) / warmup
+    if spec.warmup_stair:
+        step = max(0, step - 1) // spec.warmup_stair * spec.warmup_stair
     last = max(1, warmup - (spec.warmup_peak == "last"))
     return min(1.0, spec.warmup_from + (1 - spec.warmup_from) * step / last)
 
@@ -164,7 +166,7 @@ def one_cycle(step: float, steps: int, rise: float, start: float, peak: float, e
 
 
 def schedule(optimiser: torch.optim.Optimizer, spec: Optimiser, step: int, steps: int) -> float:
-    """Sets what step `step` of `steps` has: the rate, which is returned, weight decay that drops, and with one_cycle the first beta."""
+    """Sets what step `step` of `steps` has: the rate, which is returned, weight decay that changes, and with one_cycle the first beta."""
     rate = learning_rate(spec, step, steps)
     for group in optimiser.param_groups:
         if group.get("constant"):
@@ -173,7 +175,7 @@ def schedule(optimiser: torch.optim.Optimizer, spec: Optimiser, step: int, steps
         whole = round(steps * group["length"])
         own = rate if whole == steps else learning_rate(spec, step, whole)
         group["lr"] = rate_above_floor(spec, step, whole, group["scale"]) if spec.floor == "rate" else own * group["scale"]
-    for group in optimiser.param_groups if spec.decay_drops else ():
+    for group in optimiser.param_groups if spec.decay_drops or spec.final_decay is not None else ():
         if group["weight_decay"]:
             group["weight_decay"] = weight_decay(spec, step, steps)
     if spec.schedule == "one_cycle":
@@ -184,6 +186,10 @@ def schedule(optimiser: torch.optim.Optimizer, spec: Optimiser, step: int, steps
 
 def weight_decay(spec: Optimiser, step: int, steps: int) -> float:
     """Of the parameters that decay, at a step."""
+    if spec.final_decay is not None:
+        begin, end = spec.part
+        progress = begin + (end - begin) * step / steps
+        return spec.final_decay + (spec.weight_decay - spec.final_decay) * 0.5 * (1 + math.cos(math.pi * progress))
     return spec.weight_decay / float(10 ** sum(step + 1e-6 >= share * steps for share in spec.decay_drops))
 
 
@@ -201,33 +207,46 @@ def set_learning_rate(optimiser: torch.optim.Optimizer, rate: float) -> None:
         group["lr"] = rate * group["scale"]
 
 
-ClipBy = Literal["norm", "largest"]
+ClipBy = Literal["norm", "largest", "parts"]
 
 
-def clip(parameters: Iterable[nn.Parameter], limit: float, by: ClipBy = "norm") -> float:
+def clip(model: nn.Module, limit: float, by: ClipBy = "norm") -> float:
     """Global gradient norm before clipping, over all shards; scales gradients to `limit` when that is above 0 and exceeded.
 
-    by  "largest": the norm is the largest absolute value
+    by  "largest": the norm is the largest absolute value; "parts": each child module is clipped by its own norm
     """
-    grads = [p.grad for p in parameters if p.grad is not None]
-    norm = float(_total_norm(grads, by))
+    parts = _gradients(model, by)
+    norms = [float(_total_norm(grads, by)) for grads in parts]
+    norm = math.hypot(*norms)
     require_finite(norm)
-    if 0 < limit < norm:
-        torch._foreach_mul_(grads, limit / (norm + 1e-6))
+    for grads, own in zip(parts, norms, strict=True):
+        if 0 < limit < own:
+            torch._foreach_mul_(grads, limit / (own + 1e-6))
     return norm
 
 
-def clip_on_device(parameters: Iterable[nn.Parameter], limit: float, by: ClipBy = "norm") -> Tensor:
+def clip_on_device(model: nn.Module, limit: float, by: ClipBy = "norm") -> Tensor:
     """The same without a wait: the norm, [1], stays on the device, and who takes it checks later that it is finite (`late.LateNorm`)."""
-    grads = [p.grad for p in parameters if p.grad is not None]
-    norm = _total_norm(grads, by)
-    if limit > 0:
-        torch._foreach_mul_(grads, (limit / (norm + 1e-6)).clamp(max=1.0))
+    parts = _gradients(model, by)
+    norms = [_total_norm(grads, by) for grads in parts]
+    for grads, own in zip(parts, norms, strict=True):
+        if limit > 0:
+            torch._foreach_mul_(grads, (limit / (own + 1e-6)).clamp(max=1.0))
+    norm = norms[0] if len(norms) == 1 else torch.stack(norms).square().sum().sqrt()
     return norm.detach().reshape(1)
 
 
+def _gradients(model: nn.Module, by: ClipBy) -> list[list[Tensor]]:
+    """Gradients that are clipped together: all, or those of each child module."""
+    parts: Iterable[Iterable[nn.Parameter]] = [model.parameters()]
+    if by == "parts":
+        parts = [model.parameters(recurse=False), *(child.parameters() for child in model.children())]
+    grads = [[parameter.grad for parameter in part if parameter.grad is not None] for part in parts]
+    return [part for part in grads if part] or [[]]
+
+
 def _total_norm(grads: list[Tensor], by: ClipBy) -> Tensor:
-    return full_tensor(torch.nn.utils.get_total_norm(grads, 2.0 if by == "norm" else math.inf))
+    return full_tensor(torch.nn.utils.get_total_norm(grads, math.inf if by == "largest" else 2.0))
 
 
 def parameters_without_gradient(model: nn.Module) -> list[str]:

@@ -87,7 +87,7 @@ def _step(run: Training, rate: float) -> float:
     assert run.optimiser is not None
     outcome = run.backward(run.next_batch())
     spec = run.recipe.optimiser()
-    clip(run.model.parameters(), spec.clip_norm, spec.clip_by)
+    clip(run.model, spec.clip_norm, spec.clip_by)
     set_learning_rate(run.optimiser, rate)
     run.optimiser.step()
     with torch.no_grad():

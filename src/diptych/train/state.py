@@ -336,9 +336,9 @@ class Training:
         with self.part_norms.measured(self.model, self.step + 1, self.steps):
             if self.world.device.type == "cuda":
                 self._norm.check()  # of the step before
-                self.grad_norm = self._norm.take(clip_on_device(self.model.parameters(), spec.clip_norm, spec.clip_by))
+                self.grad_norm = self._norm.take(clip_on_device(self.model, spec.clip_norm, spec.clip_by))
             else:
-                self.grad_norm = clip(self.model.parameters(), spec.clip_norm, spec.clip_by)
+                self.grad_norm = clip(self.model, spec.clip_norm, spec.clip_by)
             optimiser.step()
         progress = (self.step + 1 - self.phase.start) / length
         with torch.no_grad():
@@ -379,10 +379,10 @@ class Training:
         self._saved = self.step
         self.restart_clock()
 
-    def saved(self) -> None:
-        """Waits for a checkpoint that is still being written. Raises RunError if it could not be."""
-        saving, self._saving = self._saving, None
-        if saving is not None:
+    def saved(self, *, wait: bool = True) -> None:
+        """Waits for a checkpoint that is still being written, or only looks whether that failed. Raises RunError if it did."""
+        if self._saving is not None and (wait or self._saving.failed):
+            saving, self._saving = self._saving, None
             saving.wait()
 
     def whole_model(self) -> nn.Module:

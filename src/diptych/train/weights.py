@@ -88,13 +88,14 @@ def whole_tensors(model: nn.Module, recipe: Recipe, *, keep: bool = True) -> dic
 
 
 def whole_copy(model: nn.Module, recipe: Recipe, hooks: Iterable[Hook], device: torch.device) -> nn.Module:
-    """A module like a sharded one, with whole tensors."""
+    """A module like a sharded one, with whole tensors; in double precision where that one is."""
     state = {name: full_tensor(value) for name, value in model.state_dict().items() if isinstance(value, Tensor)}
     with torch.random.fork_rng():
         copied: nn.Module = recipe.model()
     for hook in hooks:
         copied = hook.reshape(copied)
-    copied = copied.to(device)
+    kinds = {value.dtype for value in state.values() if value.is_floating_point()}
+    copied = copied.to(device, torch.float64 if kinds == {torch.float64} else None)
     load_weights(copied, state, recipe)
     return copied
 

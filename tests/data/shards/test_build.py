@@ -8,8 +8,6 @@ import io
 import json
 import os
 import signal
-import subprocess
-import sys
 import tarfile
 import textwrap
 from pathlib import Path
@@ -21,6 +19,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from warm_programs import run
 
 from diptych.core.errors import DataError, RunError
 from diptych.core.image import ArrayImage, BytesImage, FileImage
@@ -318,7 +317,7 @@ def test_kill_9_loses_nothing_that_was_finished(tmp_path: Path) -> None:
         module.build(small_pool(), {str(tmp_path / "out")!r}, shard_samples=8)
         """)
     )
-    assert subprocess.run([sys.executable, str(script)], env=os.environ, check=False).returncode == -signal.SIGKILL
+    assert run(str(script)).returncode == -signal.SIGKILL
     assert build(small_pool(), tmp_path / "out", shard_samples=8).kept == 2
     assert contents(tmp_path / "out") == contents(tmp_path / "whole")
 

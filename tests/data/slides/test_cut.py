@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from warm_programs import run
 
 from diptych.cli.commands.slides import main as slides_command
 from diptych.core.errors import DataError
@@ -110,8 +108,7 @@ print(report.slides, report.kept)
 
 def embed(folder: Path, killed_after: int) -> Any:
     script = SCRIPT.replace("ADDRESS", ADDRESS)
-    arguments = [sys.executable, "-c", script, str(folder), str(killed_after), str(Path(__file__).parent)]
-    return subprocess.run(arguments, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    return run("-c", script, str(folder), str(killed_after), str(Path(__file__).parent))
 
 
 def test_a_killed_run_goes_on_behind_the_last_slide(tmp_path: Path) -> None:

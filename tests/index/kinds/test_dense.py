@@ -5,14 +5,13 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from warm_programs import Program, run
 
 from diptych.core.errors import ConfigError, DataError, RunError, ShapeError, UnknownName
 from diptych.core.image import BytesImage
@@ -234,8 +233,7 @@ def test_nothing_that_add_or_remove_returned_from_is_lost_by_a_kill(kit: Any, tm
     folder = tmp_path / "index"
     DenseIndex.build(kit.model(), kit.pool(0, 100), folder).close()
     code = KILLED.format(here=str(Path(__file__).parents[1]), folder=str(folder))
-    child = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
-    assert child.stdout is not None
+    child = Program("-c", code)
     said = [int(child.stdout.readline()) for _ in range(6)]
     os.kill(child.pid, signal.SIGKILL)
     child.wait()
@@ -263,7 +261,7 @@ class Dies(Named):
         return super().embed_images(images)
 DenseIndex.build(Dies(), pool(0, 3000), {str(tmp_path / "index")!r})
 """
-    assert subprocess.run([sys.executable, "-c", code]).returncode == -signal.SIGKILL
+    assert run("-c", code).returncode == -signal.SIGKILL
     assert not (tmp_path / "index").exists()
     asked = 0
 

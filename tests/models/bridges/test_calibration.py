@@ -103,6 +103,20 @@ def test_a_layers_calibration_is_the_released_one(parity: Any) -> None:
     parity("mir", "states behind a layer's calibration", "LlamaMoCa of 07070b9", pairs, tolerance=1e-6)
 
 
+def test_half_precision_is_calibrated_in_single() -> None:
+    """As released, whose layer casts the states to float32 and back."""
+    made = Calibration(3).to(torch.bfloat16)
+    with torch.no_grad():
+        made.scale.copy_(torch.tensor([1.0078125, 2.0, 0.5]))
+        made.shift.copy_(torch.tensor([-1.0, 0.0078125, 3.0]))
+    made.slot_BL = torch.tensor([[True, True]])
+    given = torch.tensor([[[1.0234375, 1.0078125, 257.0], [3.015625, 100.5, 0.1]]]).to(torch.bfloat16)
+    expected = (made.scale.float() * given.float() + made.shift.float()).to(torch.bfloat16)
+    found = made.change(made, (), given)
+    assert torch.equal(found, expected)
+    assert not torch.equal(found, made.scale * given + made.shift)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_logits_and_states_are_those_of_a_naive_pass(kind: str, parity: Any) -> None:
     made, plain, layout = language(kind), language(kind, std=None), rows()

@@ -44,7 +44,7 @@ def test_tokens_stand_as_in_transformers(theirs: Any, parity: Any) -> None:
         token = torch.randn(1 + across * down, 16, 8)
         newline = torch.randn(8)
         expected, _ = theirs.pack_image_features([token], torch.tensor([[height, width]]), "default", newline)
-        found = pack_tiles(token, width=width, height=height, columns=across, rows=down, newline_D=newline)
+        found = pack_tiles(token, width=width, height=height, columns=across, rows=down, newline_D=newline, exact=True)
         pairs.append((found.token_KD, expected[0]))
         assert len(found.part_K4) == len(found.token_KD)
     parity("llava", "tokens of LLaVA 1.6's tiles", "LlavaNextModel.pack_image_features of transformers", pairs, tolerance=0)
@@ -69,3 +69,24 @@ def test_each_token_knows_its_part_of_the_image() -> None:
     assert outside[0, 0].tolist() == pytest.approx([0.0, -0.5, 0.125, 0.0])
     with pytest.raises(ShapeError, match="expected 3 squares"):
         pack_tiles(torch.zeros(2, 16, 1), width=64, height=16, columns=2, rows=1)
+
+
+@pytest.mark.parametrize(
+    ("width", "height", "columns", "rows", "lines", "line"),
+    [(176, 55, 2, 2, 14, 48), (205, 328, 2, 1, 24, 14), (88, 55, 1, 2, 14, 24)],
+)
+def test_padding_is_cut_as_by_the_authors(width: int, height: int, columns: int, rows: int, lines: int, line: int) -> None:
+    """`unpad_image` of LLaVA at c121f04 left these sides of 24 x 24 tokens a tile, fewer than the exact quotients 16, 16, 16."""
+    token = torch.zeros(1 + columns * rows, 576, 1)
+    found = pack_tiles(token, width=width, height=height, columns=columns, rows=rows, newline_D=torch.ones(1))
+    assert len(found.token_KD) == 576 + lines * (line + 1)
+    exact = pack_tiles(token, width=width, height=height, columns=columns, rows=rows, newline_D=torch.ones(1), exact=True)
+    assert len(exact.token_KD) > len(found.token_KD)
+
+
+def test_an_image_without_tiles_ends_its_line() -> None:
+    token = torch.randn(1, 16, 3)
+    found = pack_tiles(token, width=9, height=9, columns=0, rows=0, newline_D=torch.ones(3))
+    torch.testing.assert_close(found.token_KD, torch.cat([token[0], torch.ones(1, 3)]))
+    assert found.part_K4[-1].tolist() == [-1.0] * 4
+    assert pack_tiles(token, width=9, height=9, columns=0, rows=0).token_KD.shape == (16, 3)

@@ -11,10 +11,12 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from threaded_ranks import ThreadedRanks, assert_learn_alike, likeliest
 
 from diptych import api
 from diptych.core.contracts import PairScorer
 from diptych.core.errors import ConfigError
+from diptych.data.load.stream import batches
 from diptych.models.io.foreign.matchers import BlipMatcher, open_matcher, reader_inputs
 from diptych.models.pairs.matching.embedder import MatcherModel
 from diptych.models.pairs.matching.matcher import MatcherOutput, match_at, match_matrix, sample_columns
@@ -63,6 +65,20 @@ def test_every_pair_is_scored_as_if_it_were_read_alone(folder: Path, parity: Any
         torch.testing.assert_close(
             match_at(model.matcher, image, text, pair_NK2, chunk=3), whole[pair_NK2[..., 0], pair_NK2[..., 1]], atol=1e-5, rtol=0
         )
+
+
+def test_two_processes_draw_wrong_pairs_as_one() -> None:
+    """Loss and gradients of the matching: partners come from the rows of both, and those that the first one draws count."""
+    torch.manual_seed(0)
+    recipe = replace(fused(), batch_size=4)
+    model = recipe.model().double()
+    model.draw = likeliest
+    (item,) = batches(ROWS, recipe, seed=1, stop=1)
+    batch = replace(item.batch, image_BCHW=item.batch.image_BCHW.double())
+    halves = [batch.rows(0, 2), batch.rows(2, 4)]
+
+    shared = ThreadedRanks().run(model, lambda rank, own: matching(recipe.features(own, halves[rank])))
+    assert_learn_alike(model, matching(recipe.features(model, batch)), sum(shared) / 2)
 
 
 def test_the_vectors_of_a_matcher_are_those_of_its_dual_encoder(folder: Path) -> None:

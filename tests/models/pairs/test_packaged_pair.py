@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import diptych as dp
-from diptych.core.errors import UnknownName
+from diptych.core.errors import RunError, UnknownName
 from diptych.core.image import ArrayImage
 from diptych.core.sample import Sample, Text
 from diptych.data.dataset import Pool
@@ -87,3 +87,26 @@ def test_adapters_leave_the_weights(tmp_path: Path, started: dict[str, torch.Ten
 def test_the_name_of_a_packaged_encoder_as_a_tower() -> None:
     with pytest.raises(UnknownName, match="--init packaged"):
         dp.recipe("clip", image_tower="efficientnet-lite0").model()
+
+
+def test_a_locked_model_unlocked_embeds_alike_and_is_trained_on(tmp_path: Path) -> None:
+    settings = {**SHORT, "steps": 5, "hidden": 32, "width": 16}
+    locked = dp.train("locked", pool(), tmp_path / "locked", **settings)
+    before, model = dp.load(locked.path), dp.load(f"unlocked:{locked.path}")
+    images, texts = [sample.image for sample in pool()], ["a red bus", "two very small dogs on a hill, at night"]
+    np.testing.assert_allclose(model.embed_images(images), before.embed_images(images), rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(model.embed_texts(texts), before.embed_texts(texts), rtol=1e-3, atol=1e-4)
+    said: list[str] = []
+    made = dp.train(
+        "clip", pool(), tmp_path / "tuned", init=f"unlocked:{locked.path}", lr=1e-4, warmup=0, say=said.append, **SHORT
+    )
+    lines = [line for line in said if "tensors start from" in line]
+    assert [line.partition(" start")[0] for line in lines] == ["408 of 408 tensors"]
+    assert moved(made, dict(model.model.state_dict()), "image_tower.inner.net.conv_head") > 0
+    assert moved(made, dict(model.model.state_dict()), "text_tower.head.4") > 0
+
+
+def test_only_models_of_locked_are_unlocked(tmp_path: Path) -> None:
+    run = dp.train("linear_map", pool(), tmp_path / "map", evaluation=False, progress=False)
+    with pytest.raises(RunError, match="linear_map"):
+        dp.load(f"unlocked:{run.path}")

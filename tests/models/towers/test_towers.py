@@ -203,3 +203,21 @@ def test_what_fills_no_patch_is_left_out_where_weights_were_made_so() -> None:
     torch.testing.assert_close(tower._embedded(image), tower.patches(image).flatten(2).transpose(1, 2), rtol=1e-5, atol=1e-5)
     image[..., 48:, :] = 9.0
     torch.testing.assert_close(tower(image).tokens_BPD, tokens)
+
+
+def test_roberta_counts_real_tokens_from_behind_the_id_of_padding() -> None:
+    tower = text_tower("roberta_tiny", vocab_size=20, length=8, pad_id=3).eval()
+    ids = torch.tensor([[5, 6, 7, 3, 3], [3, 3, 5, 6, 7]])
+    table = tower.net.embeddings  # type: ignore[union-attr]
+    rows = []
+    for row, positions in zip(ids.tolist(), ([4, 5, 6, 3, 3], [3, 3, 4, 5, 6]), strict=True):
+        summed = [
+            table.word_embeddings.weight[token]
+            + table.position_embeddings.weight[position]
+            + table.token_type_embeddings.weight[0]
+            for token, position in zip(row, positions, strict=True)
+        ]
+        rows.append(torch.nn.functional.layer_norm(torch.stack(summed), (128,), eps=1e-5))
+    torch.testing.assert_close(table(ids), torch.stack(rows))
+    behind, before = tower(ids, ids != 3).tokens_BPD
+    torch.testing.assert_close(behind[:3], before[2:])

@@ -343,7 +343,7 @@ def test_rates_of_slate_are_those_published() -> None:
 def test_gradients_are_clipped_by_their_largest_value() -> None:
     parameter = nn.Parameter(torch.zeros(3))
     parameter.grad = torch.tensor([0.01, -0.2, 0.1])
-    assert clip([parameter], 0.05, "largest") == pytest.approx(0.2)
+    assert clip(nn.ParameterList([parameter]), 0.05, "largest") == pytest.approx(0.2)
     assert parameter.grad.tolist() == pytest.approx([0.0025, -0.05, 0.025], rel=1e-4)
 
 

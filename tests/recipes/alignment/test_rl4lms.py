@@ -73,13 +73,17 @@ def test_cached_sampling_gives_the_logits_of_one_pass(config: dict[str, Any]) ->
     torch.testing.assert_close(torch.stack(seen, 1), logit_BLV, atol=1e-4, rtol=1e-4)
     policy = LanguagePolicy(model)
     places = torch.tensor([0, 3, 5])
-    made = policy(prompt_BP, there_BP, answers.ids_BL, places)
+    first = torch.tensor([0])
     cut = [
-        policy(prompt_BP[n : n + 1], there_BP[n : n + 1], answers.ids_BL[n : n + 1, : p + 1], places[n : n + 1])
+        policy(prompt_BP[n : n + 1], there_BP[n : n + 1], answers.ids_BL[n : n + 1, : p + 1], first, places[n : n + 1])
         for n, p in enumerate([0, 3, 5])
     ]
-    torch.testing.assert_close(made.value_N, torch.cat([one.value_N for one in cut]), atol=1e-5, rtol=1e-5)
-    torch.testing.assert_close(made.logit_NV, torch.cat([one.logit_NV for one in cut]), atol=1e-5, rtol=1e-5)
+    order = torch.tensor([2, 0, 1, 2])  # as many rows as answers or more: each answer is computed once
+    for episode_N in (order, order[:2]):
+        made = policy(prompt_BP, there_BP, answers.ids_BL, episode_N, places[episode_N])
+        rows = [cut[n] for n in episode_N]
+        torch.testing.assert_close(made.value_N, torch.cat([one.value_N for one in rows]), atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(made.logit_NV, torch.cat([one.logit_NV for one in rows]), atol=1e-5, rtol=1e-5)
 
 
 def test_answers_end_with_the_end_mark_and_stay_in_the_mask() -> None:
@@ -126,7 +130,7 @@ def test_transitions_are_the_tokens_of_the_answers_by_hand() -> None:
             later = delta + (0.0 if ends or n == count - 1 else 0.9 * 0.8 * later)
             assert made.advantage_N[n].item() == pytest.approx(later, abs=1e-5)
             assert made.return_N[n].item() == pytest.approx(later + float(value_BL[b, t]), abs=1e-5)
-            assert (made.action_N[n].item(), made.place_N[n].item()) == (int(ids_BL[b, t]), t)
+            assert (made.action_N[n].item(), made.episode_N[n].item(), made.place_N[n].item()) == (int(ids_BL[b, t]), b, t)
     assert made.kl.item() == pytest.approx(ratio_BL[chosen_BL].mean().item())
     assert made.length.item() == pytest.approx(8 / 3)
     white = transitions(episodes, 8, coefficient=beta, gamma=0.0, lam=0.0, normalised_rewards=True)

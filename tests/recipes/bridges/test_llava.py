@@ -20,6 +20,7 @@ from diptych.core.errors import ConfigError, DataError
 from diptych.core.image import ArrayImage
 from diptych.core.sample import Sample, Text
 from diptych.data.dataset import Pool
+from diptych.data.load.length_order import LengthGroupedOrder
 from diptych.data.load.stream import batches
 from diptych.data.text.prompts.layout import lay_out
 from diptych.models.bridges.bridge import Bridge
@@ -28,6 +29,7 @@ from diptych.models.bridges.language_model import LanguageModel
 from diptych.models.bridges.llava_weights import LlavaConfig, bridge_name, take_llava_, targets, unread_block
 from diptych.models.towers.hidden_layer import hidden_layer
 from diptych.models.towers.towers import image_tower
+from diptych.recipes._shared.language.visual_instruction import signed_words
 from diptych.recipes.bridges.llava import LLaVA
 from diptych.tasks.generation.mir import MIR
 from diptych.worlds.resolve import resolve
@@ -75,6 +77,20 @@ def test_rows_and_labels_are_those_of_the_release(kind: str, monkeypatch: Any, p
             wrong += ids.masked_fill(~answer, -100)[mask].tolist() != labels
     against = "preprocess_v1 and preprocess_plain of LLaVA at c121f04"
     parity("llava", "rows and labels of both stages", against, [(np.array(wrong), np.array(0))], tolerance=0)
+
+
+def test_dialogues_are_grouped_by_signed_words() -> None:
+    """`modality_lengths` of the release, which counts the mark of an image as a word."""
+    asked = {"questions": [{"question": "What is it?", "answer": "a cat"}, {"question": "And small?", "answer": "no"}]}
+    shown = Sample("0", ArrayImage(PIXELS, "0"), extras=asked)
+    alone = Sample("1", extras=asked)
+    assert [signed_words(sample) for sample in (shown, alone)] == [9, -8]
+    recipe = replace(LLaVA.paper(), instruct=True, batch_size=128, rows_a_mean=16)
+    order = recipe.row_order(Pool.from_samples([shown, alone], name="two"))
+    assert isinstance(order, LengthGroupedOrder)
+    assert (order.members, order.parts, order.lengths) == (16, 8, (9, -8))
+    assert replace(recipe, instruct=False).row_order(DATA) is None
+    assert replace(LLaVA.tiny(), instruct=True).row_order(DATA) is None
 
 
 def test_a_long_dialogue_is_cut_behind_an_answer() -> None:
@@ -180,6 +196,7 @@ def test_the_authors_folder_is_the_same_model(folder: Path, tmp_path: Path) -> N
         "mm_projector_type": "mlp2x_gelu",
         "mm_vision_select_layer": -2,
         "mm_vision_tower": "openai/clip-vit-large-patch14-336",
+        "image_aspect_ratio": "pad",
     }
     (tmp_path / "config.json").write_text(json.dumps(own))
     (tmp_path / "tokenizer.json").write_bytes((folder / "tokenizer.json").read_bytes())

@@ -362,7 +362,7 @@ def test_matching_and_losses_of_a_step() -> None:
 
 
 def test_the_published_sizes() -> None:
-    """ViT-B/16 of 11 blocks, BERT-base, six layers on either side, by hand."""
+    """ViT-B/16 of 11 blocks, RoBERTa-base, six layers on either side, by hand."""
     recipe = replace(ARL.paper(), pieces=300).prepare(DATA)
     recipe = replace(recipe, entity_graph=replace(recipe.entity_graph, transe_epochs=0))
     with torch.device("meta"):
@@ -378,7 +378,7 @@ def test_the_published_sizes() -> None:
     width, words = 768, recipe.words().vocab_size
     block = 12 * width * width + 13 * width
     vision = 3 * 256 * width + width + (18 * 18 + 1) * width + 4 * width + 11 * block
-    language = (words + 512 + 2) * width + 2 * width + 12 * block
+    language = (words + 514 + 1) * width + 2 * width + 12 * block
     cross = 16 * width * width + (8 + 4 + 1 + 6) * width
     entity = 16 * 256 * 256 + 19 * 256
     beside = 2 * (768 * 256) + 256 + width + width * width + 3 * width

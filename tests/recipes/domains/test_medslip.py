@@ -5,9 +5,11 @@ from __future__ import annotations
 import csv
 import gzip
 import json
+import re
 import zlib
 from collections import Counter
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +25,14 @@ import diptych as dp
 from diptych.core.errors import ConfigError, DataError
 from diptych.core.sample import Sample, Text
 from diptych.data.load.stream import batches
-from diptych.data.text.reports.finding_places import FindingPlace, finding_matrix, finding_places, padchest_pairs, report_pairs
+from diptych.data.text.reports.finding_places import (
+    NO_LABELS,
+    FindingPlace,
+    finding_matrix,
+    finding_places,
+    padchest_pairs,
+    report_pairs,
+)
 from diptych.models.chests.finding_reader import FindingReader
 from diptych.models.chests.name_book import book_vectors
 from diptych.models.chests.query_decoder import QueryDecoderLayer
@@ -206,26 +215,37 @@ def test_pairs_of_reports() -> None:
             finding_places(replace(sample, extras=extras))
 
 
-def test_the_matrix_of_padchest_by_a_plain_loop() -> None:
-    """Physicians' rows of the real table: counts of every pair of finding and place."""
+@pytest.mark.parametrize("rows", [4000, pytest.param(None, marks=pytest.mark.slow)])
+def test_the_matrix_of_padchest_by_a_plain_loop(rows: int | None) -> None:
+    """The real table: counts of every pair of finding and place in rows of physicians, and the same findings as in the column Labels."""
     package = pytest.importorskip("torchxrayvision")
     path = Path(package.__file__).parent / "data" / "PADCHEST_chest_x_ray_images_labels_160K_01.02.19.csv.gz"
     with gzip.open(path, "rt", encoding="utf-8") as stream:
-        rows = [row for row, _ in zip(csv.DictReader(stream), range(4000), strict=False) if row["MethodLabel"] == "Physician"]
-    texts = [row["LabelsLocalizationsBySentence"] for row in rows if row["LabelsLocalizationsBySentence"] not in ("", "nan")]
-    pairs = [padchest_pairs(text) for text in texts]
-    findings = sorted({pair.finding for row in pairs for pair in row})
-    places = sorted({pair.place for row in pairs for pair in row})
-    ours = sum((finding_matrix(row, findings, places) == 1).astype(int) for row in pairs)
+        table = list(islice(csv.DictReader(stream), rows))
+    kept = [row for row in table if row["LabelsLocalizationsBySentence"] not in ("", "nan")]
+    every = [padchest_pairs(row["LabelsLocalizationsBySentence"]) for row in kept]
+    for row, pairs in zip(kept, every, strict=True):
+        labels = {label.strip() for label in json.loads(row["Labels"].replace("'", '"').replace("nan", '""'))}
+        assert {pair.finding for pair in pairs} == labels - NO_LABELS, row["ImageID"]
+    physicians = [at for at, row in enumerate(kept) if row["MethodLabel"] == "Physician"]
+    findings = sorted({pair.finding for row in every for pair in row})
+    places = sorted({pair.place for row in every for pair in row})
+    if rows is None:  # rows of physicians stand first; 194 labels, four of them no findings; 104 places, and "unspecified"
+        assert (len(kept), len(physicians), len(findings), len(places)) == (160_758, 39_053, 190, 105)
+    ours = np.zeros((len(places), len(findings)), int)
+    for at in physicians:
+        ours += finding_matrix(every[at], findings, places) == 1
     counts = Counter[tuple[str, str]]()
-    for text in texts:
+    for at in physicians:
         stated_here = set()
-        for sentence in json.loads(text.replace("'", '"').replace("nan", "[]")):
+        for sentence in json.loads(kept[at]["LabelsLocalizationsBySentence"].replace("'", '"').replace("nan", "[]")):
             labels = [label.strip() for label in sentence]
             spots = [label[4:].strip() for label in labels if label.startswith("loc ")]
             for label in labels:
+                name = re.sub(r" (left side|right side|both sides?|bilateral)$", "", label)
+                side = {"": "", "left side": "left", "right side": "right"}.get(label[len(name) + 1 :], "bilateral")
                 if not label.startswith("loc ") and label not in ("normal", "exclude", "unchanged", ""):
-                    stated_here.update((spot, label) for spot in spots or ["unspecified"])
+                    stated_here.update((spot, name) for spot in [*spots, *filter(None, [side])] or ["unspecified"])
         counts.update(stated_here)
     expected = [[counts[place, finding] for finding in findings] for place in places]
     assert len(counts) > 500
@@ -238,6 +258,25 @@ def test_the_learning_rate_falls_after_each_epoch() -> None:
     expected = {9: 1e-4, 10: 9.997779521645793e-05, 505: 5.5e-05, 999: 1.002220478354206e-05}
     assert {step: learning_rate(spec, step, 1000) for step in expected} == pytest.approx(expected, rel=1e-9)
     assert spec.betas == (0.9, 0.999)
+    whole = MeDSLIP.paper().optimiser()
+    # printed by the release's scheduler and loop at 700 steps an epoch
+    stairs = {
+        0: 1e-5,
+        100: 1e-5,
+        101: 2.8e-5,
+        200: 2.8e-5,
+        201: 4.6e-5,
+        400: 6.4e-5,
+        401: 8.2e-5,
+        500: 8.2e-5,
+        501: 1e-4,
+        699: 1e-4,
+    }
+    whole = replace(whole, periods=4.0)
+    later = {700: 8.681980515339464e-05, 1400: 5.5e-05, 2100: 2.3180194846605367e-05}
+    rates = {step: learning_rate(whole, step, 2800) for step in stairs | later}
+    assert rates == pytest.approx(stairs | later, rel=1e-9)
+    assert learning_rate(whole, 200, 800) == pytest.approx(8.681980515339464e-05, rel=1e-9)  # an epoch shorter than the warm-up
     assert MeDSLIP.tiny().optimiser().falls == "step"
 
 

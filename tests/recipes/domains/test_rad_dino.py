@@ -27,7 +27,7 @@ from diptych.models.towers.towers import image_tower
 from diptych.objectives.distillation.sinkhorn import sinkhorn_knopp
 from diptych.recipes.domains.rad_dino import RadDINO, TeacherConfig, ViewsConfig
 from diptych.train.fit import fit
-from diptych.train.optimise import learning_rate
+from diptych.train.optimise import build_optimiser, freeze, learning_rate, schedule, weight_decay
 from diptych.train.options import TrainOptions
 from diptych.worlds.resolve import resolve
 
@@ -228,17 +228,46 @@ def test_the_head_has_norms_as_dinov2s(parity: Any) -> None:
 
 
 def test_the_published_optimiser_is_dinov2s() -> None:
-    """Rates of build_schedulers (base 4e-3, from 0, to 1e-6) and betas, eps and decay of DINOv2's AdamW."""
-    spec = replace(RadDINO.paper().optimiser(), part=(0.0, 1.0))
-    cosine = 1e-6 + 0.5 * (4e-3 - 1e-6) * (1 + np.cos(np.pi * np.arange(180) / 180))
-    theirs = np.concatenate([np.linspace(0, 4e-3, 20), cosine])
+    """Rates of build_schedulers (base 4e-3 by the root of 2,560 / 1,024, from 0, to 1e-6), betas, eps, decay and clipping of DINOv2."""
+    recipe, base = RadDINO.paper(), 4e-3 * 2.5**0.5
+    assert recipe.lr == pytest.approx(base)
+    assert recipe.optimiser().part == (0.0, 0.35)
+    spec = replace(recipe.optimiser(), part=(0.0, 1.0))
+    cosine = 1e-6 + 0.5 * (base - 1e-6) * (1 + np.cos(np.pi * np.arange(180) / 180))
+    theirs = np.concatenate([np.linspace(0, base, 20), cosine])
     np.testing.assert_allclose([learning_rate(spec, step, 200) for step in range(200)], theirs, atol=1e-15)
+    begun = [learning_rate(recipe.optimiser(), step, 70) for step in range(70)]
+    np.testing.assert_allclose(begun, theirs[:70], atol=1e-15)  # the first 35 %
+    printed = [0.04, 0.04880982706687231, 0.07437694101250947, 0.11419865458735484]  # CosineScheduler(0.04, 0.4, 10)
+    assert [weight_decay(spec, step, 10) for step in range(4)] == pytest.approx(printed, rel=1e-12)
+    assert weight_decay(recipe.optimiser(), 10, 35) == pytest.approx(weight_decay(spec, 10, 100), rel=1e-12)
+    assert (spec.clip_by, spec.clip_norm) == ("parts", 3.0)
+    first, rest = recipe.stages()
+    assert first.share == pytest.approx(0.01 / 0.35)
+    assert rest.recipe.optimiser().part == pytest.approx((0.01, 0.35))
+    (prototypes,) = (rule for rule in first.recipe.optimiser().rules if "prototype" in rule.pattern)
+    assert (prototypes.lr_scale, prototypes.counted) == (0.0, True)
     assert (spec.betas, spec.eps) == ((0.9, 0.999), 1e-8)
     decays = {rule.pattern: rule.decay for rule in spec.rules}
     assert decays[r"^image_tower\.(class_D|mask_D|position_PD)$"] is True
     assert decays[r"_head\.(prototype_KD|norm_K)$"] is True
     plain = RadDINO.tiny().optimiser()
-    assert (plain.betas, plain.final_lr, plain.warmup_from) == ((0.9, 0.98), 0.0, None)
+    assert (plain.betas, plain.final_lr, plain.warmup_from, plain.clip_by) == ((0.9, 0.98), 0.0, None, "norm")
+
+
+def test_prototypes_that_stay_are_counted() -> None:
+    """As in DINOv2, whose last layer has rate 0 first: its gradients enter the norm and AdamW's means, its weights do not move."""
+    recipe: Any = small(still=0.5, optimised="dinov2").stages()[0].recipe
+    model, batch, features = features_of(recipe)
+    prototypes, spec = model.class_head.prototype_KD, recipe.optimiser()
+    before = prototypes.detach().clone()
+    freeze(model, spec)
+    optimiser = build_optimiser(model, spec)
+    schedule(optimiser, spec, 2, 3)
+    torch.stack(list(recipe.losses(features, batch).values())).sum().backward()
+    optimiser.step()
+    assert torch.equal(prototypes.detach(), before)
+    assert float(optimiser.state[prototypes]["exp_avg"].abs().sum()) > 0
 
 
 def config_of(**changes: Any) -> dict[str, Any]:

@@ -19,10 +19,12 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from diptych.api import load
+from diptych.core.contracts import Draw, Draws
 from diptych.core.errors import ConfigError, DataError
 from diptych.core.sample import Sample, Text
 from diptych.data.dataset import Pool
 from diptych.data.load.stream import batches
+from diptych.data.media.augment.views import local_views
 from diptych.data.text.tokenize import Tokenizer
 from diptych.models.io.foreign.open_clip_layout import open_clip_parts
 from diptych.models.io.foreign.parts import load_dual_encoder
@@ -86,6 +88,17 @@ def made_model(recipe: RSMCLIP) -> Any:
             if name.startswith("companions."):
                 p.add_(0.05 * torch.randn(p.shape, generator=torch.Generator().manual_seed(len(name)), dtype=p.dtype))
     return model
+
+
+def test_every_view_is_mirrored_by_a_draw_of_its_own() -> None:
+    """As DINO's views are: half of them, where the first view is."""
+    gradient = np.broadcast_to(np.linspace(0, 255, 64).astype(np.uint8)[None, :, None], (64, 64, 3)).copy()
+    draws = Draws(tuple(Draw(Sample(str(n)), np.random.default_rng(n), gradient) for n in range(16)), np.random.default_rng(0))
+    for flip, shares in ((True, (0.3, 0.7)), (False, (0.0, 0.0))):
+        view_BVCHW = local_views(draws, small().preprocess, count=8, size=32, scale=(0.05, 0.4), flip=flip)
+        mirrored_BV = view_BVCHW[..., 0, 16, 31] < view_BVCHW[..., 0, 16, 0]
+        assert shares[0] <= mirrored_BV.float().mean() <= shares[1]
+        assert not flip or (mirrored_BV.any(1) & ~mirrored_BV.all(1)).all()
 
 
 # ---------------------------------------------------------------- the loss

@@ -21,14 +21,18 @@ from torch.nn import functional as F
 sys.path.insert(0, str(Path(__file__).parents[2] / "models/diffusion"))
 from small_pipelines import xl_folder
 
-from diptych.core.contracts import Draw, Draws
+from diptych.core.contracts import Draw, Draws, ReferenceImage
 from diptych.core.errors import ConfigError, DataError
+from diptych.core.image import ArrayImage
 from diptych.data.load.stream import batches
 from diptych.models.diffusion.adapters import FILE, save_adapter
 from diptych.models.diffusion.image_attention import RegionAttention, box_cells, region_bias
+from diptych.models.diffusion.local_tokens import grid_boxes, local_tokens
+from diptych.models.diffusion.reference_model import ReferenceImageModel
 from diptych.models.diffusion.reference_net import ReferenceDiffusion
 from diptych.models.diffusion.resampler import GroundedResampler
 from diptych.objectives.diffusion.figures import attention_outside, gated_mean, key_point_matching, latents_at
+from diptych.recipes._shared.diffusion.placement import mask_boxes, placed_on_black
 from diptych.recipes._shared.diffusion.reference_base import reference_base
 from diptych.recipes.generation.relationbooth import RelationBooth
 from diptych.train.optimise import freeze
@@ -61,6 +65,21 @@ def test_resampler_is_the_released_one(parity: Any) -> None:
     token_BQD = resampler(filled("image", (4, 7, 10)), filled("phrase", (4, 6)), BOXES, dropped_B=dropped_B)
     pairs = [(token_BQD, doubled(RELEASED["resampler"])), (resampler.fourier_embedder(BOXES), doubled(RELEASED["fourier"]))]
     parity("relationbooth", "tokens of the resampler", AUTHORS, pairs, tolerance=1e-5)  # its softmax is of single precision
+
+
+@pytest.mark.parametrize("first_only", [False, True])
+def test_local_tokens_are_the_released_ones(first_only: bool, parity: Any) -> None:
+    """Pictures twice as large as the encoder's own; the released call gives every picture the boxes of the first."""
+    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 3, "num_attention_heads": 2, "projection_dim": 8}
+    config = transformers.CLIPVisionConfig(image_size=32, patch_size=8, hidden_act="gelu", **sizes)
+    vision = transformers.CLIPVisionModelWithProjection(config).double().eval()
+    for name, tensor in vision.state_dict().items():
+        if tensor.is_floating_point():
+            tensor.copy_(filled(name, tuple(tensor.shape)))
+    token_BGD = local_tokens(vision, filled("large", (2, 3, 64, 64)), first_only=first_only)
+    pair = (token_BGD[..., :4], doubled(RELEASED["local"][first_only]))
+    parity("relationbooth", "local tokens", AUTHORS, [pair], tolerance=1e-6)
+    assert grid_boxes(2).tolist() == [[0, 0, 0.5, 0.5], [0, 0.5, 0.5, 1], [0.5, 0, 1, 0.5], [0.5, 0.5, 1, 1]]
 
 
 def released_attention() -> tuple[Attention, RegionAttention]:
@@ -171,7 +190,14 @@ def released_folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]
 def test_released_files_are_read_and_an_adapter_loads_in_diffusers(
     released_folders: dict[str, str], tmp_path: Path, parity: Any
 ) -> None:
+    config = Path(released_folders["weights"].removeprefix("hf:"), "text_encoder", "config.json")
+    config.write_text(json.dumps({**json.loads(config.read_text()), "eos_token_id": 2}))  # as SDXL's has it
     base = reference_base(released_folders["weights"], released_folders["adapter"], released_folders["image_encoder"])
+    phrase_BL = torch.from_numpy(base.words[0].encode(["red cat", "wall"], 20).ids_BL)
+    end = base.words[0].eot_id
+    places = [row.tolist().index(end) for row in phrase_BL]
+    state = base.model.net.texts[0](input_ids=phrase_BL).last_hidden_state  # type: ignore[operator]
+    assert torch.equal(base.model.net.pooled_text(phrase_BL), torch.stack([state[0, places[0]], state[1, places[1]]]))
     tensors = torch.load(released_folders["adapter"], weights_only=True)
     first = next(name for name in tensors["ms_adapter"] if name.endswith("to_k_ip.weight"))
     assert torch.equal(base.model.region_attentions()[0].to_k_ip.weight, tensors["ms_adapter"][first])
@@ -196,6 +222,23 @@ def test_released_files_are_read_and_an_adapter_loads_in_diffusers(
     parity(
         "relationbooth", "predictions with the exported adapter", "diffusers' load_lora_weights", [(ours, theirs)], tolerance=1e-5
     )
+
+
+def test_local_tokens_change_pictures_and_are_saved(released_folders: dict[str, str], tmp_path: Path) -> None:
+    recipe = RelationBooth(**released_folders, local_encoder=released_folders["image_encoder"], rank=1)
+    torch.manual_seed(0)
+    with_local = recipe.model()
+    plain = replace(recipe, local_encoder="").model()
+    for name, tensor in plain.state_dict().items():
+        tensor.copy_(with_local.state_dict()[name])
+    thing = ReferenceImage(ArrayImage(np.random.default_rng(0).integers(0, 255, (40, 40, 3), np.uint8)), "red cat", (0, 0, 1, 1))
+    given: dict[str, Any] = {"references": [[thing, thing]], "steps": 2, "negative": "wall"}
+    first, second = (recipe.deploy(model).generate_images(["red cat on wall"], **given) for model in (with_local, plain))
+    assert (first != second).any()
+    recipe.deploy(with_local).save(tmp_path / "model")
+    again = ReferenceImageModel.load(tmp_path / "model").model
+    assert again.references == with_local.references
+    assert all(torch.equal(tensor, again.state_dict()[name]) for name, tensor in with_local.state_dict().items())
 
 
 def test_released_files_that_do_not_fit_are_named(released_folders: dict[str, str], tmp_path: Path) -> None:
@@ -249,12 +292,92 @@ def test_published_networks_have_the_published_sizes() -> None:
     assert sum(p.numel() for p in model.images.parameters()) == 1_844_907_264
 
 
+class ScriptedRng:
+    """Gives the random numbers that the released code drew."""
+
+    def __init__(self, random: float, integers: list[int]) -> None:
+        self.drawn, self.left = random, list(integers)
+
+    def random(self) -> float:
+        return self.drawn
+
+    def integers(self, stop: int) -> int:
+        assert self.left[0] < stop
+        return self.left.pop(0)
+
+
+def test_placement_on_black_is_the_released_one(parity: Any) -> None:
+    """Wide and tall pictures, cropped and whole; the release draws the top of a crop too, which is always 0."""
+    pairs: list[Any] = []
+    for case in RELEASED["placement"]:
+        height, width = case["shape"]
+        y, x = np.mgrid[:height, :width]
+        image_HWC = np.stack([(x * 5) % 256, (y * 7) % 256, (x * y) % 256], -1).astype(np.uint8)
+        circle = (x - width * 0.7) ** 2 + (y - height * 0.6) ** 2 < (0.2 * min(height, width)) ** 2
+        masks = [(x < width * 0.45) & (y > height * 0.2), circle]
+        numbers = case["integers"]
+        rng: Any = ScriptedRng(case["random"], numbers[:1] + numbers[2:] if case["case"] == "wide cropped" else numbers)
+        placed_HWC, mask_KSS = placed_on_black(image_HWC, masks, 64, 8, rng)
+        total = placed_HWC.astype(np.int64)
+        ours = (total.sum((0, 1)), total.sum((0, 2)), total.sum((1, 2)), mask_KSS.int(), mask_boxes(mask_KSS))
+        theirs = (case[name] for name in ("sum", "columns", "rows", "masks", "boxes"))
+        pairs += [(torch.as_tensor(own).double(), doubled(their)) for own, their in zip(ours, theirs, strict=True)]
+    parity("relationbooth", "pictures, masks and boxes placed on black", AUTHORS, pairs, tolerance=0.0)
+    assert mask_boxes(torch.zeros(1, 4, 4, dtype=torch.bool)).tolist() == [[0, 0, 0, 0]]
+
+
+def test_a_batch_of_placed_pictures_has_the_boxes_of_its_masks() -> None:
+    recipe = replace(SMALL, placement="black").prepare(figures(2))
+    sample = figures(1)[0]
+    squashed, placed = (
+        one.batch(Draws((drawn(sample),), np.random.default_rng(0))) for one in (replace(recipe, placement="squash"), recipe)
+    )
+    assert placed.image_BCHW.shape == squashed.image_BCHW.shape
+    assert 0 < placed.mask_BHW.sum() < placed.mask_BHW.numel()
+    assert (squashed.box_BR4 - placed.box_BR4).abs().max() > 0.01
+    assert torch.equal(squashed.target_BRK2, placed.target_BRK2)
+    cells = box_cells(placed.box_BR4, *placed.mask_BHW.shape[1:])[0].any(0)
+    assert cells[placed.mask_BHW[0] > 0].float().mean() > 0.6
+    with pytest.raises(DataError, match="has 0 masks"):
+        recipe.batch(Draws((drawn(replace(sample, regions=())),), np.random.default_rng(0)))
+    with pytest.raises(ConfigError, match="placement is 'white'"):
+        RelationBooth(placement="white")
+
+
+def test_sdxl_reads_the_size_before_resizing() -> None:
+    sample = figures(1)[0]
+    pixels_HWC = sample.image.pixels_HWC[:20, :28]  # type: ignore[union-attr]
+    recipe = SMALL.prepare(figures(2))
+    draw = replace(drawn(sample), image_HWC=pixels_HWC)
+    batch = recipe.batch(Draws((draw,), draw.rng))
+    given: Any = recipe.features(lambda *arguments: arguments[-1], batch)  # type: ignore[arg-type]
+    assert given.tolist() == [[20, 28, 0, 0, 32, 32]]
+
+
+def test_a_predicate_is_matched_in_whole_words() -> None:
+    """Spans that the released search gave for the same prompts."""
+    recipe = RelationBooth()
+    for predicate, prompt, span in (
+        ("on", "A lion lies on a tyrannosaurus.", (4, 5)),
+        ("hug", "A lion and a polar bear hug.", (7, 8)),
+        ("shaking hands with", "A cat is shaking hands with a dog.", (4, 7)),
+    ):
+        sample = figures(1)[0]
+        draw = drawn(replace(sample, extras={**sample.extras, "predicate": predicate}))
+        assert recipe.predicate_span(draw, prompt) == span
+    with pytest.raises(DataError, match="does not occur"):
+        recipe.predicate_span(draw, "A lion lies on a tyrannosaurus.")
+
+
+def drawn(sample: Any) -> Draw:
+    rng = np.random.default_rng(0)
+    return Draw(sample, rng, sample.image.pixels_HWC, SMALL.load(sample, rng))
+
+
 def changed(**extras: Any) -> Draws:
     sample = figures(1)[0]
-    made = replace(sample, extras={**sample.extras, **extras})
-    rng = np.random.default_rng(0)
-    draw = Draw(made, rng, made.image.pixels_HWC, SMALL.load(made, rng))  # type: ignore[union-attr]
-    return Draws((draw,), rng)
+    draw = drawn(replace(sample, extras={**sample.extras, **extras}))
+    return Draws((draw,), draw.rng)
 
 
 def test_bad_rows_are_named() -> None:

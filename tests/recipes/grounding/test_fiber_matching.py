@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
+from threaded_ranks import ThreadedRanks, assert_learn_alike, likeliest
 
 from diptych.core.errors import ConfigError
 from diptych.data.load.stream import batches
@@ -50,3 +53,34 @@ def test_matching_alone_shows_half_of_the_texts_with_another_picture() -> None:
     recipe.after_update(model, features, step.batch, 0.0)
     with pytest.raises(ConfigError, match="random with itc 0"):
         replace(small(), wrong="random")
+
+
+@pytest.mark.parametrize("changes", [{}, {"itc": 0.0, "wrong": "random"}])
+def test_two_processes_match_as_one(changes: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Loss and gradients of the matching: partners come from the rows of both processes and the queue."""
+    torch.manual_seed(0)
+    recipe = replace(small().prepare(questions(24)), mlm=0.0, **changes)
+    model = recipe.model().double()
+    model.draw = likeliest
+    first, second = (
+        replace(item.batch, image_BCHW=item.batch.image_BCHW.double()) for item in batches(questions(24), recipe, seed=1, stop=2)
+    )
+    recipe.after_update(model, recipe.features(model, first), first, 0.0)
+    halves = [second.rows(0, 4), second.rows(4, 8)]
+    monkeypatch.setattr("diptych.models.fiber.training.half_mismatched", next_is_shown)
+
+    def loss(own: Any, batch: Any) -> Any:
+        features = recipe.features(own, batch)
+        if features.fit_N2 is not None:
+            return F.cross_entropy(features.fit_N2, features.fits_N)
+        return recipe._matching(features, features.image_ND, features.text_ND)
+
+    shared = ThreadedRanks().run(model, lambda rank, own: loss(own, halves[rank]))
+    assert_learn_alike(model, loss(model, second), sum(shared) / 2)
+
+
+def next_is_shown(group_N: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Every other text is shown with the next picture of all."""
+    fits_N = torch.arange(len(group_N)) % 2 == 0
+    own_N = torch.arange(len(group_N))
+    return torch.where(fits_N, own_N, own_N.roll(-1)), fits_N

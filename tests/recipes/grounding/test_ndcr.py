@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import transformers
 from PIL import Image
 
 import diptych as dp
@@ -21,8 +22,10 @@ from diptych.data.dataset import Pool
 from diptych.data.read.image_sets import image_set_of
 from diptych.data.text.english.propositions import propositions
 from diptych.models.reasoning.set_features import SetEncoder
+from diptych.models.towers.towers import text_tower
 from diptych.recipes.grounding.ndcr import NDCR
 from diptych.tasks.reasoning.image_choice import ImageChoice
+from diptych.train.optimise import build_optimiser
 from diptych.worlds.problems.image_sets import PICTURES, image_sets
 from diptych.worlds.shapes import mask_of
 from diptych.worlds.small_pairs import CELL, COLOURS, JITTER, NOUNS, PLACES
@@ -173,3 +176,52 @@ def test_what_a_run_trains() -> None:
     assert sum(p.numel() for p in model.reasoner.parameters()) == expected
     with pytest.raises(ConfigError, match="address of a model"):
         NDCR.paper().prepare(image_sets(1))
+
+
+@pytest.mark.parametrize("summed", [True, False])
+def test_steps_are_those_of_summed_gradients(summed: bool, parity: Any) -> None:
+    """Released: gradients of 32 sets are added up before a step of Adam, whose decay is a part of them."""
+    recipe = replace(NDCR(), batch_size=8, lr=0.01, summed_gradients=summed)
+    torch.manual_seed(0)
+    ours, theirs = torch.nn.Linear(3, 1).double(), torch.nn.Linear(3, 1).double()
+    theirs.load_state_dict(ours.state_dict())
+    mine = build_optimiser(ours, recipe.optimiser())
+    for group in mine.param_groups:
+        group["lr"] = recipe.lr
+    released = torch.optim.Adam(theirs.parameters(), lr=recipe.lr, betas=(0.9, 0.98), eps=1e-6, weight_decay=0.1)
+    for _ in range(20):
+        x_N3 = torch.randn(8, 3).double()
+        mine.zero_grad()
+        ours(x_N3).square().mean().backward()
+        mine.step()
+        released.zero_grad()
+        for x_3 in x_N3:
+            theirs(x_3).square().sum().backward()
+        released.step()
+    pair = (ours.weight, theirs.weight)
+    if summed:
+        parity("ndcr", "20 steps of gradients of eight sets", "torch's Adam on summed gradients", [pair], tolerance=1e-12)
+    else:
+        assert (pair[0] - pair[1]).abs().max() > 1e-3
+
+
+def test_the_published_text_tower_is_barts_encoder(tmp_path: Path, parity: Any) -> None:
+    sizes = {"vocab_size": 60, "d_model": 16, "max_position_embeddings": 40, "encoder_layers": 2, "decoder_layers": 1}
+    heads = {"encoder_attention_heads": 2, "decoder_attention_heads": 2, "encoder_ffn_dim": 24, "decoder_ffn_dim": 24}
+    torch.manual_seed(0)
+    released = transformers.BartForConditionalGeneration(transformers.BartConfig(**sizes, **heads)).eval()
+    released.save_pretrained(tmp_path)
+    tower = text_tower(f"hf:{tmp_path}", length=20).eval()
+    id_BL = torch.tensor([[0, 5, 6, 7, 2], [0, 8, 9, 2, 1]])
+    expected = released.model.encoder(input_ids=id_BL, attention_mask=(id_BL != 1).long())[0]
+    pair = (tower(id_BL, id_BL != 1).tokens_BPD[id_BL != 1], expected[id_BL != 1])
+    parity("ndcr", "states of the text tower", "transformers' BART encoder", [pair], tolerance=1e-6)
+    again = text_tower(**tower.spec).eval()
+    again.load_state_dict(tower.state_dict())
+    torch.testing.assert_close(again(id_BL, id_BL != 1).tokens_BPD, tower(id_BL, id_BL != 1).tokens_BPD)
+    with torch.device("meta"):
+        fresh = text_tower("bart_b", vocab_size=50265, length=180)
+        whole = transformers.BartModel(transformers.BartConfig(d_model=768, encoder_layers=6, encoder_attention_heads=12,
+            encoder_ffn_dim=3072, decoder_layers=0, decoder_attention_heads=12))  # fmt: skip
+    counts = [sum(p.numel() for p in net.parameters()) for net in (fresh, whole.encoder)]
+    assert counts == [81_920_256] * 2

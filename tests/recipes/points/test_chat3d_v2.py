@@ -76,6 +76,39 @@ def test_attribute_and_relation_tokens_are_the_released_ones(parity: Any) -> Non
     torch.testing.assert_close(token_BMCD.norm(dim=-1), torch.tensor([200.0, 50.0]).double().expand(2, 4, 2))
 
 
+def test_chat_scenes_second_token_is_of_the_image() -> None:
+    """Chat-Scene's `encode_object_feat` and `get_object_list_embed` by hand: unit features, two layers each, the image's token last."""
+    torch.manual_seed(0)
+    tokens = ObjectTokens(ObjectTokenSettings("projection", relation=False, feature_width=6, image_width=4), 8).double()
+    feature_BMF, rest = torch.randn(2, 3, 10).double(), (torch.zeros(2, 3, 6), torch.zeros(2, 3, 3), torch.ones(2, 3).bool())
+    token_BMCD = tokens(feature_BMF, *rest)
+    assert token_BMCD.shape == (2, 3, tokens.settings.count, 8)
+    for at, (net, part) in enumerate(((tokens.project, feature_BMF[1, 2, :6]), (tokens.project_image, feature_BMF[1, 2, 6:]))):
+        hidden = torch.nn.functional.gelu(net[0].weight @ (part / part.norm()) + net[0].bias)
+        torch.testing.assert_close(token_BMCD[1, 2, at], net[2].weight @ hidden + net[2].bias)
+
+
+def test_a_room_with_image_features_is_read_and_deployed(tmp_path: Path) -> None:
+    def given(sample: Any, width: int) -> Any:
+        count = len(sample.extras["objects"])
+        own = {"object_features": np.ones((count, 6)), "object_image_features": np.ones((count, width))}
+        return replace(sample, extras={**sample.extras, **own})
+
+    settings = ObjectTokenSettings("projection", relation=False, feature_width=6, image_width=4)
+    recipe = replace(RECIPE, points=False, tokens=settings)
+    assert recipe.load(given(DATA[0], 4), np.random.default_rng(0))["feature"].shape == (10, 10)
+    with pytest.raises(DataError, match="5 features of a thing"):
+        recipe.load(given(DATA[0], 5), np.random.default_rng(0))
+    with pytest.raises(ConfigError, match="an image token goes with given features"):
+        replace(recipe, points=True)
+    with pytest.raises(ConfigError, match="an image token with projection"):
+        ObjectTokenSettings(image_width=4)
+    model = recipe.deploy(recipe.model().eval())
+    model.save(tmp_path / "model")
+    sample = given(DATA[0], 4)
+    assert load(tmp_path / "model").chat(sample, ["Describe <OBJ001>."]) == model.chat(sample, ["Describe <OBJ001>."])
+
+
 def test_relation_tokens_leave_attributes_alone() -> None:
     tokens, given = released_tokens()
     tokens(*given)[:, :, 1].sum().backward()
@@ -239,6 +272,7 @@ def test_rates_are_those_of_the_release() -> None:
     first = replace(made, stage="objects").optimiser()
     assert [rule_of(name, first.rules).lr_scale for name in scales] == [0, 0]  # type: ignore[union-attr]
     scene = Chat3Dv2.chat_scene()
+    assert (scene.tokens.count, scene.tokens.image_width) == (2, 1024)  # add_img_token, img_input_dim
     assert (scene.clip_norm, scene.beams, scene.repetition_penalty, scene.max_tokens) == (0.01, 5, 3.0, 64)
     row = scene.prompt.pieces(IdentifierAssignment((0,), (0,)), "Where?", "here", tokens=1)
     text = "".join(piece.text if isinstance(piece, TextPiece) else "@" for piece in row)

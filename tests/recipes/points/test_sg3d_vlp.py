@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from diptych.api import load
 from diptych.core.errors import ConfigError, DataError
 from diptych.core.sample import Sample
+from diptych.data.dataset import Pool
 from diptych.data.load.stream import batches
 from diptych.data.points.proposals import ProposalReading
 from diptych.data.points.room_language import boxes_of_objects, room_objects
@@ -157,6 +158,33 @@ def test_proposals_are_given_or_jittered() -> None:
         reading.boxes(Sample("x", extras={"proposals": [[1.0, 2.0]]}))
 
 
+def test_proposals_on_nothing_are_in_no_contrast() -> None:
+    """A box in the air, far from every thing, takes no part unless it is to be a negative."""
+    sample = DATA[0]
+    true_N6 = boxes_of_objects(room_objects(sample))
+    given = [*true_N6.tolist(), [50.0, 50.0, 50.0, 1.0, 1.0, 1.0]]
+    rows = [replace(sample, uid=str(k), extras={**sample.extras, "proposals": given}) for k in range(2)]
+    recipe = replace(RECIPE, masking=False, batch_size=2, reading=replace(RECIPE.reading, most=20))
+    torch.manual_seed(0)
+    model = recipe.model().eval()
+    (step,) = batches(Pool.from_samples(rows), recipe, seed=0, stop=1)
+    batch = step.batch
+    assert batch.matched_BM.sum(1).tolist() == [len(true_N6)] * 2
+    assert batch.open_BM.sum(1).tolist() == [len(true_N6) + 1] * 2
+    with torch.no_grad():
+        f = recipe.features(model, batch)
+        ignored = recipe.contrasts(f, batch)
+        negatives = replace(recipe, unmatched="negatives").contrasts(f, batch)
+        without = within_rooms(f.sentence_BSD, f.node_BMD, batch.meant_BSM, batch.matched_BM, f.scale)
+        beside = within_rooms(f.sentence_BSD, f.node_BMD, batch.meant_BSM, batch.open_BM, f.scale)
+    assert (ignored["sentence"], negatives["sentence"]) == (without, beside)
+    assert without < beside
+    assert ignored["word"] < negatives["word"]
+    assert ignored["scene"] == negatives["scene"]
+    with pytest.raises(ConfigError, match="unmatched is 'kept'"):
+        replace(RECIPE, unmatched="kept")  # type: ignore[arg-type]
+
+
 def test_every_term_moves_its_parts() -> None:
     torch.manual_seed(0)
     model = RECIPE.model()
@@ -201,6 +229,24 @@ def test_deployed_models_answer_every_task(tmp_path: Path) -> None:
         plain.describe_room(DATA[0])
     empty = replace(DATA[0], extras={**DATA[0].extras, "objects": [], "proposals": np.zeros((0, 6))})
     assert len(model.ground_room(empty, ["a chair"])[0].box_N6) == 0
+
+
+def test_embeddings_start_from_word_vectors(tmp_path: Path) -> None:
+    width, words = RECIPE.graph.word_width, RECIPE.words()
+    lines = [" ".join([word, *[str(value)] * width]) for word, value in (("chair", 0.5), ("table", -1.0), ("zebra", 3.0))]
+    (tmp_path / "vectors.txt").write_text("\n".join(lines))
+    recipe = replace(RECIPE, word_vectors=str(tmp_path / "vectors.txt"))
+    torch.manual_seed(0)
+    plain = RECIPE.model()
+    torch.manual_seed(0)
+    weight = recipe.model().embed.weight
+    rows = [words.encode(["the " + name], 8).ids_BL[0, 2] for name in ("chair", "table")]
+    assert [weight[row].tolist() for row in rows] == [[0.5] * width, [-1.0] * width]
+    moved = (weight != plain.embed.weight).any(1)
+    assert {str(words.inner.id_to_token(row)).strip("Ġ") for row in moved.nonzero()[:, 0].tolist()} == {"chair", "table"}
+    (tmp_path / "vectors.txt").write_text("zebra " + " ".join(["1"] * width))
+    with pytest.raises(DataError, match="has no word of the data"):
+        recipe.model()
 
 
 def test_paper_builds_on_the_meta_device() -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
+import random
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,7 @@ from diptych.core.errors import ConfigError, DataError
 from diptych.core.sample import Sample
 from diptych.data.problems.problem import FIELD, SudokuProblem, Thing, problem_of
 from diptych.data.problems.sudoku import sudoku_rules
+from diptych.data.problems.sudoku_sets import SudokuSets
 from diptych.models.reasoning.batches import GridBatch, ProblemForm, batch_of
 from diptych.models.reasoning.network import NetworkForm, RelationalNetwork
 from diptych.models.reasoning.relational_block import ForgetBiasLSTM, RelationalBlock
@@ -233,6 +236,21 @@ def test_stories_are_answered_by_their_facts() -> None:
             assert visits[-1] == words[-1]
             expected = visits[-2]
         assert problem.answer == expected, problem
+
+
+def test_published_sets_are_made_of_few_hard_puzzles(tmp_path: Path) -> None:
+    """`generate_hard.py` of the release, after the same seed, wrote puzzles with this digest."""
+    solution, draws = "534678912672195348198342567859761423426853791713924856961537284287419635345286179", random.Random(5)
+    hard = [("".join(digit if draws.random() < 0.25 else "0" for digit in solution), solution) for _ in range(9)]
+    sets = SudokuSets(test_pool=3, valid_pool=2, train=2, valid=1, test=1, extra=4)
+    made = sets.make(hard, random.Random(3))
+    digest = hashlib.sha256(repr([made[split] for split in ("train", "valid", "test")]).encode()).hexdigest()
+    assert digest == "05377ec8f0754e2bd5dce8927b5488b3155ab7d20d132418d28881226667faf1"
+    sets.write(hard, tmp_path / "sets", random.Random(3))
+    rows = dp.read(tmp_path / "sets")
+    assert {split: len(rows.split(split)) for split in rows.split_names} == {"train": 10, "val": 5, "test": 5}
+    with pytest.raises(ConfigError, match="9 hard puzzles"):
+        SudokuSets().make(hard, random.Random(0))
 
 
 def test_files_of_babi_and_sudoku(tmp_path: Path) -> None:

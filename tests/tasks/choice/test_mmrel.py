@@ -120,6 +120,15 @@ def test_scores_are_those_of_scikit_learn(parity: Any) -> None:
     assert result.main == "accuracy"
 
 
+def test_the_contained_reader_depends_on_the_right_answer() -> None:
+    """By VCD's rule, an answer with both words is right either way, and one with neither is the opposite of right."""
+    rows = [closed("yes"), closed("no"), closed("yes"), closed("no")]
+    said = ("yes, or no", "yes, or no", "perhaps", "perhaps")
+    result = scored(MMRel(draws=20, reader="contained", blind=False), Scripted(*said), asking(*rows))
+    assert [result.metrics[name].value for name in ("accuracy", "precision", "recall", "yes")] == [0.5] * 4
+    assert result.metrics["unread"].value == 1.0
+
+
 def test_always_yes_has_half_right_finds_all_and_says_only_yes(parity: Any) -> None:
     result = scored(MMRel(draws=20), Scripted("yes"), scenes(60, seed=0, split="test"))
     names = ("accuracy", "recall", "yes", "accuracy/spatial", "accuracy/comparative", "accuracy/blind")

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pytest
 import torch
 import torchmetrics
+from PIL import Image
 from sklearn import metrics as sk
 
 import diptych as dp
@@ -25,7 +26,7 @@ from diptych.report.pages.encoders import rank_table, ranked_encoders, write_enc
 from diptych.tasks import find
 from diptych.tasks._scoring.chest_metrics import auroc, best_threshold, dice, f1_scores, macro_auroc, retrieval_hits
 from diptych.tasks._scoring.records import facts_of, read_records, with_facts, write_records
-from diptych.tasks.domains.benchx import BenchX, drawn_rows, paired_difference, read_runs
+from diptych.tasks.domains.benchx import BenchX, drawn_rows, listed_rows, paired_difference, read_runs
 from diptych.tasks.domains.frozen_segmentation import FrozenSegmentation, UPerHead, class_pixels, pooled_dice
 from diptych.tasks.domains.frozen_segmentation import learning_rate_share as segmentation_rate
 from diptych.tasks.domains.head_images import HeadImages
@@ -182,6 +183,34 @@ def test_shares_are_of_patients_and_keep_labels() -> None:
     assert 57 in rows, "the only patient with the rare label"
     assert drawn_rows(groups, truth, 0.1, seed=0) == rows
     assert drawn_rows(groups, truth, 1.0, seed=5) == list(range(60))
+
+
+def test_published_lists_are_splits_and_shares(model: Any, tmp_path: Path) -> None:
+    """NIH's table with lists beside it: the share of train_10.txt trains as those images alone do."""
+    rows = ["Image Index,Finding Labels,Patient ID"]
+    for part, count in (("train", 20), ("val", 16), ("test", 16)):
+        names = [f"{part}{number}.png" for number in range(count)]
+        for name, sample in zip(names, chests(count, size=48, split=part), strict=True):
+            Image.fromarray(sample.image.pixels_HWC).save(tmp_path / name)
+            rows.append(f"{name},{'|'.join(sample.extras['findings'])},{name}")
+        (tmp_path / f"{part}.txt").write_text("\n".join(names))
+    (tmp_path / "train_10.txt").write_text("\n".join(f"train{number}.png" for number in range(5, 20)))
+    (tmp_path / "nih.csv").write_text("\n".join(rows))
+    data = dp.read(tmp_path / "nih.csv", format="nih")
+    task = BenchX(
+        shares=(0.1,), share_lists=True, seeds=(0,), norms=(True,), small_heads=(False,), encoder_rates=(0.1,), epochs=2, draws=5
+    )
+    every = list(data.split("train"))
+    listed = Pool.from_samples(every[5:], name="listed")
+    assert {label for sample in listed for label in sample.extras["findings"]} == {
+        label for sample in every for label in sample.extras["findings"]
+    }
+    alone = replace(task, train=listed, val=data.split("val"), shares=(1.0,), share_lists=False)
+    runs, others = (read_runs(made) for made in (task.predict(model, data), alone.predict(model, data.split("test"))))
+    np.testing.assert_array_equal(runs[0, "test"][0], others[0, "test"][0])
+    assert listed_rows(every, 0.1) == list(range(5, 20))
+    with pytest.raises(DataError, match=r"in the list train_1 \(expected train_10\)"):
+        replace(task, shares=(0.01,)).predict(model, data)
 
 
 def test_switches_do_what_they_say(model: Any) -> None:

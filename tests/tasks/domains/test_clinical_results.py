@@ -75,6 +75,8 @@ def records() -> pa.Table:
                         "score": [score],
                         "by_sex": sex if row < 58 else "",
                         "by_age": age_band(30 + row),
+                        "by_view": ("PA", "AP")[row // 30],
+                        "by_site": ("north", "south")[row // 15 % 2],
                     }
                 )
     switches = {"share": 1.0, "norm": False, "small_head": False, "encoder_rate": 1.0}
@@ -82,7 +84,7 @@ def records() -> pa.Table:
 
 
 def test_groups_have_results_of_their_own(tmp_path: Path) -> None:
-    result = BenchX(draws=20, least_group=11, group_by=("sex", "age", "site")).score(records())
+    result = BenchX(draws=20, least_group=11, group_by=("sex", "age", "view", "site")).score(records())
     women, men = (result.metrics[f"auroc/sex={sex}"] for sex in "FM")
     assert (women.value, men.value) == (1, 0)
     assert women.items == men.items == 29
@@ -96,7 +98,16 @@ def test_groups_have_results_of_their_own(tmp_path: Path) -> None:
     again = Result.from_json(result.to_json())
     write_encoder_page(tmp_path / "page.html", {"x": again}, ["auroc"])
     html = (tmp_path / "page.html").read_text(encoding="utf-8")
-    for words in ("sex=F", "1.000", "expected calibration error 0.350", "pairs of image and label", "Groups of patients"):
+    for words in (
+        "sex=F",
+        "age=40 to 59",
+        "view=AP",
+        "site=north",
+        "1.000",
+        "expected calibration error 0.350",
+        "pairs of image and label",
+        "Groups of patients",
+    ):
         assert words in html
 
 

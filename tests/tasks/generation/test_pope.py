@@ -55,19 +55,43 @@ def test_scores_are_those_of_the_released_code() -> None:
 @pytest.mark.parametrize(
     ("answer", "wanted"),
     [
-        ("Yes", (True, True, True, True, True)),
-        ("Yes.", (True, True, True, None, True)),
-        ("no", (False, False, False, False, False)),
-        ("No, there is no dog.", (False, False, False, None, False)),
-        ("There is not.", (None, False, None, None, None)),
-        ("yes. no", (True, True, None, None, True)),
-        ("", (None, True, None, None, None)),
-        ("A notable dog", (None, True, None, None, False)),
-        ("It is yes", (True, True, True, None, None)),
+        ("Yes", (True, True, True, True, True, True)),
+        ("Yes.", (True, True, True, None, True, True)),
+        ("no", (False, False, False, False, False, False)),
+        ("No, there is no dog.", (False, False, False, None, False, False)),
+        ("There is not.", (None, False, None, None, None, False)),
+        ("yes. no", (True, True, None, None, True, None)),
+        ("", (None, True, None, None, None, None)),
+        ("A notable dog", (None, True, None, None, False, False)),
+        ("It is yes", (True, True, True, None, None, True)),
     ],
 )
-def test_five_ways_to_read_an_answer(answer: str, wanted: tuple[bool | None, ...]) -> None:
+def test_ways_to_read_an_answer(answer: str, wanted: tuple[bool | None, ...]) -> None:
     assert tuple(parse_yes_no(answer, reader) for reader in READERS) == wanted
+
+
+PRINTED = [0.42857142857142855, 0.3333333333333333, 0.3333333333333333, 0.3333333333333333, 0.42857142857142855]
+VCD = [
+    *[("It is not on the left.", False), ("Yes", False), ("Yes, the cat is on it.", False), ("It is not on the left.", False)],
+    *[("", False), ("Now I see it", True), ("Yes, the cat is on it.", True), ("Perhaps", True), ("no", False), ("Perhaps", True)],
+    *[
+        ("yes, or no", False),
+        ("yes, or no", True),
+        ("Yes, the cat is on it.", False),
+        ("", False),
+        ("Yes", True),
+        ("Nothing here", True),
+    ],
+    *[("no", True), ("Now I see it", False), ("", True), ("I know that it is so.", False), ("Yes", False)],
+]
+
+
+def test_contained_is_read_as_vcd_reads(parity: Any) -> None:
+    """Accuracy, precision, recall, F1 and share of yes that `eval_pope.py` of VCD at 039af55 printed for these answers."""
+    truths, verdicts = [there for _, there in VCD], [parse_yes_no(answer, "contained", truth=there) for answer, there in VCD]
+    found = scores(confusion(np.array(truths), verdicts, "contained").mean(0))
+    pairs = [([float(found[name]) for name in ("accuracy", "precision", "recall", "f1", "yes")], PRINTED)]
+    parity("mmrel", "scores of answers that contain a word", "eval_pope.py of VCD 039af55", pairs, tolerance=1e-12)
 
 
 def test_single_is_read_as_vlmevalkit_reads(parity: Any) -> None:

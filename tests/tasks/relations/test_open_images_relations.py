@@ -248,7 +248,7 @@ def table(truths: Sequence[SceneGraph], found: Sequence[SceneGraph]) -> Any:
     return with_facts(made, objects_asked=list(OBJECTS), predicates_asked=list(PREDICATES))
 
 
-def compare(task: Any, plain: Callable[..., dict[str, float]], *, tied: bool, sets: int = 350, seed: int = 0) -> None:
+def compare(task: Any, plain: Callable[..., dict[str, float]], *, tied: bool, sets: int = 120, seed: int = 0) -> None:
     rng = np.random.default_rng([seed, tied, bool(task.compat)])
     between, seen = 0, Counter[str]()
     for _ in range(sets):

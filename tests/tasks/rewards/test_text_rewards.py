@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -45,6 +46,41 @@ def test_meteor_is_that_of_nltk_without_synonyms(parity: Any) -> None:
         pairs.append((np.array(meteor(words[0], words[1:])), np.array(theirs)))
     parity("rl4lms", "METEOR of 50 texts", "meteor_score of nltk without WordNet", pairs, tolerance=1e-12)
     assert meteor([], [["a"]]) == 0.0
+
+
+def write_wordnet(folder: Path) -> None:
+    """A WordNet 3.0 database of two nouns, one synset: auto and car."""
+    licence = "  1 WordNet 3.0 Copyright 2006 by Princeton University.  \n"
+    at = f"{len(licence):08d}"
+    texts = {f"{kind}.{name}": licence for kind in ("data", "index") for name in ("adj", "adv", "noun", "verb")}
+    texts["data.noun"] += f"{at} 06 n 02 car 0 auto 0 000 | a machine  \n"
+    texts["index.noun"] += f"auto n 1 0 1 0 {at}  \ncar n 1 0 1 0 {at}  \n"
+    texts |= {f"{name}.exc": "" for name in ("adj", "adv", "noun", "verb")} | {"index.sense": "", "cntlist.rev": ""}
+    texts["lexnames"] = "".join(f"{number:02d}\tname.{number}\t1\n" for number in range(45))
+    folder.mkdir(parents=True)
+    for name, text in texts.items():
+        (folder / name).write_text(text)
+
+
+def test_the_released_meteor_takes_synonyms_from_a_given_wordnet(tmp_path: Path) -> None:
+    """By hand: "car" and "cars" mean "auto", punctuation is a word, one chunk of n matches scores 1 - 0.5 / n^3. NLTK compares stems with
+    lemmas, so that "automobile" would not match."""
+    pytest.importorskip("nltk")
+    write_wordnet(tmp_path / "nltk_data" / "corpora" / "wordnet")
+    reward = text_reward(f"meteor:{tmp_path / 'nltk_data'}")
+    answers = ["The car runs .", "the cars run", "the car"]
+    scores = reward([""] * 3, answers, [["the auto runs."], ["a dog", "the auto ran"], ["a truck"]])
+    assert scores[0] == pytest.approx(1 - 0.5 / 4**3)
+    assert scores[1] == pytest.approx((1 - 0.5 / 2**3) * (2 / 3))
+    assert scores[2] == 0
+    assert text_reward("meteor")([""], answers[:1], [["the auto runs."]])[0] < 0.75
+    (tmp_path / "damaged" / "corpora" / "wordnet").mkdir(parents=True)
+    for folder, words in (
+        ("damaged", "corpora/wordnet is damaged: .*lexnames"),
+        ("nowhere", "nowhere has no folder corpora/wordnet"),
+    ):
+        with pytest.raises(ConfigError, match=words):
+            text_reward(f"meteor:{tmp_path / folder}")
 
 
 def test_overlap_rewards_are_those_of_the_libraries(parity: Any) -> None:

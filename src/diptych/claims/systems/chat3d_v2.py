@@ -14,7 +14,7 @@ from diptych.recipes.points.chat3d_v2 import Chat3Dv2
 
 def claims() -> tuple[Claim, ...]:
     chat = replace(
-        Chat3Dv2.tiny(), language_model=f"small:{ANCHOR}", tasks=("grounding",), object_share=0.0, scene_share=0.0, steps=200
+        Chat3Dv2.tiny(), language_model=f"small:{ANCHOR}", tasks=("grounding",), object_share=0.0, scene_share=0.0, steps=40
     )
     centres = replace(chat, prompt=ChatPrompt(form="tokens", named_by="centres"))
     rates = around(chat.lr)
@@ -38,6 +38,7 @@ def claims() -> tuple[Claim, ...]:
             refuted="a difference whose interval lies below zero",
             source="2312.08168: identifiers let a language model refer to things (ScanRefer)",
             reported=("multiple",),
-            tuning_seeds=(0, 1),
+            seeds=4,
+            tuning_seeds=(0,),
         ),
     )

@@ -21,8 +21,8 @@ from diptych.recipes.domains.dr_llava import DrLLaVA
 from diptych.tasks.domains.clinical_dialogue import ClinicalDialogue
 from diptych.worlds.tissue.dialogues import tissue_dialogues
 
-ROWS, TESTED, SMOKE_ROWS = 400, 150, 10
-STEPS, FORMAT, ELSEWHERE = 40, 1, 1
+ROWS, TESTED, TUNED, SMOKE_ROWS = 200, 100, 2000, 10
+STEPS, FORMAT, ELSEWHERE = 20, 1, 1
 WORLD = "small:world:tissue_dialogues?n=2000&seed=1"
 
 
@@ -59,7 +59,7 @@ class RewardedDialogues:
         return {name: metric.value for name, metric in task.score(task.predict(model, test)).metrics.items()}
 
     def _tuned(self, recipe: DrLLaVA, cell: Cell) -> Path:
-        rows = tissue_dialogues(SMOKE_ROWS if cell.smoke else 5 * ROWS, seed=ELSEWHERE)
+        rows = tissue_dialogues(SMOKE_ROWS if cell.smoke else TUNED, seed=ELSEWHERE)
         tuning = DialogueTuning(**recipe.settings())
         alone = replace(cell, folder=cell.folder / "tuned", seed=ELSEWHERE, rate=None, share=1.0, spending=Spending())
         key = [FORMAT, rows.fingerprint, to_plain(out_of_groups(tuning)), cell.size]
@@ -67,7 +67,7 @@ class RewardedDialogues:
 
 
 def claims() -> tuple[Claim, ...]:
-    made = replace(DrLLaVA.tiny(), image_weights=WORLD, small_image_steps=800)
+    made = replace(DrLLaVA.tiny(), image_weights=WORLD, small_image_steps=800, steps=200)
     correct = replace(made, reward=replace(made.reward, consistent=0.0))
     rates = around(made.policy_lr)
     return (
@@ -87,8 +87,9 @@ def claims() -> tuple[Claim, ...]:
             metric="consistent",
             margins=Margins(matters=0.05, equivalence=0.03),
             equal_budget=("steps", "samples"),
-            data=f"{ROWS} rendered tiles of tissue with five questions each, {TESTED} of the same seed to test; {5 * ROWS:,} others first",
+            data=f"{ROWS} rendered tiles of tissue with five questions each, {TESTED} of the same seed to test; {TUNED:,} others first",
             reported=("conversation", "question", "last"),
+            seeds=4,
             tuning_seeds=(0,),
         ),
     )

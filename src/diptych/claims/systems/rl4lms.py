@@ -17,7 +17,7 @@ from diptych.tasks.generation.generated_text import TextGeneration
 from diptych.worlds.scenes.world import scenes
 
 TEXTS = "small:world:scenes?n=2000&seed=1&max_objects=2&lengths=short&paraphrases=0&negatives=false"
-SCENES, TESTED, SMOKE_ROWS = 480, 100, 16
+SCENES, TESTED, SMOKE_ROWS = 320, 60, 16
 RATES = (1e-4, 2e-4, 4e-4)
 EARNED, NEVER = 0.05, 1.0
 """Reward above that of the first rollouts at which drift is read, and the drift of a run that never earns it."""
@@ -69,7 +69,7 @@ def drift_at_reward(reward: list[float], kl: list[float], earned: float = EARNED
 
 
 def claims() -> tuple[Claim, ...]:
-    nlpo = replace(RL4LMs.tiny(), small_steps=400, steps=60)
+    nlpo = replace(RL4LMs.tiny(), small_steps=400, steps=12)
     ppo = replace(nlpo, algorithm="ppo")
     return (
         Claim(
@@ -90,5 +90,7 @@ def claims() -> tuple[Claim, ...]:
             equal_budget=("samples",),
             data=f"{SCENES} scenes of two things, METEOR of a sentence about their phrases; a small language model that all seeds share",
             reported=("reward", "repetition", "last_kl"),
+            seeds=4,
+            tuning_seeds=(0,),
         ),
     )

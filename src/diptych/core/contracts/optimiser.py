@@ -55,6 +55,8 @@ class Optimiser:
     warmup_rounds: Literal["nearest", "up", "down"] = "nearest"
     warmup_from: float | None = None  # share of lr at step 0, from which warm-up is linear; None: the first step has lr / warmup
     warmup_peak: Literal["after", "last"] = "after"  # with warmup_from: lr is reached after the warm-up, or with its last step
+    # steps that a stair of the warm-up takes, the first one a step more, as where a schedule moves after the update; 0: each step rises
+    warmup_stair: int = 0
     # warm-up: evenly, with each period to its share, by the step's logarithm, or evenly and over with the "first" period however long
     rises: Literal["step", "period", "log", "first"] = "step"
     final_lr: float = 0.0  # share of lr at the end
@@ -68,12 +70,14 @@ class Optimiser:
     power: float = 1.0  # "linear": of what is left of the way, as in polynomial schedules
     drop_at: float | tuple[float, ...] = 0.75  # "step": shares of the run from each of which the rate is a tenth of what it was
     decay_drops: tuple[float, ...] = ()  # shares of the run from each of which the weight decay is a tenth of what it was
+    final_decay: float | None = None  # weight decay moves from weight_decay to it as half a cosine over the whole run
     decay_rate: float = 0.9  # "decay": the rate is multiplied by it after each period, and stays at or above lr * final_lr
     periods: float = 1.0  # "decay", and what falls or rises by the "period": how many the run has, usually its epochs
     falls: Literal["step", "period"] = "step"  # cosine and linear: at each step, or after each period
     half_life: float = 0.0  # "half_life": steps in which the rate halves, from the first on; warm-up is a factor of it
     clip_norm: float = 0.0  # global gradient norm; 0 leaves gradients alone
-    clip_by: Literal["norm", "largest"] = "norm"  # the norm is that of all gradients, or the largest absolute value among them
+    # the norm is that of all gradients, the largest absolute value among them, or each child module of the model has its own
+    clip_by: Literal["norm", "largest", "parts"] = "norm"
     coupled_decay: bool = False
     third_beta: float = 0.99  # "adan": what is kept of the mean of squares; `betas` are of gradients and of their differences
     rules: tuple[Rule, ...] = ()

@@ -88,25 +88,27 @@ def greedy_duplicates(
     """Greedy duplicates: dropped row -> (kept row, cosine). `near_NP`, the clusters of each row, bounds what is compared; None compares
     all."""
     clusters = int(near_NP.max()) + 1 if near_NP is not None and near_NP.size else 1
-    kept: list[list[int]] = [[] for _ in range(clusters)]
+    count_K = [0] * clusters  # kept rows of each cluster
+    kept = [np.empty(16, np.int64) for _ in range(clusters)]
     held = [np.empty((16, vector_ND.shape[1]), np.float32) for _ in range(clusters)]
     out: dict[int, tuple[int, float]] = {}
     for row in order:
         homes = near_NP[row].tolist() if near_NP is not None else [0]
         best = (-2.0, -1)
         for home in homes:
-            if count := len(kept[home]):
+            if count := count_K[home]:
                 alike = held[home][:count] @ vector_ND[row]
                 index = int(alike.argmax())
-                best = max(best, (float(alike[index]), -kept[home][index]))
+                best = max(best, (float(alike[index]), -int(kept[home][index])))
         if best[0] >= cosine:
             out[row] = -best[1], best[0]
             continue
         for home in homes:  # added to all its clusters, so that neighbours across a border are compared with it
-            if len(kept[home]) == len(held[home]):
+            if count_K[home] == len(kept[home]):
                 held[home] = np.concatenate([held[home], np.empty_like(held[home])])
-            held[home][len(kept[home])] = vector_ND[row]
-            kept[home].append(row)
+                kept[home] = np.concatenate([kept[home], np.empty_like(kept[home])])
+            held[home][count_K[home]], kept[home][count_K[home]] = vector_ND[row], row
+            count_K[home] += 1
     return out
 
 

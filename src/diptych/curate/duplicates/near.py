@@ -18,28 +18,37 @@ those. Rows without an image stay; texts are never looked at.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
 
-from diptych.core.contracts import CurationStepResult, Dataset, Drop, Embedder, Unit
-from diptych.core.errors import ConfigError, DecodeError
+from diptych.core.contracts import CurationStepResult, Dataset, Embedder, Unit
+from diptych.core.errors import ConfigError
 from diptych.core.image import ImageSource
 from diptych.core.terminal.progress import with_bar
 from diptych.curate.duplicates.clusters import greedy_duplicates, kmeans_centres, nearest_centres
 from diptych.curate.duplicates.hamming import CodeRuns, Codes, Ints
+from diptych.curate.duplicates.result import duplicates_result
 from diptych.curate.engine.costs import estimate_cost
+from diptych.curate.engine.images import image_facts
+from diptych.curate.engine.parts import PartStore
+from diptych.curate.engine.verdicts import StringColumn
 from diptych.data.media.decode import decode
+from diptych.data.ragged import one_chunk
 
 SIDE = 32  # of the grey thumbnail that is hashed
 COLOUR_SIDE = 16  # of the colour thumbnail that confirms
+COLOURS = 3 * COLOUR_SIDE**2
 QUANTUM = 4.0  # frequencies are rounded to this before their signs are taken, so that a flat image has a stable hash
 BLOCK = 512  # rows that are compared at a time
 EXACT = 5_000  # embeddings below which all are compared with all
 SAMPLE_EACH = 64  # rows a cluster on which k-means is fitted
+HASHES = pa.schema([("bits", pa.uint64()), ("colour", pa.binary(COLOURS)), ("area", pa.int64())])
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,25 +95,20 @@ class NearDuplicates:
         return estimate_cost(data, hash_image, unit="decode and hash")
 
     def __call__(self, data: Dataset) -> CurationStepResult:
+        return self.run(data, PartStore())
+
+    def run(self, data: Dataset, parts: PartStore) -> CurationStepResult:
+        """Result of the step, resuming from hashes that an earlier run has computed."""
         start = time.perf_counter()
-        row_N, plain, dropped = np.empty(len(data), np.int64), list[int](), list[Drop]()
-        code_N, area_N = np.empty(len(data), np.uint64), np.empty(len(data), np.int64)
-        colour_ND = np.empty((len(data), 3 * COLOUR_SIDE**2), np.uint8)
-        count = 0
-        for row, seen in _map_images(data, hash_image, self.slug, plain, dropped):
-            row_N[count], code_N[count], area_N[count] = row, seen.bits, seen.area
-            colour_ND[count] = seen.colour_HWC.ravel()
-            count += 1
-        uids = data.uids
-        order_N = np.array(sorted(range(count), key=lambda position: (-area_N[position], uids[int(row_N[position])])), np.int64)
-        row_N = row_N[order_N]
-        names = [uids[row] for row in row_N.tolist()]
-        near = greedy_hashes(code_N[order_N], colour_ND[order_N], names, bits=self.bits, colour=self.colour)
-        answers = {
+        facts, unreadable = _largest_first(image_facts(data, parts, _hash_columns, HASHES, "hashes"))
+        colour_ND = np.frombuffer(one_chunk(facts["colour"]).buffers()[1], np.uint8).reshape(-1, COLOURS)
+        uids = StringColumn(one_chunk(facts["uid"]))
+        near = greedy_hashes(facts["bits"].to_numpy(), colour_ND, uids, bits=self.bits, colour=self.colour)
+        pairs = {
             position: (other, f"{distance} of 64 bits and {difference:.1f} of 255 in colour")
             for position, (other, distance, difference) in near.items()
         }
-        return _result(data, self.slug, names, answers, plain, dropped, start)
+        return duplicates_result(data, self.slug, uids.column, pairs, column="duplicate_of", start=start, unreadable=unreadable)
 
 
 @dataclass(frozen=True)
@@ -135,15 +139,13 @@ class NearDuplicateEmbeddings:
 
     def __call__(self, data: Dataset) -> CurationStepResult:
         start = time.perf_counter()
-        plain, dropped = list[int](), list[Drop]()
-        seen = list(_map_images(data, lambda image: int(np.prod(decode(image).shape[:2])), self.slug, plain, dropped))
-        order = [row for row, _ in sorted(seen, key=lambda one: (-one[1], data.uids[one[0]]))]
-        images = [image for row in order if (image := data[row].image) is not None]
+        facts, unreadable = _largest_first(image_facts(data, PartStore(), _area, pa.schema([("area", pa.int64())])))
+        images = [image for row in facts["row"].to_pylist() if (image := data[row].image) is not None]
         vector_ND: Unit = self.embedder.embed_images(images) if images else np.zeros((0, 1), np.float32)
         near_NP = cluster_rows(vector_ND, self.clusters, self.probe, seed=self.seed)
-        near = greedy_duplicates(vector_ND, range(len(order)), self.cosine, near_NP=near_NP)
-        answers = {position: (other, f"cosine {alike:.3f}") for position, (other, alike) in near.items()}
-        return _result(data, self.slug, [data.uids[row] for row in order], answers, plain, dropped, start)
+        near = greedy_duplicates(vector_ND, range(len(images)), self.cosine, near_NP=near_NP)
+        pairs = {position: (other, f"cosine {alike:.3f}") for position, (other, alike) in near.items()}
+        return duplicates_result(data, self.slug, facts["uid"], pairs, column="duplicate_of", start=start, unreadable=unreadable)
 
 
 def cluster_rows(vector_ND: Unit, clusters: int, probe: int, *, seed: int = 0) -> Ints | None:
@@ -203,40 +205,21 @@ def _colour_differences(colour_ND: npt.NDArray[np.uint8], row_T: Ints, other_T: 
     return np.concatenate(parts)
 
 
-def _map_images(
-    data: Dataset, see: Callable[[ImageSource], Any], slug: str, plain: list[int], dropped: list[Drop]
-) -> Iterator[tuple[int, Any]]:
-    """(row, value of `see`) for each image that can be read; rows without an image go to `plain`, a named drop for the others to
-    `dropped`."""
-    for row in with_bar(range(len(data)), len(data), "looking at pictures", least=100):
-        image = data[row].image
-        if image is None:
-            plain.append(row)
-            continue
-        try:
-            yield row, see(image)
-        except (DecodeError, OSError) as error:
-            dropped.append(Drop(data.uids[row], slug, f"unreadable: {error}"))
+def _hash_columns(image: ImageSource) -> tuple[int, bytes, int]:
+    """Columns of `HASHES` of an image."""
+    made = hash_image(image)
+    return made.bits, made.colour_HWC.tobytes(), made.area
 
 
-def _result(
-    data: Dataset,
-    slug: str,
-    names: Sequence[str],
-    answers: Mapping[int, tuple[int, str]],
-    plain: list[int],
-    dropped: list[Drop],
-    start: float,
-) -> CurationStepResult:
-    """Result of a greedy pass.
+def _area(image: ImageSource) -> tuple[int]:
+    """Number of pixels of an image, which has to be decodable."""
+    return (int(np.prod(decode(image).shape[:2])),)
 
-    names    uids in the order of the pass
-    answers  position of a dropped one -> position of the kept one, and how alike they are
-    """
-    kept = [data.uids[row] for row in plain] + [name for position, name in enumerate(names) if position not in answers]
-    original = {names[position]: names[other] for position, (other, _) in answers.items()}
-    dropped += [Drop(names[position], slug, f"near {names[other]}: {words}") for position, (other, words) in answers.items()]
-    columns = {"duplicate_of": original} if original else {}
-    return CurationStepResult(
-        tuple(sorted(kept)), tuple(sorted(dropped, key=lambda drop: drop.uid)), columns, time.perf_counter() - start
-    )
+
+def _largest_first(facts: pa.Table) -> tuple[pa.Table, dict[str, str]]:
+    """Facts of the images that can be read, from the largest down, then by uid; and reasons of the others, by uid."""
+    bad = facts.filter(pc.is_valid(facts["fault"]))
+    unreadable = dict(zip(bad["uid"].to_pylist(), bad["fault"].to_pylist(), strict=True))
+    facts = facts.filter(pc.is_valid(facts["area"]))
+    order = np.argsort(-facts["area"].to_numpy(), kind="stable")
+    return facts.take(pa.array(order)).combine_chunks(), unreadable

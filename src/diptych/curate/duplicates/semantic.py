@@ -14,10 +14,12 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 import numpy as np
+import pyarrow as pa
 
-from diptych.core.contracts import CurationStepResult, Dataset, Drop
+from diptych.core.contracts import CurationStepResult, Dataset
 from diptych.core.errors import ConfigError
 from diptych.curate.duplicates.clusters import greedy_duplicates, kmeans_centres, nearest_centres, semdedup_duplicates
+from diptych.curate.duplicates.result import duplicates_result
 from diptych.curate.engine.costs import estimate_cost
 from diptych.curate.engine.embedding import embed_pool, open_embedder
 from diptych.curate.engine.parts import PartStore
@@ -65,15 +67,16 @@ class SemanticDuplicates:
         """Result of the step, resuming from embeddings that an earlier run finished."""
         start = time.perf_counter()
         embeddings = embed_pool(data, self._model(), parts)
-        dropped = [Drop(uid, self.slug, f"unreadable: {reason}") for uid, reason in embeddings.unreadable.items()]
-        original: dict[str, str] = {}
-        for row, (other, alike) in self._pairs(embeddings.vector_ND).items():
-            original[embeddings.uids[row]] = embeddings.uids[other]
-            dropped.append(Drop(embeddings.uids[row], self.slug, f"near {embeddings.uids[other]}: cosine {alike:.3f}"))
-        gone = {drop.uid for drop in dropped}
-        kept = tuple(uid for uid in sorted(data.uids) if uid not in gone)
-        columns = {"semantic_duplicate_of": original} if original else {}
-        return CurationStepResult(kept, tuple(sorted(dropped, key=lambda drop: drop.uid)), columns, time.perf_counter() - start)
+        near = self._pairs(embeddings.vector_ND)
+        return duplicates_result(
+            data,
+            self.slug,
+            pa.array(embeddings.uids, pa.string()),
+            {row: (other, f"cosine {alike:.3f}") for row, (other, alike) in near.items()},
+            column="semantic_duplicate_of",
+            start=start,
+            unreadable=embeddings.unreadable,
+        )
 
     def _pairs(self, vector_ND: Any) -> dict[int, tuple[int, float]]:
         count = len(vector_ND)

@@ -18,18 +18,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, overload
 
-import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from diptych.core.contracts import CurationStepResult, Dataset
 from diptych.core.errors import ConfigError
 from diptych.curate.duplicates.minhash import MinHashBands, Words, normal_text
+from diptych.curate.duplicates.result import duplicates_result
 from diptych.curate.duplicates.text_candidates import GreedyTexts, bucket_sizes, greedy_texts
 from diptych.curate.engine.parts import PartStore
 from diptych.curate.engine.run import mapped
-from diptych.curate.engine.verdicts import ColumnByUid, DropTable, StringColumn, uid_column
-from diptych.curate.text.texts import texts_of
+from diptych.curate.text.texts import starts_of_runs, texts_of
 from diptych.data.ragged import one_chunk
 
 TRIED = 2_000
@@ -101,18 +99,12 @@ class TextDuplicates:
 
         keys = one_chunk(parts.mapped(texts, "keys", keyed)["keys"]).values.to_numpy().reshape(-1, self.bands)
         done = self._greedy(keys, NormalTexts(one_chunk(texts["string"])))
-        uid = one_chunk(texts["uid"].cast(pa.string()))
-        uids = uid.take(pa.array(list(done.original), pa.int64()))
-        originals = uid.take(pa.array([kept for kept, _ in done.original.values()], pa.int64()))
-        alike = [f": its text shares {similarity:.3f} of its shingles" for _, similarity in done.original.values()]
-        drops = DropTable.of_step(
-            self.slug, uids, pc.binary_join_element_wise("near ", originals, pa.array(alike, pa.string()), "")
+        pairs = {
+            row: (kept, f"its text shares {similarity:.3f} of its shingles") for row, (kept, similarity) in done.original.items()
+        }
+        return duplicates_result(
+            data, self.slug, texts["uid"], pairs, column="text_duplicate_of", start=start, notes=self._notes(done)
         )
-        columns = {"text_duplicate_of": ColumnByUid(pa.table({"uid": uids, "text_duplicate_of": originals}))} if len(uids) else {}
-        everyone = uid_column(data)
-        stays = everyone.filter(pc.invert(pc.is_in(everyone, value_set=uids)))
-        kept = StringColumn(stays.take(pc.sort_indices(stays)))
-        return CurationStepResult(kept, drops, columns, time.perf_counter() - start, notes=self._notes(done))
 
     def _greedy(self, key_NB: Words, strings: Sequence[str]) -> GreedyTexts:
         return greedy_texts(key_NB, strings, similarity=self.similarity, width=self.width, cap=self.cap)
@@ -129,10 +121,7 @@ class TextDuplicates:
     def _first(self, data: Dataset) -> pa.Table:
         """First text of each row."""
         texts = texts_of(data, language=self.language)
-        uids = one_chunk(texts["uid"])
-        first = np.ones(len(uids), bool)
-        first[1:] = pc.not_equal(uids[1:], uids[:-1]).to_numpy(zero_copy_only=False)
-        return texts.filter(pa.array(first))
+        return texts.filter(pa.array(starts_of_runs(texts["uid"])))
 
 
 class NormalTexts(Sequence[str]):

@@ -5,6 +5,7 @@ Models are given by address, as for `diptych.load`: a run folder, a model folder
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +15,8 @@ import pyarrow.compute as pc
 
 from diptych.core.contracts import Dataset, Embedder, Unit
 from diptych.curate.engine.parts import PartStore
+from diptych.curate.engine.verdicts import StringColumn, sorted_rows
+from diptych.data.ragged import one_chunk
 from diptych.index.embed import image_blocks
 from diptych.index.embedding_table import EmbeddingTable
 from diptych.models.io.open_address import open_address, require
@@ -35,7 +38,7 @@ class ImageEmbeddings:
     unreadable  uid -> why
     """
 
-    uids: tuple[str, ...]
+    uids: Sequence[str]
     vector_ND: Unit
     unreadable: dict[str, str]
 
@@ -45,8 +48,7 @@ def embed_pool(data: Dataset, model: Embedder, parts: PartStore) -> ImageEmbeddi
     if parts.embeddings is not None:
         read = EmbeddingTable(parts.embeddings, model).read(data)
         return ImageEmbeddings(read.uids, read.vector_ND, read.unreadable)
-    order = sorted(range(len(data)), key=data.uids.__getitem__)
-    rows = pa.table({"row": pa.array(order, pa.int64())})
+    rows = pa.table({"row": sorted_rows(data)})
 
     def work(part: pa.Table) -> pa.Table:
         chosen = data.select(part["row"].to_pylist())
@@ -71,5 +73,5 @@ def embed_pool(data: Dataset, model: Embedder, parts: PartStore) -> ImageEmbeddi
     vector_ND = flat.reshape(good.num_rows, -1) if good.num_rows else np.zeros((0, 1), np.float32)
     bad = made.filter(pc.is_null(made["vector"])).to_pylist()
     return ImageEmbeddings(
-        tuple(good["uid"].to_pylist()), np.ascontiguousarray(vector_ND, np.float32), {r["uid"]: r["reason"] for r in bad}
+        StringColumn(one_chunk(good["uid"])), np.ascontiguousarray(vector_ND, np.float32), {r["uid"]: r["reason"] for r in bad}
     )

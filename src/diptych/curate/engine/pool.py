@@ -33,7 +33,7 @@ from diptych.core.disk.files import write_atomic, write_json
 from diptych.core.disk.lock import DISK_FULL, exclusive
 from diptych.core.errors import RunError
 from diptych.curate.engine.parts import PartStore
-from diptych.curate.engine.tables import as_table, joined
+from diptych.curate.engine.tables import arrow_names, as_table, joined
 from diptych.curate.engine.verdicts import (
     DROPS,
     ColumnByUid,
@@ -273,10 +273,9 @@ def _stored_columns(out: Path, table: str) -> dict[str, Any]:
         pairs = read_table(out, f"{table}-{column}").table.replace_schema_metadata(None)
         if column in config["as_tables"]:
             made[column] = pairs
-        elif pa.types.is_nested(pairs.schema.field(column).type):  # Parquet renamed the nested fields: restore Arrow's names
-            made[column] = dict(zip(pairs["uid"].to_pylist(), pairs[column].to_pylist(), strict=True))
         else:
-            made[column] = ColumnByUid(pairs)
+            kind = arrow_names(pairs.schema.field(column).type)
+            made[column] = ColumnByUid(pairs.set_column(1, column, pairs[column].cast(kind)))
     return made
 
 

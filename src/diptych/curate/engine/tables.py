@@ -39,6 +39,19 @@ def joined(
     return both if isinstance(old, pa.Table) or isinstance(new, pa.Table) else ColumnByUid(both)
 
 
+def arrow_names(kind: pa.DataType) -> pa.DataType:
+    """A type with Arrow's names of nested fields, which Parquet changes.
+
+    >>> arrow_names(pa.list_(pa.field("element", pa.int64())))
+    ListType(list<item: int64>)
+    """
+    if pa.types.is_list(kind):
+        return pa.list_(arrow_names(kind.value_type))
+    if pa.types.is_struct(kind):
+        return pa.struct([field.with_type(arrow_names(field.type)) for field in kind])
+    return kind
+
+
 def parquet_bytes(table: pa.Table) -> bytes:
     """A table as the content of a Parquet file; equal tables give equal bytes."""
     buffer = io.BytesIO()

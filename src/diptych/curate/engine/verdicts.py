@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
+from itertools import islice
 from typing import Any, overload
 
 import numpy as np
@@ -13,6 +14,7 @@ import pyarrow.compute as pc
 
 from diptych.core.contracts import CurationStepResult, Dataset, Drop
 from diptych.data.dataset import Pool
+from diptych.data.ragged import one_chunk
 
 BLOCK = 16_384
 """Rows of which there are Python objects at a time."""
@@ -33,6 +35,11 @@ class StringColumn(Sequence[str]):
 
     def __len__(self) -> int:
         return len(self.column)
+
+    def __arrow_array__(self, type: pa.DataType | None = None) -> pa.Array:
+        """The column in one piece, for `pyarrow.array`."""
+        column = one_chunk(self.column)
+        return column if type is None else column.cast(type)
 
     @overload
     def __getitem__(self, row: int) -> str: ...
@@ -133,6 +140,27 @@ def column_by_uid(name: str, uids: Sequence[str], values: npt.NDArray[Any]) -> C
 def uid_column(data: Dataset) -> pa.Array:
     """Uids of a data set in the order of its rows."""
     return data.arrow("uid").cast(pa.string()) if isinstance(data, Pool) else pa.array(data.uids, pa.string())
+
+
+def sorted_rows(data: Dataset) -> npt.NDArray[np.int64]:
+    """Rows of a data set in order of uid, int64 [N]."""
+    rows: npt.NDArray[np.int64] = pc.sort_indices(uid_column(data)).to_numpy().astype(np.int64)
+    return rows
+
+
+def uids_without(data: Dataset, dropped: pa.Array | pa.ChunkedArray) -> StringColumn:
+    """Uids of a data set except for some, in order."""
+    uids = uid_column(data)
+    stays = uids.filter(pc.invert(pc.is_in(uids, value_set=one_chunk(dropped))))
+    return StringColumn(stays.take(pc.sort_indices(stays)))
+
+
+def string_column(strings: Iterable[str]) -> pa.ChunkedArray:
+    """Arrow column of strings that are made one by one."""
+    iterator, blocks = iter(strings), []
+    while block := list(islice(iterator, BLOCK)):
+        blocks.append(pa.array(block, pa.string()))
+    return pa.chunked_array(blocks, pa.string())
 
 
 def selected(data: Any, rows: npt.NDArray[np.int64]) -> Any:

@@ -19,16 +19,20 @@ from __future__ import annotations
 import ipaddress
 import re
 import time
+from array import array
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from diptych.core.contracts import CurationStepResult, Dataset, Drop
+from diptych.core.contracts import CurationStepResult, Dataset
 from diptych.core.errors import UnknownName
 from diptych.core.terminal.progress import with_bar
-from diptych.curate.text.texts import texts_of
+from diptych.curate.engine.verdicts import BLOCK, ColumnByUid, DropTable, sorted_rows, uids_without
+from diptych.curate.text.texts import starts_of_runs, texts_of
 from diptych.data.text.captions.variants import MASKED, MASKED_TEXT
 
 TRIED = 2_000
@@ -134,31 +138,46 @@ class PersonalData:
 
     def __call__(self, data: Dataset) -> CurationStepResult:
         start = time.perf_counter()
-        texts = texts_of(data).select(["uid", "string"])
-        kinds: dict[str, list[str]] = {}
-        for batch in with_bar(texts.to_batches(max_chunksize=65_536), -(-texts.num_rows // 65_536), "reading texts", least=4):
-            for uid, text in zip(batch["uid"].to_pylist(), batch["string"].to_pylist(), strict=True):
-                for kind in personal_data_in(text, self.kinds):
-                    if kind not in kinds.setdefault(uid, []):
-                        kinds[uid].append(kind)
-        stay = self.mark_only or self.mask
-        dropped = () if stay else tuple(Drop(uid, self.slug, f"{kinds[uid][0]} in its text") for uid in sorted(kinds))
-        kept = tuple(uid for uid in sorted(data.uids) if stay or uid not in kinds)
-        columns: dict[str, Any] = {"personal_data": kinds} if kinds else {}
+        kinds = self._kinds(data)
+        dropped = kinds["uid"].slice(0, 0 if self.mark_only or self.mask else len(kinds))
+        reasons = pc.binary_join_element_wise(
+            pc.list_element(kinds["personal_data"], 0).slice(0, len(dropped)), "in its text", " "
+        )
+        columns: dict[str, Any] = {"personal_data": ColumnByUid(kinds)} if len(kinds) else {}
         if self.mask and (masked := self._masked_texts(data)).num_rows:
             columns[MASKED] = masked
-        return CurationStepResult(kept, dropped, columns, time.perf_counter() - start)
+        drops = DropTable.of_step(self.slug, dropped, reasons)
+        return CurationStepResult(uids_without(data, dropped), drops, columns, time.perf_counter() - start)
+
+    def _kinds(self, data: Dataset) -> pa.Table:
+        """Kinds of personal data of each row that has any, in order of uid and of its texts: columns "uid" and "personal_data"."""
+        texts = texts_of(data).select(["uid", "string"])
+        matches = array("q")  # text and kind, as one number
+        for start in with_bar(range(0, texts.num_rows, BLOCK), -(-texts.num_rows // BLOCK), "reading texts", least=16):
+            for position, text in enumerate(texts["string"].slice(start, BLOCK).to_pylist(), start):
+                matches.extend(position * len(KINDS) + KINDS.index(kind) for kind in personal_data_in(text, self.kinds))
+        text_K, kind_K = np.divmod(np.array(matches, np.int64), len(KINDS))
+        owner_K = np.cumsum(starts_of_runs(texts["uid"]))[text_K]
+        first_K = np.sort(np.unique(owner_K * len(KINDS) + kind_K, return_index=True)[1])  # a kind once a row
+        offset = np.unique(owner_K[first_K], return_index=True)[1]
+        names = pa.array(KINDS).take(pa.array(kind_K[first_K]))
+        lists = pa.ListArray.from_arrays(pa.array([*offset, len(first_K)], pa.int32()), names)
+        uids = texts["uid"].take(pa.array(text_K[first_K][offset], pa.int64())).cast(pa.string())
+        return pa.table({"uid": uids, "personal_data": lists})
 
     def _masked_texts(self, data: Dataset) -> pa.Table:
         """All texts of each row with at least one masked text: columns "uid" and "masked_texts"."""
-        rows: dict[str, list[dict[str, str]]] = {}
-        for row, uid in enumerate(data.uids):
-            texts = data[row].texts
-            masked = [mask_personal_data(text.string, self.kinds) for text in texts]
-            if masked != [text.string for text in texts]:
-                both = zip(texts, masked, strict=True)
-                rows[uid] = [{"string": new, "language": old.language, "origin": old.origin} for old, new in both]
-        uids = sorted(rows)
-        return pa.table(
-            {"uid": pa.array(uids, pa.string()), MASKED: pa.array([rows[uid] for uid in uids], pa.list_(MASKED_TEXT))}
-        )
+        schema = pa.schema([("uid", pa.string()), (MASKED, pa.list_(MASKED_TEXT))])
+        blocks = [schema.empty_table()]
+        rows = sorted_rows(data)
+        for start in range(0, len(rows), BLOCK):
+            block: dict[str, list[dict[str, str]]] = {}
+            for sample in map(data.__getitem__, rows[start : start + BLOCK].tolist()):
+                masked = [mask_personal_data(text.string, self.kinds) for text in sample.texts]
+                if masked != [text.string for text in sample.texts]:
+                    both = zip(sample.texts, masked, strict=True)
+                    block[sample.uid] = [{"string": new, "language": old.language, "origin": old.origin} for old, new in both]
+            blocks.append(
+                pa.table([pa.array(list(block), pa.string()), pa.array(list(block.values()), schema.types[1])], schema=schema)
+            )
+        return pa.concat_tables(blocks)

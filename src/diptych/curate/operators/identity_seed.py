@@ -84,7 +84,8 @@ class IdentitySeed:
         numbers = self._numbers(data)
         embeddings = embed_pool(data, open_embedder(self.model), parts)
         reasons = {uid: f"unreadable: {reason}" for uid, reason in embeddings.unreadable.items()}
-        reasons |= {uid: "no image" for uid in data.uids if uid not in embeddings.unreadable and uid not in {*embeddings.uids}}
+        embedded = {*embeddings.uids}
+        reasons |= {uid: "no image" for uid in data.uids if uid not in embeddings.unreadable and uid not in embedded}
         vectors = dict(zip(embeddings.uids, embeddings.vector_ND, strict=True))
         person, left = final_identities(
             vectors, numbers, alike=self.alike, joins=self.joins, merges=self.merges, reach=self.reach

@@ -30,11 +30,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from diptych.core.contracts import CurationStepResult, Dataset, Drop
+from diptych.core.contracts import CurationStepResult, Dataset
 from diptych.core.errors import ConfigError
 from diptych.curate.engine.parts import PartStore
 from diptych.curate.engine.run import mapped
 from diptych.curate.engine.tables import parquet_bytes
+from diptych.curate.engine.verdicts import DropTable, StringColumn, string_column, uids_without
 from diptych.curate.text.balance import entry_probability, share_below, threshold_for
 from diptych.curate.text.entries import (
     NUMBERS,
@@ -51,6 +52,7 @@ from diptych.curate.text.entry_languages import Counts, EntryLanguages, EntryMat
 from diptych.curate.text.matching import MatchEntries
 from diptych.curate.text.texts import texts_of
 from diptych.curate.text.word_boundaries import RULES, Rule
+from diptych.data.ragged import one_chunk
 from diptych.report.pages.balance import balance_page
 
 TRIED = 2_000  # texts
@@ -145,7 +147,7 @@ class MetaCLIP:
         """Single list of entries: as given, or made from these texts."""
         if self.entries:
             return Entries.load(Path(self.entries))
-        words, pairs = words_of_corpus(texts["string"].to_pylist())
+        words, pairs = words_of_corpus(StringColumn(texts["string"]))
         chosen = {"word": frequent(words, self.min_count), "number": NUMBERS}
         if self.bigrams:
             chosen["pair"] = [pair for pair, _ in pmi_pairs(words, pairs, top=self.bigrams)]
@@ -169,7 +171,7 @@ class MetaCLIP:
             return mapped(part.select(["row", "string"]), ["string"], matcher, "entries").select(["row", "entries"])
 
         entry_lists = parts.mapped(texts, f"match-{entries.fingerprint}", matched)["entries"].combine_chunks()
-        names, language_T = lists.of_texts(texts["language"].to_pylist())
+        names, language_T = lists.of_texts(one_chunk(texts["language"]))
         entry_K, offset_T1 = entry_lists.values.to_numpy().astype(np.int64), entry_lists.offsets.to_numpy().astype(np.int64)
         entry_K, offset_T1 = lists.own(names, language_T, entry_K, offset_T1)
         matches = EntryMatches(entries, names, language_T, entry_K, offset_T1, by_language=self.threshold == "language")
@@ -177,8 +179,8 @@ class MetaCLIP:
         t_L = [self.t or threshold_for(count_LM[0], self.tail_share)]
         if self.threshold == "language":
             t_L = thresholds_by_language(count_LM, names, self.reference, t=self.t, tail_share=self.tail_share)
-        found_T = draw_texts(
-            texts["uid"].to_pylist(),
+        draws = draw_texts(
+            one_chunk(texts["uid"]),
             matches.flat_index(),
             offset_T1,
             np.concatenate([entry_probability(count_M, t) for count_M, t in zip(count_LM, t_L, strict=True)]),
@@ -186,33 +188,34 @@ class MetaCLIP:
             texts=self.texts,
             draw=self.draw,
         )
-        reports = _reports(data, matches, found_T, count_LM, t_L, self.reference)
-        taken = pa.array(found_T.text_I)
-        owner = pa.array(found_T.uids, pa.string())
+        reports = _reports(data, matches, draws, count_LM, t_L, self.reference)
+        taken = pa.array(draws.text_I)
+        owner = pa.array(draws.uids, pa.string())
         columns = {
             "entries": pa.table({"uid": owner, "entries": matches.lists().take(taken)}),
-            "keep_probability": pa.table({"uid": owner, "keep_probability": found_T.chance_T[found_T.text_I]}),
+            "keep_probability": pa.table({"uid": owner, "keep_probability": draws.chance_T[draws.text_I]}),
             "balanced_text": pa.table({"uid": owner, "balanced_text": texts["string"].take(taken).cast(pa.string())}),
         }
-        stays = tuple(uid for uid, stays in zip(found_T.uids, found_T.stays_I.tolist(), strict=True) if stays)
-        drops = tuple(self._drops(data, matches, found_T, count_LM))
-        return CurationStepResult(stays, drops, columns if len(owner) else {}, time.perf_counter() - start, reports)
+        kept = StringColumn(owner.filter(pa.array(draws.stays_I)))
+        dropped = pa.array(uids_without(data, kept.column), pa.string())
+        drops = DropTable.of_step(self.slug, dropped, string_column(_reasons(dropped, owner, matches, draws, count_LM)))
+        return CurationStepResult(kept, drops, columns if len(owner) else {}, time.perf_counter() - start, reports)
 
-    def _drops(self, data: Dataset, matches: EntryMatches, draws: EntryDraws, count_LM: Counts) -> Iterator[Drop]:
-        row = {uid: index for index, uid in enumerate(draws.uids)}
-        counted_T = matches.rows()
-        for uid in sorted(data.uids):
-            if uid not in row:
-                yield Drop(uid, self.slug, "no_entry: no text of it mentions an entry of the list")
-            elif not draws.stays_I[row[uid]]:
-                text = int(draws.text_I[row[uid]])
-                count_M = count_LM[counted_T[text]]
-                rarest = min(matches.of_text(text), key=lambda e: (count_M[e], e))
-                name, count = matches.entries.names[rarest], f"{int(count_M[rarest]):,} texts"
-                if matches.by_language:
-                    count += f" in language '{matches.languages[counted_T[text]]}'"
-                chance = f"P = {draws.chance_T[text]:.3f}"
-                yield Drop(uid, self.slug, f"balanced: drawn out at {chance}; its rarest entry {name!r} has {count}")
+
+def _reasons(dropped: pa.Array, owner: pa.Array, matches: EntryMatches, draws: EntryDraws, count_LM: Counts) -> Iterator[str]:
+    """Reason of each dropped row; `owner` are the uids of the draws."""
+    counted_T = matches.rows()
+    for row in pc.index_in(dropped, value_set=owner).fill_null(-1).to_numpy():
+        if row < 0:
+            yield "no_entry: no text of it mentions an entry of the list"
+            continue
+        text = int(draws.text_I[row])
+        count_M = count_LM[counted_T[text]]
+        rarest = min(matches.of_text(text), key=lambda e: (count_M[e], e))
+        name, count = matches.entries.names[rarest], f"{int(count_M[rarest]):,} texts"
+        if matches.by_language:
+            count += f" in language '{matches.languages[counted_T[text]]}'"
+        yield f"balanced: drawn out at P = {draws.chance_T[text]:.3f}; its rarest entry {name!r} has {count}"
 
 
 def _reports(

@@ -12,9 +12,12 @@ and model.
 
 from __future__ import annotations
 
+import json
 import time
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, ClassVar
 
 import pyarrow as pa
@@ -28,6 +31,7 @@ from diptych.curate.engine.costs import estimate_cost
 from diptych.curate.engine.embedding import open_embedder
 from diptych.curate.engine.parts import PartStore
 from diptych.curate.operators.rs5m import consistent_captions
+from diptych.data.text.captions.geo_templates import geo_caption, read_geo_templates
 from diptych.data.text.captions.meta_captions import meta_caption
 from diptych.data.text.captions.variants import VARIANTS, variant_column
 from diptych.models.io.open_address import open_address, require
@@ -49,6 +53,8 @@ class OverheadCaptions:
     temperature, top_p    options of the sampling
     max_tokens   maximum number of tokens of a caption
     meta         also write a meta caption, from the extras label, country, month, longitude, latitude and location
+    templates    "FILE.json#NAME": templates of meta captions, filled from the extras (`geo_caption`), such as RS5M's
+                 geometa_template.json#fmow_complex; "" uses the built-in sentences
     seed         seed of the captions and of the wording of meta captions
     """
 
@@ -67,6 +73,7 @@ class OverheadCaptions:
     top_p: float = 0.9
     max_tokens: int = 30
     meta: bool = True
+    templates: str = ""
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -77,6 +84,8 @@ class OverheadCaptions:
             )
         if bool(self.captioner) != bool(self.scorer and self.reranker):
             raise ConfigError("a captioner needs a scorer and a reranker, and these need one (expected all three, or none)")
+        if self.templates:
+            read_geo_templates(self.templates)  # a wrong file is refused before any caption
         if not self.captioner and not self.meta:
             raise ConfigError("captioner and meta caption are both missing (expected at least one)")
         if len(self.angles) < 2 or self.temperature <= 0 or not 0 < self.top_p <= 1 or self.max_tokens < 1:
@@ -112,6 +121,8 @@ class OverheadCaptions:
             return pa.table(columns | {"meta": pa.array(meta, pa.string()), "reason": pa.array(wrong, pa.string())})
 
         fingerprints = "-".join(str(getattr(model, "fingerprint", ""))[:8] for model in models)
+        if self.templates:
+            fingerprints += f"-{zlib.crc32(json.dumps(self._templates).encode()):08x}"
         store = PartStore(parts.folder, parts.key, PART_ROWS)
         made = store.mapped(pa.table({"row": pa.array(order, pa.int64())}), f"captions-{fingerprints}", work).to_pylist()
         name = str(getattr(models[0], "name", self.captioner)) if models else ""
@@ -138,8 +149,14 @@ class OverheadCaptions:
             return [], str(error)
 
     def _meta(self, sample: Sample) -> str:
-        facts = {name: sample.extras.get(name) for name in FACTS}
-        return meta_caption(facts, keyed_rng(self.slug, self.seed, sample.uid)) if self.meta else ""
+        rng = keyed_rng(self.slug, self.seed, sample.uid)
+        if self.meta and self.templates:
+            return geo_caption(self._templates, sample.extras, rng)
+        return meta_caption({name: sample.extras.get(name) for name in FACTS}, rng) if self.meta else ""
+
+    @cached_property
+    def _templates(self) -> tuple[str, ...]:
+        return read_geo_templates(self.templates)
 
     def _variants(self, captions: Sequence[str], meta: str, model: str) -> list[dict[str, Any]]:
         shared = {"language": "en", "origin": "synthetic", "source": "", "terms": "", "licence": ""}

@@ -15,9 +15,15 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
 
-from diptych.core.contracts import CurationStepResult, Dataset, Drop
+from diptych.core.contracts import CurationStepResult, Dataset
 from diptych.core.errors import ConfigError, UnknownName
+from diptych.curate.engine.verdicts import DropTable, StringColumn, sorted_rows, string_column, uid_column
+
+Floats = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -43,39 +49,46 @@ class TopFraction:
 
     def __call__(self, data: Dataset) -> CurationStepResult:
         start = time.perf_counter()
-        values = self._values(data)
-        sign = 1.0 if self.lowest else -1.0
-        order = sorted(
-            (row for row in range(len(data)) if not math.isnan(values[row])), key=lambda row: (sign * values[row], data.uids[row])
-        )
+        value_N = self._values(data)
+        by_uid_N = sorted_rows(data)
+        rows = by_uid_N[~np.isnan(value_N[by_uid_N])]
+        order = rows[np.argsort(value_N[rows] if self.lowest else -value_N[rows], kind="stable")]
         count = math.ceil(self.share * len(order) - 1e-9)
-        kept, left = order[:count], order[count:]
-        threshold = values[kept[-1]] if kept else math.nan
+        stays_N = np.zeros(len(value_N), bool)
+        stays_N[order[:count]] = True
+        threshold = float(value_N[order[count - 1]]) if count else math.nan
         words = f"(expected at {'most' if self.lowest else 'least'} {threshold:.4g}, {self.share:.0%} of the rows)"
-        dropped = [Drop(data.uids[row], self.slug, f"{self.column}: {values[row]:.4g} {words}") for row in left]
-        dropped += [Drop(data.uids[row], self.slug, f"no {self.column}") for row in range(len(data)) if math.isnan(values[row])]
+        kept, dropped = by_uid_N[stays_N[by_uid_N]], by_uid_N[~stays_N[by_uid_N]]
+        values = (float(value_N[row]) for row in dropped)
+        reasons = (f"no {self.column}" if math.isnan(value) else f"{self.column}: {value:.4g} {words}" for value in values)
+        uids = uid_column(data)
         note = f"{self.column} {'up to' if self.lowest else 'from'} {threshold:.4g}"
         return CurationStepResult(
-            tuple(sorted(data.uids[row] for row in kept)),
-            tuple(sorted(dropped, key=lambda drop: drop.uid)),
+            StringColumn(uids.take(pa.array(kept))),
+            DropTable.of_step(self.slug, uids.take(pa.array(dropped)), string_column(reasons)),
             {},
             time.perf_counter() - start,
-            {"top_fraction.html": self._page(data, values, kept, left, threshold).encode()} if kept else {},
+            {"top_fraction.html": self._page(data, value_N, order, count, threshold).encode()} if count else {},
             (note,),
         )
 
-    def _values(self, data: Any) -> list[float]:
-        """Value of each row, NaN if missing."""
+    def _values(self, data: Any) -> Floats:
+        """Value of each row, NaN if missing, float64 [N]."""
         names = getattr(data, "column_names", [])
         if self.column not in names:
             raise UnknownName("column", self.column, names)
+        column = data.arrow(self.column) if data.is_flat(self.column) else pa.nulls(len(data), pa.string())
+        if pa.types.is_integer(column.type) or pa.types.is_floating(column.type) or pa.types.is_boolean(column.type):
+            numbers: Floats = column.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False)
+            return numbers
         values = data.column(self.column)
         if wrong := next((value for value in values if value is not None and not isinstance(value, int | float)), None):
             raise ConfigError(f"column '{self.column}' holds {wrong!r:.40} (expected numbers)")
-        return [math.nan if value is None else float(value) for value in values]
+        return np.array([math.nan if value is None else float(value) for value in values])
 
-    def _page(self, data: Any, values: list[float], kept: list[int], left: list[int], threshold: float) -> str:
+    def _page(self, data: Any, value_N: Floats, order: Ints, count: int, threshold: float) -> str:
         from diptych.report.pages.threshold import threshold_page
 
-        title, lead = f"{self.column}: {self.share:.0%}", f"{len(kept):,} rows stay, {len(left):,} leave."
-        return threshold_page(data, np.array(values), kept, left, name=self.column, threshold=threshold, title=title, lead=lead)
+        title, lead = f"{self.column}: {self.share:.0%}", f"{count:,} rows stay, {len(order) - count:,} leave."
+        kept, left = order[:count], order[count:]
+        return threshold_page(data, value_N, kept, left, name=self.column, threshold=threshold, title=title, lead=lead)

@@ -5,17 +5,20 @@ Letters: T texts in order of uid, I images, K matches.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 
 from diptych.core.errors import ShapeError
 from diptych.core.randomness import keyed_uniforms
+from diptych.curate.engine.verdicts import StringColumn
 from diptych.curate.text.balance import keep_by_entry, keep_probability
+from diptych.curate.text.texts import starts_of_runs
 
 Ints = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
@@ -30,14 +33,14 @@ class EntryDraws:
     chance_T  P of every text, 0 without a match
     """
 
-    uids: list[str]
+    uids: Sequence[str]
     text_I: Ints
     stays_I: Bools
     chance_T: Floats
 
 
 def draw_texts(
-    uid_T: Sequence[str],
+    uid_T: Sequence[str] | pa.Array,
     entry_K: Ints,
     offset_T1: Ints,
     p_M: Floats,
@@ -64,31 +67,31 @@ def draw_texts(
         if given is not None and given.shape != (size,):
             raise ShapeError(f"{name} must be [{size}] numbers for draw {draw!r}, got {list(given.shape)}")
     chance_T = keep_probability(entry_K, offset_T1, p_M)
-    matched = np.flatnonzero(np.diff(offset_T1) > 0).tolist()
-    owners = [uid_T[text] for text in matched]
-    first = [number_in_row for number_in_row, uid in enumerate(owners) if not number_in_row or uid != owners[number_in_row - 1]]
-    uids = [owners[number_in_row] for number_in_row in first]
-    spans = list(pairwise([*first, len(matched)]))
+    matched_A = np.flatnonzero(np.diff(offset_T1) > 0)
+    owners = pa.array(uid_T, pa.string()).take(pa.array(matched_A))
+    low_I = np.flatnonzero(starts_of_runs(owners))
+    count_I = np.diff(low_I, append=len(matched_A))
+    uids = StringColumn(owners.take(pa.array(low_I)))
 
-    def survives(at: Sequence[int], keys: Sequence[str]) -> Bools:
-        rows = np.asarray(at, np.int64)
+    def survives(text_A: Ints, keys: Iterable[str]) -> Bools:
         if draw == "text":
-            return (keyed_uniforms(keys, seed, "metaclip keep") if keep is None else keep[rows]) < chance_T[rows]
+            return (keyed_uniforms(keys, seed, "metaclip keep") if keep is None else keep[text_A]) < chance_T[text_A]
         if keep is not None:
-            return keep_by_entry(entry_K, offset_T1, p_M, keep)[rows]
-        entries = [entry_K[offset_T1[text] : offset_T1[text + 1]].tolist() for text in at]
+            return keep_by_entry(entry_K, offset_T1, p_M, keep)[text_A]
+        offset_A1 = np.concatenate([[0], np.cumsum(np.diff(offset_T1)[text_A])])
+        own_K = entry_K[np.arange(offset_A1[-1]) + np.repeat(offset_T1[text_A] - offset_A1[:-1], np.diff(offset_A1))]
+        entries = (own_K[start:end].tolist() for start, end in pairwise(offset_A1))
         drawn = keyed_uniforms(
             (f"{key}\x1f{e}" for key, es in zip(keys, entries, strict=True) for e in es), seed, "metaclip entry"
         )
-        offset_A1 = np.cumsum([0, *(len(es) for es in entries)])
-        return keep_by_entry(np.array([e for es in entries for e in es], np.int64), offset_A1, p_M, drawn)
+        return keep_by_entry(own_K, offset_A1, p_M, drawn)
 
     if texts == "one":
-        lots = keyed_uniforms(uids, seed, "metaclip text") if choose_T is None else choose_T[[matched[low] for low, _ in spans]]
-        chosen = [matched[low + int(lot * (high - low))] for lot, (low, high) in zip(lots, spans, strict=True)]
-        return EntryDraws(uids, np.array(chosen, np.int64), survives(chosen, uids), chance_T)
-    number_in_row = [number - low for low, high in spans for number in range(low, high)]
-    alive = survives(matched, [f"{uid}\x1f{number}" for uid, number in zip(owners, number_in_row, strict=True)])
-    best = [matched[low + int(alive[low:high].argmax())] for low, high in spans]
-    stays = [bool(alive[low:high].any()) for low, high in spans]
-    return EntryDraws(uids, np.array(best, np.int64), np.array(stays, bool), chance_T)
+        lot_I = keyed_uniforms(uids, seed, "metaclip text") if choose_T is None else choose_T[matched_A[low_I]]
+        text_I = matched_A[low_I + (lot_I * count_I).astype(np.int64)]
+        return EntryDraws(uids, text_I, survives(text_I, uids), chance_T)
+    number_A = np.arange(len(matched_A)) - np.repeat(low_I, count_I)
+    alive_A = survives(matched_A, (f"{uid}\x1f{number}" for uid, number in zip(StringColumn(owners), number_A, strict=True)))
+    first_I = np.minimum.reduceat(np.where(alive_A, number_A, len(number_A)), low_I) if len(low_I) else low_I
+    stays_I = first_I < count_I
+    return EntryDraws(uids, matched_A[low_I + np.where(stays_I, first_I, 0)], stays_I, chance_T)

@@ -58,14 +58,16 @@ class EntryLanguages:
         lists = {language: np.array([row_of[name] for name in entries.names], np.int64) for language, entries in read.items()}
         return cls(together, lists)
 
-    def of_texts(self, language_T: Sequence[str]) -> tuple[list[str], Ints]:
+    def of_texts(self, language_T: Sequence[str] | pa.Array) -> tuple[list[str], Ints]:
         """Languages that occur, sorted, and the language index of each text."""
-        language_of_text = [
-            language if language and (not self.lists or language in self.lists) else OTHER for language in language_T
+        coded = pa.array(language_T, pa.string()).dictionary_encode()
+        languages = [
+            language if language and (not self.lists or language in self.lists) else OTHER
+            for language in coded.dictionary.to_pylist()
         ]
-        names = sorted(set(language_of_text))
-        number = {name: index for index, name in enumerate(names)}
-        return names, np.array([number[name] for name in language_of_text], np.int64)
+        names = sorted(set(languages))
+        index_C = np.array([names.index(language) for language in languages], np.int64)
+        return names, index_C[coded.indices.to_numpy()]
 
     def own(self, names: Sequence[str], language_T: Ints, entry_K: Ints, offset_T1: Ints) -> tuple[Ints, Ints]:
         """Matches (entry_K, offset_T1) restricted to entries in the list of each text's language."""

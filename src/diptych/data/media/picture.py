@@ -94,12 +94,17 @@ def _pixels(data: bytes, name: str, medium: str, limit: MediaLimit) -> int:
     return info.width * info.height
 
 
+def stored_format(height: int, width: int) -> str:
+    """Format of pixels in a shard: lossless "webp", or "png" where a side is longer than WebP's format allows."""
+    return "png" if max(height, width) > WEBP_LIMIT else "webp"
+
+
 def encoded_picture(part: Source, medium: str) -> tuple[bytes, str]:
-    """Encoded bytes as they are; pixels as lossless WebP, or as PNG where WebP's format ends."""
+    """Encoded bytes as they are; pixels in their `stored_format`."""
     if isinstance(part, ArrayImage):
         pixels_HWC = np.asarray(part.pixels_HWC)
-        large = max(pixels_HWC.shape[:2]) > WEBP_LIMIT
-        return (encode_png(pixels_HWC), "png") if large else (encode_webp(pixels_HWC, lossless=True), "webp")
+        kind = stored_format(*pixels_HWC.shape[:2])
+        return (encode_png(pixels_HWC) if kind == "png" else encode_webp(pixels_HWC, lossless=True)), kind
     data = read_part(part, medium)
     kind = probe(data, name=part.name).format.lower()
     return data, ENDINGS.get(kind, kind)

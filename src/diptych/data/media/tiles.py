@@ -106,3 +106,52 @@ class ClosestTiles:
     @classmethod
     def from_json(cls, plain: dict[str, Any]) -> Self:
         return cls(**plain)
+
+
+@dataclass(frozen=True, slots=True)
+class PaddedTiles:
+    """The whole image squashed to a square, then the squares of the image padded with black to a grid (LLaVA 1.6).
+
+    size   pixels a side of a square
+    sizes  widths and heights of the grids, multiples of `size`; `fitting_size` chooses
+    """
+
+    size: int
+    sizes: tuple[tuple[int, int], ...]
+
+    def __post_init__(self) -> None:
+        if self.size < 1 or not self.sizes or any(side < self.size or side % self.size for one in self.sizes for side in one):
+            raise ConfigError(f"tiles of {self.size} pixels in {list(self.sizes)} (expected widths and heights that they fill)")
+
+    def grid(self, width: int, height: int) -> tuple[int, int]:
+        """Columns and rows of an image's tiles."""
+        wide, high = fitting_size(width, height, self.sizes)
+        return wide // self.size, high // self.size
+
+    def __call__(self, image_HWC: Pixels) -> list[ImageTile]:
+        """The whole image, then the tiles row by row. All are resized by a bicubic filter."""
+        height, width = image_HWC.shape[:2]
+        columns, rows = self.grid(width, height)
+        wide, high = columns * self.size, rows * self.size
+        across, down = wide / width, high / height
+        fitted = (wide, min(math.ceil(height * across), high)) if across < down else (min(math.ceil(width * down), wide), high)
+        left, top = (wide - fitted[0]) // 2, (high - fitted[1]) // 2
+        image = Image.fromarray(image_HWC)
+        padded_HWC = np.zeros((high, wide, 3), np.uint8)
+        padded_HWC[top : top + fitted[1], left : left + fitted[0]] = np.asarray(image.resize(fitted))
+        tiles = [ImageTile(np.asarray(image.resize((self.size, self.size))), (0.0, 0.0, 1.0, 1.0))]
+        for y in range(0, high, self.size):
+            for x in range(0, wide, self.size):
+                x0, x1 = ((side - left) / fitted[0] for side in (x, x + self.size))
+                y0, y1 = ((side - top) / fitted[1] for side in (y, y + self.size))
+                tiles.append(ImageTile(padded_HWC[y : y + self.size, x : x + self.size], (x0, y0, x1, y1)))
+        return tiles
+
+    @classmethod
+    def from_json(cls, plain: dict[str, Any]) -> Self:
+        return cls(int(plain["size"]), tuple((int(width), int(height)) for width, height in plain["sizes"]))
+
+
+def tiles_from_json(plain: dict[str, Any]) -> ClosestTiles | PaddedTiles:
+    """The rule of tiles whose fields these are."""
+    return PaddedTiles.from_json(plain) if "sizes" in plain else ClosestTiles.from_json(plain)

@@ -25,7 +25,7 @@ from diptych.core.scene_graph import Region
 from diptych.data.dataset import Pool
 from diptych.data.media.decode import decode, probe
 from diptych.data.media.encoded import in_memory
-from diptych.data.media.picture import ENDINGS, encoded_picture
+from diptych.data.media.picture import ENDINGS, encoded_picture, stored_format
 from diptych.data.media.table import MEDIA_SCHEMA, member_label
 from diptych.data.quarantine import QuarantineEntry
 from diptych.data.shards.tar_index import INDEX_SCHEMA, index_path, write_index
@@ -190,9 +190,9 @@ def _check_samples(pool: Pool, rows: list[int], check: bool) -> Iterator[tuple[S
             yield from threads.map(one, rows[start : start + chunk])
 
 
-def check_sample(sample: Sample, *, decode_fully: bool = True) -> Found | QuarantineEntry:
-    """The image and the media of a sample, or what is wrong with the first of them that cannot be used."""
-    image = check_image(sample, decode_fully=decode_fully)
+def check_sample(sample: Sample, *, decode_fully: bool = True, encode: bool = True) -> Found | QuarantineEntry:
+    """The image and the media of a sample, or what is wrong with the first that cannot be used; `encode` is that of `check_image`."""
+    image = check_image(sample, decode_fully=decode_fully, encode=encode)
     if isinstance(image, QuarantineEntry):
         return image
     items = []
@@ -219,15 +219,20 @@ def check_item(uid: str, name: str, item: MediaItem, *, decode_fully: bool = Tru
     return EncodedMedium(name, item.medium, parts, facts)
 
 
-def check_image(sample: Sample, *, decode_fully: bool = True) -> EncodedImage | QuarantineEntry | None:
+def check_image(sample: Sample, *, decode_fully: bool = True, encode: bool = True) -> EncodedImage | QuarantineEntry | None:
     """Read an image, look at its header and decode it in full; what fails comes back as a `QuarantineEntry`. None: there is no image, or
-    it is one of the sample's media."""
+    it is one of the sample's media.
+
+    encode=False leaves pixels that are in memory as they are, with neither bytes nor hash: for a look that writes nothing.
+    """
     image = sample.own_image
     if image is None:
         return None
     try:
         if isinstance(image, ArrayImage):
-            decode(image)  # checks the array
+            height, width = decode(image).shape[:2]  # checks the array
+            if not encode:
+                return EncodedImage(b"", stored_format(height, width), width, height, "")
             data, _ = encoded_picture(image, "image")
         else:
             data = image.read()

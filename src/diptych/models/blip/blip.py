@@ -130,7 +130,7 @@ class BlipTraining(nn.Module):
             text_queue_KD,
             group_K,
             self.alpha_1.clone(),
-            self.temperature_1,
+            self.temperature_1.clone(),  # a sharded parameter is whole only while the model is at work
             blip.answers(token_BPD, text_BL, mask_BL),
             blip.answers(token_BPD, text_BL[text_N], mask_BL[text_N]),
             blip.answers(token_BPD[image_N], text_BL, mask_BL),

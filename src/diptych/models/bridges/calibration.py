@@ -17,6 +17,8 @@ from diptych.core.errors import ConfigError
 class Calibration(nn.Module):
     """scale h + shift, of D dimensions each, at the picture tokens (`slot_BL`).
 
+    Computed in single precision at least, as released, whatever the language model's.
+
     std  standard deviation of the initial scale around 1 and shift around 0; 0 leaves the language model unchanged
     Does nothing if only one position is read, as for every generated token after the first: those are words. In beam search a row
     is repeated.
@@ -35,7 +37,8 @@ class Calibration(nn.Module):
         if self.slot_BL is None or state_BLD.shape[1] == 1:
             return answer
         slot_BL = self.slot_BL.repeat_interleave(len(state_BLD) // len(self.slot_BL), 0)
-        changed_BLD = torch.where(slot_BL[..., None], (self.scale * state_BLD + self.shift).to(state_BLD.dtype), state_BLD)
+        exact_BLD = state_BLD.to(torch.promote_types(state_BLD.dtype, torch.float32))
+        changed_BLD = torch.where(slot_BL[..., None], (self.scale * exact_BLD + self.shift).to(state_BLD.dtype), state_BLD)
         return changed_BLD if whole else (changed_BLD, *answer[1:])
 
 

@@ -70,12 +70,14 @@ class GroupedConnector(nn.Module):
 class MlpConnector(nn.Module):
     """Two linear maps with a GELU between (LLaVA 1.5, 2310.03744). K = P.
 
-    unit  tokens are scaled to norm 1 (Croc, 2410.14332)
+    unit     tokens are scaled to norm 1 (Croc, 2410.14332)
+    newline  a learned token ends every row of an image's tiles (`tile_packing.pack_tiles`; LLaVA 1.6)
     """
 
-    def __init__(self, features: int, width: int, *, unit: bool = False) -> None:
+    def __init__(self, features: int, width: int, *, unit: bool = False, newline: bool = False) -> None:
         super().__init__()
         self.unit = unit
+        self.newline_D = nn.Parameter(torch.randn(width) * width**-0.5) if newline else None
         self.linear_1, self.act, self.linear_2 = nn.Linear(features, width), nn.GELU(), nn.Linear(width, width)
 
     def count(self, patches: int) -> int:

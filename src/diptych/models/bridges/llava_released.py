@@ -1,4 +1,4 @@
-"""LLaVA 1.5 as its authors or transformers save it, opened for use: "llava:FOLDER", "llava:FOLDER#CLIP-FOLDER"."""
+"""LLaVA 1.5 and 1.6 as their authors or transformers save them, opened for use: "llava:FOLDER", "llava:FOLDER#CLIP-FOLDER"."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import torch
 
 from diptych.core.disk.json_text import read_object
 from diptych.core.errors import DataError
+from diptych.data.media.tiles import PaddedTiles
 from diptych.data.media.transforms import Preprocess
 from diptych.data.text.prompts.dialogue_rows import VICUNA_CHAT
 from diptych.data.text.prompts.template import Template
@@ -22,10 +23,13 @@ from diptych.models.towers.hidden_layer import hidden_layer
 from diptych.models.towers.towers import image_tower
 
 VISION = "vision_model."
+MISTRAL_CHAT = "[INST] {image}\n{prompt} [/INST]"
+"""A question about an image to Mistral-7B-Instruct, as LLaVA 1.6 is asked."""
 
 
 def open_released(address: str) -> BridgeGenerator:
-    """The model of a LLaVA folder, asked in the form of Vicuna 1.1, its images padded to a square with CLIP's mean colour.
+    """The model of a LLaVA folder, asked in the form of Vicuna 1.1 or Mistral. Images are shown as its configuration says: padded to
+    a square with CLIP's mean colour (1.5), whole and in tiles (1.6), or cut to their middle square.
 
     address  "llava:FOLDER", and after "#" the folder of the CLIP that it was trained with, where it holds no image encoder of its own
     Raises DataError for a folder without an image encoder where none is named, and for weights of another model.
@@ -44,16 +48,19 @@ def open_released(address: str) -> BridgeGenerator:
             own = {k.removeprefix(VISION): v for k, v in weight_tensors(encoder_folder) if k.startswith(VISION)}
             tower.net.load_state_dict({k: v for k, v in own.items() if not k.endswith("position_ids")})  # type: ignore[union-attr]
         language = LanguageModel(config=config.text)
-        bridge = Bridge(hidden_layer(tower, config.layer), MlpConnector(tower.token_width, language.width), language)
+        made = MlpConnector(tower.token_width, language.width, newline=config.newline)
+        bridge = Bridge(hidden_layer(tower, config.layer), made, language)
         take_llava_(bridge, str(folder), encoder=encoder_folder is None)
         words = LanguageVocabulary(Tokenizer.load(folder))
+    size = int(tower.image_size)  # type: ignore[arg-type]
     return BridgeGenerator(
         bridge.eval(),
-        Preprocess(int(tower.image_size), resize="square"),  # type: ignore[arg-type]
+        Preprocess(size, resize="square" if config.aspect == "pad" else "crop"),
         words,
-        Template(VICUNA_CHAT),
+        Template(MISTRAL_CHAT if config.mistral else VICUNA_CHAT),
         folder.name,
-        connector={"kind": "mlp"},
+        connector={"kind": "mlp", **({"newline": True} if config.newline else {})},
         length=language.context_length,
         space="" if words.spaced else " ",
+        tiles=PaddedTiles(size, config.sizes) if config.sizes else None,
     )

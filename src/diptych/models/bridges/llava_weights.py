@@ -5,6 +5,7 @@ The three families of names that published folders have, and the part of a `Brid
 
 from __future__ import annotations
 
+import ast
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -27,6 +28,7 @@ RULES = (
     (r"^(?:model\.)?multi_modal_projector\.", "connector."),
     (r"^(?:model\.)?mm_projector\.0\.", "connector.linear_1."),
     (r"^(?:model\.)?mm_projector\.2\.", "connector.linear_2."),
+    (r"^(?:model\.)?image_newline$", "connector.newline_D"),
     (r"^language_model\.base_model\.model\.", "language.inner."),
     (r"^language_model\.lm_head\.", "language.inner.lm_head."),
     (r"^lm_head\.", "language.inner.lm_head."),
@@ -34,8 +36,10 @@ RULES = (
     (r"^model\.", "language.inner.model."),
 )
 """The first matching rule gives the name in a bridge; `encoder.` denotes transformers' image encoder."""
-UNREAD = re.compile(r"(\.rotary_emb\.inv_freq|\.position_ids|(^|\.)image_newline)$")
-"""Tensors without a place: computed ones, and the mark after a row of LLaVA 1.6's tiles."""
+UNREAD = re.compile(r"(\.rotary_emb\.inv_freq|\.position_ids)$")
+"""Tensors without a place, since they are computed."""
+NEWLINE = "connector.newline_D"
+"""The token after a row of LLaVA 1.6's tiles, which a bridge of whole images has no place for."""
 INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 FILES = ("model.safetensors", "pytorch_model.bin")
 
@@ -47,11 +51,19 @@ class LlavaConfig:
     text    of its language model, for `LanguageModel(config=...)`
     vision  of its image encoder, for `image_tower("hf_image", config=...)`; None if the folder names another one
     layer   of the image encoder that is read
+    aspect  how images are shown: "pad" to a square, "anyres" in tiles, or "" cut to their middle square
+    sizes   widths and heights of the grids of tiles, with "anyres"
+    newline tokens of padding are left out, and a learned token ends every row of tiles
+    mistral the language model is Mistral, whose form of dialogue differs
     """
 
     text: dict[str, Any]
     vision: dict[str, Any] | None
     layer: int
+    aspect: str = ""
+    sizes: tuple[tuple[int, int], ...] = ()
+    newline: bool = False
+    mistral: bool = False
 
     @classmethod
     def read(cls, folder: Path) -> LlavaConfig:
@@ -67,7 +79,18 @@ class LlavaConfig:
                     f"projector {kind!r} of features {select!r}", file=path, expected="mlp2x_gelu of patch (LLaVA 1.5)"
                 )
             text = {name: value for name, value in plain.items() if not name.startswith(("mm_", "image_", "tune_", "freeze_"))}
-            return cls({**text, "model_type": "llama"}, None, int(plain.get("mm_vision_select_layer", -2)))
+            aspect, merge = plain.get("image_aspect_ratio"), plain.get("mm_patch_merge_type", "flat")
+            if aspect == "anyres" and not merge.startswith("spatial"):
+                raise DataError(f"tiles merged by {merge!r}", file=path, expected="spatial or spatial_unpad (LLaVA 1.6)")
+            return cls(
+                {**text, "model_type": "llama"},
+                None,
+                int(plain.get("mm_vision_select_layer", -2)),
+                aspect if aspect in ("pad", "anyres") else "",
+                _pairs(plain["image_grid_pinpoints"]) if aspect == "anyres" else (),
+                aspect == "anyres" and "unpad" in merge,
+                plain.get("model_type") == "llava_mistral",
+            )
         if "text_config" not in plain or "vision_config" not in plain:
             raise DataError(
                 "not the configuration of a LLaVA", file=path, expected="text_config and vision_config, or mm_vision_tower"
@@ -80,7 +103,26 @@ class LlavaConfig:
                 file=path,
                 expected="gelu, default, one layer (LLaVA 1.5)",
             )
-        return cls(given.text_config.to_dict(), given.vision_config.to_dict(), given.vision_feature_layer)
+        grids = getattr(given, "image_grid_pinpoints", None)
+        return cls(
+            given.text_config.to_dict(),
+            given.vision_config.to_dict(),
+            given.vision_feature_layer,
+            "anyres" if grids else "pad",
+            tuple((width, height) for height, width in grids or ()),
+            bool(grids),
+            given.text_config.model_type == "mistral",
+        )
+
+
+def _pairs(plain: Any) -> tuple[tuple[int, int], ...]:
+    """Pairs of numbers, which older folders have as text.
+
+    >>> _pairs("[(336, 672), (672, 336)]")
+    ((336, 672), (672, 336))
+    """
+    pairs = ast.literal_eval(plain) if isinstance(plain, str) else plain
+    return tuple((int(width), int(height)) for width, height in pairs)
 
 
 def bridge_name(name: str) -> str:
@@ -111,7 +153,7 @@ def take_llava_(bridge: Bridge, address: str, *, required: str = "", encoder: bo
     for name, tensor in weight_tensors(folder):
         ours = bridge_name(name)
         if ours not in needed:
-            if ours and not unread_block(bridge, ours):
+            if ours and ours != NEWLINE and not unread_block(bridge, ours):
                 raise DataError(f"tensor {name} does not belong to the recipe's model", file=folder, expected="the same layers")
             continue
         if needed[ours].shape != tensor.shape:

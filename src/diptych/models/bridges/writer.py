@@ -20,10 +20,11 @@ from diptych.core.contracts import LayerStates
 from diptych.core.errors import ConfigError, RunError
 from diptych.core.image import ImageSource
 from diptych.core.inputs import one_or_many
+from diptych.core.media import Pixels
 from diptych.core.prompt import PromptLike, require_one_per_image, text_and_images_of_prompt, text_of_text_only_prompt
 from diptych.data.media.clip import frame_places
 from diptych.data.media.decode import decode
-from diptych.data.media.tiles import ClosestTiles
+from diptych.data.media.tiles import ClosestTiles, PaddedTiles, tiles_from_json
 from diptych.data.media.transforms import Preprocess
 from diptych.data.text.prompts.layout import Layout, TextPiece, lay_out
 from diptych.data.text.prompts.template import Template
@@ -32,6 +33,7 @@ from diptych.models.bridges.adapter_scale import ScaledAdapters
 from diptych.models.bridges.bridge import Bridge
 from diptych.models.bridges.connectors import QueryConnector, connector
 from diptych.models.bridges.language_model import LanguageModel, LanguageVocabulary
+from diptych.models.bridges.tile_packing import pack_tiles
 from diptych.models.io.card import model_card
 from diptych.models.io.device import batched
 from diptych.models.io.folder import fingerprint, in_single_precision, load_weights, parameters, read_config, write_model
@@ -60,7 +62,8 @@ class BridgeGenerator(StreamingGenerator):
     folder      where the language model came from, when it is not saved with the rest
     frames      the pictures of a request are frames of one clip, of which this many are shown together, evenly spaced, some several times
                 if there are fewer; 0: each is a picture of its own
-    tiles       each picture is cut into tiles, which stand one after the other; None: it is shown as one
+    tiles       each picture is cut into tiles, which stand one after the other, or are packed as in LLaVA 1.6 (`PaddedTiles`); None: it is
+                shown as one
     lora        low-rank adapters of the language model whose strength may be chosen (`use_alpha`); None: none
     """
 
@@ -85,7 +88,7 @@ class BridgeGenerator(StreamingGenerator):
         reads: tuple[Tokenizer, int] | None = None,
         folder: str = "",
         frames: int = 0,
-        tiles: ClosestTiles | None = None,
+        tiles: ClosestTiles | PaddedTiles | None = None,
         lora: ScaledAdapters | None = None,
         card: dict[str, Any] | None = None,
     ) -> None:
@@ -272,8 +275,8 @@ class BridgeGenerator(StreamingGenerator):
         return requests
 
     def _pictures(self, rows: Sequence[Asked]) -> tuple[Tensor | None, list[int]]:
-        """[N, K, D]: those of a row one after the other, and how many each row has: images, tiles of them, or one clip; None if no
-        row has one."""
+        """[N, K, D]: those of a row one after the other, and how many each row has: images, tiles of them, single tokens of packed tiles,
+        or one clip; None if no row has one."""
         if not any(images for images, _ in rows):
             return None, [0] * len(rows)
         weight = next(self.bridge.parameters())  # pictures move to its device and precision
@@ -283,6 +286,10 @@ class BridgeGenerator(StreamingGenerator):
             clips = [self.preprocess([decode(image, exact=True) for image in images]) for images in chosen]
             return self.bridge.picture(torch.stack(clips).to(weight)), [int(bool(images)) for images, _ in rows]
         shown = [[decode(image, exact=True) for image in images] for images, _ in rows]
+        if isinstance(self.tiles, PaddedTiles):
+            packed = [[self._packed(image, self.tiles) for image in images] for images in shown]
+            token_ND = torch.cat([token_KD for row in packed for token_KD in row])
+            return token_ND[:, None], [sum(map(len, row)) for row in packed]
         if self.tiles:
             shown = [[tile.pixels_HWC for image in images for tile in self.tiles(image)] for images in shown]
         count_B = [len(images) for images in shown]
@@ -293,6 +300,15 @@ class BridgeGenerator(StreamingGenerator):
         encoded = tokenizer.encode([words for images, words in rows for _ in images], length, keep="last")
         given = (torch.from_numpy(array).to(weight.device) for array in (encoded.ids_BL, encoded.mask_BL))
         return self.bridge.picture(image_NCHW, *given), count_B
+
+    def _packed(self, image_HWC: Pixels, rule: PaddedTiles) -> Tensor:
+        """Tokens of an image and its tiles as one sequence [K, D]."""
+        height, width = image_HWC.shape[:2]
+        columns, rows = rule.grid(width, height)
+        tile_TCHW = self.preprocess([tile.pixels_HWC for tile in rule(image_HWC)]).to(next(self.bridge.parameters()))
+        newline_D = getattr(self.bridge.connector, "newline_D", None)
+        token_TPD = self.bridge.picture(tile_TCHW)
+        return pack_tiles(token_TPD, width=width, height=height, columns=columns, rows=rows, newline_D=newline_D).token_KD
 
     def _laid(
         self, picture_NKD: Tensor | None, count_B: Sequence[int], prompts: Sequence[str], answers: Sequence[str] | None
@@ -416,7 +432,7 @@ class BridgeGenerator(StreamingGenerator):
             reads=reads,
             folder=away,
             frames=config.get("frames", 0),
-            tiles=ClosestTiles.from_json(config["tiles"]) if "tiles" in config else None,
+            tiles=tiles_from_json(config["tiles"]) if "tiles" in config else None,
             lora=lora,
             card=config.get("card"),
         )

@@ -7,6 +7,7 @@ Weights are read from .safetensors files only.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,9 @@ def open_diffusers(address: str) -> TextToImageModel:
         net.texts[at] = kinds[at].from_pretrained(folder / PARTS[at][0], dtype=torch.float32, **local)
     net.alpha_T = library.DDPMScheduler.from_config(settings.scheduler).alphas_cumprod.float()
     words = [from_transformers(folder / PARTS[at][1]) for at in range(len(settings.texts))]
+    # published configurations of SD and SDXL name end mark 2, which no text holds; the tokenizer knows the true one
+    texts = tuple({**text, "eos_token_id": word.eot_id} for text, word in zip(settings.texts, words, strict=True))
+    net.settings = replace(settings, texts=texts)
     return TextToImageModel(net.eval(), words, address)
 
 

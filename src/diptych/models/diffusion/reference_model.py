@@ -32,7 +32,9 @@ from diptych.models.io.folder import fingerprint, load_weights, parameters, read
 from diptych.models.io.inference import evaluating
 
 SQUARED = 512
-"""Reference pictures become squares of this side before the image encoder's own size, where that is smaller, as released."""
+"""Reference pictures become squares of this side before the image encoder's own size, as released."""
+NEGATIVE = "monochrome, lowres, bad anatomy, worst quality, low quality"
+"""Prompt that the released RelationBooth moves away from."""
 
 
 class ReferenceImageModel:
@@ -71,14 +73,14 @@ class ReferenceImageModel:
         prompts: Sequence[str],
         *,
         references: Sequence[Sequence[ReferenceImage]] | None = None,
-        negative: str = "",
-        steps: int = 50,
-        guidance: float = 7.5,
+        negative: str = NEGATIVE,
+        steps: int = 30,
+        guidance: float = 5.0,
         seed: int = 0,
         batch_size: int = 16,
     ) -> npt.NDArray[np.uint8]:
-        """uint8 [N, H, W, 3]. Every prompt has equally many references. Without a prompt the image tokens are zero and no box is open, as
-        released. Raises ConfigError without references or for unequal numbers of them."""
+        """uint8 [N, H, W, 3]. Every prompt has equally many references. Without a prompt the image tokens are zero and no box is open; this
+        and the defaults are as released. Raises ConfigError without references or for unequal numbers of them."""
         if (
             references is None
             or len(references) != len(prompts)
@@ -111,7 +113,7 @@ class ReferenceImageModel:
         text = net.encode_text(self.text_only.encode_prompts(prompts).to(net.device))
         empty = net.encode_text(self.text_only.encode_prompts([negative] * len(prompts)).to(net.device))
         box_BR4 = torch.tensor([[one.box for one in row] for row in references], dtype=text.state_BLD.dtype, device=net.device)
-        token_BMD = self.model.image_tokens(*self.read_references(references), box_BR4)
+        token_BMD = self.model.image_tokens(*self.read_references(references), box_BR4, self.large_references(references))
         both = joined(self.model.condition(empty, torch.zeros_like(token_BMD)), self.model.condition(text, token_BMD))
         box_2BR4 = torch.cat([torch.zeros_like(box_BR4), box_BR4])
         noise_BCHW = self.text_only.starting_noise(range(start, start + len(prompts)), seed).to(text.state_BLD)
@@ -130,11 +132,16 @@ class ReferenceImageModel:
 
     def read_references(self, references: Sequence[Sequence[ReferenceImage]]) -> tuple[Tensor, Tensor]:
         """Pictures [B, R, 3, H, W] as the image encoder reads them, and ids [B, R, L] of their phrases."""
-        side = int(self.model.references.image["image_size"])
-        pictures = torch.stack([picture_pixels([decode(one.image, exact=True) for one in row], side) for row in references])
         phrases = torch.stack([phrase_ids(self.tokenizers[0], [one.phrase for one in row], self.settings) for row in references])
-        device = self.model.net.device
-        return pictures.to(device, self.model.dummy_image_tokens.dtype), phrases.to(device)
+        return self._sized(references, int(self.model.references.image["image_size"])), phrases.to(self.model.net.device)
+
+    def large_references(self, references: Sequence[Sequence[ReferenceImage]]) -> Tensor | None:
+        """Pictures [B, R, 3, H, W] for local tokens; None for a model without them."""
+        return self._sized(references, self.model.references.local_size) if self.model.references.local else None
+
+    def _sized(self, references: Sequence[Sequence[ReferenceImage]], side: int) -> Tensor:
+        pictures = torch.stack([picture_pixels([decode(one.image, exact=True) for one in row], side) for row in references])
+        return pictures.to(self.model.net.device, self.model.dummy_image_tokens.dtype)
 
     def save(self, folder: Path) -> None:
         """Write config.json, model.safetensors, tokenizer files, README.md, replacing the whole folder. With an adapter also
@@ -181,7 +188,7 @@ class ReferenceImageModel:
 def picture_pixels(pictures: Sequence[npt.NDArray[np.uint8]], side: int) -> Tensor:
     """Pictures as the image encoder reads them: squared, resized, normalised by CLIP's statistics; float32 [R, 3, side, side]."""
     squared = pictures
-    if side < SQUARED and side >= 224:
+    if side >= 224:
         square = Preprocess(SQUARED, resize="squash")
         squared = [square.square(pixels_HWC) for pixels_HWC in pictures]
     return Preprocess(side, OPENAI_MEAN, OPENAI_STD, "squash")(squared)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from diptych.core.rows import Rows
 from diptych.models.diffusion.denoiser import Denoising, DiffusionNet, TextCondition
 from diptych.models.diffusion.image_attention import RegionAttention, with_region_attention
+from diptych.models.diffusion.local_tokens import local_tokens
 from diptych.models.diffusion.noise import clean_estimate, noised, prediction_target
 from diptych.models.diffusion.resampler import GroundedResampler
 from diptych.models.diffusion.settings import DiffusionSettings
@@ -40,6 +41,10 @@ class ReferenceSettings:
     dummies     learned tokens in front of those of the pictures
     scale       weight of image attention beside text attention
     square      layers are taken for square, as released
+    local       with 4, as published, a second image encoder of the same size adds the features of 4 x 4 boxes of each picture to those that
+                the resampler reads; 0 for none. Training reads none, as released
+    local_size  pixels of a side of its pictures
+    local_first the boxes of all pictures lie in the first one, as released
     background  "none": no image attention outside the boxes, as released; "dummies": the dummies are read there
     """
 
@@ -53,6 +58,9 @@ class ReferenceSettings:
     scale: float = 0.6
     square: bool = False
     background: str = "none"
+    local: int = 0
+    local_size: int = 896
+    local_first: bool = False
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -60,9 +68,8 @@ class ReferenceSettings:
 
 @dataclass(frozen=True)
 class ReferenceDenoising:
-    """A step of training: denoising, the estimated clean latents [B, C, H, W], the latents of each reference picture [B, R, C,
-    H, W], and the
-    attention of the predicate's tokens outside and inside of everything, one map [B, h, w] a layer."""
+    """A step of training: denoising, the estimated clean latents [B, C, H, W], the latents of each reference picture
+    [B, R, C, H, W], and the attention to the predicate's tokens, one map [B, h, w] a layer."""
 
     denoising: Denoising
     estimate_BCHW: Rows[Tensor]
@@ -80,6 +87,7 @@ class ReferenceDiffusion(nn.Module):
         self.references = references
         self.net = DiffusionNet(settings)
         self.images: Any = CLIPVisionModelWithProjection(CLIPVisionConfig(**references.image))
+        self.local_images: Any = CLIPVisionModelWithProjection(CLIPVisionConfig(**references.image)) if references.local else None
         condition = int(settings.unet["cross_attention_dim"])
         self.resampler = GroundedResampler(
             width=references.width,
@@ -106,9 +114,16 @@ class ReferenceDiffusion(nn.Module):
         """The region attention of each cross-attention, in the order of the UNet's processors."""
         return [one for one in self.net.unet.attn_processors.values() if isinstance(one, RegionAttention)]
 
-    def image_tokens(self, picture_BRCHW: Tensor, phrase_BRL: Tensor, box_BR4: Tensor) -> Tensor:
-        """Dummies and the tokens of every reference picture, [B, M, D], M = dummies + R queries."""
+    def image_tokens(
+        self, picture_BRCHW: Tensor, phrase_BRL: Tensor, box_BR4: Tensor, large_BRCHW: Tensor | None = None
+    ) -> Tensor:
+        """Dummies and the tokens of every reference picture, [B, M, D], M = dummies + R queries. `large_BRCHW`: the pictures for local
+        tokens."""
         state = self.images(picture_BRCHW.flatten(0, 1), output_hidden_states=True).hidden_states[-2]
+        if large_BRCHW is not None:
+            grid, first = self.references.local, self.references.local_first
+            local = [local_tokens(self.local_images, large_RCHW, grid, first_only=first) for large_RCHW in large_BRCHW]
+            state = torch.cat([state, torch.cat(local)], 1)
         phrase = self.net.pooled_text(phrase_BRL.flatten(0, 1))
         token = self.resampler(state, phrase, box_BR4.flatten(0, 1)).unflatten(0, picture_BRCHW.shape[:2]).flatten(1, 2)
         return torch.cat([self.dummy_image_tokens.to(token.dtype).expand(len(token), -1, -1), token], 1)
@@ -137,9 +152,10 @@ class ReferenceDiffusion(nn.Module):
         phrase_BRL: Tensor,
         box_BR4: Tensor,
         predicate_B2: Tensor,
+        time_ids_B6: Tensor | None = None,
     ) -> ReferenceDenoising:
         """A step of training: what `DiffusionNet` reads, pictures as the image encoder reads them, the same for the latents in
-        [-1, 1], ids of phrases, boxes, and the token span of the predicate."""
+        [-1, 1], ids of phrases, boxes, the token span of the predicate, and the sizes that SDXL reads (`DiffusionNet.predict`)."""
         net, kind = self.net, self.net.settings.scheduler.get("prediction_type", "epsilon")
         with torch.no_grad():
             clean_BCHW = net.encode_image(image_BCHW, posterior_BCHW)
@@ -149,9 +165,8 @@ class ReferenceDiffusion(nn.Module):
             target_BCHW = prediction_target(clean_BCHW, noise_BCHW, timestep_B, net.alpha_T, kind)
         condition = self.condition(net.encode_text(text_BEL), self.image_tokens(picture_BRCHW, phrase_BRL, box_BR4))
         maps: list[Tensor] = []
-        prediction_BCHW = net.predict(
-            noisy_BCHW, timestep_B, condition, attention=self.attention(box_BR4, noisy_BCHW, predicate_B2, maps)
-        )
+        attention = self.attention(box_BR4, noisy_BCHW, predicate_B2, maps)
+        prediction_BCHW = net.predict(noisy_BCHW, timestep_B, condition, time_ids_B6=time_ids_B6, attention=attention)
         estimate_BCHW = clean_estimate(noisy_BCHW, prediction_BCHW, timestep_B, net.alpha_T, kind)
         denoising = Denoising(prediction_BCHW, target_BCHW, clean_BCHW, noisy_BCHW, timestep_B)
         return ReferenceDenoising(denoising, estimate_BCHW, concept, tuple(maps))

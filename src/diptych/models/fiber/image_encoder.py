@@ -5,15 +5,33 @@ Letters: B batch, H W rows and columns of a map, C channels of its stage, L toke
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 from timm.models.swin_transformer import SwinTransformer, SwinTransformerBlock
 from torch import Tensor, nn
 
 from diptych.core.errors import ConfigError
-from diptych.models.detection.padded_swin import pad_before_shift
+from diptych.models.detection.padded_swin import PaddedSwinBlock
 from diptych.models.fiber.gated_cross_attention import GatedCrossAttention
+
+
+class GatedSwinBlock(SwinTransformerBlock):  # type: ignore[misc]  # timm is untyped
+    """timm's block, which may add something to the output of its window attention."""
+
+    def forward(self, x: Tensor, read: Callable[[Tensor], Tensor] | None = None) -> Tensor:
+        """The map after the block. With `read`, a + read(a) takes the place of the attention's output a [B, H, W, C]."""
+        attended_BHWC: Tensor = self._attn(self.norm1(x))
+        if read is not None:
+            attended_BHWC = attended_BHWC + read(attended_BHWC)
+        x = x + self.drop_path1(attended_BHWC)
+        out_BHWC: Tensor = x + self.drop_path2(self.mlp(self.norm2(x)))
+        return out_BHWC
+
+
+class PaddedGatedSwinBlock(GatedSwinBlock, PaddedSwinBlock):
+    """The same for maps of any size (`detection.padded_swin`)."""
 
 
 class FiberImageEncoder(nn.Module):
@@ -74,8 +92,9 @@ class FiberImageEncoder(nn.Module):
             strict_img_size=not any_size,
             always_partition=any_size,
         )
-        if any_size:
-            pad_before_shift(self.net)
+        for module in self.net.modules():
+            if type(module) is SwinTransformerBlock:
+                module.__class__ = PaddedGatedSwinBlock if any_size else GatedSwinBlock
         self.widths, self.strides = [width * 2**n for n in range(len(depths))], [patch * 2**n for n in range(len(depths))]
         self._stage = [stage for stage, depth in enumerate(depths) for _ in range(depth)]
         self._place = [block for depth in depths for block in range(depth)]
@@ -126,13 +145,13 @@ class FiberImageEncoder(nn.Module):
 
     def fuse(self, number: int, x_BHWC: Tensor, text_BLD: Tensor, mask_BL: Tensor) -> Tensor:
         """The fused block of that number on a map that has entered."""
-        block = self._block(self.first + number)
-        attended_BHWC = block._attn(block.norm1(x_BHWC))
-        side = x_BHWC.shape[1:3]
-        added_BHWC = self.gates[number](attended_BHWC.flatten(1, 2), text_BLD, mask_BL).unflatten(1, side)
-        x_BHWC = x_BHWC + block.drop_path1(attended_BHWC + added_BHWC)
-        out_BHWC: Tensor = x_BHWC + block.drop_path2(block.mlp(block.norm2(x_BHWC)))
+        out_BHWC: Tensor = self._block(self.first + number)(x_BHWC, partial(self._read, number, text_BLD, mask_BL))
         return out_BHWC
+
+    def _read(self, number: int, text_BLD: Tensor, mask_BL: Tensor, x_BHWC: Tensor) -> Tensor:
+        """What the gate of that number reads from the text for each place, [B, H, W, C]."""
+        read_BPC: Tensor = self.gates[number](x_BHWC.flatten(1, 2), text_BLD, mask_BL)
+        return read_BPC.unflatten(1, x_BHWC.shape[1:3])
 
     def _block(self, block: int) -> SwinTransformerBlock:
         return self.net.layers[self._stage[block]].blocks[self._place[block]]

@@ -1,12 +1,13 @@
 """FIBER's pre-training: contrast, matching and masked words, with a queue of features and of the inputs behind them.
 
-Contrast runs on separate towers; matching and masked words on fused ones. Letters: B N batch, C channel or all candidates for a
-wrong partner, H W pixels or positions, L tokens, D width, K filled and Q all slots of the queue, M masked positions, V words, A
-answers.
+Contrast runs on separate towers; matching and masked words on fused ones. Letters: B N batch of a process, E batch of all
+processes, C channel or all candidates for a wrong partner, H W pixels or positions, L tokens, D width, K filled and Q all slots of
+the queue, M masked positions, V words, A answers.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Literal
@@ -19,7 +20,7 @@ from diptych.core.rows import Embeddings, Rows
 from diptych.models.fiber.fiber import Fiber
 from diptych.models.layers.feature_queue import FeatureQueue
 from diptych.models.layers.frozen_modules import FrozenModules
-from diptych.models.pairs.matching.matcher import PartnerDraw, sample_columns
+from diptych.models.pairs.matching.matcher import Gather, PartnerDraw, alone, draw_alike, one_process, same_rows, sample_columns
 
 Unfilled = Literal["left_out", "random"]
 Partners = Literal["others", "all"]
@@ -87,8 +88,9 @@ class FiberTraining(nn.Module):
     unfilled    places of the queue that nothing was pushed to yet are left out of the contrast, or hold random values as released
     partners    a wrong partner's share is its softmax over "others", or over "all", the own partner among them, as released
     draw        which wrong partner each row gets, from the logits and from what may be its partner; None: by its share, as
-                `partners` says
+                `partners` says. Partners are drawn from the batch of all processes and the queue
     copy_every  steps after which the frozen copy becomes the model as it is; 0 for no copy
+    gather, gather_rows, world  rows of all processes, as of `MatcherTraining`
     """
 
     random_QD: Tensor
@@ -107,8 +109,12 @@ class FiberTraining(nn.Module):
         partners: Partners = "others",
         draw: PartnerDraw | None = None,
         copy_every: int = 0,
+        gather: Gather = alone,
+        gather_rows: Gather = same_rows,
+        world: Callable[[], tuple[int, int]] = one_process,
     ) -> None:
         super().__init__()
+        self.gather, self.gather_rows, self.world = gather, gather_rows, world
         if unfilled not in ("left_out", "random"):
             raise ConfigError(f"unfilled is {unfilled!r} (expected left_out | random)")
         if partners not in ("others", "all"):
@@ -144,14 +150,17 @@ class FiberTraining(nn.Module):
         image_ND = fiber.image_vector(image_BHWC) if self.compares else None
         text_ND = fiber.text_vector(text_BLD, mask_BL) if self.compares else None
         image_queue_KD, text_queue_KD, group_K = self._held(group_B)
+        group_E = self._everywhere(group_B)
+        row_N = self.world()[0] * len(group_B) + torch.arange(len(group_B), device=group_B.device)
         own_N2 = wrong_text_N2 = wrong_image_N2 = wrong_N = None
         if fiber.fits is not None and image_ND is not None and text_ND is not None:
-            may_NC = group_B[:, None] != torch.cat([group_B, group_K])
-            wrong_N = may_NC.any(1)
-            text_N = self._wrong(image_ND, text_ND, text_queue_KD, may_NC)
-            image_N = self._wrong(text_ND, image_ND, image_queue_KD, may_NC)
-            wrong_BL, wrong_mask_BL = self._texts(text_N, text_BL, mask_BL)
-            wrong_BHWC = fiber.image_features(self._images(image_N, image_BCHW))
+            every_image_ED, every_text_ED = self._everywhere(image_ND), self._everywhere(text_ND)
+            may_EC = group_E[:, None] != torch.cat([group_E, group_K])
+            wrong_N = may_EC[row_N].any(1)
+            text_N = self._wrong(every_image_ED, every_text_ED, text_queue_KD, may_EC)[row_N]
+            image_N = self._wrong(every_text_ED, every_image_ED, image_queue_KD, may_EC)[row_N]
+            wrong_BL, wrong_mask_BL = self._texts(text_N, self._everywhere(text_BL), self._everywhere(mask_BL))
+            wrong_BHWC = fiber.image_features(self._images(image_N, self._everywhere(image_BCHW)))
             own_N2, wrong_text_N2, wrong_image_N2 = (
                 fiber.fits(fiber.fuse(*pair).pooled_BD)
                 for pair in (
@@ -162,8 +171,9 @@ class FiberTraining(nn.Module):
             )
         fit_N2 = fits_N = None
         if fiber.fits is not None and not self.compares:
-            place_N, fits_N = half_mismatched(group_B)
-            fit_N2 = fiber.fits(fiber.fuse(image_BHWC[place_N], text_BLD, mask_BL).pooled_BD)
+            place_N, fits_N = (self.gather(x_E.long())[0][row_N] for x_E in half_mismatched(group_E))
+            shown_BHWC = self.gather_rows(image_BHWC)[place_N].to(image_BHWC)
+            fit_N2 = fiber.fits(fiber.fuse(shown_BHWC, text_BLD, mask_BL).pooled_BD)
         word_NMV = caption_BLV = old_BLV = answer_BA = None
         if masked_BL is not None and place_BM is not None:
             assert fiber.guess is not None
@@ -184,7 +194,7 @@ class FiberTraining(nn.Module):
             self._padded(image_queue_KD, self.random_QD),
             self._padded(text_queue_KD, self.random_text_QD),
             torch.cat([group_K, group_K.new_full((max(0, len(self.random_QD) - len(group_K)),), -1)]),
-            self.temperature_1,
+            self.temperature_1.clone(),  # a sharded parameter is whole only while the model is at work
             own_N2,
             wrong_text_N2,
             wrong_image_N2,
@@ -227,11 +237,17 @@ class FiberTraining(nn.Module):
         self.image_queue.push_(image_ND, group_N)
         self.text_queue.push_(text_ND, group_N)
 
-    def _wrong(self, side_ND: Tensor, other_ND: Tensor, queue_KD: Tensor, may_NC: Tensor) -> Tensor:
-        """A wrong partner for each row [N], out of the batch and the queue behind it."""
+    def _everywhere(self, x_N: Tensor) -> Tensor:
+        """Rows of all processes [E, ...], without gradient. As integers, since not every backend gathers booleans."""
+        if x_N.dtype == torch.bool:
+            return self.gather(x_N.to(torch.uint8)).flatten(0, 1).bool()
+        return self.gather(x_N).flatten(0, 1)
+
+    def _wrong(self, side_ED: Tensor, other_ED: Tensor, queue_KD: Tensor, may_EC: Tensor) -> Tensor:
+        """A wrong partner for each row [E], out of the batch and the queue behind it."""
         with torch.no_grad():
-            share_NC = side_ND @ torch.cat([other_ND, queue_KD]).T / self.temperature_1
-            return self.draw(share_NC.float(), may_NC)
+            share_EC = side_ED @ torch.cat([other_ED, queue_KD]).T / self.temperature_1
+            return draw_alike(self.draw, share_EC.float(), may_EC, self.gather)
 
     def _held(self, group_B: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         if self.image_queue is None or self.text_queue is None:

@@ -50,6 +50,7 @@ OPENERS = {
     "svlc": "diptych.models.io.releases.clip_files:open_released",
     "tfjs": "diptych.models.io.foreign.centernet:CenterNet.open",
     "tips": "diptych.models.io.releases.tips:open_released",
+    "unlocked": "diptych.models.io.packaged_pair:open_unlocked",
     "ulip": "diptych.models.points.released:open_released",
     "uni3d": "diptych.models.points.uni3d_released:open_uni3d",
     "xclip": "diptych.models.video.released:open_released",

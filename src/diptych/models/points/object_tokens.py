@@ -29,6 +29,7 @@ class ObjectTokenSettings:
                    Linear, GELU, Linear on unit-norm features (Chat-3D v2.1, Chat-Scene)
     relation       a second token from an attention layer over the objects of the room ("attributes")
     feature_width  of the features of an object (Uni3D: 1,024)
+    image_width    of an object's features from images, a second token with "projection" (Chat-Scene: DINOv2's 1,024); 0 for none
     attribute_width  of size and colour each
     token_norm, relation_norm  norms of both tokens; 0 takes the mean norm of the language model's own embeddings
     position_share  weight of an object's projected centre in the input of the relation layer
@@ -38,6 +39,7 @@ class ObjectTokenSettings:
     kind: TokenKind = "attributes"
     relation: bool = True
     feature_width: int = 1024
+    image_width: int = 0
     attribute_width: int = 512
     token_norm: float = 200.0
     relation_norm: float = 50.0
@@ -45,15 +47,17 @@ class ObjectTokenSettings:
     token_dropout: float = 0.1
 
     def __post_init__(self) -> None:
-        if self.kind not in get_args(TokenKind) or (self.relation and self.kind == "projection"):
+        projected = self.kind == "projection"
+        if self.kind not in get_args(TokenKind) or (self.relation if projected else self.image_width):
             raise ConfigError(
-                f"kind {self.kind!r}, relation {self.relation} (expected attributes | projection, and a relation token with attributes)"
+                f"kind {self.kind!r}, relation {self.relation}, image_width {self.image_width} (expected attributes | projection, a "
+                "relation token with attributes, and an image token with projection)"
             )
 
     @property
     def count(self) -> int:
         """Tokens of a thing."""
-        return 1 + self.relation
+        return 1 + self.relation + (self.image_width > 0)
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -100,6 +104,8 @@ class ObjectTokens(nn.Module):
         self.token_norm, self.relation_norm = settings.token_norm or norm, settings.relation_norm or norm
         if settings.kind == "projection":
             self.project = nn.Sequential(nn.Linear(settings.feature_width, width), nn.GELU(), nn.Linear(width, width))
+            if settings.image_width:
+                self.project_image = nn.Sequential(nn.Linear(settings.image_width, width), nn.GELU(), nn.Linear(width, width))
             return
         self.size, self.colour = nn.Linear(3, attribute), nn.Linear(3, attribute)
         self.project = nn.Sequential(
@@ -116,21 +122,24 @@ class ObjectTokens(nn.Module):
     def attributes(self, feature_BMF: Tensor, box_BM6: Tensor, colour_BM3: Tensor) -> Tensor:
         """Return [B, M, D], before the norm is set."""
         if self.settings.kind == "projection":
-            projected: Tensor = self.project(F.normalize(feature_BMF, dim=-1))
+            projected: Tensor = self.project(F.normalize(feature_BMF[..., : self.settings.feature_width], dim=-1))
             return projected
         parts = [feature_BMF, self.size(box_BM6[..., 3:]), self.colour(colour_BM3)]
         attribute_BMD: Tensor = self.project(torch.cat(parts, -1))
         return attribute_BMD
 
     def forward(self, feature_BMF: Tensor, box_BM6: Tensor, colour_BM3: Tensor, open_BM: Tensor) -> Tensor:
-        """feature_BMF  of objects; box_BM6: centres and extents in metres; colour_BM3: mean colour in 0..1; open_BM:
-        True for real ones.
+        """feature_BMF  of objects, with those from images behind them; box_BM6: centres and extents in metres; colour_BM3:
+        mean colour in 0..1; open_BM: True for real ones.
 
         The relation token is what the layer adds to an object's attributes; no gradient from it reaches the attributes.
         """
         attribute_BMD = self.attributes(feature_BMF, box_BM6, colour_BM3)
         if self.settings.kind == "projection":
-            return attribute_BMD[:, :, None]
+            if not self.settings.image_width:
+                return attribute_BMD[:, :, None]
+            image_BMD = self.project_image(F.normalize(feature_BMF[..., self.settings.feature_width :], dim=-1))
+            return torch.stack([attribute_BMD, image_BMD], 2)
         tokens = [F.normalize(attribute_BMD, dim=-1) * self.token_norm]
         if self.settings.relation:
             still_BMD = attribute_BMD.detach()

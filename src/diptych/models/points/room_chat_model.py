@@ -117,7 +117,7 @@ class RoomChatModel:
                 return torch.from_numpy(np.asarray(x))[None].to(weight)
 
             open_1M = torch.ones(1, len(things.box_M6), dtype=torch.bool, device=weight.device)
-            given = things.point_MKF if self.model.points else things.feature_MF
+            given = things.point_MKF if self.model.points else things.features(images=self.model.settings.image_width > 0)
             token_1MCD = self.model.things(one(given), one(things.placed_M6), one(things.colour_M3), open_1M)
             for some in parts(requests, AT_ONCE):
                 rows = [self.prompt.pieces(assignment, text, None, tokens=self.model.settings.count) for text in some]

@@ -1,6 +1,6 @@
 """Language model as a policy over tokens, with a separate value model.
 
-Letters: N rows, P tokens per prompt, L tokens per answer, V vocabulary, D width.
+Letters: N rows, E episodes (answers), P tokens per prompt, L tokens per answer, V vocabulary, D width.
 """
 
 from __future__ import annotations
@@ -42,13 +42,16 @@ class LanguagePolicy(nn.Module):
     def train(self, mode: bool = True) -> Self:
         return super().train(mode and self.dropout)
 
-    def forward(self, prompt_NP: Tensor, there_NP: Tensor, answer_NL: Tensor, place_N: Tensor) -> ActionLogits:
-        """Return the logits of the next token at `place_N` of each answer, given the tokens before it,
-        and the value of that state.
+    def forward(self, prompt_EP: Tensor, there_EP: Tensor, answer_EL: Tensor, episode_N: Tensor, place_N: Tensor) -> ActionLogits:
+        """Return the logits of the next token at `place_N` of answer `episode_N`, given the tokens before it,
+        and the value of that state. An answer is computed once for all of its tokens, unless there are fewer rows than answers.
         """
-        row_N = torch.arange(len(place_N), device=place_N.device)
-        logit_NLV = answer_logits(self.policy, prompt_NP, there_NP, answer_NL)
-        return ActionLogits(logit_NLV[row_N, place_N], self.values(prompt_NP, there_NP, answer_NL)[row_N, place_N])
+        given = (prompt_EP, there_EP, answer_EL)
+        if len(episode_N) < len(answer_EL):
+            given = (prompt_EP[episode_N], there_EP[episode_N], answer_EL[episode_N])
+            episode_N = torch.arange(len(episode_N), device=episode_N.device)
+        logit_ELV = answer_logits(self.policy, *given)
+        return ActionLogits(logit_ELV[episode_N, place_N], self.values(*given)[episode_N, place_N])
 
     def values(self, prompt_NP: Tensor, there_NP: Tensor, answer_NL: Tensor) -> Tensor:
         """Return values [N, L] of the states before each token of the answers."""

@@ -1,4 +1,4 @@
-"""Bridge with region prompts, whose reference tokens are decoded into boxes and masks (REF-VLM, 2503.07413).
+"""Bridge with region prompts, whose reference tokens are decoded into boxes, masks and key points (REF-VLM, 2503.07413).
 
 Letters: B batch, L positions, N regions, G tokens per region, P patches, F features, D width of the language model,
 R references, H W.
@@ -19,6 +19,7 @@ from diptych.models.bridges.answers import answer_nll
 from diptych.models.bridges.bridge import AnswerLikelihood, Bridge
 from diptych.models.bridges.splice import norm_kurtosis, norm_ratio
 from diptych.models.detection.backbone import DetectionBackbone
+from diptych.models.referring.point_decoder import DecodedPoints, TargetPointDecoder
 from diptych.models.referring.region_prompts import RegionPrompts
 from diptych.models.referring.target_decoders import TargetBoxDecoder, TargetMaskDecoder
 
@@ -27,12 +28,14 @@ from diptych.models.referring.target_decoders import TargetBoxDecoder, TargetMas
 class ReferringFeatures(AnswerLikelihood):
     """box_BR4    box of each reference, cxcywh in 0..1
     mask_BRHW  mask logits of the first references of each row, up to the size of the mask decoder; None without that decoder
+    points     key points of the first references of each row, up to the size of their decoder; None without that decoder
     open_BR    True for the references of a row, in order
     chance_BR  probability of each reference given what precedes it
     """
 
     box_BR4: Rows[Tensor]
     mask_BRHW: Rows[Tensor] | None
+    points: DecodedPoints | None
     open_BR: Rows[Tensor]
     chance_BR: Rows[Tensor]
 
@@ -54,15 +57,16 @@ class ReferringBridge(Bridge):
         backbone: DetectionBackbone,
         boxes: TargetBoxDecoder,
         masks: TargetMaskDecoder | None,
+        points: TargetPointDecoder | None = None,
         reference_id: int,
         decodes: bool = True,
         fixed_backbone: bool = True,
         **options: Any,
     ) -> None:
         super().__init__(*parts, **options)
-        self.regions, self.backbone, self.boxes, self.masks = regions, backbone, boxes, masks
+        self.regions, self.backbone, self.boxes, self.masks, self.points = regions, backbone, boxes, masks, points
         self.reference_id = reference_id
-        for part in (regions, backbone, boxes, masks):
+        for part in (regions, backbone, boxes, masks, points):
             if part is not None and (not decodes or (part is backbone and fixed_backbone)):
                 part.requires_grad_(False)
 
@@ -75,7 +79,7 @@ class ReferringBridge(Bridge):
         region_BNHW: Tensor | None = None,
         given_BN: Tensor | None = None,
     ) -> ReferringFeatures:
-        """Return the likelihood of answers, and the boxes and masks of their references.
+        """Return the likelihood of answers, and boxes, masks and key points of their references.
 
         image_BCHW   for the image encoder; large_BCHW for the backbone
         most         references per row that are decoded; further ones are dropped
@@ -110,8 +114,12 @@ class ReferringBridge(Bridge):
         if self.masks is not None:
             count = min(most, self.masks.queries.position.num_embeddings)
             mask_BRHW = self.masks(maps, state_BRD[:, :count], open_BR[:, :count])
+        points = None
+        if self.points is not None:
+            count = min(most, self.points.size.point_queries)
+            points = self.points(maps, state_BRD[:, :count], open_BR[:, :count])
         box_BR4 = self.boxes(maps, state_BRD, open_BR)
-        return ReferringFeatures(nll_B, count_B, hit_B, ratio, kurtosis, box_BR4, mask_BRHW, open_BR, chance_BR)
+        return ReferringFeatures(nll_B, count_B, hit_B, ratio, kurtosis, box_BR4, mask_BRHW, points, open_BR, chance_BR)
 
     def maps(self, feature_BPF: Tensor, large_BCHW: Tensor) -> list[Tensor]:
         """Return the maps of the backbone, then the patches of the image encoder as a square map."""

@@ -35,6 +35,7 @@ from diptych.models.detection.backbone import detection_backbone
 from diptych.models.io.card import described_card
 from diptych.models.io.folder import fingerprint, load_weights, parameters, read_config, write_model
 from diptych.models.io.inference import evaluating, parts
+from diptych.models.referring.point_decoder import DecodedPoints, TargetPointDecoder
 from diptych.models.referring.referring_bridge import ReferringBridge
 from diptych.models.referring.region_prompts import RegionPrompts
 from diptych.models.referring.target_decoders import DecoderSize, TargetBoxDecoder, TargetMaskDecoder
@@ -51,6 +52,7 @@ class ReferringShape:
     backbone   name and options of the image pyramid
     decoders   `DecoderSize`
     masks      whether there is a mask decoder
+    points     key points of a body; 0: no decoder of them
     reference_id  id of the reference token
     """
 
@@ -60,6 +62,7 @@ class ReferringShape:
     decoders: DecoderSize
     masks: bool
     reference_id: int
+    points: int = 0
 
     def build(self, encoder: Tower, language: LanguageModel, **options: Any) -> ReferringBridge:
         """Build a bridge with newly initialised parts; `options` are those of `ReferringBridge`."""
@@ -75,6 +78,7 @@ class ReferringShape:
             backbone=backbone,
             boxes=TargetBoxDecoder(channels, language.width, self.decoders),
             masks=TargetMaskDecoder(channels, language.width, self.decoders) if self.masks else None,
+            points=TargetPointDecoder(channels, language.width, self.decoders, self.points) if self.points else None,
             reference_id=self.reference_id,
             **options,
         )
@@ -88,6 +92,7 @@ class ReferringAnswer:
     box_R4    float32 xyxy pixels of each reference in order; score_R: probability of each reference token
     masks     of each reference, bool [H, W], where its unit is "mask"; else None
     written   the text as it was written
+    point_RK3 float32 key points of each reference: x, y in pixels, and 1 where they are visible, else 0; None without their decoder
     """
 
     read: TripletAnswer
@@ -95,6 +100,7 @@ class ReferringAnswer:
     score_R: npt.NDArray[np.float32]
     masks: tuple[Mask | None, ...]
     written: str
+    point_RK3: npt.NDArray[np.float32] | None = None
 
     def named(self, names: Sequence[str]) -> list[tuple[str, int]]:
         """Return name and number of each reference: the phrase of its triplet.
@@ -207,7 +213,8 @@ class ReferringModel:
             for number in triplet.references:
                 if triplet.unit == "mask" and made.mask_BRHW is not None and number < min(count, made.mask_BRHW.shape[1]):
                     masks[number] = frame.mask_to_pixels(made.mask_BRHW[row, number].float().sigmoid().cpu().numpy())
-        return ReferringAnswer(read, box_R4, made.chance_BR[row, :count].float().cpu().numpy(), tuple(masks), text)
+        points = None if made.points is None else _points(made.points, row, count, frame)
+        return ReferringAnswer(read, box_R4, made.chance_BR[row, :count].float().cpu().numpy(), tuple(masks), text, points)
 
     def ground(
         self, images: Sequence[ImageSource], queries: Sequence[PhraseQuery], *, top: int = 100, batch_size: int = 16
@@ -342,6 +349,13 @@ class ReferringModel:
             max_tokens=config["max_tokens"],
             card=config.get("card"),
         )
+
+
+def _points(made: DecodedPoints, row: int, count: int, frame: SquareFrame) -> npt.NDArray[np.float32]:
+    share_RK2 = made.point_BRK2[row, :count].float().cpu().numpy()
+    pixel_RK2 = frame.to_pixels(np.concatenate([share_RK2, share_RK2], -1))[:, :2].reshape(share_RK2.shape)
+    visible_RK = made.visible()[row, :count].float().cpu().numpy()
+    return np.concatenate([pixel_RK2, visible_RK[..., None]], -1)
 
 
 def _best(answer: ReferringAnswer, top: int) -> PhraseBoxes:

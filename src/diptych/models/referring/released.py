@@ -37,6 +37,25 @@ PARTS = {
     "visual_decoder.mask.mask_embedder.2.0.": "masks.embedder.4.",
 }
 """Prefixes of names in the release and here; the rest of the name is the same."""
+POSE = {
+    "in_proj_visual_feats.": "visual.",
+    "in_proj_queries.": "map.",
+    "kpt_embedding.": "kind.",
+    "query_position_embeddings.": "position.",
+    "decoder.": "decoder.",
+    "kpt_classifier.": "visible.",
+    **{
+        f"{theirs}_predictor.layers.{n}.": f"{ours}.{2 * n}."
+        for theirs, ours in (("box", "box"), ("kpt", "point"))
+        for n in range(3)
+    },
+}
+PARTS |= {f"visual_decoder.pose.kpt_decoder.{theirs}": f"points.{ours}" for theirs, ours in POSE.items()}
+PARTS |= {
+    theirs.replace(".box.", ".pose.box_decoder."): ours.replace("boxes.", "points.first.")
+    for theirs, ours in PARTS.items()
+    if theirs.startswith("visual_decoder.box.")
+}
 UNREAD = ("visual_decoder.mask.queries_embedder.", "visual_encoder.")
 """Ignored tensors: an unused embedding, and the image encoder, which is CLIP's as published."""
 KEPT = ("encoder.", "backbone.")
@@ -50,7 +69,7 @@ def own_name(name: str) -> str:
     for theirs, ours in PARTS.items():
         if name.startswith(theirs):
             return ours + name.removeprefix(theirs)
-    raise DataError(f"tensor {name} is unknown", expected="the weights of REF-VLM's box and mask decoders, projector and Vicuna")
+    raise DataError(f"tensor {name} is unknown", expected="the weights of REF-VLM's decoders, projector and Vicuna")
 
 
 @torch.no_grad()

@@ -24,9 +24,9 @@ from diptych.models.layers.sine_position import map_sine
 
 @dataclass(frozen=True, slots=True)
 class DecoderSize:
-    """Sizes of both decoders.
+    """Sizes of the decoders.
 
-    box_queries, mask_queries  number of decoded references per row, padding included
+    box_queries, mask_queries, point_queries  number of decoded references per row, padding included
     width, heads, mlp_width, layers  of the decoder layers
     dropout       of their outputs
     mask_width    of mask features and of the pyramid before them, a multiple of 32
@@ -35,6 +35,7 @@ class DecoderSize:
 
     box_queries: int = 100
     mask_queries: int = 30
+    point_queries: int = 100
     width: int = 256
     heads: int = 8
     mlp_width: int = 2048
@@ -44,9 +45,14 @@ class DecoderSize:
     open_padding: bool = True
 
     def __post_init__(self) -> None:
-        if min(self.box_queries, self.mask_queries, self.layers) < 1 or self.width % (2 * self.heads) or self.mask_width % 32:
+        if (
+            min(self.box_queries, self.mask_queries, self.point_queries, self.layers) < 1
+            or self.width % (2 * self.heads)
+            or self.mask_width % 32
+        ):
             raise ConfigError(
-                f"box_queries {self.box_queries}, mask_queries {self.mask_queries}, layers {self.layers}, width {self.width}, mask_width "
+                f"box_queries {self.box_queries}, mask_queries {self.mask_queries}, point_queries {self.point_queries}, "
+                f"layers {self.layers}, width {self.width}, mask_width "
                 f"{self.mask_width} (expected 1 or more; a multiple of twice the heads; a multiple of 32)"
             )
 
@@ -128,6 +134,10 @@ class StateQueries(nn.Module):
         """Return [B, R, D] for states [B, R, E] that are real where `open_BR` is True.
         Raises ShapeError if there are more than queries.
         """
+        return self.padded(state_BRE, open_BR, memory_BDHW)[0][:, : state_BRE.shape[1]]
+
+    def padded(self, state_BRE: Tensor, open_BR: Tensor, memory_BDHW: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Return [B, Q, D], padding included, and which queries may be attended to; None for all."""
         given, queries = state_BRE.shape[1], self.position.num_embeddings
         if given > queries:
             raise ShapeError(f"{given} references of a row for a decoder of {queries} queries (expected that many at most)")
@@ -138,7 +148,7 @@ class StateQueries(nn.Module):
             open_BQ = F.pad(open_BR, (0, queries - given))
             open_BQ = open_BQ | ~open_BQ.any(1, keepdim=True)  # rows without references attend to padding
         decoded_BQD: Tensor = self.decoder(query_BQD, self.position.weight, memory_BDHW, open_BQ)
-        return decoded_BQD[:, :given]
+        return decoded_BQD, open_BQ
 
 
 class TargetBoxDecoder(nn.Module):
@@ -157,11 +167,15 @@ class TargetBoxDecoder(nn.Module):
 
     def forward(self, maps: Sequence[Tensor], state_BRE: Tensor, open_BR: Tensor) -> Tensor:
         """Return boxes [B, R, 4], cxcywh in 0..1."""
+        box_BR4: Tensor = self.predictor(self.queries(state_BRE, open_BR, self.memory(maps))).sigmoid()
+        return box_BR4
+
+    def memory(self, maps: Sequence[Tensor], visual: nn.Linear | None = None) -> Tensor:
+        """Return the memory [B, D, H, W] of the maps, by `visual` or the decoder's own layer."""
         side = maps[0].shape[-2:]
         joined_BCHW = torch.cat([F.interpolate(one, size=side, mode="bilinear", align_corners=False) for one in maps], 1)
-        memory_BDHW = self.visual(joined_BCHW.movedim(1, -1)).movedim(-1, 1)
-        box_BR4: Tensor = self.predictor(self.queries(state_BRE, open_BR, memory_BDHW)).sigmoid()
-        return box_BR4
+        memory_BDHW: Tensor = (visual or self.visual)(joined_BCHW.movedim(1, -1)).movedim(-1, 1)
+        return memory_BDHW
 
 
 class TargetMaskDecoder(nn.Module):

@@ -8,13 +8,14 @@ from torch import Tensor, nn
 
 from diptych.core.errors import ConfigError
 from diptych.models.layers.synced_batch_norm import SyncedBatchNorm
+from diptych.models.layers.transformer import l2_normalise
 from diptych.models.towers.outputs import Tower, TowerOutput
 
-Head = Literal["batch_norm", "gelu", "mlp", "cxr_bert", "normed_mlp"]
+Head = Literal["batch_norm", "gelu", "mlp", "cxr_bert", "normed_mlp", "norm_mlp"]
 
 
 class HeadedTower(Tower):
-    """Adds one of five heads to the pooled vector of `inner`. Tokens are unchanged; `head` can be applied to them, too.
+    """Adds one of six heads to the pooled vector of `inner`. Tokens are unchanged; `head` can be applied to them, too.
 
     batch_norm  Linear, batch norm over all processes, ReLU: with the dual encoder's projection (give it a bias) the projector of two
                 layers of GroupViT (2202.11094)
@@ -28,15 +29,29 @@ class HeadedTower(Tower):
     normed_mlp  Linear into `middle` dimensions, batch norm, ReLU, Linear into `hidden`,
                 batch norm without weights: MGCA's
                             head (2210.06044), which maps into the joint space; PyTorch's default initialisation
+    norm_mlp    layer norm, Linear into `middle` dimensions, GELU, dropout, Linear into `hidden`: the head of recipe `locked`, which maps
+                into the joint space
+
+    unit  the pooled vector of `inner` is scaled to norm 1 before the head
 
     Batch norm uses the whole batch: with gradient caching it would normalise within a chunk.
     """
 
-    def __init__(self, inner: Tower, hidden: int, *, kind: Head = "batch_norm", std: float = 0.01, middle: int = 2048) -> None:
+    def __init__(
+        self,
+        inner: Tower,
+        hidden: int,
+        *,
+        kind: Head = "batch_norm",
+        std: float = 0.01,
+        middle: int = 2048,
+        dropout: float = 0.0,
+        unit: bool = False,
+    ) -> None:
         super().__init__()
         if kind not in get_args(Head):
             raise ConfigError(f"kind of a head is {kind!r} (expected {' | '.join(get_args(Head))})")
-        self.inner, self.width = inner, hidden
+        self.inner, self.width, self.unit = inner, hidden, unit
         if kind == "gelu":
             first, second = nn.Linear(inner.width, hidden), nn.Linear(hidden, hidden)
             for layer in (first, second):
@@ -65,6 +80,10 @@ class HeadedTower(Tower):
                 nn.Linear(inner.width, between, bias=False), nn.GELU(), nn.Linear(between, hidden, bias=False)
             )
             self.projects = True
+        elif kind == "norm_mlp":
+            first, second = nn.Linear(inner.width, middle), nn.Linear(middle, hidden)
+            self.head = nn.Sequential(nn.LayerNorm(inner.width), first, nn.GELU(), nn.Dropout(dropout), second)
+            self.projects = True
         else:
             self.head = nn.Sequential(nn.Linear(inner.width, hidden), SyncedBatchNorm(hidden), nn.ReLU(inplace=True))
         self.image_size: Any = getattr(inner, "image_size", None)
@@ -75,7 +94,7 @@ class HeadedTower(Tower):
 
     def forward(self, *inputs: Any) -> TowerOutput:
         output = self.inner(*inputs)
-        pooled_BH: Tensor = self.head(output.pooled_BD)
+        pooled_BH: Tensor = self.head(l2_normalise(output.pooled_BD) if self.unit else output.pooled_BD)
         return TowerOutput(output.tokens_BPD, output.mask_BP, pooled_BH)
 
 

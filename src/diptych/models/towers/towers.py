@@ -6,8 +6,9 @@ image  vit_micro, vit_tiny, vit_b32, vit_b16, vit_l14 (CLIP's), vit_bigg14 (open
        efficientnet_b7, efficientnet_l2 (ALIGN's, without head convolution), eva_g14 (BLIP-2's: EVA without its last block, the class
        token among its tokens), timm:NAME (any model of timm)
 text   text_micro, text_tiny, text_clip, text_clip_l (CLIP's for B and L), text_clip_bigg, text_slip (SLIP's), text_siglip
-       (SigLIP's for B), text_tips (TIPS'), bert_micro, bert_tiny, bert_b6 (lower half), bert_b, bert_l (fresh weights, pooled at the first
-       token unless pooling says "mean" or "pooler"), hf:FOLDER (any encoder of transformers, with its weights)
+       (SigLIP's for B), text_tips (TIPS'), bert_micro, bert_tiny, bert_b6 (lower half), bert_b, bert_l, roberta_tiny, roberta_b, bart_b
+       (BART's encoder; fresh weights, pooled at the first token unless pooling says "mean" or "pooler"), hf:FOLDER (any encoder of
+       transformers, with its weights)
 
 vit, dense and transformer are these with every size given; headed_image and headed_text add a head to another tower,
 peak_image and peak_text the maximum over projected tokens, adapted_image and adapted_text adapters in its blocks;
@@ -55,19 +56,43 @@ def _eva(*, model: str, image_size: int, blocks: int, prefix: bool) -> Tower:
     return TimmTower(model=model, image_size=image_size, blocks=blocks, prefix=prefix)
 
 
+ROBERTA = {
+    "max_position_embeddings": 514,
+    "type_vocab_size": 1,
+    "layer_norm_eps": 1e-5,
+    "bos_token_id": 0,
+    "eos_token_id": 2,
+}
+
+
 def _bert(*, vocab_size: int, length: int, width: int, layers: int, heads: int, pooling: str = "cls") -> Tower:
     from diptych.models.towers.packaged.hf_text import Pooled, TransformersText
 
-    config = {
-        "model_type": "bert",
-        "vocab_size": vocab_size,
-        "hidden_size": width,
-        "num_hidden_layers": layers,
-        "num_attention_heads": heads,
-        "intermediate_size": 4 * width,
-    }
+    config = _encoder_config("bert", vocab_size, width, layers, heads)
     poolings: dict[str, Pooled] = {"cls": "cls", "pooler": "pooler"}
     return TransformersText(config=config, pooling=poolings.get(pooling, "mean"), length=length)
+
+
+def _bart(*, vocab_size: int, length: int, width: int, layers: int, heads: int, pad_id: int = 1, pooling: Any = "cls") -> Tower:
+    from diptych.models.towers.packaged.hf_text import bart_encoder
+
+    sizes = {"length": length, "width": width, "layers": layers, "heads": heads}
+    return bart_encoder(vocab_size=vocab_size, pad_id=pad_id, pooling=pooling, **sizes)
+
+
+def _roberta(
+    *, vocab_size: int, length: int, width: int, layers: int, heads: int, pad_id: int = 1, pooling: str = "cls"
+) -> Tower:
+    """RoBERTa (1907.11692): real tokens are counted from position `pad_id` + 1 on, padding has position `pad_id`."""
+    from diptych.models.towers.packaged.hf_text import TransformersText
+
+    config = _encoder_config("roberta", vocab_size, width, layers, heads) | ROBERTA | {"pad_token_id": pad_id}
+    return TransformersText(config=config, pooling="cls" if pooling == "cls" else "mean", length=length)
+
+
+def _encoder_config(kind: str, vocab_size: int, width: int, layers: int, heads: int) -> dict[str, Any]:
+    sizes = {"hidden_size": width, "num_hidden_layers": layers, "num_attention_heads": heads, "intermediate_size": 4 * width}
+    return {"model_type": kind, "vocab_size": vocab_size, **sizes}
 
 
 def _hf_image(*, config: dict[str, Any], image_size: int | None = None, drop_path: float = 0.0) -> Tower:
@@ -100,20 +125,7 @@ def _xlm_roberta(
     *, vocab_size: int, length: int, width: int, layers: int, heads: int, out: int, pad_id: int = 1, eot_id: int | None = None
 ) -> Tower:
     """As in open_clip: the mean of the tokens, then an MLP into the joint space."""
-    encoder = {
-        "model_type": "xlm-roberta",
-        "vocab_size": vocab_size,
-        "hidden_size": width,
-        "num_hidden_layers": layers,
-        "num_attention_heads": heads,
-        "intermediate_size": 4 * width,
-        "max_position_embeddings": 514,
-        "type_vocab_size": 1,
-        "layer_norm_eps": 1e-5,
-        "pad_token_id": pad_id,
-        "bos_token_id": 0,
-        "eos_token_id": 2,
-    }
+    encoder = _encoder_config("xlm-roberta", vocab_size, width, layers, heads) | ROBERTA | {"pad_token_id": pad_id}
     config = {
         "hf_model_name": "xlm-roberta-base",
         "hf_proj_type": "mlp",
@@ -123,26 +135,23 @@ def _xlm_roberta(
     return _open_clip_text(config=config, width=out, quick_gelu=False, encoder=encoder, length=length)
 
 
-def _headed_image(
-    *, inner: dict[str, Any], hidden: int, kind: Any = "batch_norm", middle: int = 2048, image_size: int | None = None
-) -> Tower:
+def _headed_image(*, inner: dict[str, Any], hidden: int, image_size: int | None = None, **head: Any) -> Tower:
     from diptych.models.towers.headed import HeadedTower
 
-    return HeadedTower(image_tower(**inner), hidden, kind=kind, middle=middle)
+    return HeadedTower(image_tower(**inner), hidden, **head)
 
 
 def _headed_text(
     *,
     inner: dict[str, Any],
     hidden: int,
-    kind: Any = "batch_norm",
-    middle: int = 2048,
     vocab_size: int | None = None,
     length: int | None = None,
+    **head: Any,
 ) -> Tower:
     from diptych.models.towers.headed import HeadedTower
 
-    return HeadedTower(text_tower(**inner), hidden, kind=kind, middle=middle)
+    return HeadedTower(text_tower(**inner), hidden, **head)
 
 
 def _adapted_image(*, inner: dict[str, Any], adapters: dict[str, Any], image_size: int | None = None) -> Tower:
@@ -325,6 +334,9 @@ TEXT: dict[str, Preset] = {
     "bert_b6": (_bert, {"length": 64, "width": 768, "layers": 6, "heads": 12}),
     "bert_b": (_bert, {"length": 64, "width": 768, "layers": 12, "heads": 12}),
     "bert_l": (_bert, {"length": 64, "width": 1024, "layers": 24, "heads": 16}),
+    "roberta_tiny": (_roberta, {"length": 64, "width": 128, "layers": 2, "heads": 2}),
+    "roberta_b": (_roberta, {"length": 64, "width": 768, "layers": 12, "heads": 12}),
+    "bart_b": (_bart, {"length": 64, "width": 768, "layers": 6, "heads": 12}),
     "xlm_roberta_tiny": (_xlm_roberta, {"length": 64, "width": 64, "layers": 2, "heads": 4, "out": 64}),
     "xlm_roberta_b": (_xlm_roberta, {"length": 77, "width": 768, "layers": 12, "heads": 12, "out": 512}),
     "open_clip_text": (_open_clip_text, {}),

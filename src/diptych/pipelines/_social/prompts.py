@@ -35,16 +35,20 @@ PIPA: dict[str, str] = {
 """The 16 relations of PIPA in their order, with our own definitions."""
 PISC: dict[str, str] = {
     "friends": "people who are close and not related",
-    "family": "people who are related, or parents and children",
+    "family-members": "people who are related, or parents and children",
     "couple": "people who love each other or are married",
     "professional": "people who work, learn or perform together",
     "commercial": "somebody who sells or serves, and a customer",
-    "no relation": "people who do not know each other",
+    "no-relationship": "people who do not know each other",
 }
-"""The 6 relations of PISC, with our own definitions."""
+"""The 6 relations of PISC by their released names, with our own definitions."""
 RELATIONS: dict[str, dict[str, str]] = {"pipa": PIPA, "pisc": PISC}
 SEGMENTS = ("system", "prelude", "relationship", "example")
 """Slots of the reasoning prompt, in order."""
+RULE = "*" * 64
+"""Line around the example of the reasoning prompt."""
+VICUNA = (" USER: ", " ASSISTANT: ")
+"""Text before the turns of a conversation with Vicuna."""
 STORYTELLER = (
     "You write one fluent paragraph from statements about a picture.\n"
     "- Say how people and things stand to each other, and what the people do with each other.\n"
@@ -83,9 +87,9 @@ class Segments:
         prelude = f"You are an expert of social relations. Two people in a picture have one of these relations: {names}."
         defined = "\n".join(f"{row}. <{name}>: {words}." for row, (name, words) in enumerate(relations.items(), start=1))
         example = (
-            "Example:\n[1. image description]: <P1> and <P2> stand in an office before a screen <O1>, and both wear a badge.\n"
-            f"[2. Question]: {question_about('P1', 'P2', relations)}\n"
-            f"[3. Answer]: {answer_words(first)} Their place and clothes suggest it."
+            "[1. image description]:\n<P1> and <P2> stand in an office before a screen <O1>, and both wear a badge.\n\n"
+            f"[2. Question]: \n{question_about('P1', 'P2', relations)}\n\n"
+            f"[3. Answer]: {answer_words(first)}. Their place and clothes suggest it."
         )
         return cls(rules, prelude, defined, example)
 
@@ -130,24 +134,38 @@ def listed_names(relations: Mapping[str, str]) -> str:
 
 
 def question_about(first: str, second: str, relations: Mapping[str, str]) -> str:
-    """Question about two people by their symbols."""
-    return f"What is the most likely social relation between {first} and {second}? Choose one of {listed_names(relations)}."
+    """Question about two people by their symbols, as released."""
+    asked = f"What are the most likely social relationships between {first} and {second}?"
+    return f"{asked} Choose only one from {listed_names(relations)}."
 
 
 def answer_words(label: str) -> str:
-    """Beginning of an answer."""
-    return f"[The final answer is <{label}>]."
+    """Beginning of an answer, and the target of the segment search."""
+    return f"[The final answer is <{label}>]"
 
 
-def reasoning_parts(story: str, first: str, second: str, relations: Mapping[str, str]) -> tuple[str | Slot, ...]:
-    """The reasoning prompt after its system segment: prelude, definitions, example, then story and question."""
-    asked = f"\n\n[1. image description]: {story}\n[2. Question]: {question_about(first, second, relations)}\n[3. Answer]: "
-    return Slot("prelude"), "\n\n", Slot("relationship"), "\n\n", Slot("example"), asked
+def reasoning_parts(
+    story: str, first: str, second: str, relations: Mapping[str, str], behind: str = ""
+) -> tuple[str | Slot, ...]:
+    """The reasoning prompt after its system segment: prelude, definitions, example, then story and question, in the released frame.
+
+    behind  text behind the question
+    """
+    asked = f"\n{RULE}\n\n[1. image description]:\n{story}\n\n[2. Question]: \n{question_about(first, second, relations)}{behind}"
+    example = f"\n\n{RULE}\nExample:\n"
+    return Slot("prelude"), "\n\n", Slot("relationship"), example, Slot("example"), f"{asked}\n\n[3. Answer]:"
 
 
-def training_question(story: str, pair: tuple[str, str], label: str, relations: Mapping[str, str]) -> SegmentQuestion:
-    """Converts a labelled story to a training question for the segment search."""
-    return SegmentQuestion((Slot("system"), "\n\n", *reasoning_parts(story, *pair, relations)), answer_words(label))
+def training_question(
+    story: str, pair: tuple[str, str], label: str, relations: Mapping[str, str], turns: tuple[str, str] = VICUNA
+) -> SegmentQuestion:
+    """Converts a labelled story to a training question for the segment search, whose question ends with two full stops, as released.
+
+    turns  text before the user's turn, which follows the system segment, and before the answer
+    """
+    *parts, last = reasoning_parts(story, *pair, relations, behind=".")
+    assert isinstance(last, str)
+    return SegmentQuestion((Slot("system"), turns[0], *parts, last + turns[1]), answer_words(label))
 
 
 def relation_in(reply: str, labels: Sequence[str], *, how: Literal["strict", "released"] = "strict") -> tuple[str, ...]:

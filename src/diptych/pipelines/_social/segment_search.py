@@ -54,6 +54,7 @@ class SegmentSearch:
     top        candidates of each slot that are evaluated (K)
     questions  drawn for each step; 0 takes all
     expand     where gradients are taken: at the "current" candidate of the slot, or at a "random" one, as released
+    unit_norm  gradients are normalised for each "question", or only their sum over the "batch", as released for one model
     incumbent  the present prompt is among the candidates; False accepts the best edit even where it is worse, as released
     budget     forwards after which it ends; 0 has no such bound
     """
@@ -62,6 +63,7 @@ class SegmentSearch:
     top: int = 3
     questions: int = 8
     expand: Literal["current", "random"] = "current"
+    unit_norm: Literal["question", "batch"] = "question"
     incumbent: bool = True
     budget: int = 0
 
@@ -74,8 +76,9 @@ class SegmentSearch:
 
     @classmethod
     def released(cls) -> SegmentSearch:
-        """Settings of the released code: gradients at random candidates, and the best edit is accepted even if it is worse."""
-        return cls(expand="random", incumbent=False)
+        """Settings of the released code: gradients at random candidates, only their sum is normalised, and the best edit is
+        accepted even if it is worse."""
+        return cls(expand="random", unit_norm="batch", incumbent=False)
 
     def run(self, objective: SegmentObjective, questions: Sequence[SegmentQuestion], start: Choice, rng: Rng) -> SearchResult:
         """The best prompt of the search. Losses of a step are those over its own questions."""
@@ -89,14 +92,15 @@ class SegmentSearch:
     def scores(
         self, objective: SegmentObjective, questions: Sequence[SegmentQuestion], current: Choice, rng: Rng
     ) -> dict[str, Tensor]:
-        """For each slot the sum over questions of unit-norm gradients [N]; lower is more promising."""
+        """For each slot the sum over questions of normalised gradients [N]; lower is more promising."""
         scores: dict[str, Tensor] = {}
         for slot, texts in objective.candidates.items():
             total_N = torch.zeros(len(texts))
             for question in questions:
                 at = int(rng.integers(len(texts))) if self.expand == "random" else None
-                total_N += unit(objective.gradient(current, question, slot, at=at)).cpu()
-            scores[slot] = total_N
+                gradient_N = objective.gradient(current, question, slot, at=at).cpu()
+                total_N += unit(gradient_N) if self.unit_norm == "question" else gradient_N
+            scores[slot] = total_N if self.unit_norm == "question" else unit(total_N)
         return scores
 
 
@@ -177,7 +181,7 @@ def _search(
             if whole
             else [questions[row] for row in rng.choice(len(questions), settings.questions, replace=False)]
         )
-        if least is None or not whole:  # losses of different batches are not comparable
+        if least is None or (settings.incumbent and not whole):  # losses of different batches are not comparable
             least = float(objective.losses([current], batch))
             steps.append(SearchStep(meter.spent(), least, dict(current)))
         if settings.budget and meter.spent() + (ahead + 1) * len(batch) > settings.budget:
@@ -197,7 +201,8 @@ def _search(
         steps.append(SearchStep(meter.spent(), least, dict(current)))
         if (settings.budget and meter.spent() >= settings.budget) or (patience and still >= patience):
             break
-    best_step = min(steps, key=lambda step: step.loss)
+    tried = steps if settings.incumbent else steps[1:] or steps  # the release does not look at what it begins with
+    best_step = min(tried, key=lambda step: step.loss)
     return SearchResult(best_step.choice, best_step.loss, tuple(steps))
 
 

@@ -14,14 +14,15 @@ from diptych.data.load.batch import PairBatch
 from diptych.models.pairs.dual_encoder import DualEncoder
 from diptych.models.pairs.matching.embedder import MatcherModel
 from diptych.models.pairs.matching.matcher import Matcher, MatcherOutput, MatcherTraining
-from diptych.objectives.gather import mean_over_processes
+from diptych.objectives.gather import all_gather, gather_rows, mean_over_processes, world
 from diptych.recipes._shared.pairs import PairRecipe
 from diptych.recipes._shared.presets import SMALL_CLIP
 
 
 @dataclass(frozen=True, kw_only=True)
 class FusedRecipe(PairRecipe[MatcherTraining, PairBatch, MatcherOutput]):
-    """Trains a matcher. Wrong pairs are drawn within the batch of a process, so batches cannot be cut into chunks.
+    """Trains a matcher. Wrong pairs are drawn over the batch of all processes, so batches cannot be cut into chunks; each process holds the
+    tokens of that batch for them.
 
     fusion_layers  blocks that read words and patches together, over both towers
     fusion_heads   heads of each
@@ -39,7 +40,7 @@ class FusedRecipe(PairRecipe[MatcherTraining, PairBatch, MatcherOutput]):
     eps: float = 1e-6
 
     def model(self) -> MatcherTraining:
-        return MatcherTraining(self.matcher())
+        return MatcherTraining(self.matcher(), gather=all_gather, gather_rows=gather_rows, world=world)
 
     def matcher(self) -> Matcher:
         image, text = self.towers()

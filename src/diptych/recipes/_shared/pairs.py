@@ -191,10 +191,10 @@ class PairRecipe(Recipe[M, B, F]):
             return dict(self._given["text"]["options"])
         words = self.words()
         options: dict[str, Any] = {"act": self.act, "pooling": self.text_pooling}
-        if not self.text_tower.startswith(("hf", "bert")):  # those pool at the first token, or over all
+        if not self.text_tower.startswith(("hf", "bert", "roberta")):  # those pool at the first token, or over all
             options["eot_id"] = words.eot_id
-            if pools_last(self.text_tower, self.text_pooling) or self.text_tower.startswith("xlm"):
-                options["pad_id"] = words.pad_id
+        if pools_last(self.text_tower, self.text_pooling) or self.text_tower.startswith(("roberta", "xlm")):
+            options["pad_id"] = words.pad_id
         given = {name: value for name, value in options.items() if value is not None}
         return {"vocab_size": words.vocab_size, "length": self.text_length, **given}
 

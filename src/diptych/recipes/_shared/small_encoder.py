@@ -69,7 +69,7 @@ def _train(rows: Dataset, recipe: SmallEncoder, seed: int) -> Callable[[Path], o
         features = recipe.features(model, batch)
         optimiser.zero_grad(set_to_none=True)
         torch.stack(list(recipe.losses(features, batch).values())).sum().backward()
-        clip(model.parameters(), spec.clip_norm)
+        clip(model, spec.clip_norm)
         set_learning_rate(optimiser, learning_rate(spec, number, recipe.steps))
         optimiser.step()
         recipe.after_update(model, features, batch, (number + 1) / recipe.steps)

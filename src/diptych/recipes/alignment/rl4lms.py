@@ -130,7 +130,8 @@ class RL4LMs(PromptedTextRecipe[LanguagePolicy, Any, ActionLogits]):
 
     algorithm      "nlpo", or "ppo" without a mask model
     reward         of an answer, by name: meteor, rougeL, bleu, cider, chrf, ter, increasing_numbers:20, dates, length:20, joined by "+",
-                  "0.5*NAME" for a share of one; "classifier" for a learned one
+                  "0.5*NAME" for a share of one; "classifier" for a learned one; "meteor:FOLDER" is the released METEOR, with the
+                  synonyms of WordNet in that folder of NLTK's data
     classifier     "FOLDER" of a sequence classifier of transformers, with its label behind a colon: the probability of that label is the
                   reward of prompt and answer
     supervised     share of the steps that learn references first; 0 for none
@@ -265,7 +266,7 @@ class RL4LMs(PromptedTextRecipe[LanguagePolicy, Any, ActionLogits]):
     # ------------------------------------------------------------ loss
 
     def features(self, model: LanguagePolicy, batch: TransitionBatch) -> ActionLogits:
-        features: ActionLogits = model(batch.prompt_NP, batch.there_NP, batch.answer_NL, batch.place_N)
+        features: ActionLogits = model(batch.prompt_EP, batch.there_EP, batch.answer_EL, batch.episode_N, batch.place_N)
         return features
 
     def losses(self, features: ActionLogits, batch: TransitionBatch) -> dict[str, Tensor]:

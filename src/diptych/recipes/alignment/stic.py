@@ -33,7 +33,8 @@ class STIC(PreferencePairRecipe):
     The preferred descriptions are simply longer: "chosen_words" and "rejected_words" in the log say by how much. In the released first
     stage no dropout acts, and the projector, which its command gives a rate, is frozen by the second call of peft: so here. As released,
     the rejected description's own tokens do not count (`released_scoring`); the formula of the paper is the default. The release trains
-    LLaVA 1.6 with Mistral, whose tiles this recipe does not cut: it is for LLaVA 1.5, which the paper has beside it.
+    LLaVA 1.6 with Mistral (`weights_from` takes its folder) and, as here, shows it images padded to squares; tiles of LLaVA 1.6 are seen
+    only where it writes the descriptions. Here these are written of the padded image too.
 
     requests       careful, neutral and imaginative requests, shares and size of corrupted images (`DescriptionRequests`)
     sampling       how descriptions are drawn (`CandidateOptions`); one of each kind an image

@@ -19,17 +19,19 @@ class LLaVA(VisualInstructionRecipe):
     second, as released.
 
     Rows of the second stage are samples with extras["questions"], one question a turn; samples without an image are dialogues without one.
-    The release sorts the rows of a step by length and keeps rows with and without images apart (`group_by_modality_length`), which is left
-    out: it saves padding. There the text of a dialogue whose answer spells the role mark loses its labels; here it keeps them.
+    A step of the second stage has rows of similar length, all or none of them with an image, as released (`group_by_length`).
+    The release takes the labels from a dialogue whose answer spells the role mark; here it keeps them.
     `moca` puts calibrations into the language model; `mir` measures any run.
     """
 
     slug = "llava"
 
+    group_by_length: bool = True
+
     @classmethod
     def tiny(cls) -> Self:
         """A small image encoder and a small language model, both made first: two minutes on two cores."""
-        return cls(**cls.small())
+        return cls(**cls.small(), group_by_length=False)
 
     @classmethod
     def paper(cls) -> Self:

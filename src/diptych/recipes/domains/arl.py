@@ -133,9 +133,9 @@ class ARL(PairRecipe[KnowledgeFusion, LinkedBatch, FusionFeatures]):
     it. Learn: hidden words, where a mention is hidden as a whole and its entity is taken away so that knowledge cannot say it; hidden
     patches; and matching, where half of the texts are shown with another image of the batch.
 
-    We depart in these points: wrong images come from the batch, the release draws them from all data; 15 % of a text's own tokens
-    are asked for (`padding_counts True` is the release); and the text tower of `paper` is BERT-base where the release has RoBERTa-base. The
-    release starts from METER's weights and UMLS, which cannot be passed on: `graph_file` takes a graph of yours.
+    We depart in these points: wrong images come from the batch, the release draws them from all data; and 15 % of a text's own tokens
+    are asked for (`padding_counts True` is the release). The release starts from METER's weights and UMLS, which cannot be passed on:
+    `graph_file` takes a graph of yours. `--tokenizer FOLDER` gives RoBERTa's vocabulary.
 
     entity_graph   the graph and its use (`GraphConfig`), whose fields are options like these
     learning       weights and shares (`LearningConfig`), the same
@@ -384,5 +384,5 @@ class ARL(PairRecipe[KnowledgeFusion, LinkedBatch, FusionFeatures]):
 
     @classmethod
     def paper(cls) -> Self:
-        """ViT-B/16 without its last block over 288 pixels and BERT-base, six layers of fusion, 100,000 steps of 256 pairs."""
-        return cls(decoding="whole", adam="transformers", decay="named")
+        """ViT-B/16 without its last block over 288 pixels and RoBERTa-base, six layers of fusion, 100,000 steps of 256 pairs."""
+        return cls(text_tower="roberta_b", decoding="whole", adam="transformers", decay="named")

@@ -31,6 +31,8 @@ from diptych.objectives.finding_losses import pair_loss, prototype_loss, stated,
 
 PUBLISHED_SIZES = (75, 51, 768)
 """Findings, places and width of the books of the released model."""
+WARMUP_STAIR = 100
+"""Steps of the released warm-up that have one rate."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,7 +100,7 @@ class MeDSLIP(Recipe[FindingStreams, FindingBatch, StreamFeatures]):
     (`finding_places`), which needs the names of a `book`. Findings and places that are not in the book are not read.
 
     We depart in one point: where a name of a place says left or right, an image is not mirrored (`flip_sides ignore` is the release).
-    Something present without any partner takes no part in the prototypes. Warm-up is 500 steps, as the release has it.
+    Something present without any partner takes no part in the prototypes. Warm-up is 500 steps of the first epoch, as the release has it.
 
     decoder       layers behind the image tower (`StreamConfig`), whose fields are options like these
     terms         weights of the losses (`StreamLosses`), the same
@@ -116,7 +118,8 @@ class MeDSLIP(Recipe[FindingStreams, FindingBatch, StreamFeatures]):
                   looked at ("ignore", as released)
     augment       "rand" changes images by two operations of RandAugment at level 7 of 10, each half of the time, as published; "none"
     mean, std     of the pixels
-    falls         the learning rate falls after each of `epochs` ("period"), as released, or at each "step"
+    falls         "period", as released: the learning rate rises every 100 steps of the warm-up and falls after each of `epochs`; "step": at
+                  each step
     """
 
     slug = "medslip"
@@ -220,6 +223,8 @@ class MeDSLIP(Recipe[FindingStreams, FindingBatch, StreamFeatures]):
     def optimiser(self) -> Optimiser:
         """Cosine over the whole run from lr to a tenth of it, warm-up from a tenth."""
         shape: dict[str, Any] = {"betas": (0.9, 0.999), "eps": 1e-8, "final_lr": 0.1, "warmup_from": 0.1, "over": "run"}
+        if self.falls == "period" and self.warmup >= 1:
+            shape |= {"warmup": self.warmup + 1, "warmup_peak": "last", "warmup_stair": WARMUP_STAIR, "rises": "first"}
         return replace(super().optimiser(), **shape, falls=self.falls, periods=self.epochs)
 
     # ------------------------------------------------------------ a step

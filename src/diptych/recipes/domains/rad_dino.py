@@ -84,7 +84,7 @@ class TeacherConfig:
     shared_head   patches are compared by the head of class tokens
     student_tau   temperature of the student
     teacher_tau   of the teacher, at the start and after `tau_warmup`
-    tau_warmup    share of the run over which it grows
+    tau_warmup    share of the whole schedule over which it grows
     momentum      of the teacher at the start; it goes to 1 as a cosine
     centring      "centre" takes a running mean from the teacher's answers, "sinkhorn" balances those of a batch
     centre        momentum of the running mean
@@ -134,7 +134,8 @@ class RadDINO(Recipe[ImageDistiller, ViewBatch, DistilledViews]):
     The authors released weights and inference, no training code: terms and their weights are those of DINOv2's code, from whose
     weights they went on for 35,000 steps of 2,560 images. `rad_dino:FOLDER` opens the released folder. Of views the paper says
     that radiographs want larger crops and milder changes, without colours; its values are not at hand, so that these are DINOv2's
-    without hue, saturation, grey and solarisation. Weight decay stays constant, where DINOv2's grows from 0.04 to 0.4.
+    without hue, saturation, grey and solarisation. The learning rate is DINOv2's for 1,024 images times the root of 2.5;
+    RAD-DINO's own is not at hand either. The 35,000 steps are the first of a schedule of 100,000 (`schedule_share`).
 
     `teacher_entropy` and `class_std` in the log show a collapse: all answers alike, or all class tokens.
 
@@ -142,10 +143,13 @@ class RadDINO(Recipe[ImageDistiller, ViewBatch, DistilledViews]):
     image_size   pixels of a whole view and of deployed images
     layer_rate   factor of the learning rate from one block to the one before it
     patch_rate   factor of the learning rate of the patch convolution
-    still        share of the run in which prototypes stay as they are
+    still        share of the whole schedule in which prototypes stay as they are
     drop_path    share of images that skip a branch in training
-    optimised    "dinov2": betas .9 and .999, eps 1e-8, rates that rise from 0 and fall to 1e-6, and weight decay also on the class token,
-                 the mask vector and the norms of prototypes; "plain": betas .9 and .98, eps 1e-6, to 0, and matrices alone
+    final_decay  weight decay grows to it from `weight_decay`, where `optimised` is "dinov2"
+    schedule_share  share of the whole schedule, of rates, decay and teacher, that the run goes through; it is its beginning
+    optimised    "dinov2": betas .9 and .999, eps 1e-8, rates that rise from 0 and fall to 1e-6, gradients of tower and head clipped apart,
+                 weight decay that grows, also on the class token, the mask vector and the norms of prototypes, and gradients of
+                 prototypes that stay are counted; "plain": betas .9 and .98, eps 1e-6, to 0, matrices alone, decay constant
     views        views of an image (`ViewsConfig`)
     teacher      heads, teacher and weights (`TeacherConfig`). Fields of both are options like these
     stretched    images are stretched from their least to their greatest value, then grey, as released
@@ -170,17 +174,20 @@ class RadDINO(Recipe[ImageDistiller, ViewBatch, DistilledViews]):
 
     batch_size: int = 2560
     steps: int = 35_000
-    lr: float = 4e-3
+    lr: float = 4e-3 * (2560 / 1024) ** 0.5
     warmup: float = 0.1
     weight_decay: float = 0.04
+    final_decay: float = 0.4
+    schedule_share: float = 1.0
     clip_norm: float = 3.0
     optimised: Literal["dinov2", "plain"] = "dinov2"
     part: tuple[float, float] = field(default=(0.0, 1.0), metadata={"prepared": True})
 
     def __post_init__(self) -> None:
-        if not 0 <= self.still < 1 or not 0 <= self.drop_path < 1 or not 0 < self.layer_rate <= 1:
+        if not 0 <= self.still < self.schedule_share <= 1 or not 0 <= self.drop_path < 1 or not 0 < self.layer_rate <= 1:
             raise ConfigError(
-                f"still {self.still}, drop_path {self.drop_path}, layer_rate {self.layer_rate} (expected shares below 1, and up to 1)"
+                f"still {self.still}, schedule_share {self.schedule_share}, drop_path {self.drop_path}, layer_rate {self.layer_rate} "
+                "(expected still below schedule_share, drop_path below 1, and both others above 0, up to 1)"
             )
 
     @property
@@ -226,8 +233,14 @@ class RadDINO(Recipe[ImageDistiller, ViewBatch, DistilledViews]):
         """Prototypes stay as they are first, under one schedule."""
         if not self.still or not self.steps or self.part != (0.0, 1.0):
             return ()
-        first, rest = replace(self, part=(0.0, self.still)), replace(self, part=(self.still, 1.0))
-        return [Stage("prototypes_still", first, self.still), Stage("all", rest, 1 - self.still, keep_optimiser=True)]
+        still = self.still / self.schedule_share
+        first, rest = replace(self, part=(0.0, still)), replace(self, part=(still, 1.0))
+        return [Stage("prototypes_still", first, still), Stage("all", rest, 1 - still, keep_optimiser=True)]
+
+    @property
+    def scheduled(self) -> tuple[float, float]:
+        """Begin and end of these steps as shares of the whole schedule."""
+        return (self.part[0] * self.schedule_share, self.part[1] * self.schedule_share)
 
     def optimiser(self) -> Optimiser:
         """Earlier blocks learn more slowly; the patch convolution by its own factor beside."""
@@ -237,13 +250,14 @@ class RadDINO(Recipe[ImageDistiller, ViewBatch, DistilledViews]):
         rules = [Rule(rf"{tower}patches\.", lr_scale=rate ** (layers + 1) * self.patch_rate)]
         rules += [Rule(rf"{tower}(class_D|mask_D|position_PD)$", lr_scale=rate ** (layers + 1), decay=decay)]
         rules += [Rule(rf"{tower}blocks\.{block}\.", lr_scale=rate ** (layers - block)) for block in range(layers)]
-        still = self.still and self.part == (0.0, self.still)
-        rules.append(Rule(r"_head\.(prototype_KD|norm_K)$", lr_scale=0.0 if still else 1.0, decay=decay))
-        chosen = replace(super().optimiser(), rules=tuple(rules), part=self.part)
-        if self.optimised == "plain":
+        still = self.still and 0 < self.part[1] < 1 and not self.part[0]
+        released = self.optimised == "dinov2"
+        rules.append(Rule(r"_head\.(prototype_KD|norm_K)$", lr_scale=0.0 if still else 1.0, decay=decay, counted=released))
+        chosen = replace(super().optimiser(), rules=tuple(rules), part=self.scheduled)
+        if not released:
             return chosen
-        shape: dict[str, Any] = {"betas": (0.9, 0.999), "eps": 1e-8, "final_lr": 1e-6 / self.lr}
-        return replace(chosen, **shape, warmup_from=0.0, warmup_peak="last")
+        shape: dict[str, Any] = {"betas": (0.9, 0.999), "eps": 1e-8, "final_lr": 1e-6 / self.lr, "final_decay": self.final_decay}
+        return replace(chosen, **shape, warmup_from=0.0, warmup_peak="last", clip_by="parts")
 
     # ------------------------------------------------------------ a step
 
@@ -348,7 +362,8 @@ class RadDINO(Recipe[ImageDistiller, ViewBatch, DistilledViews]):
         }
 
     def after_update(self, model: ImageDistiller, features: DistilledViews, batch: ViewBatch, progress: float) -> None:
-        config, overall = self.teacher, self.part[0] + progress * (self.part[1] - self.part[0])
+        config, (begin, end) = self.teacher, self.scheduled
+        overall = begin + progress * (end - begin)
         follow_(model, config.momentum, overall)
         mask_NM = (batch.position_BGM >= 0).flatten(0, 1)
         if config.centring == "centre":
@@ -396,8 +411,8 @@ class RadDINO(Recipe[ImageDistiller, ViewBatch, DistilledViews]):
 
     @classmethod
     def paper(cls) -> Self:
-        """ViT-B/14 over 518 pixels, 65,536 prototypes, 35,000 steps of 2,560 images."""
-        return cls()
+        """ViT-B/14 over 518 pixels, 65,536 prototypes, the first 35,000 of 100,000 steps of 2,560 images."""
+        return cls(schedule_share=0.35)
 
 
 def _entropy(share: Tensor) -> Tensor:

@@ -134,8 +134,10 @@ class RSMCLIP(EncoderRecipe[SelfDistilledEncoder, MultiViewBatch, SelfDistilledP
         """The text and the first view, then the other whole ones, then the small ones, all from the draw's own generator."""
         read = self.pair_batch(draws, choose=self._translated)
         more, small = (self.wholes - 1, self.locals) if self.distilled else (0, 0)
-        whole_BGCHW = local_views(draws, self.preprocess, count=more, size=self.image_size, scale=self.crop)
-        local_BVCHW = local_views(draws, self.preprocess, count=small, size=self.local_size, scale=self.local_scale)
+        whole_BGCHW = local_views(draws, self.preprocess, count=more, size=self.image_size, scale=self.crop, flip=self.flip)
+        local_BVCHW = local_views(
+            draws, self.preprocess, count=small, size=self.local_size, scale=self.local_scale, flip=self.flip
+        )
         values = {f.name: getattr(read, f.name) for f in fields(PairBatch)}
         ids = [keyed_seed("text", *row[mask].tolist()) for row, mask in zip(read.text_BL, read.text_mask_BL.bool(), strict=True)]
         text_id_B = torch.tensor(ids, dtype=torch.int64)

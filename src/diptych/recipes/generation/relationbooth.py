@@ -8,8 +8,10 @@ from typing import ClassVar, Self
 
 from torch import Tensor
 
-from diptych.core.contracts import Dataset, Optimiser, Rule
-from diptych.core.errors import ConfigError
+from diptych.core.contracts import Dataset, Draw, Optimiser, Rule
+from diptych.core.errors import ConfigError, DataError
+from diptych.data.load.batch import pixels
+from diptych.data.masks import decode as decode_mask
 from diptych.data.text.tokenize import Tokenizer
 from diptych.models.diffusion.adapters import add_adapter
 from diptych.models.diffusion.reference_model import ReferenceImageModel
@@ -17,8 +19,9 @@ from diptych.models.diffusion.reference_net import ReferenceDenoising, Reference
 from diptych.models.diffusion.settings import DiffusionSettings, stable_diffusion_xl
 from diptych.objectives.diffusion.denoising import denoising_loss
 from diptych.objectives.diffusion.figures import attention_outside, gated_mean, key_point_matching
+from diptych.recipes._shared.diffusion.placement import mask_boxes, placed_on_black
 from diptych.recipes._shared.diffusion.reference_base import ReferenceBase, reference_base, small_reference
-from diptych.recipes._shared.diffusion.reference_recipe import ReferenceBatch, ReferenceRecipe
+from diptych.recipes._shared.diffusion.reference_recipe import ReferenceBatch, ReferenceRecipe, TargetView
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,19 +36,22 @@ class RelationBooth(ReferenceRecipe):
     the things. The adapter is exported as pytorch_lora_weights.safetensors, which diffusers loads.
 
     The release reads its condition on the step for a batch of one, scales the key points of the reference pictures by the number
-    of channels, resizes each layer's mask from the one before, and gets no large pictures for its local tokens, which are left
-    out here. Its random placement of pictures on black, without moving their key points, is left out, too; pictures become
-    squares.
+    of channels, resizes each layer's mask from the one before, and reads local tokens when pictures are made, but not in training
+    (`local_encoder`). It also places pictures at random on black without moving their key points (`placement`), and matches a predicate
+    that does not occur in the prompt with nothing, which is an error here.
 
     weights         hf:FOLDER of SDXL, or the folder of a model with reference pictures
     adapter         MS-Diffusion's ms_adapter.bin, with hf:FOLDER
     image_encoder   hf:FOLDER of CLIP ViT-bigG/14, with hf:FOLDER
+    local_encoder   hf:FOLDER of the CLIP of local tokens, features of 4 x 4 boxes of large reference pictures; "" reads none
     rank            of the adapter, whose product counts once (alpha = rank)
     key_points      weight of the key-point loss; 0 leaves it out
     key_point_share share of the steps of noise, the first ones, at which it counts
     attention       weight of the attention loss; 0 leaves it out
     point_scale     "latents", or "channels" as released (`key_point_matching`)
     masks_overwritten  each layer's mask is made from the layer's before, as released
+    placement       "squash": pictures become squares, and boxes are those of the rows; "black": pictures are cropped and placed on
+                    black at random, and boxes are those of their masks, as released, whose key points stay (`placed_on_black`)
     small_steps     without `weights`: steps of a small model of pixels that is trained once and kept in the cache; 0 builds the published
                     networks with fresh weights
     small_data      address of the figures that it learns
@@ -57,12 +63,14 @@ class RelationBooth(ReferenceRecipe):
     weights: str = ""
     adapter: str = ""
     image_encoder: str = ""
+    local_encoder: str = ""
     rank: int = 4
     key_points: float = 0.1
     key_point_share: float = 1 / 3
     attention: float = 0.001
     point_scale: str = "latents"
     masks_overwritten: bool = False
+    placement: str = "squash"
     small_steps: int = 0
     small_data: str = ""
 
@@ -74,6 +82,8 @@ class RelationBooth(ReferenceRecipe):
     clip_norm: float = 1.0
 
     def __post_init__(self) -> None:
+        if self.placement not in ("squash", "black"):
+            raise ConfigError(f"placement is {self.placement!r} (expected squash | black)")
         if self.point_scale not in ("latents", "channels") or self.rank < 1 or not 0 <= self.key_point_share <= 1:
             raise ConfigError(
                 f"point_scale {self.point_scale!r}, rank {self.rank}, key_point_share {self.key_point_share} "
@@ -90,7 +100,7 @@ class RelationBooth(ReferenceRecipe):
 
     def base(self) -> ReferenceBase | None:
         """The model that is adapted; None where the published networks are built with fresh weights."""
-        return reference_base(self.weights, self.adapter, self.image_encoder) if self.weights else None
+        return reference_base(self.weights, self.adapter, self.image_encoder, self.local_encoder) if self.weights else None
 
     def settings(self) -> DiffusionSettings:
         base = self.base()
@@ -107,6 +117,21 @@ class RelationBooth(ReferenceRecipe):
         first, second = Tokenizer.from_spec("clip"), Tokenizer.from_spec("clip")
         first.pad_id = first.eot_id
         return [first, second]
+
+    def view(self, draw: Draw) -> TargetView:
+        if self.placement == "squash":
+            return super().view(draw)
+        size, side = self.preprocess.size, self.mask_side
+        masks = [decode_mask(region.mask) for region in draw.sample.regions if region.mask is not None]
+        if len(masks) != len(draw.media["references"]):
+            raise DataError(
+                f"sample '{draw.sample.uid}' has {len(masks)} masks",
+                field="regions",
+                expected="the mask of each reference in the target",
+            )
+        references = [placed_on_black(picture, (), size, side, draw.rng)[0] for picture in draw.media["references"]]
+        image_HWC, mask_KSS = placed_on_black(pixels(draw), masks, size, side, draw.rng)
+        return TargetView(image_HWC, references, mask_boxes(mask_KSS), mask_KSS.any(0).float())
 
     def model(self) -> ReferenceDiffusion:
         """The frozen networks with a fresh adapter."""

@@ -20,7 +20,7 @@ from diptych.data.text.tokens.masked_words import mask_words
 from diptych.models.fiber.fiber_model import FiberModel
 from diptych.models.fiber.training import FiberFeatures, FiberTraining
 from diptych.models.pairs.matching.matcher import MatcherOutput
-from diptych.objectives.gather import all_gather, mean_over_processes
+from diptych.objectives.gather import all_gather, gather_rows, mean_over_processes, world
 from diptych.objectives.language.answer_scores import answer_scores
 from diptych.objectives.language.captioning import caption_loss
 from diptych.objectives.language.gold import gold_caption_loss, gold_weights
@@ -56,7 +56,7 @@ class FIBER(FiberRecipe[FiberTraining, QuestionPairBatch, FiberFeatures]):
 
     `fusion="top"` is the baseline: no gates, and `top_layers` layers of co-attention over both towers, as METER (2111.02387).
 
-    Wrong pairs are drawn within a process, so batches cannot be cut into chunks.
+    Wrong pairs are drawn over the batch of all processes, so batches cannot be cut into chunks.
 
     wrong            wrong pairs of the matching are "similar" by the contrast, or, where it is trained alone, "random": half of the texts
                      get the picture of another one of the batch (released: of the data)
@@ -185,6 +185,9 @@ class FIBER(FiberRecipe[FiberTraining, QuestionPairBatch, FiberFeatures]):
             unfilled=self.unfilled,
             partners=self.partners,
             copy_every=self.gold_every if self.gold else 0,
+            gather=all_gather,
+            gather_rows=gather_rows,
+            world=world,
         )
 
     # ------------------------------------------------------------ batch

@@ -50,13 +50,13 @@ class NDCR(Recipe[PickerNetwork, SetBatch, Picks]):
     generator by writing the propositions, and another one the context; their code was not released. Here both learn with the rest
     (`context`), and the generator may be drawn to the encoder's vectors of the propositions' words (`align`).
 
-    We depart: the answer's loss is the negative log of its share; `answer_softmax` is the released second softmax. Gradients of a batch are
-    averaged where the release adds them up, which Adam does not see. Modules of the release that nothing reads are left out.
+    We depart: the answer's loss is the negative log of its share; `answer_softmax` is the released second softmax. Modules of the release
+    that nothing reads are left out.
 
     encoder      address of the frozen model, or "small:ADDRESS": a small one that learns the pairs of those data first
     small_image_steps  updates of it
-    text_tower   what reads the text: text_tiny, bert_b6 and the others of docs/training.md, or hf:FOLDER with its weights (published:
-                 BART-base's encoder)
+    text_tower   what reads the text: bart_b, BART-base's encoder as published, with fresh weights, text_tiny and the others of
+                 docs/training.md, or hf:FOLDER with its weights
     text_length  tokens, the others are cut
     tokenizer    "clip", "data" (byte pairs learned from the texts), or a path to a tokenizer.json
     pieces       vocabulary size when it is learned
@@ -70,6 +70,8 @@ class NDCR(Recipe[PickerNetwork, SetBatch, Picks]):
     cross_minus  the generator's queries are subtracted from what they read, as released, and not added
     freeze_generator  all of it but its last map stays as it is, as in the released phase
     answer_softmax    the answer goes through another softmax before its cross-entropy, as released
+    summed_gradients  gradients of a batch are added up, as released, so that weight decay, a part of the gradient, counts the less the
+                 larger the batch; False: averaged
     decay_rate   factor of the learning rate after each epoch; generator_lr: factor of it for the generator
     width        of the encoder; pictures: of a set, of the data
     vocabulary   learned pieces
@@ -81,7 +83,7 @@ class NDCR(Recipe[PickerNetwork, SetBatch, Picks]):
 
     encoder: str = ""
     small_image_steps: int = 400
-    text_tower: str = "bert_b6"
+    text_tower: str = "bart_b"
     text_length: int = 180
     tokenizer: str = "clip"
     pieces: int = 4096
@@ -99,6 +101,7 @@ class NDCR(Recipe[PickerNetwork, SetBatch, Picks]):
     cross_minus: bool = False
     freeze_generator: bool = False
     answer_softmax: bool = False
+    summed_gradients: bool = True
     decay_rate: float = 0.95
     generator_lr: float = 0.75
 
@@ -186,9 +189,9 @@ class NDCR(Recipe[PickerNetwork, SetBatch, Picks]):
             return text_tower(self.text_tower, length=self.text_length)
         words = self.words()
         options: dict[str, Any] = {"vocab_size": words.vocab_size, "length": self.text_length}
-        if not self.text_tower.startswith("bert"):
+        if not self.text_tower.startswith(("bert", "bart")):
             options["eot_id"] = words.eot_id
-        if pools_last(self.text_tower):
+        if self.text_tower.startswith("bart") or pools_last(self.text_tower):
             options["pad_id"] = words.pad_id
         return text_tower(self.text_tower, **options)
 
@@ -263,8 +266,15 @@ class NDCR(Recipe[PickerNetwork, SetBatch, Picks]):
             if self.decay_rate < 1
             else {"schedule": "constant"}
         )
+        # a mean of gradients with decay and eps divided by their number takes the steps that their sum takes
+        count = self.batch_size if self.summed_gradients else 1
         return replace(
-            super().optimiser(), eps=1e-6, coupled_decay=True, rules=(*frozen, generator, Rule("", decay=True)), **falls
+            super().optimiser(),
+            eps=1e-6 / count,
+            weight_decay=self.weight_decay / count,
+            coupled_decay=True,
+            rules=(*frozen, generator, Rule("", decay=True)),
+            **falls,
         )
 
     def deploy(self, model: PickerNetwork) -> SetPicker:
@@ -285,6 +295,7 @@ class NDCR(Recipe[PickerNetwork, SetBatch, Picks]):
             generator_layers=2,
             mlp_width=256,
             align=1.0,
+            summed_gradients=False,
             decay_rate=1.0,
             generator_lr=1.0,
             batch_size=32,

@@ -21,6 +21,7 @@ from diptych.data.load.batch import pixels
 from diptych.data.masks import pixels_of
 from diptych.data.media.square_frame import SquareFrame
 from diptych.data.media.transforms import Preprocess
+from diptych.data.points.body_points import body_points
 from diptych.data.text.prompts.layout import TextPiece, lay_out
 from diptych.data.text.prompts.referring_turns import TASKS, AnswerForm, ReferringTask, ReferringTurn, draw_turn, referring_row
 from diptych.data.text.prompts.triplets import REFERENCE, SPECIAL_TOKENS, Unit
@@ -34,6 +35,7 @@ from diptych.models.referring.released import take_backbone_, take_ref_vlm_
 from diptych.models.referring.target_decoders import DecoderSize
 from diptych.objectives.boxes.boxes import cxcywh_from_xyxy
 from diptych.objectives.boxes.grouped_targets import Matching, box_losses, mask_losses
+from diptych.objectives.boxes.key_points import SIGMAS, Nearness, key_point_losses
 from diptych.recipes._shared.language.bridges import BridgeBatch
 from diptych.recipes._shared.language.visual_instruction import VisualInstructionRecipe
 
@@ -56,6 +58,7 @@ class ReferringBatch(BridgeBatch):
     large_BCHW    pictures for the backbone
     region_BNHW   masks of regions that go with requests; given_BN: True on real ones
     box_BR4       true boxes, cxcywh as shares of the square; mask_BRXY: true masks; zeros where there is none
+    point_BRK3    true key points as shares of the square, and COCO's visibility; bodied_BR: True where there are such
     group_BR      number of the phrase of each target, -1 for padding
     masked_B      True where targets are masks, False where they are boxes
     shown_BXY     True on the picture, False on what pads it
@@ -66,6 +69,8 @@ class ReferringBatch(BridgeBatch):
     given_BN: Rows[Tensor]
     box_BR4: Rows[Tensor]
     mask_BRXY: Rows[Tensor]
+    point_BRK3: Rows[Tensor]
+    bodied_BR: Rows[Tensor]
     group_BR: Rows[Tensor]
     masked_B: Rows[Tensor]
     shown_BXY: Rows[Tensor]
@@ -89,17 +94,23 @@ class RegionCells:
 class TargetWeights:
     """Weights of losses and of the costs of matching.
 
-    box, mask  of all that a decoder learns, beside the answer's cross-entropy
-    l1, giou, focal, dice  of the terms
+    box, mask, pose  of all that a decoder learns, beside the answer's cross-entropy
+    l1, giou, focal, dice, point, oks, seen  of the terms
+    nearness   of key points: 1 - "oks", or the mean "distance" that the release computes under that name
     matching   "group": targets are matched within their phrase; "row": among all of an answer; "none": in the order of the data
     """
 
     box: float = 0.5
     mask: float = 0.5
+    pose: float = 1.0
     l1: float = 5.0
     giou: float = 2.0
     focal: float = 20.0
     dice: float = 1.0
+    point: float = 2.0
+    oks: float = 2.0
+    seen: float = 1.0
+    nearness: Nearness = "oks"
     matching: Matching = "group"
 
 
@@ -115,9 +126,11 @@ class RefVLM(VisualInstructionRecipe):
 
     The first stage trains the projector on captions; the second projector, language model, region prompts and decoders, for an answer
     (weight 1), boxes and masks. Rows are samples with regions; `extras["grounding"]` adds phrases and sentences. Wordings of requests are
-    ours; the block in front of an answer and the command of a prompt are the published ones. Left out: key points, depth, SAM and the
-    release's adapter between states and decoders, which it loses on saving and which reads states a place earlier. Answers with more
-    targets than a decoder has queries are not drawn; the release drops the rest unsaid. Not verified: steps, and the rate of each stage.
+    ours; the block in front of an answer and the command of a prompt are the published ones. With `key_points` references to boxes are
+    decoded into key points, too, where `extras["key_points"]` has them (`body_points`). Left out: depth, whose released decoder does not
+    run, SAM, and the release's adapter between states and decoders, which it loses on saving and which reads states a place earlier.
+    Answers with more targets than a decoder has queries are not drawn; the release drops the rest unsaid. Not verified: steps, and the rate
+    of each stage.
 
     tasks        of the second stage: "detection", "referring", "caption", "region"
     units        what targets may be: "box", "mask"; a sample's regions have masks or only boxes
@@ -125,6 +138,7 @@ class RefVLM(VisualInstructionRecipe):
     prompts      of regions: `RegionCells`, whose fields are options of their own
     decoders     sizes: `DecoderSize`, whose fields are options of their own
     weights      of losses: `TargetWeights`, whose fields are options of their own
+    key_points   of a body: 17 as COCO has them, 14 as CrowdPose; 0: none are decoded
     backbone     that the decoders read: "timm:NAME" of strides 4, 8 and 16, or "conv_tiny"
     backbone_weights  FILE of tensors that it starts from, with the names of timm or, as CLIP's image encoder, of open_clip; "": fresh
     backbone_trained  it learns with the decoders; a fresh one must
@@ -142,6 +156,7 @@ class RefVLM(VisualInstructionRecipe):
     prompts: RegionCells = field(default_factory=RegionCells)
     decoders: DecoderSize = field(default_factory=DecoderSize)
     weights: TargetWeights = field(default_factory=TargetWeights)
+    key_points: Literal[0, 14, 17] = 0
     backbone: str = "timm:convnext_large"
     backbone_weights: str = ""
     backbone_trained: bool = False
@@ -168,6 +183,8 @@ class RefVLM(VisualInstructionRecipe):
             raise ConfigError(
                 f"tasks {list(self.tasks)}, units {list(self.units)} (expected some of {', '.join(TASKS)}, and of box, mask)"
             )
+        if self.key_points not in (0, *SIGMAS):
+            raise ConfigError(f"key_points is {self.key_points} (expected 0, 14 or 17)")
         if self.resize not in ("squash", "square"):
             raise ConfigError(f"resize is {self.resize!r}: targets would be cut off (expected squash | square)")
         if self.weights_from or self.moca:
@@ -243,6 +260,8 @@ class RefVLM(VisualInstructionRecipe):
         given = max(1, *(len(turn.given) for turn in turns))
         box_BR4, group_BR = torch.full((count, most, 4), 0.5), torch.full((count, most), -1)
         mask_BRXY = torch.zeros(count, most, size, size, dtype=torch.bool)
+        point_BRK3 = torch.zeros(count, most, self.key_points, 3)
+        bodied_BR = torch.zeros(count, most, dtype=torch.bool)
         region_BNHW = torch.zeros(count, given, size, size, dtype=torch.bool)
         given_BN = torch.zeros(count, given, dtype=torch.bool)
         shown_BXY = torch.zeros(count, size, size, dtype=torch.bool)
@@ -254,6 +273,8 @@ class RefVLM(VisualInstructionRecipe):
             for index, (group, number) in enumerate(targets):
                 group_BR[row, index] = group
                 box_BR4[row, index] = cxcywh_from_xyxy(torch.from_numpy(frame.to_square(regions[number].box)))[0]
+                if (body := body_points(draw.sample, number, self.key_points, frame)) is not None and turn.unit == "box":
+                    point_BRK3[row, index], bodied_BR[row, index] = torch.from_numpy(body), True
                 if turn.unit == "mask":
                     mask_BRXY[row, index] = torch.from_numpy(_mask(regions[number], frame, size))
             for index, number in enumerate(turn.given):
@@ -267,6 +288,8 @@ class RefVLM(VisualInstructionRecipe):
             given_BN=given_BN,
             box_BR4=box_BR4,
             mask_BRXY=mask_BRXY,
+            point_BRK3=point_BRK3,
+            bodied_BR=bodied_BR,
             group_BR=group_BR,
             masked_B=torch.tensor([turn.unit == "mask" for turn in turns]),
             shown_BXY=shown_BXY,
@@ -290,6 +313,7 @@ class RefVLM(VisualInstructionRecipe):
             decoders=self.decoders,
             masks="mask" in self.units,
             reference_id=self.words().pieces(REFERENCE)[0],
+            points=self.key_points,
         )
 
     def _language_model(self) -> LanguageModel:
@@ -339,13 +363,21 @@ class RefVLM(VisualInstructionRecipe):
             given = (features.mask_BRHW, batch.mask_BRXY[:, :count], masked_BR[:, :count], batch.shown_BXY)
             terms = mask_losses(*given, focal=weights.focal, dice=weights.dice, **options)
             losses |= {f"mask_{name}": weights.mask * term for name, term in terms.items()}
+        if (made := features.points) is not None:
+            count = made.box_BR4.shape[1]
+            group_BR = boxed_BR.masked_fill(~batch.bodied_BR, -1)[:, :count]
+            true = (batch.point_BRK3[:, :count], batch.box_BR4[:, :count], group_BR)
+            sizes = {"points": weights.point, "oks": weights.oks, "seen": weights.seen, "nearness": weights.nearness}
+            own: dict[str, Any] = {"l1": weights.l1, "giou": weights.giou, **sizes, **options}
+            terms = key_point_losses(made.point_BRK2, made.visible_BRK2, made.box_BR4, *true, **own)
+            losses |= {f"pose_{name}": weights.pose * term for name, term in terms.items()}
         return losses
 
     def optimiser(self) -> Optimiser:
         chosen = replace(super().optimiser(), warmup_from=1e-5, warmup_peak="last", warmup_rounds="down")
         if self.decoder_rate == 1:
             return chosen
-        fresh = Rule(r"^(boxes|masks|regions|backbone)\.", lr_scale=self.decoder_rate)
+        fresh = Rule(r"^(boxes|masks|points|regions|backbone)\.", lr_scale=self.decoder_rate)
         return replace(chosen, rules=(fresh, *chosen.rules))
 
     def stages(self) -> Sequence[Stage]:

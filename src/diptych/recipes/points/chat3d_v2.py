@@ -77,10 +77,10 @@ class Chat3Dv2(LanguageModelRecipe[RoomChat, RoomChatBatch, RoomChatFeatures]):
     identifiers in order and things drawn behind them ("ascending"), both with plain projections of features of norm 1 (`kind`) and tuned
     language models (`trained`; adapters by `--lora`). An identifier that nothing has is a failure here, and no thing at random.
 
-    Features are the extra `object_features` of a sample (published: Uni3D's, 1,024 numbers), or learned from points (`points`). Colours are
-    means over the points of a thing, where the release takes the mean of a mixture. Requests are in words of ours, texts around the things
-    in `paper` and `chat_scene` the published ones. Not verified: how
-    long each stage is (`object_share`, `scene_share`).
+    Features are the extra `object_features` of a sample (published: Uni3D's, 1,024 dimensions), or learned from points (`points`).
+    Chat-Scene's second token of a thing is made of the extra `object_image_features` (published: DINOv2's, the mean over views). Colours
+    are means over the points of a thing, where the release takes the mean of a mixture. Requests are in words of ours, texts around the
+    things in `paper` and `chat_scene` the published ones. Not verified: how long each stage is (`object_share`, `scene_share`).
 
     stage        "objects", "scenes" or "instructions"; a run goes through all three, unless their shares are 0
     object_share, scene_share  of the steps that the first two stages take
@@ -138,6 +138,8 @@ class Chat3Dv2(LanguageModelRecipe[RoomChat, RoomChatBatch, RoomChatFeatures]):
             raise ConfigError(
                 f"object_share {self.object_share}, scene_share {self.scene_share} (expected shares that leave some for the last stage)"
             )
+        if self.points and self.tokens.image_width:
+            raise ConfigError("an image token goes with given features (expected points False, or image_width 0)")
         if self.prompt.form == "tokens" and self.trained == "tokens" and self.tokens.kind == "attributes":
             raise ConfigError(
                 "tokens of identifiers are new to a frozen language model (expected form 'words', or trained 'all')"
@@ -170,13 +172,17 @@ class Chat3Dv2(LanguageModelRecipe[RoomChat, RoomChatBatch, RoomChatFeatures]):
         count = len(things.box_M6)
         if not count:
             raise DataError(f"sample '{sample.uid}' has no things", field="objects", expected="one or more")
-        given = things.point_MKF if self.points else things.feature_MF
-        if not self.points and given.shape[1] != self.tokens.feature_width:
-            raise DataError(
-                f"sample '{sample.uid}' has {given.shape[1]} features of a thing",
-                field="object_features",
-                expected=f"{self.tokens.feature_width} of each, or points",
-            )
+        expected = {} if self.points else {"object_features": (things.feature_MF, self.tokens.feature_width)}
+        if self.tokens.image_width:
+            expected["object_image_features"] = (things.image_MF, self.tokens.image_width)
+        for name, (feature_MF, width) in expected.items():
+            if feature_MF.shape[1] != width:
+                raise DataError(
+                    f"sample '{sample.uid}' has {feature_MF.shape[1]} features of a thing",
+                    field=name,
+                    expected=f"{width} of each, or points",
+                )
+        given = things.point_MKF if self.points else things.features(images=self.tokens.image_width > 0)
         assignment = IdentifierAssignment.draw(count, self.order, rng)
         sequence = np.concatenate([assignment.sequence, np.arange(count, most)]).astype(np.int64)
         return {
@@ -334,14 +340,14 @@ class Chat3Dv2(LanguageModelRecipe[RoomChat, RoomChatBatch, RoomChatFeatures]):
 
     @classmethod
     def chat_scene(cls) -> Self:
-        """Chat-Scene and v2.1: tokens of identifiers, plain projections of given features, a tuned language model, one stage. Chat-Scene's
-        second token of a thing, of DINOv2, is not here; the norm of gradients is cut at .01 as there, at 1 in v2.1."""
+        """Chat-Scene: tokens of identifiers, plain projections of given features and of DINOv2's, a tuned language model, one stage. v2.1
+        has no image token (`--image-width 0`), a drawn order (`--order shuffled`), and the norm of gradients is cut at 1, here at .01."""
         return cls(
             order="ascending",
             trained="all",
             object_share=0.0,
             scene_share=0.0,
-            tokens=ObjectTokenSettings(kind="projection", relation=False),
+            tokens=ObjectTokenSettings(kind="projection", relation=False, image_width=1024),
             prompt=ChatPrompt(SCENE_SYSTEM, " USER: {} ASSISTANT:", form="tokens"),
             lr=5e-6,
             warmup=0.1 / 3,

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from diptych.core.contracts import Dataset, Draws, Recipe
 from diptych.core.errors import ConfigError, DataError
@@ -23,6 +23,7 @@ from diptych.data.text.tokenize import Tokenizer
 from diptych.models.layers.transformer import l2_normalise
 from diptych.models.points.room_graph_model import RoomGraphModel
 from diptych.models.points.scene_graph import HEADS, RoomGraphFeatures, RoomGraphNet, RoomGraphSettings
+from diptych.models.towers.name_vectors import read_glove
 from diptych.objectives.language.masked_words import masked_words
 from diptych.objectives.pairs.info_nce import info_nce
 from diptych.objectives.rooms.matched_regions import matched_contrast, shared_nll
@@ -35,12 +36,14 @@ READING, GRAPH = ProposalReading(), RoomGraphSettings()
 
 @dataclass(frozen=True)
 class RoomLanguageBatch(TensorBatch):
-    """Proposals of rooms, sentences with what they mean, what is masked, captions and questions; see `RoomTexts`."""
+    """Proposals of rooms, which of them lie on a thing, sentences with what they mean, what is masked, captions and questions; see
+    `RoomTexts`."""
 
     point_BMKF: Rows[Tensor]
     box_BM6: Rows[Tensor]
     open_BM: Rows[Tensor]
     class_BM: Rows[Tensor]
+    matched_BM: Rows[Tensor]
     id_BSL: Rows[Tensor]
     mask_BSL: Rows[Tensor]
     target_BSM: Rows[Tensor]
@@ -74,6 +77,7 @@ class SceneGraph3D(Recipe[RoomGraphNet, RoomLanguageBatch, RoomGraphFeatures]):
     pretraining  contrast and masking; False fine-tunes the heads from a pre-trained run (`--init`)
     heads        that are trained: of "grounding", "captions" and "questions"
     levels       of the contrast, of "word", "sentence" and "scene"
+    unmatched    proposals that lie on no thing (`reading.matched`) are "ignored" in the contrasts with words and sentences, or "negatives"
     masking      masked words and things are predicted
     mask_words, mask_objects  share of each that is masked
     sentences    of a room and step; asked: questions of a room and step
@@ -82,6 +86,7 @@ class SceneGraph3D(Recipe[RoomGraphNet, RoomLanguageBatch, RoomGraphFeatures]):
     answers_most accepted answers that the answer head knows, the most frequent first
     text_length  words of a sentence, marks included
     tokenizer    "data": byte pairs of the data's own texts; pieces: how many
+    word_vectors file of GloVe's form (published: 300 dimensions); embeddings of words that it holds whole start from its vectors
     medium       name of the cloud among a sample's media
     reading      of proposals: `ProposalReading`, whose fields are options of their own
     graph        sizes: `RoomGraphSettings`, whose fields are options of their own
@@ -94,6 +99,7 @@ class SceneGraph3D(Recipe[RoomGraphNet, RoomLanguageBatch, RoomGraphFeatures]):
     pretraining: bool = True
     heads: tuple[str, ...] = HEADS
     levels: tuple[str, ...] = LEVELS
+    unmatched: Literal["ignored", "negatives"] = "ignored"
     masking: bool = True
     mask_words: float = 0.15
     mask_objects: float = 0.15
@@ -105,6 +111,7 @@ class SceneGraph3D(Recipe[RoomGraphNet, RoomLanguageBatch, RoomGraphFeatures]):
     text_length: int = 32
     tokenizer: Literal["data"] = "data"
     pieces: int = 4096
+    word_vectors: str = ""
     medium: str = "cloud"
     reading: ProposalReading = READING
     graph: RoomGraphSettings = GRAPH
@@ -120,6 +127,8 @@ class SceneGraph3D(Recipe[RoomGraphNet, RoomLanguageBatch, RoomGraphFeatures]):
     clip_norm: float = 10.0
 
     def __post_init__(self) -> None:
+        if self.unmatched not in ("ignored", "negatives"):
+            raise ConfigError(f"unmatched is {self.unmatched!r} (expected ignored | negatives)")
         if not set(self.levels) <= set(LEVELS) or not set(self.heads) <= set(HEADS) or not (self.heads or self.pretraining):
             raise ConfigError(
                 f"levels {list(self.levels)}, heads {list(self.heads)} (expected some of {', '.join(LEVELS)}, and of "
@@ -179,6 +188,7 @@ class SceneGraph3D(Recipe[RoomGraphNet, RoomLanguageBatch, RoomGraphFeatures]):
             "boxes": padded(placed_boxes(box_M6, cloud_P6), most),
             "open": np.arange(most) < len(box_M6),
             "classes": padded(class_M, most, -100),
+            "matched": padded(match_M >= 0, most),
             "ids": np.array([objects[k].id if k >= 0 else -1 for k in match_M], np.int64),
             "soft": {thing.id: np.where(iou_MN[:, n] >= self.soft, iou_MN[:, n], 0) for n, thing in enumerate(objects)},
             "labels": {thing.id: number_of.get(thing.label, -100) for thing in objects},
@@ -214,6 +224,7 @@ class SceneGraph3D(Recipe[RoomGraphNet, RoomLanguageBatch, RoomGraphFeatures]):
             stacked("boxes"),
             stacked("open"),
             stacked("classes"),
+            stacked("matched"),
             parts["id_SL"],
             parts["mask_SL"],
             parts["target_SM"],
@@ -243,15 +254,19 @@ class SceneGraph3D(Recipe[RoomGraphNet, RoomLanguageBatch, RoomGraphFeatures]):
     def model(self) -> RoomGraphNet:
         if not self.classes:
             raise ConfigError("classes and words are learned from the data: call prepare(data) first")
-        return RoomGraphNet(
+        words = self.words()
+        model = RoomGraphNet(
             self.graph,
-            words=self.words().vocab_size,
+            words=words.vocab_size,
             classes=len(self.classes),
             answers=len(self.answers),
             heads=self.heads,
             pretraining=self.pretraining,
             temperature=self.temperature,
         )
+        if self.word_vectors:
+            start_embeddings(model.embed, words, self.word_vectors)
+        return model
 
     def features(self, model: RoomGraphNet, batch: RoomLanguageBatch) -> RoomGraphFeatures:
         features: RoomGraphFeatures = model(
@@ -298,13 +313,14 @@ class SceneGraph3D(Recipe[RoomGraphNet, RoomLanguageBatch, RoomGraphFeatures]):
         assert f.node_BMD is not None
         assert f.word_BSLD is not None
         assert f.sentence_BSD is not None
+        open_BM = batch.open_BM & batch.matched_BM if self.unmatched == "ignored" else batch.open_BM
         if "word" in self.levels:
             weight_BSPL = batch.phrase_BSPL.to(f.word_BSLD)
             phrase_BSPD = weight_BSPL @ f.word_BSLD / weight_BSPL.sum(-1, keepdim=True).clamp_min(1)
             phrase_BND = l2_normalise(phrase_BSPD.flatten(1, 2))
-            losses["word"] = within_rooms(phrase_BND, f.object_BMD, batch.phrase_BSPM.flatten(1, 2), batch.open_BM, f.scale)
+            losses["word"] = within_rooms(phrase_BND, f.object_BMD, batch.phrase_BSPM.flatten(1, 2), open_BM, f.scale)
         if "sentence" in self.levels:
-            losses["sentence"] = within_rooms(f.sentence_BSD, f.node_BMD, batch.meant_BSM, batch.open_BM, f.scale)
+            losses["sentence"] = within_rooms(f.sentence_BSD, f.node_BMD, batch.meant_BSM, open_BM, f.scale)
         if "scene" in self.levels:
             assert f.room_BD is not None
             assert f.text_BD is not None
@@ -338,6 +354,19 @@ class SceneGraph3D(Recipe[RoomGraphNet, RoomLanguageBatch, RoomGraphFeatures]):
     def paper(cls) -> Self:
         """256 dimensions and 300 of words; everything that the paper does not say is as in the fields."""
         return cls()
+
+
+def start_embeddings(embed: nn.Embedding, words: Tokenizer, file: str) -> None:
+    """Set the embeddings of tokens that are words in a file of GloVe's form to their vectors. Raises DataError if it has none of them."""
+    tokens: dict[str, list[int]] = defaultdict(list)
+    for row in range(embed.num_embeddings):
+        tokens[str(words.inner.id_to_token(row)).strip("Ġ")].append(row)
+    vectors = read_glove(file, tokens, embed.embedding_dim)
+    if not vectors:
+        raise DataError("has no word of the data", file=file, expected='lines "word number number ..."')
+    with torch.no_grad():
+        for word, vector_E in vectors.items():
+            embed.weight[tokens[word]] = torch.from_numpy(vector_E).to(embed.weight)
 
 
 def within_rooms(row_BND: Tensor, object_BMD: Tensor, positive_BNM: Tensor, open_BM: Tensor, scale: Tensor) -> Tensor:

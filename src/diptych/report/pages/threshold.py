@@ -20,8 +20,8 @@ BINS = 20
 def threshold_page(
     data: Any,
     score_N: npt.NDArray[np.floating[Any]],
-    kept: Sequence[int],
-    dropped: Sequence[int],
+    kept: Sequence[int] | npt.NDArray[np.int64],
+    dropped: Sequence[int] | npt.NDArray[np.int64],
     *,
     name: str,
     threshold: float,
@@ -38,18 +38,17 @@ def threshold_page(
     sides    headings of the two
     """
     finite = score_N[np.isfinite(score_N)]
-    count_B, edge_B = np.histogram(finite, bins=min(BINS, max(1, len(set(finite.tolist())))))
+    count_B, edge_B = np.histogram(finite, bins=min(BINS, max(1, len(np.unique(finite)))))
     bars = {f"{edge:.3g}": int(count) for edge, count in zip(edge_B[:-1], count_B, strict=True)}
-    album = Album(data)
+    nearest = [*map(int, kept[-SHOWN:])], [*map(int, dropped[:SHOWN])]
+    album = Album(data.select([*nearest[0], *nearest[1]]))
 
     def sheet(rows: Sequence[int]) -> str:
-        return page.sheet(
-            page.figure(album.of(data.uids[row])[0], f"{score_N[row]:.3f} {album.of(data.uids[row])[1]}") for row in rows
-        )
+        uids = {row: data[row].uid for row in rows}
+        return page.sheet(page.figure(album.of(uid)[0], f"{score_N[row]:.3f} {album.of(uid)[1]}") for row, uid in uids.items())
 
     sections = [
         page.Section("Histogram", (bar_chart(name, bars), page.text(f"Threshold {threshold:.4g}."))),
-        page.Section(sides[0], (sheet(kept[-SHOWN:]),) if kept else ()),
-        page.Section(sides[1], (sheet(dropped[:SHOWN]),) if dropped else ()),
+        *(page.Section(side, (sheet(rows),) if rows else ()) for side, rows in zip(sides, nearest, strict=True)),
     ]
     return page.page(title, lead, sections)

@@ -119,8 +119,10 @@ class MME:
         return Result(self.name, self.version, self.main, metrics, len(records), len(set(groups)), notes=notes)
 
     def _answers(self, records: pa.Table) -> list[bool | None]:
-        columns = (records.column(name).to_pylist() for name in ("answer", "fault"))
-        return [None if fault else parse_yes_no(answer, self.reader) for answer, fault in zip(*columns, strict=True)]
+        columns = (records.column(name).to_pylist() for name in ("answer", "fault", "true"))
+        return [
+            None if fault else parse_yes_no(answer, self.reader, truth=true) for answer, fault, true in zip(*columns, strict=True)
+        ]
 
     def _right(self, records: pa.Table) -> Floats:
         truth = records.column("true").to_pylist()

@@ -64,7 +64,8 @@ class MMRel:
 
     how       "write": generate the answer; "mean" or "sum": compare the likelihoods of "yes" and "no", in nats per token or in total (open
               questions are left out)
-    reader    parser of generated answers: first | released | single | whole | prefix (`_scoring.answers.yes_no`)
+    reader    parser of generated answers: first | released | single | whole | prefix | contained (`_scoring.answers.yes_no`); the last is
+              that of MMRel's evaluation, whose suffix is "Please answer this question with one word."
     unread    an answer that is neither yes nor no counts as "wrong" and not as a yes; or, as in MMRel, as the "opposite" of the right
               answer, which affects precision and the share of yes
     by        judge of open questions: exact, soft, embedding, likelihood, model; the last three need the role `judge`
@@ -274,8 +275,9 @@ class MMRel:
     def _confusion(self, records: pa.Table, reader: Reader, column: str = "answer") -> Floats:
         faults = records.column("fault").to_pylist() if column == "answer" else [""] * len(records)
         answers = records.column(column).to_pylist()
-        verdicts = [None if fault else parse_yes_no(answer, reader) for answer, fault in zip(answers, faults, strict=True)]
         true_N = np.array(records.column("true").to_pylist())
+        rows = zip(answers, faults, true_N.tolist(), strict=True)
+        verdicts = [None if fault else parse_yes_no(answer, reader, truth=true) for answer, fault, true in rows]
         if self._unread(records) == "opposite":
             verdicts = [not true if answer is None else answer for true, answer in zip(true_N.tolist(), verdicts, strict=True)]
         return confusion(true_N, verdicts, reader)

@@ -17,7 +17,8 @@ Of the largest share alone, each a mean over seeds:
                   threshold has on the test images
 
 A label without positives or negatives among the test images is left out of the mean and named in the notes. The share of patients
-is drawn with a recorded seed, so that every label of training stays in it as far as it can. A patient in two splits is refused.
+is drawn with a recorded seed, so that every label of training stays in it as far as it can; `share_lists` takes published lists
+instead. A patient in two splits is refused.
 
 Training images are cropped at random as the paper says. What BenchX's code does otherwise: thresholds are fitted on the very rows that are
 scored (`compat="released"`), and images are cropped by area, mirrored, and normalised by one mean for all encoders (`augment="released"`).
@@ -66,6 +67,7 @@ class BenchX:
     train_split, val_split, test_split  names of the splits
     train, val    data sets to use instead of splits; with `train`, all of the evaluated data is the test
     shares        shares of the training patients
+    share_lists   use the images of the published list for a share below 1, by the extra `shares` ("train_10" for .1), instead of sampling
     norms, small_heads, encoder_rates  settings of the head to try; an encoder rate of 0 freezes the encoder, and is the only one for an
                                        encoder without a tower
     seeds         seeds of the runs
@@ -91,6 +93,7 @@ class BenchX:
     train: Any = field(default=None, compare=False, repr=False)
     val: Any = field(default=None, compare=False, repr=False)
     shares: tuple[float, ...] = (1.0, 0.1, 0.01)
+    share_lists: bool = False
     norms: tuple[bool, ...] = (False, True)
     small_heads: tuple[bool, ...] = (False, True)
     encoder_rates: tuple[float, ...] = (1.0, 0.1)
@@ -154,14 +157,16 @@ class BenchX:
         rows: dict[str, list[Any]] = {name: [] for name in ("run", "part", "uid", "group", "truth", "score")}
         rows |= {f"by_{name}": [] for name in self.group_by}
         runs = self.runs(pictures["train"].tower is not None)
+        rows_of_share = {
+            share: self._rows_of_share(share, samples["train"], groups["train"], truth["train"]) for share in self.shares
+        }
         for number, run in enumerate(with_bar(runs, len(runs), "runs of fine-tuning")):
             share, norm, small_head, rate, seed = run
-            kept = drawn_rows(groups["train"], truth["train"], share, seed=self.seed)
             switches = HeadSwitches(norm, small_head, rate)
             scores = fine_tuned_scores(
                 pictures["train"],
                 truth["train"],
-                kept,
+                rows_of_share[share],
                 pictures["val"],
                 truth["val"],
                 [pictures["test"]],
@@ -264,6 +269,11 @@ class BenchX:
         rates = self.encoder_rates if trainable else (0.0,)
         return list(product(self.shares, self.norms, self.small_heads, rates, self.seeds))
 
+    def _rows_of_share(self, share: float, samples: Sequence[Sample], groups: Sequence[str], truth_NK: Bools) -> list[int]:
+        if self.share_lists and share < 1:
+            return listed_rows(samples, share)
+        return drawn_rows(groups, truth_NK, share, seed=self.seed)
+
     def labels(self, sample: Sample) -> tuple[str, ...]:
         """Labels of a sample."""
         value = sample.extras.get(self.label)
@@ -316,6 +326,23 @@ def drawn_rows(groups: Sequence[str], truth_NK: Bools, share: float, *, seed: in
             chosen.append(next(name for name in order if name in having))
     taken = set([*chosen, *(name for name in order if name not in set(chosen))][:wanted])
     return [row for row, group in enumerate(groups) if group in taken]
+
+
+def listed_rows(samples: Sequence[Sample], share: float) -> list[int]:
+    """Rows of the training images that the published list of a share names ("train_10" for .1), by the extra `shares`.
+
+    Raises DataError if no image is in that list.
+    """
+    name = f"train_{100 * share:g}"
+    rows = [row for row, sample in enumerate(samples) if name in sample.extras.get("shares", ())]
+    if not rows:
+        lists = sorted({other for sample in samples for other in sample.extras.get("shares", ())})
+        raise DataError(
+            f"no training image is in the list {name}",
+            field="shares",
+            expected=", ".join(lists) or f"{name}.txt beside the table",
+        )
+    return rows
 
 
 def _std(values: Sequence[float]) -> float:

@@ -35,7 +35,7 @@ class POPE:
     count     maximum number of pairs of questions per image and setting (published 3, for images with more than 3 objects)
     template  question with {} for the object; "a " becomes "an " before a vowel, as intended by the released generator
     how       "write": generate the answer; "mean" or "sum": compare the likelihoods of "yes" and "no", in nats per token or in total
-    reader    parser of generated answers: first | released | single | whole | prefix (`_scoring.answers.yes_no`)
+    reader    parser of generated answers: first | released | single | whole | prefix | contained (`_scoring.answers.yes_no`)
     suffix    text after each question
     blind     also ask about grey pictures
     draws, seed of the intervals, which draw groups of samples; `seed` also of the absent objects at random
@@ -137,8 +137,7 @@ class POPE:
 
     def _metrics(self, records: pa.Table, column: str, groups: list[str], ending: str) -> dict[str, Metric]:
         reader = self._reader(records)
-        verdicts = [parse_yes_no(answer, reader) for answer in records.column(column).to_pylist()]
-        part_N5 = confusion(np.array(records.column("there").to_pylist()), verdicts, reader)
+        part_N5 = confusion(np.array(records.column("there").to_pylist()), self._verdicts(records, column), reader)
         setting_N = np.array(records.column("setting").to_pylist())
         settings = [setting for setting in SETTINGS if (setting_N == setting).any()]
         wide = np.concatenate([np.where((setting_N == setting)[:, None], part_N5, np.nan) for setting in settings], 1)
@@ -159,8 +158,13 @@ class POPE:
                     chance=self._chance(name),
                     items=int((setting_N == setting).sum()),
                 )
-        unread = float(np.mean([answer is None for answer in verdicts]))
+        unread = float(np.mean([parse_yes_no(answer, reader) is None for answer in records.column(column).to_pylist()]))
         return {**metrics, f"unread{ending}": Metric(unread, higher_is_better=False)}
+
+    def _verdicts(self, records: pa.Table, column: str) -> list[bool | None]:
+        """The answer to each question: True for yes, False for no, None for neither."""
+        rows = zip(records.column(column).to_pylist(), records.column("there").to_pylist(), strict=True)
+        return [parse_yes_no(answer, self._reader(records), truth=there) for answer, there in rows]
 
     def _reader(self, records: pa.Table) -> Reader:
         reader: Reader = facts_of(records).get("options", {}).get("reader", self.reader)
@@ -176,5 +180,4 @@ class POPE:
         if metric != "accuracy":
             return None
         reader = self._reader(records)
-        verdicts = [parse_yes_no(answer, reader) for answer in records.column("answer").to_pylist()]
-        return confusion(np.array(records.column("there").to_pylist()), verdicts, reader)[:, 3:4]
+        return confusion(np.array(records.column("there").to_pylist()), self._verdicts(records, "answer"), reader)[:, 3:4]

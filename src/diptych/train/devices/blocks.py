@@ -18,10 +18,17 @@ _DONE: WeakSet[nn.Module] = WeakSet()
 
 
 def stacked_blocks(model: nn.Module) -> Iterator[list[nn.Module]]:
-    """Each stack of two or more blocks of one kind that hold further modules, such as the layers of a transformer."""
-    for stack in list(model.modules()):
+    """Each stack of two or more blocks of one kind that hold further modules, such as the layers of a transformer. A stack of which a
+    block holds another stack (the stages of a Swin transformer) is left out: its blocks are too large, and often called in parts."""
+    stacks = []
+    for stack in model.modules():
         blocks = list(stack.children()) if isinstance(stack, nn.ModuleList | nn.Sequential) else []
         if len(blocks) > 1 and len({type(block) for block in blocks}) == 1 and any(True for _ in blocks[0].children()):
+            stacks.append(blocks)
+    stacked = {block for blocks in stacks for block in blocks}
+    for blocks in stacks:
+        inside = {part for block in blocks for part in block.modules()} - set(blocks)
+        if inside.isdisjoint(stacked):
             yield blocks
 
 

@@ -55,6 +55,11 @@ class SharedSave:
         self._thread = threading.Thread(target=self._run, args=words, name=f"save {self.path.name}")
         self._thread.start()
 
+    @property
+    def failed(self) -> bool:
+        """True as soon as something could not be written."""
+        return self._error is not None
+
     def wait(self) -> None:
         """Raises RunError if the checkpoint could not be written; those before it are whole."""
         if self._thread is not None:

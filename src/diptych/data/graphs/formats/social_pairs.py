@@ -20,7 +20,7 @@ RELATIONS: dict[str, tuple[str, ...]] = {
         *("lovers/spouses", "presenter-audience", "teacher-student", "trainer-trainee", "leader-subordinate", "band members"),
         *("dance team members", "sport team members", "colleagues"),
     ),
-    "pisc": ("friends", "family", "couple", "professional", "commercial", "no relation"),
+    "pisc": ("friends", "family-members", "couple", "professional", "commercial", "no-relationship"),
 }
 """Names of the relations in the order of their numbers; the keys are the formats."""
 PERSON = "person"
@@ -31,8 +31,10 @@ SPLIT = re.compile(r"train|val|test")
 
 
 def read_social_pairs(path: Path, format: str, *, name: str = "", root: Path | None = None) -> Pool:
-    """The pairs of a list, a sample each: two regions "person", the relation between them, and its name as the extra "relation". Pairs of
-    one picture are a group. `root` is the folder of the pictures, by default the list's. Raises DataError that names file and row."""
+    """The pairs of a list, a sample each: two regions "person", the relation between them, and its name as the extra "relation".
+
+    Pairs of one picture are a group. Its people are numbered in order: the extra "symbols" of a pair is ["P1", "P2"], say.
+    `root` is the folder of the pictures, by default the list's. Raises DataError that names file and row."""
     if format not in RELATIONS:
         raise UnknownName("format of pairs", format, RELATIONS)
     samples = list(_pairs(path, RELATIONS[format], root or path.parent))
@@ -48,6 +50,7 @@ def read_social_pairs(path: Path, format: str, *, name: str = "", root: Path | N
 def _pairs(path: Path, relations: tuple[str, ...], root: Path) -> Iterator[Sample]:
     split = SPLIT.search(path.stem)
     extras = {"split": split[0]} if split else {}
+    people: dict[str, list[Box]] = {}
     for row, line in enumerate(_lines(path)):
         if not line.strip():
             continue
@@ -66,13 +69,20 @@ def _pairs(path: Path, relations: tuple[str, ...], root: Path) -> Iterator[Sampl
                 f"names the picture {picture[:60]!r}", file=path, row=row, expected="a name below the folder of pictures"
             )
         regions = tuple(_person(numbers[start : start + 4], path, row) for start in (0, 4))
+        first, second = (region.box for region in regions)
+        seen = people.setdefault(picture, [])
+        seen += [box for box in dict.fromkeys((first, second)) if box not in seen]
         yield Sample(
             f"{path.stem}-{row}",
             FileImage(_found(root, picture), str(root)),
             regions=regions,
             relations=(Relation(0, relations[label], 1),),
             group=picture,
-            extras={**extras, "relation": relations[label]},
+            extras={
+                **extras,
+                "relation": relations[label],
+                "symbols": [f"P{seen.index(box) + 1}" for box in (first, second)],
+            },
         )
 
 

@@ -18,11 +18,20 @@ RATIO = (0.75, 4 / 3)
 """Width over height of a random crop, as in `data.media.transforms.random_crop`."""
 
 
-def local_views(draws: Draws, preprocess: Preprocess, *, count: int, size: int, scale: tuple[float, float]) -> Tensor:
-    """[B, V, C, size, size]: small random parts of each image. The draw's own generator decides; call it after the global view."""
+def local_views(
+    draws: Draws, preprocess: Preprocess, *, count: int, size: int, scale: tuple[float, float], flip: bool = False
+) -> Tensor:
+    """[B, V, C, size, size]: small random parts of each image. The draw's own generator decides; call it after the global view.
+
+    flip  half of the parts are mirrored, each by a draw of its own
+    """
     if count < 1:
         return torch.zeros(len(draws), 0, 3, size, size)
-    parts = [random_crop(pixels(draw), size, draw.rng, scale) for draw in draws for _ in range(count)]
+    parts = []
+    for draw in draws:
+        for _ in range(count):
+            part_HWC = random_crop(pixels(draw), size, draw.rng, scale)
+            parts.append(flipped(part_HWC, draw.rng) if flip else part_HWC)
     return preprocess.normalise(np.stack(parts)).reshape(len(draws), count, 3, size, size)
 
 

@@ -27,6 +27,8 @@ Floats = npt.NDArray[np.float32]
 Frames = Literal["one", "first", "middle", "all"]
 WindowFunction = Literal["LINEAR", "LINEAR_EXACT", "SIGMOID"]
 GREYS = ("MONOCHROME1", "MONOCHROME2")
+COLOURS = ("PALETTE COLOR", "RGB", "YBR_FULL", "YBR_FULL_422", "YBR_PARTIAL_420", "YBR_PARTIAL_422", "YBR_ICT", "YBR_RCT")
+"""Photometric interpretations, with `GREYS`; others (HSV, CMYK) are retired."""
 CT_WINDOWS: dict[str, tuple[float, float]] = {
     "lung": (-600.0, 1500.0),
     "soft tissue": (40.0, 400.0),
@@ -119,8 +121,8 @@ def read_dicom(
         stored = _stored(dataset, frames, count)
         grey = dataset.PhotometricInterpretation in GREYS
         pixels = _grey(stored, dataset, window, voi) if grey else _colour(stored, dataset)
-    except DecodeError:
-        raise
+    except ConfigError as error:  # a window of the file
+        raise DecodeError(str(error), file=name) from error
     except Exception as error:  # codecs and tables raise anything
         raise _broken(name, error) from error
     return DicomImage(pixels, _spacing(dataset), fields_of(dataset))
@@ -131,6 +133,9 @@ def _checked_frames(dataset: Any, frames: Frames, name: str, max_pixels: int) ->
     if missing or not any(key in dataset for key in ("PixelData", "FloatPixelData", "DoubleFloatPixelData")):
         what = f"it has no {missing[0]}" if missing else "it has no pixels"
         raise DecodeError(what, file=name, expected="a DICOM image")
+    if dataset.PhotometricInterpretation not in GREYS + COLOURS:
+        kind = str(dataset.PhotometricInterpretation)
+        raise DecodeError(f"is {kind[:20]!r}", file=name, field="PhotometricInterpretation", expected=" | ".join(GREYS + COLOURS))
     count = int(dataset.get("NumberOfFrames") or 1)
     if count * int(dataset.Rows) * int(dataset.Columns) > max_pixels:
         size = f"{count} x {dataset.Rows} x {dataset.Columns}"

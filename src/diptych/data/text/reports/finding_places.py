@@ -31,6 +31,9 @@ UNSPECIFIED = "unspecified"
 """Place of a finding whose sentence names none."""
 NO_LABELS = frozenset({"normal", "exclude", "unchanged", ""})
 """PadChest's labels that are no findings."""
+SIDE = re.compile(r"\s+(left side|right side|both sides?|bilateral)$")
+SIDES = {"left side": "left", "right side": "right"} | dict.fromkeys(("both sides", "both side", "bilateral"), "bilateral")
+"""Side at the end of a label of PadChest's sentences -> the place of that name; the column Labels has the label without it."""
 ADJACENT = re.compile(r"\s+(?:(?!(?:and|or|with)\b)\w+\s+)?")
 """At most one word, between a place and the finding that it belongs to."""
 NOT_A_NUMBER = re.compile(r"(?<=[\[ ])nan(?=[,\]])")
@@ -86,15 +89,22 @@ FindingPlace(finding='opacity', place='left lower zone', status='present')]
 
 def padchest_pairs(sentences: str, uid: str = "") -> list[FindingPlace]:
     """Pairs of PadChest's column: each label of a sentence with each of its places, all present. A sentence without labels is
-    `nan` there.
+    `nan` there; a side in a label ("pleural effusion left side") is a place.
+
+    Reports that the authors' model labelled have one list of all sentences. In it, a label with a blank in front belongs to the
+    sentence of the label before it; one without begins a sentence.
 
     >>> padchest_pairs("[['normal'], ['pleural effusion', 'loc pleural', 'loc right']]")[1]
     FindingPlace(finding='pleural effusion', place='right', status='present')
+    >>> [pair[:2] for pair in padchest_pairs("['consolidation', ' pneumonia', 'loc basal', 'scoliosis']")]
+    [('consolidation', 'basal'), ('pneumonia', 'basal'), ('scoliosis', 'unspecified')]
     """
     try:
         rows = ast.literal_eval(NOT_A_NUMBER.sub("[]", sentences))
     except (ValueError, SyntaxError, MemoryError, RecursionError):
         rows = None
+    if isinstance(rows, list) and all(isinstance(row, str) for row in rows):
+        rows = _split_sentences(rows)
     if not isinstance(rows, list) or not all(isinstance(row, list) for row in rows):
         raise DataError(
             f"sample {uid!r} has {sentences[:40]!r}",
@@ -104,10 +114,23 @@ def padchest_pairs(sentences: str, uid: str = "") -> list[FindingPlace]:
     pairs = []
     for row in rows:
         labels = [str(label).strip() for label in row]
-        sites = [label.removeprefix("loc ").strip() for label in labels if label.startswith("loc ")] or [UNSPECIFIED]
-        findings = [label for label in labels if not label.startswith("loc ") and label not in NO_LABELS]
-        pairs += [FindingPlace(finding, site, "present") for finding in findings for site in sites]
+        sites = [label.removeprefix("loc ").strip() for label in labels if label.startswith("loc ")]
+        for label in labels:
+            if label.startswith("loc ") or label in NO_LABELS:
+                continue
+            own = [SIDES[match[1]]] if (match := SIDE.search(label)) else []
+            finding = SIDE.sub("", label)
+            pairs += [FindingPlace(finding, site, "present") for site in dict.fromkeys(sites + own) or [UNSPECIFIED]]
     return pairs
+
+
+def _split_sentences(labels: Sequence[str]) -> list[list[str]]:
+    rows: list[list[str]] = []
+    for label in labels:
+        if not rows or not label.startswith((" ", "loc ")):
+            rows.append([])
+        rows[-1].append(label)
+    return rows
 
 
 def finding_matrix(pairs: Iterable[FindingPlace], findings: Sequence[str], sites: Sequence[str]) -> Matrix:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from diptych.models.io.foreign import detectors
@@ -39,7 +40,7 @@ def image_text_models() -> dict[str, str]:
             classes.setdefault(model_type, set()).update([names] if isinstance(names, str) else names)
     for model_type, names in modeling_auto.MODEL_MAPPING_NAMES.items():
         name = names if isinstance(names, str) else names[0]
-        if _two_sided(name):
+        if _two_sided(model_type, name):
             classes.setdefault(model_type, set()).add(name)
     for model_type in (*BY_TYPE, "xclip"):  # in none of those registries, or in one of another kind
         if model_type in modeling_auto.MODEL_MAPPING_NAMES or model_type in modeling_auto.CONFIG_MAPPING_NAMES:
@@ -82,9 +83,16 @@ def _sees(model_type: str) -> bool:
     return "vision_config" in getattr(kind, "sub_configs", {}) or hasattr(kind, "vision_config")
 
 
-def _two_sided(name: str) -> bool:
+def _two_sided(model_type: str, name: str) -> bool:
+    """Return True if the class gives features of images and of texts. Only a family whose sources name both is imported: importing
+    every family takes half a minute.
+    """
     import transformers
+    from transformers.models.auto.configuration_auto import model_type_to_module_name
 
+    folder = Path(transformers.__file__).parent / "models" / model_type_to_module_name(model_type).replace(".", "/")
+    if not any("get_text_features" in path.read_text(encoding="utf-8") for path in folder.glob("modeling_*.py")):
+        return False
     try:
         kind: Any = getattr(transformers, name, None)
         return all(hasattr(kind, part) for part in ("get_image_features", "get_text_features"))

@@ -23,6 +23,8 @@ PartnerDraw = Callable[[Tensor, Tensor], Tensor]
 """Rule that samples indices [N] of wrong partners from logits [N, M] and a mask of allowed ones, bool [N,
 M]: `sample_columns` or another.
 """
+Gather = Callable[[Tensor], Tensor]
+"""Tensors of all processes in one: [...] of each -> [W, ...] without gradient, or rows [N, ...] -> [W * N, ...] with it."""
 CHUNK = 256
 """Default number of pairs per forward pass."""
 
@@ -43,6 +45,21 @@ class SideFeatures:
     def rows(self, row: Tensor) -> SideFeatures:
         """Features of the rows with these indices."""
         return SideFeatures(self.vector_ND[row], self.state_N[row], self.mask_NT[row])
+
+
+def alone(x: Tensor) -> Tensor:
+    """Gathered tensor [1, ...] where there is one process."""
+    return x[None]
+
+
+def same_rows(x_ND: Tensor) -> Tensor:
+    """Gathered rows where there is one process: the rows themselves."""
+    return x_ND
+
+
+def one_process() -> tuple[int, int]:
+    """Rank and number of processes where there is one."""
+    return 0, 1
 
 
 class PairMatcher(Protocol):
@@ -118,12 +135,26 @@ class MatcherOutput:
 class MatcherTraining(nn.Module):
     """Training of a matcher by contrast and matching, with negatives sampled by similarity (ALBEF's hard negatives).
 
-    draw  rule that samples a wrong partner of each row from the logits and the mask of allowed partners
+    Negatives are sampled from the batch of all processes, whose tokens are gathered for that: however many processes share a batch,
+    the pairs are those of one.
+
+    draw    rule that samples a wrong partner of each row from the logits and the mask of allowed partners
+    gather  [...] of each process -> [W, ...], without gradient;  gather_rows  [N, ...] -> [W * N, ...], with it
+    world   gives rank and number of processes
     """
 
-    def __init__(self, matcher: Matcher, *, draw: PartnerDraw | None = None) -> None:
+    def __init__(
+        self,
+        matcher: Matcher,
+        *,
+        draw: PartnerDraw | None = None,
+        gather: Gather = alone,
+        gather_rows: Gather = same_rows,
+        world: Callable[[], tuple[int, int]] = one_process,
+    ) -> None:
         super().__init__()
         self.matcher, self.draw = matcher, draw or sample_columns
+        self.gather, self.gather_rows, self.world = gather, gather_rows, world
 
     @property
     def encoder(self) -> DualEncoder:
@@ -132,15 +163,29 @@ class MatcherTraining(nn.Module):
     def forward(self, image_BCHW: Tensor, text_BL: Tensor, text_mask_BL: Tensor, group_B: Tensor) -> MatcherOutput:
         matcher, scale = self.matcher, self.encoder.log_scale.exp()
         image, text = matcher.read_images(image_BCHW), matcher.read_texts(text_BL, text_mask_BL)
-        may_NN = group_B[:, None] != group_B
-        wrong_N = may_NN.any(1)
+        own_N = self.world()[0] * len(group_B) + torch.arange(len(group_B), device=group_B.device)
         with torch.no_grad():
-            share_NN = (scale * image.vector_ND @ text.vector_ND.T).float()
-            other_text_N, other_image_N = (self.draw(logit_NN, may_NN) for logit_NN in (share_NN, share_NN.T))
+            image_CD, text_CD, group_C = (self.gather(x).flatten(0, 1) for x in (image.vector_ND, text.vector_ND, group_B))
+            may_CC = group_C[:, None] != group_C
+            share_CC = (scale * image_CD @ text_CD.T).float()
+            other_text_N, other_image_N = (
+                draw_alike(self.draw, logit_CC, may_CC, self.gather)[own_N] for logit_CC in (share_CC, share_CC.T)
+            )
         own_N2, _ = matcher.answers(image, text)
-        wrong_text_N2, _ = matcher.answers(image, text.rows(other_text_N))
-        wrong_image_N2, _ = matcher.answers(image.rows(other_image_N), text)
+        wrong_text_N2, _ = matcher.answers(image, self._everywhere(text).rows(other_text_N))
+        wrong_image_N2, _ = matcher.answers(self._everywhere(image).rows(other_image_N), text)
+        wrong_N = may_CC[own_N].any(1)
         return MatcherOutput(image.vector_ND, text.vector_ND, scale, own_N2, wrong_text_N2, wrong_image_N2, wrong_N)
+
+    def _everywhere(self, own: SideFeatures) -> SideFeatures:
+        """The features of all processes, by rank."""
+        mask_CT = self.gather(own.mask_NT.to(torch.uint8)).flatten(0, 1).bool()
+        return SideFeatures(self.gather(own.vector_ND).flatten(0, 1), self.gather_rows(own.state_N).to(own.state_N), mask_CT)
+
+
+def draw_alike(draw: PartnerDraw, logit_NM: Tensor, may_NM: Tensor, gather: Gather) -> Tensor:
+    """Wrong partners [N] that are the same on all processes: those that the first one draws from equal logits."""
+    return gather(draw(logit_NM, may_NM))[0]
 
 
 def sample_columns(logit_NM: Tensor, may_NM: Tensor, *, floor: float = 1e-4, over: Literal["all", "allowed"] = "all") -> Tensor:

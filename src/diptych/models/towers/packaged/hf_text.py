@@ -44,6 +44,7 @@ TAKES_READY_MASKS = ("bert", "roberta", "xlm-roberta", "camembert", "electra", "
 
 class TransformersText(Tower):
     """Encoder such as BERT or MPNet on token ids (or embeddings); pooled by the mean of real tokens or the first token.
+    Of an encoder with a decoder, such as BART, the encoder is taken.
 
     `config` is the encoder's configuration as a dict, as in its config.json, or under "text_config" for a dual encoder. The
     encoder's own pooling layer is omitted, since no loss would reach its parameters, except with `pooling` "pooler".
@@ -79,8 +80,8 @@ class TransformersText(Tower):
             raise ConfigError(f"{model.config.model_type} has no pooling layer (expected mean | cls)")
         if pooling != "pooler" and getattr(model, "pooler", None) is not None:
             model.pooler = None
-        if model.config.is_encoder_decoder:
-            raise ConfigError(f"{model.config.model_type} has a decoder (expected an encoder such as BERT)")
+        if getattr(model, "decoder", None) is not None:
+            model = model.get_encoder()
         self.net = model
         self.pooling = pooling
         self.width = int(getattr(model.config, "project_dim", None) or model.config.hidden_size)  # AltCLIP's is projected
@@ -113,3 +114,25 @@ class TransformersText(Tower):
         attention = str(settings._attn_implementation)
         ready = settings.model_type in TAKES_READY_MASKS and attention in ("sdpa", "eager")
         return key_mask(mask_BL, attention) if ready and not getattr(settings, "is_decoder", False) else mask_BL.long()
+
+
+def bart_encoder(
+    *, vocab_size: int, length: int, width: int, layers: int, heads: int, pad_id: int = 1, pooling: Pooled = "cls"
+) -> TransformersText:
+    """Newly initialised encoder of BART (Lewis et al., 2019, 1910.13461) with the dropout of bart-base."""
+    config = {
+        "model_type": "bart",
+        "vocab_size": vocab_size,
+        "pad_token_id": pad_id,
+        "d_model": width,
+        "encoder_layers": layers,
+        "encoder_attention_heads": heads,
+        "encoder_ffn_dim": 4 * width,
+        "decoder_layers": 0,  # the decoder is not kept
+        "decoder_attention_heads": heads,
+        "max_position_embeddings": 1024,
+        "dropout": 0.1,
+        "attention_dropout": 0.1,
+        "activation_dropout": 0.1,
+    }
+    return TransformersText(config=config, pooling=pooling, length=length)

@@ -67,7 +67,7 @@ def train_once(rows: Dataset, recipe: Recipe[Any, Any, Any], seed: int) -> Calla
         batch = in_default_precision(step.batch)
         optimiser.zero_grad(set_to_none=True)
         torch.stack(list(recipe.losses(recipe.features(model, batch), batch).values())).sum().backward()
-        clip(model.parameters(), spec.clip_norm)
+        clip(model, spec.clip_norm)
         set_learning_rate(optimiser, learning_rate(spec, number, recipe.steps))
         optimiser.step()
     return recipe.deploy(model.eval().float()).save

@@ -33,6 +33,8 @@ from diptych.recipes._shared.texts.vocabulary import learned_vocabulary, tokeniz
 from diptych.worlds.address import open_data, training_rows
 
 FORMAT = 1
+LOCAL = 4
+"""Boxes along a side of a picture for local tokens, as published."""
 SMALL_REFERENCES = ReferenceSettings(
     image={
         "hidden_size": 32,
@@ -114,15 +116,15 @@ class ReferenceBase:
     words: tuple[Tokenizer, ...]
 
 
-def reference_base(weights: str, adapter: str, image_encoder: str) -> ReferenceBase:
+def reference_base(weights: str, adapter: str, image_encoder: str, local_encoder: str = "") -> ReferenceBase:
     """The model at an address, opened once a process unless its files change: a folder of a model with reference pictures, or
-    hf:FOLDER of SDXL
-    with the file of MS-Diffusion's adapter and hf:FOLDER of its image encoder. Shared: copy its networks before training."""
-    return _opened(weights, adapter, image_encoder, weights_mtime(weights))
+    hf:FOLDER of SDXL with the file of MS-Diffusion's adapter and hf:FOLDER of its image encoder, and of that of local tokens, "" for
+    none. Shared: copy its networks before training."""
+    return _opened(weights, adapter, image_encoder, local_encoder, weights_mtime(weights))
 
 
 @lru_cache(maxsize=2)
-def _opened(weights: str, adapter: str, image_encoder: str, when: tuple[int, ...]) -> ReferenceBase:
+def _opened(weights: str, adapter: str, image_encoder: str, local_encoder: str, when: tuple[int, ...]) -> ReferenceBase:
     with torch.device("cpu"):
         opened = open_address(weights)
         if isinstance(opened, ReferenceImageModel) and not opened.rank:
@@ -135,15 +137,18 @@ def _opened(weights: str, adapter: str, image_encoder: str, when: tuple[int, ...
             )
         from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
-        folder = str(Path(image_encoder.removeprefix("hf:")).expanduser())
+        folder, local = (str(Path(address.removeprefix("hf:")).expanduser()) for address in (image_encoder, local_encoder))
         config = CLIPVisionConfig.from_pretrained(folder, local_files_only=True)
         names = ReferenceSettings().image
         tensors = read_content(Path(adapter).expanduser())
-        settings = replace(adapter_settings(tensors, adapter), image={name: getattr(config, name) for name in names})
+        image = {name: getattr(config, name) for name in names}
+        settings = replace(adapter_settings(tensors, adapter), image=image, local=LOCAL if local_encoder else 0)
         with torch.random.fork_rng(devices=[]):
             model = ReferenceDiffusion(opened.settings, settings)
         model.net.load_state_dict(opened.model.state_dict(), strict=False)
         model.images = CLIPVisionModelWithProjection.from_pretrained(folder, local_files_only=True, use_safetensors=True)
+        if local_encoder:
+            model.local_images = CLIPVisionModelWithProjection.from_pretrained(local, local_files_only=True, use_safetensors=True)
         load_released_adapter(model, tensors, adapter)
         return ReferenceBase(model.float().eval(), opened.tokenizers)
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -14,14 +16,15 @@ from torch.nn import functional
 from diptych.core.contracts import Draw, Draws, Recipe
 from diptych.core.errors import DataError
 from diptych.core.rows import Rows
+from diptych.data.load.batch import pixels
 from diptych.data.masks import decode as decode_mask
-from diptych.data.media.transforms import Preprocess
+from diptych.data.media.transforms import HALF, Preprocess
 from diptych.data.text.tokenize import Tokenizer
 from diptych.models.diffusion.reference_model import phrase_ids, picture_pixels
 from diptych.models.diffusion.reference_net import ReferenceDenoising, ReferenceDiffusion, ReferenceSettings
 from diptych.models.diffusion.settings import DiffusionSettings
 from diptych.models.diffusion.text_to_image import prompt_ids
-from diptych.recipes._shared.diffusion.batch import DiffusionBatch, diffusion_batch, drawn_noise, image_preprocess, latent_shape
+from diptych.recipes._shared.diffusion.batch import DiffusionBatch, diffusion_batch, drawn_noise, latent_shape
 
 NO_SPAN = (0, 0)
 
@@ -35,6 +38,7 @@ class ReferenceBatch(DiffusionBatch):
     predicate_B2       half-open token span of the relation in the prompt, (0, 0) where there is none
     target_BRK2, point_BRK2, visible_BRK  key points in the target and in the reference, and 1 where both are inside the picture
     mask_BHW           1 on the things of the target
+    original_B2        height and width of the target before it was resized, which SDXL reads
     """
 
     picture_BRCHW: Rows[Tensor]
@@ -47,6 +51,17 @@ class ReferenceBatch(DiffusionBatch):
     point_BRK2: Rows[Tensor]
     visible_BRK: Rows[Tensor]
     mask_BHW: Rows[Tensor]
+    original_B2: Rows[Tensor]
+
+
+@dataclass(frozen=True)
+class TargetView:
+    """Target picture, reference pictures, boxes [R, 4] of the things in the target as shares, and the mask [S, S] of all of them."""
+
+    image_HWC: npt.NDArray[np.uint8]
+    references: Sequence[npt.NDArray[np.uint8]]
+    box_R4: Tensor
+    mask_SS: Tensor
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,7 +101,7 @@ class ReferenceRecipe(Recipe[ReferenceDiffusion, ReferenceBatch, ReferenceDenois
     @property
     def preprocess(self) -> Preprocess:
         """Target and reference pictures to [-1, 1], both sides resized, so that shares stay true."""
-        return image_preprocess(self.settings().image_size, "squash")
+        return Preprocess(self.settings().image_size, *HALF, "squash", "bilinear")
 
     def load(self, sample: Any, rng: np.random.Generator) -> Mapping[str, Any]:
         loaded = dict(super().load(sample, rng))
@@ -99,15 +114,16 @@ class ReferenceRecipe(Recipe[ReferenceDiffusion, ReferenceBatch, ReferenceDenois
         prompts = [self.prompt(draw) for draw in draws]
         text_BEL, _ = prompt_ids(words, prompts, settings.text_length)
         spans = [self.predicate_span(draw, prompt) for draw, prompt in zip(draws, prompts, strict=True)]
-        made = diffusion_batch(draws, text_BEL, settings, self.preprocess)
         facts = [figure_facts(draw) for draw in draws]
+        views = [self.view(draw) for draw in draws]
+        shown = [replace(draw, image_HWC=view.image_HWC) for draw, view in zip(draws, views, strict=True)]
+        made = diffusion_batch(replace(draws, items=tuple(shown)), text_BEL, settings, self.preprocess)
         side = int(references.image["image_size"])
         pictures = [list(draw.media["references"]) for draw in draws]
         target, point, visible = (torch.stack(list(part)) for part in zip(*map(point_tensors, facts), strict=True))
         count = target.shape[1]
         posterior = drawn_noise(draws, (count, *latent_shape(settings, self.preprocess.size))) if settings.vae else None
         phrases = [phrase_ids(words[0], [str(one["phrase"]) for one in row], settings) for row in facts]
-        boxes = [[one["box"] for one in row] for row in facts]
         return ReferenceBatch(
             made.image_BCHW,
             made.text_BEL,
@@ -115,16 +131,22 @@ class ReferenceRecipe(Recipe[ReferenceDiffusion, ReferenceBatch, ReferenceDenois
             made.noise_BCHW,
             made.posterior_BCHW,
             torch.stack([picture_pixels(row, side) for row in pictures]),
-            torch.stack([self.preprocess(row) for row in pictures]),
+            torch.stack([self.preprocess(view.references) for view in views]),
             posterior,
             torch.stack(phrases),
-            torch.tensor(boxes, dtype=torch.float32),
+            torch.stack([view.box_R4 for view in views]),
             torch.tensor(spans, dtype=torch.int64),
             target,
             point,
             visible,
-            torch.stack([self.union_mask(draw) for draw in draws]),
+            torch.stack([view.mask_SS for view in views]),
+            torch.tensor([pixels(draw).shape[:2] for draw in draws], dtype=torch.float32),
         )
+
+    def view(self, draw: Draw) -> TargetView:
+        """Pictures, boxes and mask of a draw, as they are: `preprocess` makes squares of the pictures."""
+        boxes = torch.tensor([one["box"] for one in figure_facts(draw)], dtype=torch.float32)
+        return TargetView(pixels(draw), list(draw.media["references"]), boxes, self.union_mask(draw))
 
     def predicate_span(self, draw: Draw, prompt: str) -> tuple[int, int]:
         """Half-open token span of the sample's predicate in its prompt. Raises DataError where it does not occur, or is cut off."""
@@ -133,21 +155,26 @@ class ReferenceRecipe(Recipe[ReferenceDiffusion, ReferenceBatch, ReferenceDenois
             return NO_SPAN
         words = self.words()[0]
         text = words.cleaned(prompt)
-        start = text.find(words.cleaned(predicate))
-        if start < 0:
+        match = re.search(rf"(?<!\w){re.escape(words.cleaned(predicate))}(?!\w)", text)
+        if match is None:
             raise DataError(
                 f"predicate {predicate!r} does not occur in the prompt {prompt!r} of '{draw.sample.uid}'",
                 field="predicate",
                 expected="words of the prompt",
             )
-        (positions,) = words.span_places(text, [(start, start + len(words.cleaned(predicate)))], self.settings().text_length)
+        (positions,) = words.span_places(text, [match.span()], self.settings().text_length)
         if not positions:
             raise DataError(f"predicate {predicate!r} is cut off from the prompt of '{draw.sample.uid}'", field="predicate")
         return positions[0], positions[-1] + 1
 
+    @property
+    def mask_side(self) -> int:
+        """Cells along a side of the masks: an eighth of the published size, the size of the latents."""
+        return self.preprocess.size // max(1, self.settings().latent_scale)
+
     def union_mask(self, draw: Draw) -> Tensor:
-        """Float mask [side, side] of the regions of a sample at an eighth of the published size, or at the latents' size."""
-        side = self.preprocess.size // max(1, self.settings().latent_scale)
+        """Float mask [side, side] of the regions of a sample at the latents' size."""
+        side = self.mask_side
         masks = [decode_mask(region.mask) for region in draw.sample.regions if region.mask is not None]
         if not masks:
             return torch.zeros(side, side)
@@ -155,6 +182,8 @@ class ReferenceRecipe(Recipe[ReferenceDiffusion, ReferenceBatch, ReferenceDenois
         return functional.interpolate(union, size=(side, side), mode="nearest")[0, 0]
 
     def features(self, model: ReferenceDiffusion, batch: ReferenceBatch) -> ReferenceDenoising:
+        side = float(self.preprocess.size)
+        crop_B2, wanted_B2 = torch.zeros_like(batch.original_B2), torch.full_like(batch.original_B2, side)
         features: ReferenceDenoising = model(
             batch.image_BCHW,
             batch.text_BEL,
@@ -167,6 +196,7 @@ class ReferenceRecipe(Recipe[ReferenceDiffusion, ReferenceBatch, ReferenceDenois
             batch.phrase_BRL,
             batch.box_BR4,
             batch.predicate_B2,
+            torch.cat([batch.original_B2, crop_B2, wanted_B2], 1),
         )
         return features
 

@@ -153,7 +153,7 @@ def _train(examples: Sequence[LanguageExamples], settings: SmallLanguage, name: 
         nll_B, count_B = answer_nll(*model.answers(model.embed(layout.id_BL), layout), rows=len(layout))
         optimiser.zero_grad(set_to_none=True)
         (nll_B.sum() / count_B.sum()).backward()
-        clip(model.parameters(), spec.clip_norm)
+        clip(model, spec.clip_norm)
         set_learning_rate(optimiser, learning_rate(spec, step, settings.steps))
         optimiser.step()
 

@@ -14,11 +14,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from diptych.core.contracts import Dataset, Draw, Draws, Optimiser, Stage
+from diptych.core.contracts import Dataset, Draw, Draws, Optimiser, Order, Stage
 from diptych.core.errors import ConfigError, DataError
 from diptych.core.rows import Rows
 from diptych.core.sample import Sample
 from diptych.data.load.batch import choose_text, view
+from diptych.data.load.length_order import LengthGroupedOrder
 from diptych.data.media.transforms import Preprocess
 from diptych.data.text.prompts.dialogue_rows import VICUNA_CHAT, cut_pieces, dialogue_tokens
 from diptych.data.text.prompts.layout import ImageSlots, Piece, TextPiece, lay_out
@@ -31,6 +32,12 @@ from diptych.models.towers.hidden_layer import hidden_layer
 from diptych.models.towers.outputs import Tower
 from diptych.models.towers.towers import image_tower
 from diptych.recipes._shared.language.bridges import BridgeBatch, BridgeRecipe
+
+
+def signed_words(sample: Sample) -> int:
+    """Words of a dialogue, one more for the mark of an image; negative without an image."""
+    words = sum(len(text.split()) for asked in questions_of(sample) for text in (asked.text, asked.answer))
+    return words + 1 if sample.image is not None else -max(1, words)
 
 
 @dataclass(frozen=True)
@@ -54,6 +61,7 @@ class VisualInstructionRecipe(BridgeRecipe):
     later          template of the later turns of a dialogue; `template` is that of the first
     text_rows      rows without an image are learned, too, without a place for one
     projector_resize  `resize` of the first stage
+    group_by_length  the rows of a step of dialogues are of similar length, and all or none with an image (`LengthGroupedOrder`)
     instruct_batch_size, instruct_lr, instruct_warmup, instruct_rows_a_mean  of the second stage; batch_size, lr, ... are of the first
     """
 
@@ -65,6 +73,7 @@ class VisualInstructionRecipe(BridgeRecipe):
     later: str = "USER: {prompt} ASSISTANT:"
     text_rows: bool = True
     projector_resize: Literal["crop", "squash", "pad", "native", "square"] = "crop"
+    group_by_length: bool = False
     instruct_batch_size: int = 128
     instruct_lr: float = 2e-5
     instruct_warmup: float = 0.03
@@ -119,6 +128,15 @@ class VisualInstructionRecipe(BridgeRecipe):
     def has_dialogue(self, sample: Sample) -> bool:
         """True if the instruction stage trains on the sample."""
         return (self.text_rows or sample.image is not None) and bool(questions_of(sample))
+
+    def row_order(self, data: Dataset) -> Order | None:
+        """Dialogues grouped by length, where `group_by_length` is on."""
+        if not self.instruct or not self.group_by_length:
+            return None
+        members = self.rows_a_mean or self.batch_size
+        return LengthGroupedOrder(
+            [signed_words(data[row]) for row in range(len(data))], members, max(1, self.batch_size // members)
+        )
 
     def batch(self, draws: Draws) -> BridgeBatch:
         if not self.instruct:

@@ -69,17 +69,19 @@ def _gathered(value: Tensor | None) -> Tensor | None:
 
 @dataclass(frozen=True)
 class TransitionBatch(TensorBatch):
-    """Tokens that were taken, with the answer up to each.
+    """Tokens that were taken, and the answers (episodes) that they are of.
 
+    episode_N      the token's answer
     place_N        place of the token in the answer; tokens from there on are not read
     mask_NV        tokens that could be taken; None: all
     old_log_N, old_value_N  log-probability and value when it was taken
     reward, kl, coefficient, length  of the rollout: mean reward and length of its answers, KL by token, price of the KL
     """
 
-    prompt_NP: Rows[Tensor]
-    there_NP: Rows[Tensor]
-    answer_NL: Rows[Tensor]
+    prompt_EP: Tensor
+    there_EP: Tensor
+    answer_EL: Tensor
+    episode_N: Rows[Tensor]
     place_N: Rows[Tensor]
     action_N: Rows[Tensor]
     old_log_N: Rows[Tensor]
@@ -130,9 +132,10 @@ def transitions(
     share = slice(rank * count // processes, (rank + 1) * count // processes)
     row_N, at_N = answer_N[:count][share], place_N[:count][share]
     return TransitionBatch(
-        prompt_NP=episodes.prompt_BP[row_N],
-        there_NP=episodes.there_BP[row_N],
-        answer_NL=episodes.ids_BL[row_N],
+        prompt_EP=episodes.prompt_BP,
+        there_EP=episodes.there_BP,
+        answer_EL=episodes.ids_BL,
+        episode_N=row_N,
         place_N=at_N,
         action_N=episodes.ids_BL[row_N, at_N],
         old_log_N=episodes.log_BL[row_N, at_N],

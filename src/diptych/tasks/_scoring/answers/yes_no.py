@@ -9,6 +9,8 @@ single    VLMEvalKit: a yes or a no where exactly one of them is a word, else un
           the VQA evaluation code takes them out, so that "no," and "no-one" have a no, and "no'" and "yes:" neither
 prefix    the evaluation code of MME (Fu et al., 2023): a yes where the first four letters hold one, else a no where they do ("None" too),
           else unread
+contained the evaluation code of VCD (Leng et al., 2023), with which MMRel was measured: right where the right word is anywhere in the
+          answer ("no" in "know" too), else the opposite of right
 whole     lmms-eval: the whole answer has to be "yes" or "no", so that "Yes." is unread; unread answers leave the recall
 
 An unread answer is wrong, and is no yes.
@@ -24,18 +26,27 @@ import numpy.typing as npt
 
 from diptych.tasks._scoring.answers.answer_match import strip_punctuation
 
-Reader = Literal["first", "released", "single", "whole", "prefix"]
-READERS: tuple[Reader, ...] = ("first", "released", "single", "whole", "prefix")
+Reader = Literal["first", "released", "single", "whole", "prefix", "contained"]
+READERS: tuple[Reader, ...] = ("first", "released", "single", "whole", "prefix", "contained")
 Floats = npt.NDArray[np.float64]
 _WORD = re.compile(r"[a-z]+")
 
 
-def parse_yes_no(answer: str, reader: Reader = "first") -> bool | None:
+def parse_yes_no(answer: str, reader: Reader = "first", *, truth: bool | None = None) -> bool | None:
     """True for yes, False for no, None if it is neither.
 
+    truth  the right answer, on which "contained" depends; without it an answer that has both words or neither is None
+
     >>> [parse_yes_no("There is no dog. Yes, I am sure.", reader) for reader in READERS]
-    [False, False, None, None, None]
+    [False, False, None, None, None, None]
+    >>> [parse_yes_no("I know that it is so.", "contained", truth=truth) for truth in (True, False)]
+    [False, False]
     """
+    if reader == "contained":
+        words = answer.lower()
+        if truth is not None:
+            return truth if ("yes" if truth else "no") in words else not truth
+        return None if ("yes" in words) == ("no" in words) else "yes" in words
     if reader == "released":
         words = answer.split(".")[0].replace(",", "").split(" ")
         return not {"No", "not", "no"} & set(words)

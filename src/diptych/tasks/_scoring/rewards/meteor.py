@@ -2,8 +2,7 @@
 
     F = P R / (alpha P + (1 - alpha) R), score = F (1 - gamma (chunks / matches)^beta)
 
-NLTK's version, the reward in RL4LMs, also matches WordNet synonyms, which this one does not, and uses the original Porter stemmer
-where this one uses Porter2.
+NLTK's version, the reward in RL4LMs, also matches WordNet synonyms and uses Porter's stemmer where this one uses Porter2: `nltk_meteor`.
 """
 
 from __future__ import annotations

@@ -18,6 +18,7 @@ from diptych.core.errors import ConfigError, MissingExtra, UnknownName
 from diptych.tasks._scoring.captions.metrics import bleu_counts, cider_d, longest_common, words_of
 from diptych.tasks._scoring.rewards.meteor import meteor
 from diptych.tasks._scoring.rewards.naturalness import repetition
+from diptych.tasks._scoring.rewards.nltk_meteor import nltk_meteor
 from diptych.tasks._scoring.rewards.reward import Reward
 
 Texts = Sequence[str]
@@ -158,6 +159,13 @@ def _bleu(argument: str) -> Reward:
 
 
 def _meteor(argument: str) -> Reward:
+    """Without a thesaurus; with a folder of NLTK's data as argument, NLTK's."""
+    if argument:
+        scored = nltk_meteor(argument)
+        return lambda prompts, answers, references: [
+            scored(answer, own) for answer, own in zip(answers, _referred("meteor", references), strict=True)
+        ]
+
     def reward(prompts: Texts, answers: Texts, references: References) -> list[float]:
         some = _referred("meteor", references)
         return [meteor(words_of(answer), [words_of(one) for one in own]) for answer, own in zip(answers, some, strict=True)]
