@@ -111,10 +111,10 @@ def test_what_cannot_be_compared_is_one_line(three: tuple[Pool, list[Path]], tmp
     with pytest.raises(ConfigError, match="records of 1 models"):
         dp.leaderboard(records[:1])
     other = asked(tmp_path, quiz(60, seed=4), IIBench(draws=20), other=Responder("first letter"))
-    with pytest.raises(DataError, match=r"row 0, field 'options': the models were not asked the same"):
+    with pytest.raises(DataError, match=r"row 0, field 'options': the models answered different questions"):
         dp.leaderboard([records[0], *other])
     fewer = asked(tmp_path, quiz(59, seed=3), IIBench(draws=20), fewer=Responder("first letter"))
-    with pytest.raises(DataError, match="row 59, field 'uid': the models were not asked the same"):
+    with pytest.raises(DataError, match="row 59, field 'uid': the models answered different questions"):
         dp.leaderboard([records[0], *fewer])
     plain = asked(tmp_path, quiz(60, seed=3), MultipleChoice(blind=False, draws=20), plain=Responder("first letter"))
     with pytest.raises(DataError, match="of different protocols: ii_bench v1, multiple_choice v2"):

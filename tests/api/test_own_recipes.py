@@ -77,13 +77,13 @@ def test_a_run_from_elsewhere_carries_out_nothing(file: Path, tmp_path: Path, mo
     run = api.train(f"{file}:Warm", WORLD, tmp_path / "run", steps=1, batch_size=4, width=16, progress=False)
     (tmp_path / "evil.py").write_text(f"open({str(tmp_path / 'witness')!r}, 'w')")
     run.write_state(recipe=f"{tmp_path / 'evil.py'}:Warm")
-    with pytest.raises(RunError, match="a program that nobody named on this machine yet"):
+    with pytest.raises(RunError, match="a program that was not used on this machine before"):
         api.evaluate_run(run)
     assert not (tmp_path / "witness").exists()
     run.write_state(recipe=f"{file}:Warm")
     assert api.evaluate_run(run)
     monkeypatch.setenv("DIPTYCH_CACHE", str(tmp_path / "another"))
-    with pytest.raises(RunError, match=r"say `diptych train .*mine\.py:Warm --help` once"):
+    with pytest.raises(RunError, match=r"run `diptych train .*mine\.py:Warm --help` once"):
         api.resume(run.path, steps=2)
 
 
@@ -92,7 +92,7 @@ def test_what_is_no_recipe_is_named(file: Path, tmp_path: Path) -> None:
     for words, reason in (
         (f"{tmp_path / 'none.py'}:Warm", r"none\.py does not exist \(expected FILE\.py:CLASS"),
         (f"{file}:Wram", "has no 'Wram'"),
-        (f"{file}:thing", "'thing' of .* is no recipe"),
+        (f"{file}:thing", "'thing' of .* is not a recipe"),
         (f"{tmp_path / 'broken.py'}:Warm", "cannot be carried out: ZeroDivisionError"),
     ):
         with pytest.raises(ConfigError, match=reason):

@@ -93,7 +93,7 @@ def test_changed_code_is_refused_or_noted_and_a_moved_file_is_named(file: Path, 
         shutil.move(tmp_path / name, tmp_path / "new" / name)
     moved = Path(shutil.move(run.path, tmp_path / "elsewhere"))
     with pytest.raises(
-        RunError, match=r"which is gone: say where it is now with --recipe FILE\.py, or take the copy.*source/warm\.py"
+        RunError, match=r"which no longer exists: give its new path with --recipe FILE\.py, or use the copy.*source/warm\.py"
     ):
         api.resume(moved, steps=4)
     assert main(["train", "--resume", str(moved), "--steps", "4", "--recipe", str(tmp_path / "new/warm.py")]) == 0

@@ -39,7 +39,7 @@ def test_retrieval_has_a_leaderboard_whose_rows_are_queries(runs: list[Path], tm
     assert all({right for *_, right in one.answers} == {True, False} for one in board.partings)
     assert all(one.question for one in board.partings)
     dp.evaluate(runs[0], "retrieval", WORLD.replace("test=12", "test=11"), out=tmp_path / "other", split="test", draws=50)
-    with pytest.raises(DataError, match="the models were not asked the same"):
+    with pytest.raises(DataError, match="the models answered different questions"):
         dp.leaderboard([tmp_path / "a", tmp_path / "other"])
 
 

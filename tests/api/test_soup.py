@@ -78,7 +78,7 @@ def test_what_cannot_be_averaged_is_one_line(models: list[str], tmp_path: Path, 
         ([*models, *out], "--share is for two models"),
         ([models[0], "--how", "uniform", *out], "two models or more"),
         ([*models, "--how", "greedy", *out], "say --data"),
-        ([models[0], models[0], "--how", "uniform", *out], "stands there twice"),
+        ([models[0], models[0], "--how", "uniform", *out], "is given twice"),
     ):
         assert main(["blend", *words]) == 2
         assert reason in capsys.readouterr().err

@@ -133,7 +133,7 @@ def test_two_sweeps_in_one_folder_and_trials_that_all_fail(tmp_path: Path, monke
         raise MemoryError("no room")
 
     monkeypatch.setattr(sweeps, "validators", broken)
-    with pytest.raises(RunError, match=r"every trial of .* failed; the first said: MemoryError: no room"):
+    with pytest.raises(RunError, match=r"every trial of .* failed; the first error was: MemoryError: no room"):
         swept(tmp_path / "s", trials=1)
     with pytest.raises(RunError, match=r"holds a sweep with other over .*choose another --out"):
         swept(tmp_path / "s", over=["lr=1e-3,1e-4"])
@@ -141,7 +141,7 @@ def test_two_sweeps_in_one_folder_and_trials_that_all_fail(tmp_path: Path, monke
         swept(tmp_path / "s", width=32)
     (tmp_path / "full").mkdir()
     (tmp_path / "full/notes.txt").write_text("mine")
-    with pytest.raises(RunError, match="not empty and holds no sweep"):
+    with pytest.raises(RunError, match="not empty and contains no sweep"):
         swept(tmp_path / "full")
     with pytest.raises(RunError, match="the storage nonsense:// cannot be used"):
         swept(tmp_path / "t", storage="nonsense://")

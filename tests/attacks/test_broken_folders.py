@@ -343,7 +343,7 @@ def test_what_a_library_raises_is_one_line(model: Path, error: Exception) -> Non
         with one_line_errors(model):
             raise error
 
-    assert type(error).__name__ in one_line(use, "holds no model that can be opened")
+    assert type(error).__name__ in one_line(use, "contains no model that can be opened")
 
 
 def test_weights_of_every_wrong_form(model: Path) -> None:

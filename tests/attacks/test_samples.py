@@ -31,7 +31,7 @@ from .hostile import DIGITS, LONG, NESTED, png, survives
 SIDECARS = {
     "nested": ('{"caption": ' + NESTED + "}", "nested more than 100 deep"),
     "deep": ('{"caption": "a", "extra": ' + "[" * 150 + "]" * 150 + "}", "nested more than 100 deep"),
-    "digits": ('{"caption": "a", "n": ' + DIGITS + "}", "more digits than Python reads"),
+    "digits": ('{"caption": "a", "n": ' + DIGITS + "}", "more digits than Python accepts"),
     "list": ("[1]", "holds a JSON list"),
     "caption-object": ('{"caption": {"a": 1}}', "its txt holds an object"),
     "caption-lists": ('{"caption": [["a"]]}', "its txt holds a list in a list"),

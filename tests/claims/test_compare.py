@@ -246,7 +246,7 @@ def test_what_cannot_be_compared_is_refused(world: Any, tmp_path: Path, monkeypa
 
     with pytest.raises(ConfigError, match="two arms or more, got 1"):
         ask(two[:1])
-    with pytest.raises(ConfigError, match="'clip' stands there twice"):
+    with pytest.raises(ConfigError, match="'clip' is given twice"):
         ask([two[0], two[0]])
     with pytest.raises(ConfigError, match=r"seeds are \[\]"):
         ask(seeds=())

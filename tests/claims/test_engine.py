@@ -161,7 +161,7 @@ def test_what_may_not_give_a_verdict(tmp_path: Path) -> None:
         judged(replace(claim(), method=Arm("better", Fake(0.4))), tmp_path)
     with pytest.raises(ConfigError, match="sweeps 2 rates"):
         Arm("two", Fake(0.1), (1e-3, 1e-4))
-    with pytest.raises(ConfigError, match="names no control"):
+    with pytest.raises(ConfigError, match="does not name a control"):
         claim(controls=())
     with pytest.raises(ConfigError, match="same name"):
         claim(controls=(Arm("plain", Fake(0.1)),))

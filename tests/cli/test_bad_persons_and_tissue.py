@@ -47,7 +47,7 @@ def test_a_barcode_without_patient(tmp_path: Path, capsys: pytest.CaptureFixture
     table = slides(tmp_path, 0.5, "slide-7")
     cut = ["slides", "cut", str(table), str(tmp_path / "out"), "--size", "48", "--barcode", "barcode"]
     said = refused(capsys, *cut)
-    assert "row 0, field 'barcode': barcode 'slide-7' names no patient (expected TCGA-SS-PPPP" in said
+    assert "row 0, field 'barcode': barcode 'slide-7' does not name a patient (expected TCGA-SS-PPPP" in said
     good = slides(tmp_path, 0.5, "TCGA-BP-4161-01Z-00-DX1")
     assert main([*cut[:2], str(good), *cut[3:]]) == 0
 

@@ -53,13 +53,13 @@ def test_two_recipes_from_the_command_to_the_page(tmp_path: Path, capsys: Any) -
 @pytest.mark.parametrize(
     ("words", "code", "said"),
     [
-        ([], 2, "say what to compare"),
+        ([], 2, "no recipes to compare"),
         (["clip", "siglib", "--data", WORLD], 2, "did you mean 'siglip'"),
         (["clip", "siglip", "--data", WORLD, "--tasks", "retreival"], 2, "did you mean 'retrieval'"),
         (["clip", "siglip", "--data", WORLD, "--budget", "200"], 2, "budget '200' (expected steps:N"),
         (["clip", "siglip", "--data", WORLD, "--seeds", "0"], 2, "seeds is 0"),
         (["clip", "siglip", "--data", WORLD, "--set", "batchsize=3"], 2, "did you mean 'batch_size'"),
-        (["clip", "siglip", "--data", WORLD, "--set", "steps=3"], 2, "steps are what the budget gives"),
+        (["clip", "siglip", "--data", WORLD, "--set", "steps=3"], 2, "the number of steps is set by the budget"),
         (["clip", "--data", WORLD], 2, "two arms or more"),
         (["clip", "siglip", "--data", WORLD, "--tasks", "pope"], 2, "a Generator or Ranker; 'clip' offers Embedder"),
         (["clip", "siglip", "--data", WORLD, "--tasks", "retrieval:ks=[1,x]"], 2, "ks"),

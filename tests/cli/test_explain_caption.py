@@ -30,4 +30,4 @@ def test_captions_of_data(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize("words", [[], ["a dog", "--data", "emoji"]])
 def test_one_of_both_is_asked_for(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["explain", "caption", *words]) == 2
-    assert "say which" in capsys.readouterr().err
+    assert "nothing to explain is given" in capsys.readouterr().err

@@ -82,7 +82,7 @@ def test_faults_are_one_clear_line(model: Path, picture: Path, capsys: pytest.Ca
         (["--phrase", "fork", "--text", "a cup on a plate"], "'fork' does not occur in 'a cup on a plate'"),
         (["--phrase", ""], "phrase 0 is empty"),
         (["--phrase", "cup", "--objects", "cup"], "expected one of the two"),
-        (["--text", "a cup"], "expected --phrase as well"),
+        (["--text", "a cup"], "expected phrases that occur in the text"),
         (["--phrase", "cup", "--text", "a cup by a cup"], "occurs 2 times"),
     ):
         assert main(["detect", str(model), str(picture), *words]) != 0
@@ -136,5 +136,5 @@ def test_a_category_without_a_box_is_named(tmp_path: Path) -> None:
     file.write_text(json.dumps(value))
     assert main(["data", "build", str(file), str(out)]) == 0
     (bad,) = pq.read_table(out / "quarantine.parquet").to_pylist()
-    assert "annotation 0 ('cup') was left out: (nan, nan, nan, nan) is no box" in bad["reason"]
+    assert "annotation 0 ('cup') was left out: (nan, nan, nan, nan) is not a box" in bad["reason"]
     assert f"{file}, row 0" in bad.values()

@@ -51,4 +51,4 @@ def test_a_student_learns_from_the_run_of_its_teacher(ask: Any, tmp_path: Path) 
 def test_a_teacher_that_matches_nothing_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["train", "dcd", "--data", WORLD, "--out", str(tmp_path / "dcd"), *TINY, "--teacher", str(tmp_path)]) == 2
     said = capsys.readouterr().err.strip().splitlines()[-1]
-    assert "is no matcher (expected a run of recipe fused, or hf:FOLDER of a BLIP for retrieval)" in said
+    assert "is not a matcher (expected a run of recipe fused, or hf:FOLDER of a BLIP for retrieval)" in said

@@ -56,5 +56,5 @@ def test_a_run_file_fetches_nothing(table: Path) -> None:
         "clip", table, table.parent / "run", columns={"image": "where", "text": "says"}, batch_size=8, steps=1, width=16
     )
     run.write_state(columns={"root": "https://elsewhere/"})
-    with pytest.raises(RunError, match="nothing is fetched because a file says so"):
+    with pytest.raises(RunError, match="an address in a file is not opened"):
         api.evaluate_run(run)

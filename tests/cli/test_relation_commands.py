@@ -162,7 +162,7 @@ def test_given_boxes_are_related_by_command_and_other_models_are_refused_in_one_
     assert "detects its own regions (expected a detector trained on given regions)" in refused
     assert "does not classify regions" in said(capsys, "eval", str(tagger.path), "vg150_sgcls", *words, code=2)
     strange = said(capsys, "eval", str(run), "v_coco", *words, code=1)
-    assert re.search(r"links/test, row 0, field 'relations': '(near|far) .*' is no action-role of V-COCO", strange)
+    assert re.search(r"links/test, row 0, field 'relations': '(near|far) .*' is not an action-role of V-COCO", strange)
 
 
 def test_recalls_at_several_depths_are_a_grid() -> None:
@@ -199,7 +199,7 @@ def test_a_detector_of_nameless_things_is_named_after_crops(tmp_path: Path, caps
     assert "r@5" in scores["results"]["test"]["metrics"]
     told = said(capsys, "named-after", things, WORLD, "--out", named, code=1)
     assert "is not empty" in told
-    assert "say where the model goes" in said(capsys, "named-after", things, WORLD, code=2)
+    assert "the output folder is missing" in said(capsys, "named-after", things, WORLD, code=2)
 
 
 def test_a_detector_of_many_names_needs_a_word_for_everything(run: Path, tmp_path: Path) -> None:

@@ -44,14 +44,14 @@ def test_i2l(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with Image.open(folder / "canvas.png") as canvas:
         assert canvas.size == (260, 59)
     assert main(["run", *map(str, ask), "--how", "text", "--out", str(folder / "no.png")]) == 2
-    assert "--how text makes no canvas to draw (expected --how i2l)" in capsys.readouterr().err
+    assert "--how text does not draw a canvas (expected --how i2l)" in capsys.readouterr().err
     (folder / "items.jsonl").write_text(
         json.dumps({"id": 1, "image": "a.png", "question": "q", "choices": ["x", "y"], "answer": "y"})
     )
     every = ("i2l", "--model", "m", "--items", folder / "items.jsonl", "--answers", folder / "out.jsonl")
     assert [said(capsys, *every)["new"] for _ in range(2)] == [1, 0]
     assert main(["run", "i2l", "--model", "m"]) == 2
-    assert "nothing is asked (expected --image FILE and --question WORDS, or --items FILE)" in capsys.readouterr().err
+    assert "no question is given (expected --image FILE and --question WORDS, or --items FILE)" in capsys.readouterr().err
 
 
 def test_lifelong_memory(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

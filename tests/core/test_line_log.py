@@ -36,8 +36,8 @@ def test_another_run_and_another_file_are_refused(tmp_path: Path) -> None:
     with pytest.raises(RunError, match=r"holds answers for model 'a', this run has 'b'"):
         LineLog(path, {"model": "b", "tries": 3})
     path.write_text('{"other": 1}\n')
-    with pytest.raises(DataError, match="row 1: is no file of answers"):
+    with pytest.raises(DataError, match="row 1: is not a file of answers"):
         LineLog(path, {"model": "a"})
     path.write_text("")
-    with pytest.raises(DataError, match="holds no answers"):
+    with pytest.raises(DataError, match="contains no answers"):
         LineLog(path, {"model": "a"})

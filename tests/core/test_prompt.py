@@ -130,5 +130,5 @@ def test_requests_of_models_that_read_one_image_have_one_each() -> None:
     assert single_image_requests([image], [(ImagePart(), TextPart("a cup"))], model="m") == [(image, "a cup")]
     with pytest.raises(ConfigError, match=r"2 prompts for 1 images \(expected one an image\)"):
         single_image_requests([image], ["a", "b"], model="m")
-    with pytest.raises(DataError, match="'m' reads no prompt of text alone"):
+    with pytest.raises(DataError, match="'m' does not read prompts without a picture"):
         single_image_requests([None], ["a"], model="m")

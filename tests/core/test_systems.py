@@ -96,7 +96,8 @@ def test_one_system_says_what_it_is_for(capsys: pytest.CaptureFixture[str]) -> N
     """Purpose, paper and command, read without importing the system."""
     assert main(["systems", "clip"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[1].split(maxsplit=1) == ["for", "CLIP: match every image with its own text among all texts of the batch."]
+    purpose = "CLIP: a dual encoder trained to match every image with its text among all texts of the batch."
+    assert lines[1].split(maxsplit=1) == ["for", purpose]
     assert lines[2].split() == ["paper", "https://arxiv.org/abs/2103.00020"]
     assert lines[3].endswith("diptych train clip --data DATA --out runs/clip")
     assert main(["systems", "laion"]) == 0  # no recipe: nothing is trained

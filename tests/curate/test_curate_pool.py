@@ -150,7 +150,7 @@ class Faulty(Counting):
 
 @pytest.mark.parametrize(
     ("fault", "says"),
-    [("invents", "invented uid 'nobody'"), ("forgets", "says nothing about"), ("repeats", "judged a uid twice")],
+    [("invents", "invented uid 'nobody'"), ("forgets", "has no result for"), ("repeats", "judged a uid twice")],
 )
 def test_a_step_answers_for_every_row_once(data: Pool, fault: str, says: str) -> None:
     with pytest.raises(RunError, match=says):

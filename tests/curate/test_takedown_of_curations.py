@@ -101,7 +101,7 @@ def test_the_command_reaches_curations(folders: tuple[Path, Path, Path], capsys:
     assert b"once more" not in b"".join(path.read_bytes() for path in first.rglob("*.parquet")), "not as a variant either"
     assert sorted(open_pool(second).uids) == [f"u{n:02}" for n in range(10)]
     assert main(["data", "takedown", str(pool), "u07", "--curated", str(pool)]) == 2
-    assert "no output of `diptych curate`" in capsys.readouterr().err
+    assert "not an output of `diptych curate`" in capsys.readouterr().err
 
 
 def test_a_curation_hides_what_was_taken_out_of_it_alone(folders: tuple[Path, Path, Path]) -> None:

@@ -168,7 +168,7 @@ def test_bad_files_are_left_out_and_bad_options_refused(tmp_path: Path) -> None:
     for words in ("geotiff?bands=4,3", "geotiff?side=3", "geotiff?tile=x", "geotiff?tile=1,2", "geotiff?tile=8&overlap=8"):
         with pytest.raises(DataError):
             dp.read(tmp_path, format=words)
-    with pytest.raises(DataError, match="holds no GeoTIFF"):
+    with pytest.raises(DataError, match="contains no GeoTIFF"):
         dp.read(write(tmp_path / "b" / "x.txt", b"x").parent, format="geotiff")
 
 

@@ -66,8 +66,8 @@ def test_refused() -> None:
         ({"size": [7, 9], "counts": ["63"]}, "not whole numbers"),
         ({"size": [7, 9], "counts": b"\xff"}, "add up to"),
         ({"size": [7, 9], "counts": "o" * 100_000}, "has no end"),
-        ({"size": 63, "counts": "P"}, "names no size"),
-        ({"counts": "P"}, "names no size"),
+        ({"size": 63, "counts": "P"}, "does not name a size"),
+        ({"counts": "P"}, "does not name a size"),
         ({"size": [10**9, 10**9], "counts": [10**18]}, "as its image"),
     ],
 )

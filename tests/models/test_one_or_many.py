@@ -134,9 +134,9 @@ def test_what_is_none_of_these_is_named_with_its_place() -> None:
     for read, wrong, expected in ((images_of, 3, "PIL image"), (texts_of, 3, "a string"), (texts_of, {"a": 1}, "a string")):
         with pytest.raises(DataError, match=expected):
             read(wrong)
-    with pytest.raises(DataError, match=r"row 1: a NoneType is no text \(expected a string"):
+    with pytest.raises(DataError, match=r"row 1: a NoneType is not a text \(expected a string"):
         texts_of(["a", None])
-    with pytest.raises(DataError, match=r"row 0: a float is no image"):
+    with pytest.raises(DataError, match=r"row 0: a float is not an image"):
         images_of([1.5])
     with pytest.raises(DataError, match="sample 'a' has no image"):
         images_of(Sample("a"))

@@ -74,5 +74,5 @@ def test_models_that_cannot_be_asked() -> None:
         def embed_patches(self, images):
             return [rows[:15] for rows in super().embed_patches(images)]
 
-    with pytest.raises(ConfigError, match="15 patches make no square"):
+    with pytest.raises(ConfigError, match="15 patches do not form a square"):
         align(Odd(), ArrayImage(corner()), "red")

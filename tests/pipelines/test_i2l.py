@@ -149,8 +149,8 @@ def test_a_killed_run_goes_on_with_what_is_missing(folder: Path) -> None:
     [
         ({"image": "none.png"}, "items.jsonl, row 2, field 'image': there is no picture none.png"),
         ({"choices": ["a", "a"]}, "row 2, field 'choices': hold 'a' twice"),
-        ({"choices": ["a", "b"], "answer": "c"}, r"row 2, field 'answer': 'c' is none of the choices \(expected a \| b\)"),
-        ({"id": "1"}, "row 2, field 'id': '1' stands there twice"),
+        ({"choices": ["a", "b"], "answer": "c"}, r"row 2, field 'answer': 'c' is not one of the choices \(expected a \| b\)"),
+        ({"id": "1"}, "row 2, field 'id': '1' is given twice"),
         ({"answr": "c"}, "row 2, field 'answr': unknown field"),
     ],
 )
@@ -162,7 +162,7 @@ def test_bad_items(folder: Path, change: dict[str, Any], said: str) -> None:
 
 
 def test_refusals(folder: Path) -> None:
-    with pytest.raises(ConfigError, match="nothing is asked"):
+    with pytest.raises(ConfigError, match="no question is given"):
         InImageLearning(Recorder()).run(ImageQuestion())
     with pytest.raises(ConfigError, match="how is 'pixels'"):
         InImageLearning(Recorder(), how="pixels")  # type: ignore[arg-type]

@@ -413,7 +413,7 @@ def test_bad_input(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="digest, refine and keep_from compare texts"):
         LifelongMemory(Reader(""))
     pipeline = LifelongMemory(Reader(""), digest=False)
-    with pytest.raises(ConfigError, match="what is remembered"):
+    with pytest.raises(ConfigError, match="the memory is empty"):
         pipeline.run(MemoryQuery("When?"))
     with pytest.raises(ConfigError, match="options are 'a'"):
         pipeline.run(MemoryQuery("When?", "a", write_captions(captions, LOG)))
@@ -421,5 +421,5 @@ def test_bad_input(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="lacks 'option 0'"):
         pipeline.run(MemoryQuery(captions=captions, annotations=tmp_path / "q.json"))
     (tmp_path / "w.json").write_text('{"merge": "x"}')
-    with pytest.raises(DataError, match="is no wording"):
+    with pytest.raises(DataError, match="is not a string"):
         requests.read_wording(tmp_path / "w.json")

@@ -58,7 +58,7 @@ def test_an_embedder_of_its_own_goes_before_that_of_the_index() -> None:
 
     answer = start("composed_search", {"index": opened(), "embedder": Other()}).run(Composition(image("red circle"), "hat", k=1))
     assert answer.to_json()["hits"][0]["uid"] == "blue circle"
-    with pytest.raises(ConfigError, match="nobody embeds the query"):
+    with pytest.raises(ConfigError, match="no model to embed the query"):
         start("composed_search", {"index": ExactIndex(SPACE, list(ITEMS))}).run(Composition(image("red circle"), "hat"))
 
 

@@ -54,7 +54,7 @@ def test_merged_tokens_share_out_all_patches() -> None:
     assert ((sources.share_KTHW > 0).sum(0) == 1).all()
     assert len(np.unique(sources.owners)) < sources.owners.size
     assert "16 patches" in sources.lines()[0] or "4 x 4 patches" in sources.lines()[0]
-    with pytest.raises(ConfigError, match="2 pictures for 'simvlg', which reads no clips"):
+    with pytest.raises(ConfigError, match="2 pictures for 'simvlg', which does not read clips"):
         token_sources(model, [ArrayImage(PICTURE, "a")] * 2)
 
 

@@ -55,4 +55,4 @@ def test_what_is_no_comparison_is_one_line(words: list[str], tmp_path: Any, caps
     assert main(["table", *words]) == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1
-    assert "is neither a run folder nor one comparison" in error or "is no comparison" in error
+    assert "is neither a run folder nor one comparison" in error or "is not a comparison" in error

@@ -162,7 +162,7 @@ def test_rights(service: Living, tmp_path: Path) -> None:
         for method, path, content in calls:
             answer = closed.http.request(method, path, json=content)
             assert answer.status_code == 403
-            assert "takes no changes" in refusal(answer)
+            assert "does not accept changes" in refusal(answer)
 
 
 def test_rates_of_tokens(tmp_path: Path) -> None:
@@ -183,8 +183,8 @@ def test_a_file_of_tokens(tmp_path: Path) -> None:
     file.write_text('[{"name": "shop", "token": "abc", "write": true, "rate": 20}]')
     assert read_access(file) == (Access("shop", "abc", True, 20),)
     for wrong, message in (
-        ("{", "is no JSON"),
-        ("[]", "is no list"),
+        ("{", "is not valid JSON"),
+        ("[]", "is not a list"),
         ('[{"name": "a"}]', "entry 1"),
         ('[{"name": "a", "token": "b", "write": 1}]', "field 'write'"),
         ('[{"name": "a", "token": ""}]', "is empty"),

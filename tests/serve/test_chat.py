@@ -153,7 +153,7 @@ def test_refusals_are_the_errors_of_the_client_package(client: Any, service: Run
     assert "unknown model 'other'; those that write are 'stub/teller'" in refused("NotFoundError", model="other")
     assert "'stub/colours' does not write" in refused("UnprocessableEntityError", model="stub/colours")
     no_picture = [{"role": "user", "content": "hello"}]
-    assert "hold no picture (expected a part of type image_url)" in refused("UnprocessableEntityError", messages=no_picture)
+    assert "contain no picture (expected a part of type image_url)" in refused("UnprocessableEntityError", messages=no_picture)
     assert "fetches nothing" in refused("BadRequestError", messages=[about("https://example.org/a.png")])
     assert "not an image that can be read" in refused("BadRequestError", messages=[about(b64(b"nothing"))])
     assert "no item has that uid" in refused("NotFoundError", messages=[about("item:gone")])
@@ -255,11 +255,11 @@ def test_caption_and_ask(service: Running) -> None:
     assert found["answer"] == "red"
     assert found["nats"] == {"green": 5.0, "red": 3.0, "blue": 4.0}
     assert sum(found["shares"].values()) == pytest.approx(1)
-    assert "the choice 'red' is there twice" in refusal(
+    assert "the choice 'red' is given twice" in refusal(
         http.post("/ask", json={"image": RED, "question": "which?", "choices": ["red", "red"]})
     )
     assert "question is empty" in refusal(http.post("/ask", json={"image": RED, "question": " "}))
-    assert "say which picture" in refusal(http.post("/caption", json={}))
+    assert "no picture is given" in refusal(http.post("/caption", json={}))
     assert "expected 1..100" in refusal(http.post("/caption", json={"uid": "red-1", "max_tokens": 1000}))
 
 
@@ -298,7 +298,7 @@ def test_a_model_that_does_not_stream_answers_in_one_piece() -> None:
         lines = http.post("/v1/chat/completions", json={**body, "stream": True}).text.split("\n\n")
         assert json.loads(lines[1].removeprefix("data: "))["choices"][0]["delta"] == {"content": "a whole sentence"}
         assert lines[-2:] == ["data: [DONE]", ""]
-        assert "takes the likeliest word" in refusal(http.post("/v1/chat/completions", json={**body, "temperature": 1}))
+        assert "decodes greedily" in refusal(http.post("/v1/chat/completions", json={**body, "temperature": 1}))
         assert "does not rank" in refusal(http.post("/ask", json={"image": RED, "question": "x", "choices": ["a", "b"]}))
 
 

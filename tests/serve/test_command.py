@@ -170,7 +170,7 @@ def test_the_token_may_come_from_the_environment(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        (["--compare-index", "x"], "say which with --compare MODEL"),
+        (["--compare-index", "x"], "give that model with --compare MODEL"),
         (["--token-file", "/nowhere"], "/nowhere does not exist"),
         (["--queue", "0"], "Limits.queue is 0"),
         (["--detector", "MODEL"], "does not detect"),
@@ -205,7 +205,7 @@ def test_the_port_and_the_data_are_checked_before_a_model_is_loaded(
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         assert main(["serve", str(folder / "one"), "--port", str(port)]) == 1
-    assert "--port 0 takes one that is free" in capsys.readouterr().err
+    assert "--port 0 chooses a free port" in capsys.readouterr().err
     assert main(["serve", str(folder / "one"), "--port", "0", "--data", str(folder / "nowhere.csv")]) == 1
     assert "nowhere.csv" in capsys.readouterr().err
 

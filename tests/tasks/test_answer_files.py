@@ -161,7 +161,7 @@ def test_answers_that_are_no_words_are_failed_and_not_read(tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("rows", "said"),
     [
-        ([], r"answers\.json: holds no answer"),
+        ([], r"answers\.json: contains no answer"),
         ([{"question_id": 3}], r"row 0, field 'answer': has the fields question_id \(expected prediction"),
         ([3], r"row 0: is 3"),
         ([{"question_id": "q0", "response": "A"}, {"question_id": "q1"}], r"row 1, field 'response'"),

@@ -21,7 +21,7 @@ def test_a_grid_is_resized_as_open_clip_does_and_class_tokens_stay() -> None:
     assert torch.allclose(found, state["visual.positional_embedding"], atol=1e-6)
     assert torch.equal(found[0], position_PD[0])
     assert resized_grid(position_PD[1:], 16).shape == (16, 6)  # SigLIP's: no class token
-    with pytest.raises(ConfigError, match="no square"):
+    with pytest.raises(ConfigError, match="form a square"):
         resized_grid(torch.randn(50, 6), 53)
 
 

@@ -56,7 +56,7 @@ def test_a_run_is_replaced_when_asked_and_comes_back_when_that_fails(tmp_path: P
 def test_nothing_but_a_run_is_replaced(tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "thesis.tex").write_text("four years")
-    with pytest.raises(RunError, match="holds no run: choose another folder"):
+    with pytest.raises(RunError, match="contains no run: choose another folder"):
         fit(Toy(steps=2), toy_pool(), tmp_path / "run", OPTIONS, overwrite=True)
     assert (tmp_path / "run" / "thesis.tex").read_text() == "four years"
     (tmp_path / "file").write_text("")

@@ -27,7 +27,7 @@ def test_a_list_is_one_uid_a_line(tmp_path: Path) -> None:
     file = tmp_path / "list.txt"
     file.write_text("\ufeffb\r\n\n  a \nb\nä\n", encoding="utf-8")
     assert read_uids(file) == ["b", "a", "ä"]
-    for content, problem in ((b"", "holds no uid"), (b"\xff\xfe\x00", "not UTF-8 text")):
+    for content, problem in ((b"", "contains no uid"), (b"\xff\xfe\x00", "not UTF-8 text")):
         file.write_bytes(content)
         with pytest.raises(DataError, match=problem):
             read_uids(file)

@@ -144,7 +144,7 @@ def test_by_default_every_linear_map_and_the_convolutions_of_a_convolutional_tow
         ("x", "expected a rank"),
         ("0", "expected a rank"),
         ("4:", "expected a rank"),
-        ("4:(", "no pattern"),
+        ("4:(", "not a pattern"),
         ("4:q_proj", "no module's name has 'q_proj'.*qkv"),
         ("4:text_tower.*qkv", r"image_tower \(VisionTransformer\) has no such module.*--freeze"),
     ],
@@ -275,7 +275,7 @@ def test_heads_alone_first_and_then_all(base: Path, tmp_path: Path) -> None:
 
     assert moved(1, 2) == {"image_projection.weight", "text_projection.weight", "log_scale"}
     assert len(moved(2, 3)) > 40
-    with pytest.raises(ConfigError, match="leaves no step for the rest"):
+    with pytest.raises(ConfigError, match="leaves no step for the other stages"):
         tune(base, tmp_path / "none", steps=2, head_first=2)
 
 

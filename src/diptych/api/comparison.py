@@ -78,7 +78,7 @@ def compare(
     if not 0 <= pilot < math.inf:
         raise ConfigError(f"pilot is {pilot} (expected seconds, 0 for none)")
     if "steps" in changes:
-        raise ConfigError("steps are what the budget gives: say budget steps:N")
+        raise ConfigError("the number of steps is set by the budget: use budget steps:N")
     spend = Budget.parse(budget) if budget else None
     sides = [_arm(arm, preset, changes, download) for arm in arms]
     given = read(data)

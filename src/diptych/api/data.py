@@ -86,8 +86,8 @@ def read_recorded(source: str, where: object, columns: Any = None) -> Any:
     options = columns if isinstance(columns, dict) else {}
     if "://" in source or "://" in str(options):
         raise RunError(
-            f"{where} names the data {source[:200]}, which lie on another machine, and nothing is fetched because a file says so: "
-            "name them yourself (data=)"
+            f"{where} names the data {source[:200]}, which are on another machine; for safety, an address in a file is not opened: "
+            "give the data yourself (data=)"
         )
     return read(source, **{str(name): value for name, value in options.items()})
 

@@ -171,7 +171,7 @@ def confusions(results: str | Path, data: Any, path: str | Path, *, title: str =
     stored = [(each, parts[each.part]) for each in stored_results(Path(results)) if each.part in parts]
     stored = [(each, rows) for each, rows in stored if each.result.notes.get("options") and "compare" in each.result.notes]
     if not stored:
-        raise ConfigError(f"{results} holds no result of a probe on these data (expected one of {', '.join(parts)})")
+        raise ConfigError(f"{results} contains no result of a probe on these data (expected one of {', '.join(parts)})")
     return confused_page(Path(path), title or str(stored[0][0].result.notes.get("model", {}).get("name", "a model")), stored)
 
 

@@ -42,7 +42,7 @@ def export(
     if push:
         hub.check_push(push)
     elif public:
-        raise ConfigError("--public says who sees what is sent (expected --push OWNER/NAME beside it)")
+        raise ConfigError("--public makes the uploaded repository public (expected --push OWNER/NAME as well)")
     folder = _write_export(model, Path(out), to, like, download)
     if push:
         hub.push_folder(folder, push, public=public)
@@ -60,7 +60,7 @@ def _write_export(model: Any, out: Path, to: str, like: str, download: bool) -> 
     if to == "adapter":
         return _adapter(model, out)
     if like and to == "onnx":
-        raise ConfigError("--like says which class to write: onnx has none (expected --to transformers or open_clip)")
+        raise ConfigError("--like chooses the class to write, which onnx does not have (expected --to transformers or open_clip)")
     opened: Any = load(model, download=download) if isinstance(model, str | Path) else model
     model = model if isinstance(model, str | Path) else _address_of(model)
     if to == "diptych":
@@ -70,7 +70,7 @@ def _write_export(model: Any, out: Path, to: str, like: str, download: bool) -> 
     dual: Any = opened
     if to != "onnx" and (height := dual.preprocess.height):
         raise ConfigError(
-            f"'{opened.name}' reads pictures of {height} x {dual.preprocess.size} pixels, and {to} has square ones alone "
+            f"'{opened.name}' reads pictures of {height} x {dual.preprocess.size} pixels, and {to} supports only square pictures "
             "(expected --to onnx or --to diptych)"
         )
 

@@ -61,9 +61,9 @@ def ask(
         return answer
     if len(set(choices)) < len(choices):
         twice = next(choice for choice in choices if list(choices).count(choice) > 1)
-        raise ConfigError(f"the choice {twice!r} is there twice (expected different ones)")
+        raise ConfigError(f"the choice {twice!r} is given twice (expected different choices)")
     if len(choices) < 2:
-        raise ConfigError(f"there is one choice, {choices[0]!r} (expected two or more)")
+        raise ConfigError(f"only one choice is given, {choices[0]!r} (expected two or more)")
     if compared not in ("mean", "sum"):
         raise ConfigError(f"compared is {compared!r} (expected mean | sum)")
     made = _require(model, Ranker, "cannot rank answers (expected the run of limber, or hf:FOLDER of LLaVA, BLIP-2 and the like)")

@@ -144,7 +144,7 @@ def _same_questions(tables: Sequence[pa.Table]) -> None:
                 pairs = enumerate(zip(first, there, strict=False))
                 row = next((row for row, (one, another) in pairs if one != another), min(len(first), len(there)))
                 raise DataError(
-                    "the models were not asked the same", row=row, field=name, expected="records of the same questions"
+                    "the models answered different questions", row=row, field=name, expected="records of the same questions"
                 )
 
 

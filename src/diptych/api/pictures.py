@@ -54,7 +54,9 @@ def generate(
     """
     made = load(model) if isinstance(model, str | Path) else model
     if not isinstance(made, ImageGenerator):
-        raise ConfigError(f"{getattr(made, 'name', model)} makes no pictures (expected the run of text_to_image or hf:FOLDER)")
+        raise ConfigError(
+            f"{getattr(made, 'name', model)} does not generate pictures (expected the run of text_to_image or hf:FOLDER)"
+        )
     words = [prompts] if isinstance(prompts, str) else list(prompts)
     if n < 1 or not words:
         raise ConfigError(f"{len(words)} prompts and n is {n} (expected 1 or more)")

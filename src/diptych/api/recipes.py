@@ -62,8 +62,8 @@ def _kind_of(folder: RunFolder, given: str | Path | type[Recipe] | Recipe | None
         copy = folder.source / file.name
         if not file.is_file() and copy.is_file():
             raise RunError(
-                f"{folder.path} was trained with {own_file}, which is gone: say where it is now with --recipe FILE.py, or take the copy "
-                f"that the run holds with --recipe {copy}"
+                f"{folder.path} was trained with {own_file}, which no longer exists: give its new path with --recipe FILE.py, or use "
+                f"the copy in the run with --recipe {copy}"
             )
         return load_trusted_recipe(own_file, folder.path)
     if session:

@@ -95,7 +95,7 @@ def paper_table(sources: Sequence[str | Path], *, every: bool = False, points: b
     for path in _run_folders(paths):
         results[str(path)] = evaluate_kept(path)
         if not results[str(path)]:
-            raise ConfigError(f"{path} holds no results (expected those of diptych eval)")
+            raise ConfigError(f"{path} contains no results (expected those of diptych eval)")
     return runs_table(results, points=points)
 
 
@@ -128,7 +128,7 @@ def _is_comparison(file: Path) -> Iterator[None]:
     try:
         yield
     except (ValueError, KeyError, TypeError) as error:
-        raise ConfigError(f"{file} is no comparison: {type(error).__name__}: {error}") from error
+        raise ConfigError(f"{file} is not a comparison: {type(error).__name__}: {error}") from error
 
 
 def _run_folders(paths: Sequence[Path]) -> Sequence[Path]:
@@ -139,5 +139,5 @@ def _run_folders(paths: Sequence[Path]) -> Sequence[Path]:
                 f"{path} is neither a run folder nor one comparison (expected RUN ..., or the folder of a comparison)"
             )
     if not paths:
-        raise ConfigError("there is nothing to read (expected RUN ..., or the folder of a comparison)")
+        raise ConfigError("no run is given (expected RUN ..., or the folder of a comparison)")
     return paths

@@ -60,9 +60,9 @@ def sweep_ranges(over: Mapping[str, Any] | Sequence[str], recipe: Recipe) -> tup
     """
     given = dict(_split(word) for word in over) if not isinstance(over, Mapping) else dict(over)
     if not given:
-        raise ConfigError(f"a sweep is over nothing (expected FIELD=RANGE, with a range of {EXPECTED})")
+        raise ConfigError(f"no field to sweep over is given (expected FIELD=RANGE, with a range of {EXPECTED})")
     if not isinstance(over, Mapping) and len(given) < len(over):
-        raise ConfigError("a field has two ranges (expected one each)")
+        raise ConfigError("a field has two ranges (expected one per field)")
     return tuple(_range(name, words, recipe) for name, words in given.items())
 
 

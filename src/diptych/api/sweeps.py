@@ -162,7 +162,7 @@ def sweep(
     if trials < 1 or evaluations < 1 or prune_after < 1:
         raise ConfigError(f"trials is {trials}, evaluations {evaluations}, prune_after {prune_after} (expected 1 or more)")
     if not made.steps and all(one.name != "steps" for one in ranges):
-        raise ConfigError(f"'{made.slug}' says nothing about steps (expected steps=N among its fields)")
+        raise ConfigError(f"'{made.slug}' has no number of steps (expected steps=N among its fields)")
     if sampler not in ("tpe", "random", "grid"):
         raise ConfigError(f"sampler is {sampler!r} (expected tpe, random or grid)")
     if sampler == "grid" and any(not one.choices for one in ranges):
@@ -184,7 +184,7 @@ def sweep(
         work.run(optuna, study, trial)
     done = outcome(optuna, study, work)
     if done.trials and all(trial.state == "failed" for trial in done.trials):
-        raise RunError(f"every trial of {folder} failed; the first said: {done.trials[0].reason}")
+        raise RunError(f"every trial of {folder} failed; the first error was: {done.trials[0].reason}")
     work.write(done)
     return done
 
@@ -230,7 +230,7 @@ class _Sweeping:
                     )
             return
         if self.out.is_dir() and any(self.out.iterdir()):
-            raise RunError(f"{self.out} is not empty and holds no sweep: choose another --out")
+            raise RunError(f"{self.out} is not empty and contains no sweep: choose another --out")
         write_json(file, self.definition)
 
     def folder(self, number: int) -> Path:

@@ -268,7 +268,7 @@ def code_notes(folder: RunFolder, made: Recipe, *, allowed: bool) -> list[str]:
     options = [edit for edit in edited_fields(folder) if edit.startswith("run.")]
     if fixed := [edit for edit in options if edit.split()[0].removeprefix("run.").partition(".")[0] not in RESUMABLE]:
         raise RunError(
-            f"{folder.path / 'config.yaml'} was edited: {fixed[0]} (expected what the run began with; it cannot change now)"
+            f"{folder.path / 'config.yaml'} was edited: {fixed[0]} (expected the value that the run began with; it cannot change now)"
         )
     return [*notes, *(f"config.yaml was edited: {edit}" for edit in options)]
 

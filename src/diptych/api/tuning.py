@@ -115,7 +115,7 @@ def soup(
     _refuse_occupied(out)
     opened = {str(address): _dual(address) for address in models}
     if len(opened) < len(models):
-        raise ConfigError("a model stands there twice (expected different ones)")
+        raise ConfigError("a model is given twice (expected different ones)")
     whole = None if data is None else read(data)
 
     def score(model: Any) -> Result:

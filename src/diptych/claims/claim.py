@@ -86,7 +86,7 @@ class Claim:
         if len(set(names)) < len(names):
             raise ConfigError(f"claim '{self.key}': two of its arms and controls have the same name ({', '.join(names)})")
         if not self.controls:
-            raise ConfigError(f"claim '{self.key}' names no control (expected one at least, such as the untrained model)")
+            raise ConfigError(f"claim '{self.key}' does not name a control (expected one at least, such as the untrained model)")
         if any(arm.rates for arm in (*self.controls, *self.bounds)):
             raise ConfigError(f"claim '{self.key}': controls and bounds sweep no rates")
         if self.seeds < MINIMUM_SEEDS:

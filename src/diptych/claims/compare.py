@@ -231,7 +231,7 @@ def _splits_of(done: CellResult | None) -> set[str]:
 def _budget_of(arm: ComparedArm) -> Budget:
     assert arm.recipe is not None
     if not arm.recipe.steps:
-        raise ConfigError(f"'{arm.name}' says nothing about steps: give --budget steps:N, samples:N or seconds:N")
+        raise ConfigError(f"'{arm.name}' has no number of steps: give --budget steps:N, samples:N or seconds:N")
     return Budget("steps", arm.recipe.steps)
 
 
@@ -325,7 +325,7 @@ def _run_all(jobs: Sequence[Job], whole: Any, say: Say, processes: int = 1) -> t
                 values = "   ".join(f"{split} {result.value:.3f}" for split, result in parts.items() if split in job.splits)
                 say(f"  {task} {next(iter(parts.values())).main}: {values}")
     if not results:
-        raise RunError(f"no cell came to a result; the first said: {failures[0].reason}")
+        raise RunError(f"no training gave a result; the first error was: {failures[0].reason}")
     return results, failures
 
 

@@ -140,7 +140,7 @@ def run_job(job: Job, whole: Any, *, own_process: bool = False) -> CellResult:
             record = {"source": job.source, "arm": job.arm}
             folder = fit(job.recipe, rows, job.folder, job.options, [("compare", ask)], record=record)
         if own_process and folder.state["status"] != "finished":
-            raise RunError(f"stopped after {folder.state.get('step')} steps; the same command goes on with it")
+            raise RunError(f"stopped after {folder.state.get('step')} steps; the same command continues it")
         folder.expect_finished()
         cell.spending.add(folder, type(job.recipe))
         scored.update({} if scored else _kept_results(job, whole))

@@ -38,7 +38,7 @@ def item_view(first: pa.Table, other: pa.Table, values: ItemValues, *, draws: in
     """
     first, other = _sort_records(first), _sort_records(other)
     if _keys(first) != _keys(other):
-        raise DataError("the two models were not asked the same items", expected="records of the same task on the same rows")
+        raise DataError("the two models were evaluated on different items", expected="records of the same task on the same rows")
     a_NM, b_NM = values(first), values(other)
     if a_NM is None or b_NM is None:
         return None

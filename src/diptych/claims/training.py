@@ -103,7 +103,7 @@ def untrained(recipe: Recipe, rows: Dataset, cell: Cell) -> Any:
     if cell.instead is not None:
         return cell.instead(recipe, rows)
     if _refused:
-        raise RunError(f"'{cell.arm}' asks a model of its own beside the one that it compares")
+        raise RunError(f"'{cell.arm}' needs a second model beside the one that it compares")
     prepared = cell.sized(recipe).prepare(rows)
     torch.manual_seed(cell.seed)
     return prepared.deploy(prepared.model().eval())

@@ -173,7 +173,7 @@ def paired_difference(baseline: Sequence[float], method: Sequence[float]) -> Dif
         raise ConfigError("a difference over seeds needs at least two seeds")
     d = np.asarray(method, float) - np.asarray(baseline, float)
     if not np.isfinite(d).all():
-        raise ConfigError("a score is not a finite number, so the difference says nothing")
+        raise ConfigError("a score is not a finite number, so the difference has no meaning")
     n, mean, spread = len(d), float(d.mean()), float(d.std(ddof=1))
     if spread == 0.0:
         return Difference(mean, mean, mean, 1.0 if mean == 0.0 else 0.0, 0.0, n)

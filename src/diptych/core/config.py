@@ -211,7 +211,7 @@ def read_sections(file: Path) -> dict[str, dict[str, Any]]:
         first = next(iter(str(error).splitlines()), type(error).__name__)
         raise ValueError(f"{file} cannot be read: {first}") from error
     if not isinstance(sections, dict) or not all(isinstance(values, dict) for values in sections.values()):
-        raise ValueError(f"{file} holds no sections (expected what a run wrote)")
+        raise ValueError(f"{file} contains no sections (expected the file of a run)")
     return sections
 
 

@@ -44,7 +44,7 @@ def image_of(given: Any, *, row: int | None = None) -> ImageSource:
         return as_image(given)
     if isinstance(given, bytearray | memoryview):
         return as_image(bytes(given))
-    raise DataError(f"a {type(given).__name__} is no image", row=row, expected=AN_IMAGE)
+    raise DataError(f"a {type(given).__name__} is not an image", row=row, expected=AN_IMAGE)
 
 
 def text_of(given: Any, *, row: int | None = None) -> str:
@@ -59,7 +59,7 @@ def text_of(given: Any, *, row: int | None = None) -> str:
         if not (texts := given.positives()):
             raise DataError(f"sample '{given.uid}' has no text", row=row, field="texts", expected="one that describes its image")
         return texts[0].string
-    raise DataError(f"a {type(given).__name__} is no text", row=row, expected=A_TEXT)
+    raise DataError(f"a {type(given).__name__} is not a text", row=row, expected=A_TEXT)
 
 
 def names_of(given: str | Iterable[str]) -> tuple[str, ...]:

@@ -37,7 +37,9 @@ def load_recipe_file(words: str) -> Any:
     path, name = _parts(words)
     kind = _attribute(path, name, "FILE.py:CLASS, a recipe of your own")
     if not (isinstance(kind, type) and hasattr(kind, "presets") and hasattr(kind, "losses")):
-        raise ConfigError(f"'{name}' of {path} is no recipe (expected a class that inherits from diptych.core.contracts.Recipe)")
+        raise ConfigError(
+            f"'{name}' of {path} is not a recipe (expected a class that inherits from diptych.core.contracts.Recipe)"
+        )
     trust(path)
     return kind
 
@@ -47,8 +49,8 @@ def load_trusted_recipe(words: str, run: object) -> Any:
     path, name = _parts(words)
     if str(path) not in _trusted_files():
         raise RunError(
-            f"{run} was trained with {path}:{name}, a program that nobody named on this machine yet, and it is not carried out because a "
-            f"file says so: if it is yours, say `diptych train {path}:{name} --help` once"
+            f"{run} was trained with {path}:{name}, a program that was not used on this machine before; for safety it is not executed: "
+            f"if you trust it, run `diptych train {path}:{name} --help` once"
         )
     return load_recipe_file(words)
 
@@ -61,8 +63,8 @@ def load_trusted_object(words: str, field: str) -> Any:
     path, name = _parts(words)
     if path.is_file() and str(path) not in _trusted_files():
         raise RunError(
-            f"{field} names {path}, a program that nobody named on this machine yet, and it is not carried out because a file says so: "
-            f"if it is yours, train a recipe with --{field.replace('_', '-')} {path}:{name} once"
+            f"{field} names {path}, a program that was not used on this machine before; for safety it is not executed: "
+            f"if you trust it, train a recipe with --{field.replace('_', '-')} {path}:{name} once"
         )
     return _attribute(path, name, f"FILE.py:NAME for {field}")
 
@@ -73,7 +75,7 @@ def refuse_untrusted_programs(recipe: Any, run: object) -> None:
         if not path.is_file() or str(path) not in _trusted_files():
             gone = "which does not exist" if not path.is_file() else "a program that nobody named on this machine yet"
             raise RunError(
-                f"{run} names {path}:{name}, {gone}: if it is yours, say where it is with --recipe {path} (source/ has a copy)"
+                f"{run} names {path}:{name}, {gone}: if you trust it, give its path with --recipe {path} (source/ has a copy)"
             )
 
 
@@ -127,7 +129,7 @@ def _module(path: Path) -> Any:
         return sys.modules[name]
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
-        raise ConfigError(f"{path} is no module (expected a file that ends in .py)")
+        raise ConfigError(f"{path} is not a Python module (expected a file that ends in .py)")
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module  # dataclasses look their module up
     sys.path.insert(0, str(path.parent))

@@ -149,7 +149,7 @@ def require_images(images: Sequence[ImageSource | None], *, model: str) -> list[
     if len(given) < len(images):
         row = next(row for row, image in enumerate(images) if image is None)
         raise DataError(
-            f"'{model}' reads no prompt of text alone", row=row, field="images", expected="a picture with every prompt"
+            f"'{model}' does not read prompts without a picture", row=row, field="images", expected="a picture with every prompt"
         )
     return given
 

@@ -118,7 +118,7 @@ class RunFolder:
         try:
             return read_object(self.path / "run.json")
         except ValueError as error:
-            raise RunError(f"{self.path / 'run.json'} {error} (expected what a run wrote)") from error
+            raise RunError(f"{self.path / 'run.json'} {error} (expected the file of a run)") from error
 
     def write_state(self, **changes: Any) -> None:
         old = self.state if (self.path / "run.json").exists() else {}
@@ -143,7 +143,7 @@ class RunFolder:
             raise RunError(str(error)) from error
         for name in ("recipe", "run"):
             if not isinstance(config.get(name), dict):
-                raise RunError(f"{self.path / 'config.yaml'} has no section '{name}' (expected what a run wrote)")
+                raise RunError(f"{self.path / 'config.yaml'} has no section '{name}' (expected the file of a run)")
         return config
 
     @property
@@ -244,7 +244,7 @@ def refuse_occupied(path: Path, *, overwrite: bool = False) -> None:
     if not _entries(path):
         return
     if not (path / "run.json").is_file():
-        raise RunError(f"{path} is not empty and holds no run: choose another folder")
+        raise RunError(f"{path} is not empty and contains no run: choose another folder")
     if not overwrite:
         raise RunError(
             f"{path} holds a run: choose another folder, go on with `diptych train --resume {path}`, or replace it with --overwrite"

@@ -78,7 +78,7 @@ def read_table(folder: Path, name: str) -> ColumnTable:
     """Table with its provenance. An unknown name gets a suggestion."""
     path = folder / FOLDER / f"{name}.parquet"
     if not NAME.fullmatch(name) or not path.is_file():
-        raise UnknownName("table", name, table_names(folder), hint=f"no table lies in {folder / FOLDER}")
+        raise UnknownName("table", name, table_names(folder), hint=f"there is no table in {folder / FOLDER}")
     table = read_parquet(path)
     try:
         table.validate(full=True)

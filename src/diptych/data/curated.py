@@ -47,7 +47,7 @@ def open_curated(path: Path, read: Callable[[Any], Any]) -> Pool:
     source = facts["input"].get("source")
     if source and "://" in source:
         raise DataError(
-            f"names its source {source[:200]}, which lies on another machine, and nothing is fetched because a file says so",
+            f"names its source {source[:200]}, which is on another machine; for safety, an address in a file is not opened",
             file=path / MARK,
             expected="a source on this machine: curate a copy of it",
         )

@@ -89,7 +89,9 @@ def _held_concepts(pool: Pool, share: float, seed: int) -> list[bool]:
     dealt = sorted(first, key=lambda unit: keyed_seed(seed, "concept", first[unit]))
     count = round(share * len(dealt))
     if share and not count:
-        raise ConfigError(f"a share of {share:g} of {len(dealt)} concepts is none (expected a larger share, or 0)")
+        raise ConfigError(
+            f"a share of {share:g} of {len(dealt)} concepts is less than one concept (expected a larger share, or 0)"
+        )
     chosen = set(dealt[:count])
     return [unit in chosen for unit in unit_N]
 

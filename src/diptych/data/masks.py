@@ -83,7 +83,7 @@ def _size(value: Any) -> tuple[int, int]:
     match value:
         case [int() as height, int() as width] if height >= 0 and width >= 0:
             return height, width
-    raise DataError("a mask names no size", field="mask", expected="size: [height, width]")
+    raise DataError("a mask does not name a size", field="mask", expected="size: [height, width]")
 
 
 def _pack(runs: list[int]) -> str:

@@ -38,7 +38,7 @@ def _points(outline: Any) -> npt.NDArray[np.float64]:
     except (TypeError, ValueError):
         flat = np.zeros(0)
     if flat.ndim != 1 or len(flat) < 6 or len(flat) % 2 or not np.isfinite(flat).all():
-        problem = f"an outline has {len(flat)} numbers" if flat.ndim == 1 else "an outline is no flat list"
+        problem = f"an outline has {len(flat)} numbers" if flat.ndim == 1 else "an outline is not a flat list"
         raise DataError(problem, field="mask", expected="x0, y0, x1, y1, ... of three points or more")
     return flat.reshape(-1, 2)
 

@@ -15,14 +15,14 @@ def read_uids(file: Path | str) -> list[str]:
     """Uids of a text file, one per line; empty lines and repeated uids are skipped."""
     file = Path(file)
     if not file.is_file():
-        raise DataError("there is no such file", file=file, expected="a text file with one uid a line")
+        raise DataError("there is no such file", file=file, expected="a text file with one uid per line")
     try:
         lines = file.read_text(encoding="utf-8-sig").splitlines()
     except UnicodeDecodeError:
-        raise DataError("it is not UTF-8 text", file=file, expected="a text file with one uid a line") from None
+        raise DataError("it is not UTF-8 text", file=file, expected="a text file with one uid per line") from None
     uids = list(dict.fromkeys(line.strip() for line in lines if line.strip()))
     if not uids:
-        raise DataError("it holds no uid", file=file, expected="one uid a line")
+        raise DataError("it contains no uid", file=file, expected="one uid per line")
     return uids
 
 

@@ -112,7 +112,7 @@ class Index(ABC):
 
     def checked_vectors(self, query_QD: Unit) -> Unit:
         """Unit vectors to search by."""
-        raise ConfigError(f"an index of kind '{self.kind}' does not search by vectors: ask with a text, an image or a uid")
+        raise ConfigError(f"an index of kind '{self.kind}' does not search by vectors: search with a text, an image or a uid")
 
     def blocks(self, pool: Dataset) -> Iterator[ItemBatch]:
         """Embedded items of a pool, one block at a time."""
@@ -129,7 +129,9 @@ class Index(ABC):
         """
         self.check_mode(plan)
         if plan.only is None and not self.combines:
-            raise ConfigError(f"an index of kind '{self.kind}' cannot add and subtract: ask with one text, one image or one uid")
+            raise ConfigError(
+                f"an index of kind '{self.kind}' cannot add and subtract: search with one text, one image or one uid"
+            )
         engine, columns = self.collection.engine, self._facts.columns
         hits = hits_of(self.ranking(plan), plan, engine, columns, compare=self.compare, deepest=self.deepest)
         return Hits(hits, pictures=self.pictures)
@@ -142,9 +144,9 @@ class Index(ABC):
         if mode not in self.modes:
             raise ConfigError(f"mode is {mode} (an index of kind '{self.kind}' has {' or '.join(self.modes) or 'no mode'})")
         if mode == "lexical" and not isinstance(plan.only, ByText):
-            raise ConfigError("mode lexical needs a text alone")
+            raise ConfigError("mode lexical needs only a text")
         if not isinstance(plan.only, ByText | ByImage):
-            raise ConfigError(f"mode {mode} needs a text alone or an image alone")
+            raise ConfigError(f"mode {mode} needs either a text or an image")
 
     @overload
     def search(

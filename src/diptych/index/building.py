@@ -83,7 +83,7 @@ def fill(index: Index, pool: Dataset, *, batch_size: int, progress: bool, skip: 
     for block in with_bar(index.blocks(part), len(part), progress):
         for uid in block.uids if once else ():
             if uid in seen:
-                raise DataError(f"uid {uid} is there twice", field="uid", expected="uids that differ")
+                raise DataError(f"uid {uid} is given twice", field="uid", expected="uids that differ")
             seen.add(uid)
         index.collection.put(block, over=not once)
         stored += len(block.items)

@@ -143,7 +143,7 @@ class Checksums:
         except OSError as error:
             raise RunError(f"{self.path} cannot be read: {error.strerror or error}") from error
         if data[: len(MAGIC)] != MAGIC:
-            raise RunError(f"{self.path} holds no checksums (its first bytes are others): run `diptych index compact`")
+            raise RunError(f"{self.path} contains no checksums (its first bytes are others): run `diptych index compact`")
         body = data[len(MAGIC) :]
         return np.frombuffer(body[: len(body) // RECORD.itemsize * RECORD.itemsize], RECORD)  # a kill may have cut the last one
 

@@ -81,7 +81,7 @@ def check_where(where: Where, columns: Mapping[str, Kind]) -> None:
             if given == "texts" or (given != kind and {given, kind} not in ALIKE):
                 raise ConfigError(f"column '{name}' holds {kind}, the condition gives {value!r}")
             if given in ("integer", "number") and not abs(value) < LARGEST:
-                raise ConfigError(f"column '{name}' is compared with a number that is none or too large (expected a finite one)")
+                raise ConfigError(f"column '{name}' is compared with a number that is NaN or too large (expected a finite one)")
 
 
 def matches(row: Mapping[str, Any], where: Where) -> bool:

@@ -101,7 +101,7 @@ def read_judgements(file: Path) -> dict[str, dict[str, float]]:
             )
         judged.setdefault(query, {})[uid] = grade
     if not judged:
-        raise DataError("holds no judgement", file=file, expected="columns query, uid and grade, and a row for each judgement")
+        raise DataError("contains no judgement", file=file, expected="columns query, uid and grade, and a row for each judgement")
     for query, grades in judged.items():
         if not any(grades.values()):
             raise DataError(

@@ -61,7 +61,7 @@ def chosen_loss(
     """
     if callable(loss):
         if extra is not None:
-            raise ConfigError("a loss of one's own takes no queue")
+            raise ConfigError("a custom loss cannot use a queue")
         return loss(image_ND, text_ND, scale=scale, bias=bias, group_N=group_N, weight_N=weight_N)
     keys: dict[str, Any] = {}
     if extra is not None:
@@ -69,7 +69,7 @@ def chosen_loss(
     common: dict[str, Any] = {"scale": scale, "group_N": group_N, "group_M": group_N, "same": same, "weight_N": weight_N}
     if loss == "sigmoid":
         if bias is None:
-            raise ConfigError("a sigmoid of pairs needs a learned bias, and these features have none")
+            raise ConfigError("a sigmoid of pairs needs a learned bias, which these features do not have")
         return sigmoid_pairs(image_ND, text_ND, bias=bias, **common, **keys)[0]
     if loss not in LOSS_NAMES:
         raise ConfigError(f"loss is {loss!r} (expected {', '.join(LOSS_NAMES)}, or FILE.py:FUNCTION)")

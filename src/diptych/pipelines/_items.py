@@ -68,10 +68,10 @@ def read_items(path: Path) -> list[PictureQuestion]:
             continue
         item = _item(line, path, row)
         if item.id in items:
-            raise DataError(f"'{item.id}' stands there twice", file=path, row=row, field="id", expected="an id of its own")
+            raise DataError(f"'{item.id}' is given twice", file=path, row=row, field="id", expected="an id of its own")
         items[item.id] = item
     if not items:
-        raise DataError("holds no question", file=path, expected="one JSON object a line")
+        raise DataError("contains no question", file=path, expected="one JSON object per line")
     return list(items.values())
 
 
@@ -80,7 +80,7 @@ def _item(line: str, file: Path, row: int) -> PictureQuestion:
         value = parse_json(line)
     except ValueError as error:
         raise DataError(
-            f"is no JSON: {error}", file=file, row=row, expected='{"id": ..., "image": ..., "question": ...}'
+            f"is not valid JSON: {error}", file=file, row=row, expected='{"id": ..., "image": ..., "question": ...}'
         ) from error
     if not isinstance(value, Mapping) or not all(str(value.get(name, "")).strip() for name in FIELDS[:3]):
         raise DataError(f"is {line[:60]}", file=file, row=row, expected="an object with id, image and question")
@@ -93,7 +93,7 @@ def _item(line: str, file: Path, row: int) -> PictureQuestion:
         )
     choices, answer = _choices(value.get("choices", []), file, row), str(value.get("answer", ""))
     if choices and answer and answer not in choices:
-        raise DataError(f"'{answer}' is none of the choices", file=file, row=row, field="answer", expected=" | ".join(choices))
+        raise DataError(f"'{answer}' is not one of the choices", file=file, row=row, field="answer", expected=" | ".join(choices))
     return PictureQuestion(
         str(value["id"]), FileImage(image), str(value["question"]), choices, answer, str(value.get("category", ""))
     )

@@ -116,16 +116,16 @@ def align(model: Any, image: ImageSource, text: str, *, grid: int = 7) -> Alignm
         return _by_lexicon(model, image, words)
     if isinstance(model, Embedder):
         if grid < 2:
-            raise ConfigError(f"grid is {grid} (expected 2 or more parts a side)")
+            raise ConfigError(f"grid is {grid} (expected 2 or more parts per side)")
         return _by_occlusion(model, image, words, grid)
-    raise ConfigError(f"{getattr(model, 'name', model)} cannot be asked what goes with what (expected a model that embeds both)")
+    raise ConfigError(f"{getattr(model, 'name', model)} cannot compare images with texts (expected a model that embeds both)")
 
 
 def _by_patches(model: TokenEmbedder, image: ImageSource, words: Sequence[str]) -> Alignment:
     patch_PD = model.embed_patches([image])[0]
     side = math.isqrt(len(patch_PD))
     if side * side != len(patch_PD):
-        raise ConfigError(f"{len(patch_PD)} patches make no square grid")
+        raise ConfigError(f"{len(patch_PD)} patches do not form a square grid")
     tokens = _tokens(model, words)
     words = list(tokens)
     cosine_WTP = [token_TD @ patch_PD.T for token_TD in tokens.values()]

@@ -106,7 +106,9 @@ class ComposedSearch:
         """Query vectors [N, D] for pairs of an image and a text."""
         embedder = self.embedder if self.embedder is not None else getattr(self.index, "embedder", None)
         if embedder is None:
-            raise ConfigError("nobody embeds the query: the index is open without its model (expected an embedder)")
+            raise ConfigError(
+                "there is no model to embed the query: the index was opened without its model (expected an embedder)"
+            )
         return compose(embedder.embed_images(images), embedder.embed_texts(texts), self.weight)
 
     def run(self, request: Composition) -> ComposedSearchResult:

@@ -88,7 +88,7 @@ class I2LReply:
     def picture(self) -> Pixels:
         """Canvas that the model got."""
         if self.canvas is None:
-            raise ConfigError(f"how={self.how} makes no canvas to draw (expected how=i2l)")
+            raise ConfigError(f"how={self.how} does not draw a canvas (expected how=i2l)")
         return self.canvas
 
 
@@ -204,7 +204,7 @@ class InImageLearning:
         if request.items is not None:
             return self._all(request)
         if request.image is None or not request.question.strip():
-            raise ConfigError("nothing is asked (expected --image FILE and --question WORDS, or --items FILE)")
+            raise ConfigError("no question is given (expected --image FILE and --question WORDS, or --items FILE)")
         demos = (Demonstration(canvas=request.demo),) if request.demo is not None else self.chosen(request.category)
         return self.answer(request.image, request.question, demos)
 

@@ -80,7 +80,7 @@ class Instructions:
 
     def _seen(self, image: ImageSource) -> tuple[str, ...]:
         if self.detector is None:
-            raise ConfigError("nobody says what is to be seen (expected a detector, or seen='egg, pan')")
+            raise ConfigError("the visible objects are missing (expected a detector, or seen='egg, pan')")
         names = sorted({name for domain in DOMAINS.values() for name in domain.known})
         (graph,) = self.detector.detect([image], objects=names, relations=(), top=100)
         return tuple(dict.fromkeys(region.label for region in graph.regions if region.score >= self.min_score))

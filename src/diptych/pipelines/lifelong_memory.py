@@ -179,7 +179,7 @@ class LifelongMemory:
         if request.annotations is not None:
             return self._all(request)
         if not request.question.strip():
-            raise ConfigError("nothing is asked (expected --question WORDS, or --annotations FILE)")
+            raise ConfigError("no question is given (expected --question WORDS, or --annotations FILE)")
         memory = self._memory(request)
         options = tuple(option.strip() for option in request.options.split("|")) if request.options else ()
         if len(options) == 1 or not all(options) or len(set(options)) < len(options):
@@ -189,7 +189,7 @@ class LifelongMemory:
     def answers(self, questions: Sequence[MemoryQuestion], memory: Memory) -> list[MemoryAnswer]:
         """Answers questions about one video: questions for intervals share a prompt, questions with options get one each."""
         if not memory:
-            raise DataError("there are no captions to remember", field="captions", expected="one or more")
+            raise DataError("there are no captions to store", field="captions", expected="one or more")
         shared = self.digested(memory) if self.keep_from <= 0 else None
         asked_when = [question for question in questions if not question.options]
         answer_of: dict[str, MemoryAnswer] = {}
@@ -229,7 +229,7 @@ class LifelongMemory:
 
     def _embed(self, texts: set[str]) -> None:
         if self.embedder is None:
-            raise ConfigError("nobody compares texts (expected an embedder)")
+            raise ConfigError("there is no model to compare texts (expected an embedder)")
         if missing := sorted(texts - set(self._vectors)):
             self._vectors.update(zip(missing, self.embedder.embed_texts(missing), strict=True))
 
@@ -305,9 +305,9 @@ class LifelongMemory:
                 )
             return next(iter(logs.values()))
         if request.frames is None or request.captions is not None:
-            raise ConfigError("what is remembered? (expected one of --captions FILE and --frames FOLDER)")
+            raise ConfigError("the memory is empty (expected either --captions FILE or --frames FOLDER)")
         if self.captioner is None:
-            raise ConfigError("nobody describes the frames (expected --captioner MODEL)")
+            raise ConfigError("there is no model to caption the frames (expected --captioner MODEL)")
         memory, _ = caption_frames(
             self.captioner,
             request.frames,

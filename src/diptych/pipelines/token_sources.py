@@ -82,7 +82,7 @@ def token_sources(model: BridgeGenerator, images: Sequence[ImageSource]) -> Toke
     if reduce is None:
         raise ConfigError(f"'{model.name}' reduces no tokens (expected a model such as simvlg, pllava or mono_internvl)")
     if len(images) != 1 and not model.frames:
-        raise ConfigError(f"{len(images)} pictures for '{model.name}', which reads no clips (expected one)")
+        raise ConfigError(f"{len(images)} pictures for '{model.name}', which does not read clips (expected one)")
     numbers = tuple(frame_places(len(images), model.frames).tolist()) if model.frames else (0,)
     shown = [decode(images[number], exact=True) for number in numbers]
     device = next(model.bridge.parameters()).device
@@ -97,6 +97,6 @@ def token_sources(model: BridgeGenerator, images: Sequence[ImageSource]) -> Toke
     elif side * side == count:
         share_KTP = share_KP.reshape(len(share_KP), len(numbers), count)
     else:
-        raise ConfigError(f"{count} patches a picture are no square, with or without a class token")
+        raise ConfigError(f"{count} patches per picture do not form a square, with or without a class token")
     box = visible_share(model.preprocess, *shown[0].shape[:2][::-1])
     return TokenSources(share_KTP.reshape(*share_KTP.shape[:2], side, side), numbers, box)

@@ -1,1 +1,1 @@
-"""Trainable systems, one a file. A recipe is its configuration: read it beside the paper's method section."""
+"""Trainable systems, one per file. A recipe is a configuration dataclass with the model, features and losses of the paper."""

@@ -45,7 +45,7 @@ def agent_server(app: ASGIApp, service: Service, *, files: Path | None = None) -
     if importlib.util.find_spec("mcp") is None:
         raise MissingExtra("mcp", "mcp", needed_for="tools for agents")
     if files is not None and not files.is_dir():
-        raise ConfigError(f"{files} is no folder (expected one with pictures that tools may name)")
+        raise ConfigError(f"{files} is not a folder (expected one with pictures that tools may name)")
     from mcp.server.mcpserver import MCPServer
     from mcp_types import ToolAnnotations
 

@@ -47,7 +47,7 @@ def cursor_of(request: SearchRequest) -> Cursor | None:
         rank, score, uid, search = json.loads(base64.urlsafe_b64decode(request.cursor.encode()))
         cursor = Cursor(int(rank), float(score), str(uid), str(search))
     except (ValueError, TypeError, RecursionError, OverflowError):
-        raise RequestError(422, "cursor is none of this service (expected `next` of the answer before)") from None
+        raise RequestError(422, "cursor is not from this service (expected `next` of the answer before)") from None
     if cursor.search != search_hash(request):
         raise RequestError(422, "cursor is that of another search (expected the same fields as before; only k may change)")
     return cursor

@@ -123,7 +123,7 @@ class ExplainRequest(ImageOrUid):
     text: Words
     image: str | None = Picture
     uid: str | None = Field(default=None, description="an item that is there, instead of an image")
-    grid: int = Field(default=7, ge=2, le=14, description="parts a side, where parts are covered")
+    grid: int = Field(default=7, ge=2, le=14, description="parts per side, for models whose pictures are covered part by part")
     model: str | None = Name
 
 

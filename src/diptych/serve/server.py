@@ -96,7 +96,7 @@ def bind_port(host: str, port: int) -> socket.socket:
         return listening_socket(host, port)
     except OSError as error:
         why = (error.strerror or str(error)).lower()
-        raise RunError(f"{host}:{port} cannot be listened on: {why} (--port 0 takes one that is free)") from error
+        raise RunError(f"{host}:{port} cannot be used: {why} (--port 0 chooses a free port)") from error
 
 
 def listening_socket(host: str, port: int) -> socket.socket:

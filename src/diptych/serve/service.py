@@ -235,7 +235,7 @@ class Service:
     async def request_picture(self, encoded: str | None, uid: str | None) -> ArrayImage:
         """The picture of a request: sent along, or that of an item. Raises Refused."""
         if (encoded is None) == (uid is None):
-            raise RequestError(422, "say which picture: image or uid (expected one of them)")
+            raise RequestError(422, "no picture is given (expected image or uid)")
         return await self.item_picture(str(uid)) if encoded is None else await self.picture(encoded, "image")
 
     async def item_picture(self, uid: str) -> ArrayImage:
@@ -425,7 +425,7 @@ class Service:
             except QueueFull as full:
                 time.sleep(min(1.0, full.seconds))
             except BatcherStopped:
-                raise RunError("the service is stopping: ask again") from None
+                raise RunError("the service is stopping: try again later") from None
 
     def _note_change(self, side: ServedModel) -> None:
         """After a change of an index by another process, in the model's thread."""

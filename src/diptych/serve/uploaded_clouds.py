@@ -22,5 +22,5 @@ def uploaded_cloud(encoded: str, format: str, limits: Limits) -> MediaItem:
     except DecodeError as error:
         raise RequestError(400, f"cloud is not one that can be read: {error.problem}") from None
     except MissingExtra:
-        raise RequestError(422, f"this service reads no .{format} files (expected PLY, PCD or .npy)") from None
+        raise RequestError(422, f"this service does not read .{format} files (expected PLY, PCD or .npy)") from None
     return MediaItem("cloud", (ArraySource(cloud_PF),))

@@ -41,9 +41,9 @@ _NUMBERED = re.compile(r"(?:^|.*_)(\d{6,})$")
 class AnswerRow:
     """One row of a result file.
 
-    reply      what was answered; a fault where the row holds no words
-    question   words of the question, "" if the row has none
-    names, pictures   names of the question, and of the picture, in every spelling that may be meant
+    reply      the answer; a fault if the row has no text
+    question   text of the question, "" if the row has none
+    names, pictures   names of the question and of the picture, in every possible spelling
     """
 
     reply: Reply
@@ -181,7 +181,7 @@ def read_answers(path: str | Path, *, column: str = "") -> list[AnswerRow]:
     path = Path(path)
     entries = _entries(path)
     if not entries:
-        raise DataError("holds no answer", file=path, expected="one row or more")
+        raise DataError("contains no answer", file=path, expected="one row or more")
     first = entries[0]
     aside = {"text"} if "answer" in first and not {*QUESTIONS} & {*first} else set[str]()
     answer = column or next((name for name in ANSWERS if name in first and name not in aside), "")
@@ -234,7 +234,7 @@ def _entries(path: Path) -> list[dict[str, Any]]:
             json.loads(text) if path.suffix.lower() == ".json" else [json.loads(one) for one in text.splitlines() if one.strip()]
         )
     except json.JSONDecodeError as error:
-        raise DataError(f"is no JSON: {error}", file=path, expected="JSON, JSON lines, CSV or TSV") from error
+        raise DataError(f"is not valid JSON: {error}", file=path, expected="JSON, JSON lines, CSV or TSV") from error
     if isinstance(plain, dict):
         inner = next((plain[name] for name in LISTS if isinstance(plain.get(name), list)), None)
         plain = [{"id": name, "answer": answer} for name, answer in plain.items()] if inner is None else inner

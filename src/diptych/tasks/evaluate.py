@@ -24,7 +24,7 @@ def evaluate(
 ) -> Result:
     """Result of one protocol. With `out`, a folder, also OUT/TASK-DATA.parquet (records) and OUT/TASK-DATA.json (result).
 
-    others   for a task with roles: the models, or their addresses, by role
+    others   models or addresses by role, for a task with roles
     Raises ConfigError when a model lacks what the task asks for or records lack declared columns, DataError when data are empty or do
     not fit.
     """

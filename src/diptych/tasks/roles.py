@@ -30,7 +30,7 @@ def fill_roles(roles: Sequence[Role], given: Mapping[str, Any], *, who: str, bes
     """Models of a list of roles, by role name. who, beside: for messages."""
     names = [role.name for role in roles]
     if unknown := sorted(set(given) - set(names)):
-        raise ConfigError(f"{who} asks for no {unknown[0]} (it asks for {', '.join(names) or 'nobody'}{beside})")
+        raise ConfigError(f"{who} has no role {unknown[0]} (its roles are {', '.join(names) or 'nobody'}{beside})")
     return {role.name: _fill_role(role, given.get(role.name), who) for role in roles}
 
 
@@ -66,5 +66,5 @@ def _open_for(address: str | Path, needs: Any) -> Any:
 def _folder(folder: Path) -> list[Any]:
     """The models in a folder, in the order of their names."""
     if not folder.is_dir():
-        raise RunError(f"{folder} is no folder (expected one that holds model folders)")
+        raise RunError(f"{folder} is not a folder (expected one that holds model folders)")
     return [open_address(path) for path in sorted(folder.iterdir()) if (path / "config.json").is_file()]

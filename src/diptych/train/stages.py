@@ -51,7 +51,7 @@ def plan(recipe: Recipe, data: Dataset, options: TrainOptions) -> list[Phase]:
     total, shares = total_steps(recipe, data, options) - heads, sum(stage.share for stage in stages)
     if heads and total < 1:
         raise ConfigError(
-            f"--head-first {heads} leaves no step for the rest (expected fewer than the run's {total + heads} steps)"
+            f"--head-first {heads} leaves no step for the other stages (expected fewer than the run's {total + heads} steps)"
         )
     if any(stage.share <= 0 for stage in stages) or total < len(stages):
         raise ConfigError(f"{total} steps cannot be shared by stages {[(s.name, s.share) for s in stages]}")

@@ -83,7 +83,7 @@ def test_concepts_of_a_caption_are_words_in_either_number() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "text", "message"), [("a.json", "{", "readable"), ("a.json", '{"x": [1]}', "else"), ("a.txt", "\n", "no concept")]
+    ("name", "text", "message"), [("a.json", "{", "readable"), ("a.json", '{"x": [1]}', "else"), ("a.txt", "\n", "a concept")]
 )
 def test_galleries_that_are_none(tmp_path: Path, name: str, text: str, message: str) -> None:
     (tmp_path / name).write_text(text)

@@ -77,5 +77,5 @@ def test_labels_that_teach_nothing(tmp_path: Path) -> None:
         train_safety(known, [True] * 10, fingerprint="x")
     with pytest.raises(ShapeError, match="9 labels for 10 images"):
         train_safety(known, [True] * 9, fingerprint="x")
-    with pytest.raises(DataError, match=r"holds no head \(expected head.json"):
+    with pytest.raises(DataError, match=r"contains no head \(expected head.json"):
         open_head(tmp_path)

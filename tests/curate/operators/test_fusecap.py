@@ -287,7 +287,7 @@ def test_attribute_probabilities_are_a_softmax_of_cosines(monkeypatch: pytest.Mo
 def test_refused() -> None:
     with pytest.raises(ConfigError, match="attributes need an embedder"):
         FuseCap(attributes=("red",))
-    with pytest.raises(ConfigError, match="objects are what a detector is asked for"):
+    with pytest.raises(ConfigError, match="--objects needs a detector"):
         FuseCap(objects=("dog",))
     with pytest.raises(ConfigError, match="has no names to look for"):
         experts.ObjectExpert("x", ())

@@ -79,7 +79,7 @@ def test_definitions_of_wordnet_give_kind_look_and_sisters(tmp_path: Path) -> No
     with pytest.raises(DataError, match="no synset of 'cup'"):
         NounKnowledge(glosses=str(folder))(pool("cup"))
     (folder / "data.noun").write_text("00000010 03 n zz\n")
-    with pytest.raises(DataError, match="row 0 is no entry"):
+    with pytest.raises(DataError, match="row 0 is not an entry"):
         NounKnowledge(glosses=str(folder))(pool("cup"))
 
 
@@ -144,7 +144,7 @@ def test_from_the_command_line_into_training(tmp_path: Path, capsys: pytest.Capt
     assert DesCo(knowledge=str(out / "knowledge.json")).knowledge
     capsys.readouterr()
     for options, text in (
-        (["--names", str(tmp_path / "none.txt")], "is no readable file of names"),
+        (["--names", str(tmp_path / "none.txt")], "is not a readable file of names"),
         (["--glosses", str(tmp_path / "none.json")], "cannot be read"),
         (["--glosses", "x.json", "--writer", "folder:y"], "expected one of the two"),
         (["--writer", "ngram"], "answers in JSON"),

@@ -193,7 +193,7 @@ def test_bad_input_is_refused_in_one_line() -> None:
         ProVision(programs=("closer_pint",))
     with pytest.raises(ConfigError, match="options is 1"):
         ProVision(options=1)
-    with pytest.raises(DataError, match="no program asks"):
+    with pytest.raises(DataError, match="no program can generate a question"):
         ProVision(programs=("all",))(Pool.from_samples([Sample("x", boxes("cup").image)]))
 
 

@@ -75,7 +75,7 @@ def test_depth_is_that_of_the_model_at_the_size_of_the_image(folder: Path) -> No
 
 
 def test_a_folder_without_a_model_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="is no folder"):
+    with pytest.raises(ConfigError, match="is not a folder"):
         _ = DepthModel(str(tmp_path / "none")).parts
     with pytest.raises(ConfigError, match="expected weights"):
         _ = DepthModel(str(tmp_path)).parts

@@ -146,7 +146,7 @@ def test_names_of_captions_can_be_paraphrased(built: Path, tagger: Path, tmp_pat
     step = TagRelations(str(tagger), paraphrases=str(path), linking="substring").step()
     assert step.link == LabelLinker((("circle", ("disc", "wheel")),), "substring")
     path.write_text('{"circle": "disc"}')
-    with pytest.raises(DataError, match="is no table of names"):
+    with pytest.raises(DataError, match="is not a table of names"):
         TagRelations(str(tagger), paraphrases=str(path)).step()
 
 
@@ -157,7 +157,7 @@ def test_what_cannot_work_is_said(built: Path, tagger: Path, tmp_path: Path, cap
     detector = tmp_path / "detector"
     words = ["train", "rlipv2", "--data", str(built), "--out", str(detector), "--steps", "1", "--batch-size", "2"]
     assert main([*words, "--no-evaluation"]) == 0
-    with pytest.raises(ConfigError, match="is no tagger"):
+    with pytest.raises(ConfigError, match="is not a tagger"):
         TagRelations(str(detector))(data)
     captions = tmp_path / "captions.csv"
     captions.write_text("uid,caption\nnobody,a text\n")
@@ -166,7 +166,7 @@ def test_what_cannot_work_is_said(built: Path, tagger: Path, tmp_path: Path, cap
     captions.write_text("name,caption\nnobody,a text\n")
     with pytest.raises(DataError, match="has columns name, caption"):
         TagRelations(str(tagger), captions=str(captions))(data)
-    with pytest.raises(DataError, match="holds no captions"):
+    with pytest.raises(DataError, match="contains no captions"):
         TagRelations(str(tagger), captions=str(tmp_path))(data)
     assert TagRelations(str(tagger)).plan(data)["unit"] == "tagged image"
 

@@ -295,7 +295,7 @@ def test_refused(tmp_path: Path) -> None:
     file.write_text('{"mine": {"pairs": [["a", "b"], ["c", "d"], ["e", "f"]]}}')
     with pytest.raises(ConfigError, match="the grammar has no style 'mine'"):
         Rewrite(styles=("mine",), examples=str(file))(pool())
-    with pytest.raises(DataError, match="no readable file of examples"):
+    with pytest.raises(DataError, match="not a readable file of examples"):
         Rewrite(examples=str(tmp_path / "none.json"))(pool())
 
 

@@ -59,7 +59,7 @@ def test_a_rendered_scene_is_described_without_places() -> None:
 def test_data_that_say_nothing_about_any_image_are_refused() -> None:
     pool = Pool.from_samples([Sample("a", IMAGE, (Text("buy now", "en", "alt"),))], name="shop")
     with pytest.raises(
-        DataError, match=r"nothing says what is in the images of 'shop' .*origin label or tags; .*the step generated_captions"
+        DataError, match=r"the images of 'shop' have no annotations .*origin label or tags; .*the step generated_captions"
     ):
         TemplateCaptions()(pool)
     assert not TemplateCaptions()(Pool.from_samples([])).columns

@@ -197,7 +197,7 @@ def test_a_matching_head_judges_pairs(planted: Captioner, monkeypatch: pytest.Mo
     reasons = {drop.uid: drop.reason for drop in judged(data).dropped}
     assert reasons["u00"] == "match: -5.000 (the best 50% have at least 0.000)"
     monkeypatch.setattr(module, "open_address", lambda address: planted)
-    with pytest.raises(ConfigError, match="y reads no pairs"):
+    with pytest.raises(ConfigError, match="y does not read pairs"):
         judged(data)
 
 
@@ -280,5 +280,5 @@ def test_a_captioner_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ConfigError, match="needs a trained codebook captioner"):
         TLDR()(pool())
     monkeypatch.setattr(module, "open_address", lambda folder: object())
-    with pytest.raises(ConfigError, match="is no codebook captioner"):
+    with pytest.raises(ConfigError, match="is not a codebook captioner"):
         TLDR(captioner="x")(pool())

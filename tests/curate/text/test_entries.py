@@ -45,10 +45,10 @@ def test_the_published_list_is_taken_as_it_is(tmp_path: Path) -> None:
     (tmp_path / "metadata.json").write_text(json.dumps(["Gas", "gas", "--", "\u2665", "red  car", "", " "]), encoding="utf-8")
     assert Entries.load(tmp_path / "metadata.json").names == ("--", "Gas", "gas", "red  car", "\u2665")
     (tmp_path / "counts.json").write_text('{"Gas": 3}', encoding="utf-8")
-    with pytest.raises(DataError, match=r"counts.json: is no list of strings"):
+    with pytest.raises(DataError, match=r"counts.json: is not a list of strings"):
         Entries.load(tmp_path / "counts.json")
     (tmp_path / "cut.json").write_text('["Gas", ', encoding="utf-8")
-    with pytest.raises(DataError, match=r"cut.json: is no JSON"):
+    with pytest.raises(DataError, match=r"cut.json: is not valid JSON"):
         Entries.load(tmp_path / "cut.json")
 
 
@@ -108,5 +108,5 @@ def test_wordnets_files(tmp_path: Path) -> None:
     assert wordnet(tmp_path, lower=True)[-1] == "a level"
     (tmp_path / "data.adv").write_text("00001740 02 n 01 U.S._Army 0 000 | x\n00001750 02 n 01 .22 0 000 | x\n")
     assert wordnet(tmp_path, lower=True, cut=True)[-2:] == ["galore", "u"], "as the published list has it"
-    with pytest.raises(DataError, match=r"holds no WordNet \(expected data.noun"):
+    with pytest.raises(DataError, match=r"contains no WordNet \(expected data.noun"):
         wordnet(tmp_path / "nowhere")

@@ -203,5 +203,5 @@ def test_a_dead_port_says_so() -> None:
 
 @pytest.mark.parametrize(("address", "model"), [("ftp://x/v1", "m"), ("http:///v1", "m"), ("http://x/v1", "")])
 def test_addresses_without_a_host_or_model_are_refused(address: str, model: str) -> None:
-    with pytest.raises(ConfigError, match=r"expected http://HOST:PORT/v1#MODEL|names no model"):
+    with pytest.raises(ConfigError, match=r"expected http://HOST:PORT/v1#MODEL|does not name a model"):
         Endpoint(address, model)

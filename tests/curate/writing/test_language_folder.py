@@ -109,7 +109,7 @@ def test_what_is_not_there_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     wanted = BackendOptions("", SHORT, list)
     with pytest.raises(DataError, match="is not a folder of transformers"):
         open_backend(f"folder:{tmp_path}", wanted)
-    with pytest.raises(DataError, match="is not there"):
+    with pytest.raises(DataError, match="does not exist"):
         open_backend(f"gguf:{tmp_path}/no.gguf", wanted)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(MissingExtra, match=r"no.gguf needs the package 'gguf'.*diptych\[gguf\]"):

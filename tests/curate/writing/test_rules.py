@@ -153,7 +153,7 @@ def test_examples_and_their_faults(tmp_path) -> None:
         in_context.style("plan")
     for text, message in (
         ("[]", "is a list"),
-        ("{", "no readable file"),
+        ("{", "not a readable file"),
         ('{"x": {"pairs": [["a", "b"]]}}', r"x.*has no examples|has no examples"),
         ('{"x": {"pairs": [["a"], ["b"], ["c"]]}}', "has no examples"),
         ('{"x": {"groups": 3}}', "has no examples"),
@@ -173,7 +173,7 @@ def test_addresses_of_rules(tmp_path) -> None:
     file.write_text("a red bus\n\na tree\n")
     assert open_backend(f"ngram:{file}", wanted).identity != open_backend("ngram", wanted).identity
     file.write_bytes(b"\xff\xfe")
-    with pytest.raises(DataError, match="no readable file of texts"):
+    with pytest.raises(DataError, match="not a readable file of texts"):
         open_backend(f"ngram:{file}", wanted)
     with pytest.raises(UnknownName, match="unknown text backend 'gramar'; did you mean 'grammar'"):
         open_backend("gramar", wanted)

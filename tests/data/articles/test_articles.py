@@ -141,13 +141,13 @@ def test_licences(address: str, words: str, licence: str, use: str) -> None:
 
 def test_what_is_broken_is_left_out_with_its_reason(tmp_path: Path) -> None:
     broken = {
-        "a.nxml": (b"<article><front>", "is no whole XML"),
-        "b.nxml": (b'<!DOCTYPE a [<!ENTITY x "y">]><article>&x;</article>', "declares entities"),
+        "a.nxml": (b"<article><front>", "is not complete XML"),
+        "b.nxml": (b'<!DOCTYPE a [<!ENTITY x "y">]><article>&x;</article>', "declares its own entities"),
         "c.nxml": (b"<html/>", "has no article"),
         "d.nxml": (article(figure(caption=""), pmid=1), "has no caption"),
-        "e.nxml": (article(figure(graphic=""), pmid=2), "names no picture"),
+        "e.nxml": (article(figure(graphic=""), pmid=2), "does not name a picture"),
         "f.nxml": (article(figure(graphic="../secret"), pmid=3), "by a path"),
-        "g.nxml": (article(figure(graphic="nowhere"), pmid=4), "is not there"),
+        "g.nxml": (article(figure(graphic="nowhere"), pmid=4), "does not exist"),
         "h.nxml": (article(figure(), pmid=5), ""),
         "i.nxml": (article(figure(), pmid=5), "in two files"),
     }
@@ -197,8 +197,8 @@ def test_packages_are_read_where_they_lie(tmp_path: Path) -> None:
     expected = {
         "PMC1": "climbs out of the archive",
         "PMC2": "is a link",
-        "PMC3": "holds no article",
-        "PMC4": "is no whole .tar.gz",
+        "PMC3": "contains no article",
+        "PMC4": "is not a complete .tar.gz",
     }
     assert all(reason in reasons[f"{name}.tar.gz"] for name, reason in expected.items()), reasons
     assert not (tmp_path.parent / "cells.jpg").exists()

@@ -84,7 +84,7 @@ def test_names_outside_a_list_are_found_in_order_of_images() -> None:
 def test_a_relation_to_a_region_of_the_next_image_is_refused() -> None:
     table = pa.table({"uid": ["s1"], "subject": [0], "predicate": ["sees"], "object": [9], "confidence": [1.0]})
     wrong = POOL.with_table(table, replace=True)
-    with pytest.raises(DataError, match=r"row 1, field 'object': a relation of s1 points at box 9, which is not there"):
+    with pytest.raises(DataError, match=r"row 1, field 'object': a relation of s1 points at box 9, which does not exist"):
         GraphColumns.of(wrong)
 
 

@@ -45,9 +45,9 @@ def reasons(pool: Pool) -> list[str]:
         ([10, 5, -4, 70], "has no area"),
         ([120, 5, 30, 70], r"\(120, 5, 150, 75\) lies outside the image of 100 x 80 pixels"),
         ([-20, 5, 20, 70], "lies outside"),
-        ([10, 5, "wide", 70], "is no box"),
-        ([10, 5, 4], "is no box"),
-        (None, "is no box"),
+        ([10, 5, "wide", 70], "is not a box"),
+        ([10, 5, 4], "is not a box"),
+        (None, "is not a box"),
     ],
 )
 def test_a_box_that_cannot_be_used_goes_with_its_relations(bbox: Any, line: str, published: Any) -> None:
@@ -117,7 +117,7 @@ def test_coco_names_what_points_nowhere(published: Any) -> None:
         "row 0: relation 1 ('flying') was left out: there is no box 500",
         "row 0: relation 2 was left out: predicate_id 44 is not among the rel_categories",
         f"row 1: image 3 is a duplicate; the first is in {folder / 'val.json'}, row 0",
-        "row 2: image gone.jpg is not there",
+        "row 2: image gone.jpg does not exist",
         "row 3: field 'file_name': has no 'file_name' among id",
     ]
     assert pool[0].graph.triplets() == [("man", "flying", "kite")]
@@ -151,9 +151,9 @@ def test_hico_leaves_out_an_image_whose_triplet_points_past_its_boxes(published:
 @pytest.mark.parametrize(
     ("change", "line"),
     [
-        (lambda v: v[0]["annotations"][2].update(category_id=12), "box 2 was left out: category_id 12 is none of COCO's"),
+        (lambda v: v[0]["annotations"][2].update(category_id=12), "box 2 was left out: category_id 12 is not one of COCO's"),
         (lambda v: v[0]["annotations"][2].update(category_id="x"), "field 'category_id': 'x' is not a number"),
-        (lambda v: v[0]["hoi_annotation"][0].update(category_id=118), "category_id 118 is none of the 117 verbs"),
+        (lambda v: v[0]["hoi_annotation"][0].update(category_id=118), "category_id 118 is not one of the 117 verbs"),
         (lambda v: v[0].pop("annotations"), "has no 'annotations' among file_name, img_id, hoi_annotation"),
         (lambda v: v.append(v[0]), "image HICO_train2015_00000001.jpg is a duplicate"),
         (lambda v: v.append(7), "row 1: is int"),
@@ -209,7 +209,7 @@ def test_psg_and_open_images_faults(published: Any) -> None:
     said = reasons(read(folder))
     assert [line.split(": ", 1)[1] for line in said] == [
         "relation 0 ('standing on') was left out: there is no box 5",
-        "relation 1 was left out: predicate 9 is none of the 2 classes",
+        "relation 1 was left out: predicate 9 is not one of the 2 classes",
         "relation 2 was left out: [0, 1] is not [subject, object, predicate]",
     ]
 
@@ -259,7 +259,7 @@ def test_an_image_that_is_no_image_costs_itself(published: Any) -> None:
 def test_a_line_break_in_a_name_does_not_break_the_message(published: Any) -> None:
     folder = published.hico_det()
     edited(folder / "annotations/trainval_hico.json", lambda value: value[0].update(file_name="a\nb.jpg"))
-    assert reasons(read(folder))[0].endswith("row 0: image a\\nb.jpg is not there")
+    assert reasons(read(folder))[0].endswith("row 0: image a\\nb.jpg does not exist")
 
 
 def test_columns_and_unknown_formats_are_refused(published: Any) -> None:
@@ -268,7 +268,7 @@ def test_columns_and_unknown_formats_are_refused(published: Any) -> None:
         read(folder, text="caption")
     with pytest.raises(DiptychError, match=r"unknown format 'pgs'; did you mean 'psg'\?"):
         read(folder, format="pgs")
-    with pytest.raises(DataError, match=r"holds no V-COCO|holds no vcoco_\*\.json"):
+    with pytest.raises(DataError, match=r"contains no V-COCO|contains no vcoco_\*\.json"):
         read(folder, format="v-coco")
 
 

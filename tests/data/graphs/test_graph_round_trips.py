@@ -223,10 +223,10 @@ def one(label: str = "person", predicate: str = "ride", other: str = "horse", **
 @pytest.mark.parametrize(
     ("name", "sample", "message"),
     [
-        ("hico-det", one(other="unicorn"), "sample 'a': person ride unicorn is none of the 600 triplets"),
-        ("hico-det", one(other="cat"), "person ride cat is none of the 600 triplets .*does not go with cat"),
+        ("hico-det", one(other="unicorn"), "sample 'a': person ride unicorn is not one of the 600 triplets"),
+        ("hico-det", one(other="cat"), "person ride cat is not one of the 600 triplets .*does not go with cat"),
         ("hico-det", one(predicate="rid"), r"unknown verb 'rid'; did you mean 'ride'\?"),
-        ("hico-det", one(label="dog"), "the subject is no person"),
+        ("hico-det", one(label="dog"), "the subject is not a person"),
         ("hico-det-pairs", one(other="cat"), "none of the 600 triplets"),
         ("v-coco", one(), "unknown action and role 'ride'"),
         ("v-coco", one(label="dog", predicate="ride instr"), "a dog does something"),

@@ -67,7 +67,7 @@ def test_refcoco_as_mdetr_writes_it(tmp_path: Path) -> None:
     [
         ({"tokens_positive": [[0, 99]]}, r"\[0, 99\] is outside the text of 19 characters"),
         ({"tokens_positive": []}, "annotation 0: the spans are"),
-        ({"bbox": [0, 0, 10]}, "is no box"),
+        ({"bbox": [0, 0, 10]}, "is not a box"),
         ({"image_id": 7}, "annotation 0 is of image_id 7"),
     ],
 )

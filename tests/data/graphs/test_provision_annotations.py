@@ -58,7 +58,7 @@ def test_files_of_one_id_are_read_as_one(tmp_path: Path) -> None:
     [
         ({"seg_mask_id": "a.pkl"}, "save pickled masks as one"),
         ({"seg_mask_id": "../a.npy"}, "the name of a .npy"),
-        ({"seg_mask_id": "b.npy"}, "is not there"),
+        ({"seg_mask_id": "b.npy"}, "does not exist"),
         ({"det_scores": [0.5]}, "has 1 for 2 labels"),
         ({"bboxes": [[5, 5, 15, 15], [20, 10, 20, 25]]}, "has no area"),
     ],

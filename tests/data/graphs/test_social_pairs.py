@@ -59,5 +59,5 @@ def test_wrong_lines_are_named(tmp_path: Path, line: str, message: str) -> None:
 
 def test_an_empty_list_is_refused(tmp_path: Path) -> None:
     (tmp_path / "pairs.txt").write_text("\n")
-    with pytest.raises(DataError, match="holds no pair"):
+    with pytest.raises(DataError, match="contains no pair"):
         dp.read(str(tmp_path / "pairs.txt"), format="pisc")

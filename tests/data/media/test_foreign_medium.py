@@ -39,7 +39,7 @@ class Sound:
                     raise DecodeError(f"{count:,} samples are too many", file=item.name, medium=self.name)
                 raw = file.readframes(count)
         except (wave.Error, EOFError) as error:
-            raise DecodeError(f"is no sound: {error}", file=item.name, medium=self.name) from error
+            raise DecodeError(f"is not a sound: {error}", file=item.name, medium=self.name) from error
         return (np.frombuffer(raw, "<i2").reshape(-1, channels) / 32768).astype(np.float32)
 
     def thumbnail(self, item, *, side=0, limit=None):

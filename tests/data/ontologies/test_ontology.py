@@ -143,7 +143,7 @@ def test_what_is_no_hierarchy_is_refused_in_one_line(concepts: list[Concept], me
         ("x.obo", "[Term]\nid: a\nname: A\nsynonym: B EXACT []\n", "row 4, field 'synonym'"),
         ("x.obo", "[Term]\nid a\n", "row 2: the line 'id a' has no tag"),
         ("x.json", "[1]", "holds a list"),
-        ("x.json", '{"a":\n 1 1}', "row 2: is no JSON"),
+        ("x.json", '{"a":\n 1 1}', "row 2: is not valid JSON"),
         ("x.json", '{"a": {"name": "A", "parent": "b"}}', "parent of concept 'a' is 'b'"),
         ("x.json", '{"a": {}}', "concept 'a' has no name"),
         ("x.owl", "", r"expected an .obo or .json file"),

@@ -95,7 +95,7 @@ def test_vl_checklist_follows_its_corpus(tmp_path: Path) -> None:
     assert kinds["Relation/action/swig"].options == ("a man calls", "a man sings")
     assert reasons(pool) == [
         "its POS is [], not a list of captions",
-        "its data/Relation/vg/spatial.json is not there",
+        "its data/Relation/vg/spatial.json does not exist",
         f"its picture vg/VG_100K/2.jpg is nowhere below {folder}",
     ]
 

@@ -151,7 +151,7 @@ def test_published_lists_give_the_splits(tmp_path: Path) -> None:
     [
         ("nih", "Image Index,Finding Labels\na.png,Mass\n", "Patient ID"),
         ("nih", "Image Index,Finding Labels,Patient ID\n../a.png,Mass,1\n", "row 0.*below the folder"),
-        ("nih", "Image Index,Finding Labels,Patient ID\na.png,Mass,\n", "row 0: names no patient"),
+        ("nih", "Image Index,Finding Labels,Patient ID\na.png,Mass,\n", "row 0: does not name a patient"),
         ("siim", "ImageId, EncodedPixels\na,1 2 3\n", "row 0, field 'EncodedPixels'"),
         ("padchest", "ImageID,PatientID,Labels,Report\na.png,1,normal,x\n", "row 0, field 'Labels'"),
         ("rsna", "patientId,x,y,width,height,Target\nb,1,2,0,4,1\n", "row 0: has the box"),

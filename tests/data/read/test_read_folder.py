@@ -107,10 +107,10 @@ def test_two_images_of_one_name_share_the_text(tmp_path: Path) -> None:
 
 
 def test_an_empty_folder_says_what_was_looked_for(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"holds nothing to read \(expected images with a \.txt or \.json"):
+    with pytest.raises(DataError, match=r"contains nothing to read \(expected images with a \.txt or \.json"):
         read(tmp_path)
     put(tmp_path, notes__md="x")
-    with pytest.raises(DataError, match="holds nothing to read"):
+    with pytest.raises(DataError, match="contains nothing to read"):
         read(tmp_path)
     put(tmp_path, a__jpg=jpeg(), a__txt=b"\xff")
     with pytest.raises(DataError, match=r"no usable image; first problem: .*a\.txt: is not UTF-8: byte 0"):

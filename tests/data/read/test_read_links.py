@@ -63,7 +63,7 @@ def test_the_command_keeps_the_quarantine_and_exits_0(tmp_path: Path, capsys: py
 
 def test_nothing_left_is_an_error_of_one_line(tmp_path: Path) -> None:
     write(tmp_path / "a.parquet", uid=["a"], words=["x"])
-    with pytest.raises(DataError, match=r"holds no row of a text; first problem: .*has no column of texts among uid, words"):
+    with pytest.raises(DataError, match=r"contains no row of a text; first problem: .*has no column of texts among uid, words"):
         read_links(tmp_path)
     write(tmp_path / "b" / "a.parquet", uid=["a"], caption=pa.array([None], pa.string()))
     assert len(read_links(tmp_path / "b")) == 0

@@ -302,7 +302,7 @@ def test_the_command_takes_endings(tmp_path: Path, capsys: pytest.CaptureFixture
     write_folder(files, tmp_path / "source")
     assert data_command(["build", str(tmp_path / "source"), str(tmp_path / "built"), "--media", "npy=volume"]) == 0
     assert np.array_equal(open_built(tmp_path / "built")[0].media["volume"].decode(), CONTENT["volume"][0])
-    with pytest.raises(ConfigError, match="names no kind"):
+    with pytest.raises(ConfigError, match="does not name a kind"):
         data_command(["inspect", str(tmp_path / "source"), "--media", "npy"])
 
 

@@ -103,5 +103,5 @@ def test_market_names_hold_person_camera_and_role(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["reid_raw.json"])
 def test_nothing_usable_is_refused(tmp_path: Path, name: str) -> None:
-    with pytest.raises(Exception, match="names no image"):
+    with pytest.raises(Exception, match="does not name an image"):
         read(written(tmp_path / "d", [entry(None, "1.png")], name))

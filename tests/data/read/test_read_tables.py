@@ -243,7 +243,7 @@ def test_tables_from_afar_are_kept_in_the_cache(root: Path, monkeypatch: pytest.
     assert len(list((root / "cache").rglob("t.csv"))) == 1
     with pytest.raises(DataError, match="does not exist"):
         read("memory://bucket/u.csv")
-    with pytest.raises(DataError, match="only tables and folders are read from afar"):
+    with pytest.raises(DataError, match="only tables and folders can be read from a remote address"):
         read("memory://bucket/shards.tar")
     with pytest.raises(DataError, match="does not exist"):
         read("memory://bucket/shards")

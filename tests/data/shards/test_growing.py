@@ -172,7 +172,7 @@ def test_half_a_line_is_no_change_and_a_damaged_one_is_named(folder: Path) -> No
     assert {"new1", "new2"} <= content(folder).keys()
     for bad in (b"[]\n", b'{"put": {"uid": 3}, "texts": []}\n', b'{"put": {"uid": "a"}, "texts": [["b"]]}\n', b"\xff\n"):
         (folder / "changes.jsonl").write_bytes(whole + bad)
-        with pytest.raises(DataError, match="row 2: is no change"):
+        with pytest.raises(DataError, match="row 2: is not a change"):
             open_built(folder)
     line = json.loads(whole)
     line["put"]["shard"] = "../../secret"

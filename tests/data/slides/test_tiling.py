@@ -121,7 +121,7 @@ def test_tiles_of_glass_are_passed_over_and_tiles_of_tissue_are_not() -> None:
     ("spacing", "tiling", "message"),
     [
         (None, Tiling(size=32), r"has no micrometres per pixel .*--spacing"),
-        (1.0, Tiling(size=32, mpp=0.5), "scanned at 1 micrometres a pixel, more coarsely than the 0.5"),
+        (1.0, Tiling(size=32, mpp=0.5), "scanned at 1 micrometres per pixel, more coarsely than the 0.5"),
         (0.5, Tiling(size=512), "has 300 x 200 pixels, a tile 512"),
     ],
 )
@@ -158,11 +158,11 @@ def test_features_come_back_and_other_settings_are_refused(tmp_path: Path) -> No
 def test_patients_come_from_barcodes() -> None:
     assert patient_of("TCGA-KN-8425-01Z-00-DX1.1D2AB7D2") == "TCGA-KN-8425"
     for bad in ("TCGA-KN", "TCGA-KN-842-01Z", "C3N-02373-22", "TCGA-KN-84255"):
-        with pytest.raises(DataError, match="names no patient"):
+        with pytest.raises(DataError, match="does not name a patient"):
             patient_of(bad)
     rows = [replace(slides(1, tiles=8)[0], uid=uid, extras={}) for uid in ("TCGA-KN-8425-01Z", "TCGA-KN-8425-02Z")]
     assert grouped_by_patient(Pool.from_samples(rows)).groups == ("TCGA-KN-8425", "TCGA-KN-8425")
-    with pytest.raises(DataError, match="row 1, field 'uid': barcode 'slide-7' names no patient"):
+    with pytest.raises(DataError, match="row 1, field 'uid': barcode 'slide-7' does not name a patient"):
         grouped_by_patient(Pool.from_samples([rows[0], replace(rows[1], uid="slide-7")]))
 
 

@@ -90,7 +90,7 @@ def test_a_broken_record_costs_itself(tmp_path: Path) -> None:
     links, bad = found(path)
     assert links == [("https://site.example/pages/cat.jpg", "a cat")]
     assert [one.reason.split(":")[0] for one in bad] == [
-        "is no JSON",
+        "is not valid JSON",
         "is not UTF-8 at byte 10 of the record",
         "is not utf-8 at byte 18 of the page",
     ]
@@ -121,7 +121,7 @@ def test_what_is_no_archive(tmp_path: Path) -> None:
     assert len(bad) == 1
     (tmp_path / "b.warc.gz").write_bytes(b"")
     assert found(tmp_path / "b.warc.gz")[1][0].reason == "is empty"
-    with pytest.raises(DataError, match=r"holds no web archive \(expected files that end in .warc"):
+    with pytest.raises(DataError, match=r"contains no web archive \(expected files that end in .warc"):
         extract_links(tmp_path / "none", tmp_path / "out")
 
 
@@ -175,7 +175,7 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert (facts["files"], facts["links"], facts["left_out"]) == (2, 1, 1)
     assert len(read_quarantine(tmp_path / "out")) == 1
     assert main(["data", "links", str(tmp_path / "nothing"), str(tmp_path / "out2")]) == 1
-    assert "holds no web archive" in capsys.readouterr().err
+    assert "contains no web archive" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -206,7 +206,7 @@ def test_uid_given_twice_is_refused(kit: Any, tmp_path: Path) -> None:
         def __getitem__(self, row: int) -> Any:
             return kit.pool(1, 2)[0]
 
-    with pytest.raises(DataError, match="uid u1 is there twice"):
+    with pytest.raises(DataError, match="uid u1 is given twice"):
         DenseIndex.build(kit.model(), Twice(), tmp_path / "index")  # type: ignore[arg-type]
 
 

@@ -113,7 +113,7 @@ def test_names_in_any_case_open_parts_and_unknown_ones(tmp_path: Path) -> None:
         assert index.search_text("CAT, Sees, *") == index.search_triplet(("cat", "sees", ""))
         with pytest.raises(UnknownName, match="cat"):
             index.search_triplet(("cta", "", ""))
-        with pytest.raises(ConfigError, match="names nothing"):
+        with pytest.raises(ConfigError, match="the triplet is empty"):
             index.search_triplet(("", "", ""))
 
 

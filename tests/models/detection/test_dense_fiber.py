@@ -290,10 +290,10 @@ def test_a_released_checkpoint_is_opened(tmp_path: Path) -> None:
     save_file({**released, bias: released[bias][:9].clone()}, tmp_path / "odd.safetensors")
     for address, error, fault in (
         (f"fiber:{tmp_path / 'odd.safetensors'}#{folder}", ConfigError, r"not of this network; of another size: .* \[9\] for \["),
-        ("fiber:a.pth", ConfigError, "names no checkpoint or no text encoder"),
+        ("fiber:a.pth", ConfigError, "does not name a checkpoint and a text encoder"),
         (f"fiber:{tmp_path / 'fiber.pth'}#{tmp_path}", DataError, "the folder has no config.json"),
         (f"fiber:{tmp_path / 'none.pth'}#{folder}", DataError, "there is no such file"),
-        (f"fiber:{tmp_path / 'other.safetensors'}#{folder}", DataError, "holds no FIBER of the second stage"),
+        (f"fiber:{tmp_path / 'other.safetensors'}#{folder}", DataError, "contains no FIBER of the second stage"),
     ):
         with pytest.raises(error, match=fault):
             api.load(address)

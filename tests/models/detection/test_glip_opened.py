@@ -81,11 +81,11 @@ def test_what_cannot_be_opened_is_said(tmp_path: Path) -> None:
             ConfigError,
             r"not of this network; of another size: .* \[9\] for \[16\]$",
         ),
-        ("glip:a.pth", ConfigError, "names no checkpoint or no text encoder"),
+        ("glip:a.pth", ConfigError, "does not name a checkpoint and a text encoder"),
         (f"glip:{tmp_path / 'glip.safetensors'}#{tmp_path}", DataError, "the folder has no config.json"),
         (f"glip:{tmp_path / 'none.safetensors'}#{folder}", DataError, "there is no such file"),
         (f"glip:{tmp_path / 'none.pth'}#{folder}", DataError, "there is no such file"),
-        (f"glip:{tmp_path / 'other.safetensors'}#{folder}", DataError, "holds no GLIP"),
+        (f"glip:{tmp_path / 'other.safetensors'}#{folder}", DataError, "contains no GLIP"),
         (f"glip:{tmp_path / 'glip.safetensors'}#{tmp_path / 'roberta'}", DataError, "config.json is of a roberta"),
         (f"glip:{tmp_path / 'short.safetensors'}#{folder}", ConfigError, "ids up to 39 and the checkpoint 9 words"),
     ):

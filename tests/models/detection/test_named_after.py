@@ -164,7 +164,7 @@ def test_a_folder_answers_as_what_was_saved(folder: Path) -> None:
     ("edit", "said"),
     [
         ({"names": ["cherry"]}, "crops of names that config.json does not list"),
-        ({"look": {"name": "thumbnails", "image_size": 5}}, "no longer what the crops were made by"),
+        ({"look": {"name": "thumbnails", "image_size": 5}}, "not the encoder that embedded the crops"),
         ({"look": {"name": "efficientnet"}}, "does not open: unknown image encoder 'efficientnet'"),
     ],
 )

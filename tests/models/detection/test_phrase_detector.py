@@ -120,7 +120,7 @@ def test_what_cannot_be_asked_says_what_would_work() -> None:
         made.ground([picture], [PhraseQuery.of(["cup"])] * 2)
     with pytest.raises(DataError, match="at least one phrase"):
         made.detect([picture], objects=[])
-    with pytest.raises(ConfigError, match="predicts no relations"):
+    with pytest.raises(ConfigError, match="does not predict relations"):
         made.detect([picture], objects=["cup"], relations=["on"])
     with pytest.raises(DataError, match="no phrase to locate"):
         PhraseQuery("a cup", ())

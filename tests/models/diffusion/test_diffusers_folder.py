@@ -132,7 +132,7 @@ def test_what_does_not_fit_is_refused_in_one_line(folders: dict[str, Path], tmp_
     model = with_learned_word(base, "<R>", [torch.zeros(1, 16)])
     with pytest.raises(DataError, match="'<R>' is cut off from a prompt of 25 tokens"):
         model.generate_images(["cat " * 24 + "<R>"], steps=1)
-    with pytest.raises(ConfigError, match="reads no reference pictures"):
+    with pytest.raises(ConfigError, match="does not read reference pictures"):
         model.generate_images(["cat"], references=[[]])
     broken = tmp_path / "broken"
     broken.mkdir()

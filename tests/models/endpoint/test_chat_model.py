@@ -305,7 +305,7 @@ def test_what_is_sent_to_models_with_other_wishes(server: Server, cache: Path) -
 @pytest.mark.parametrize(
     ("address", "error", "said"),
     [
-        ("openai:http://h/v1", ConfigError, "names no model"),
+        ("openai:http://h/v1", ConfigError, "does not name a model"),
         ("openai:ftp://h/v1#m", ConfigError, "expected http://HOST:PORT/v1#MODEL"),
         ("openai:http://me:pw@h/v1#m", ConfigError, "holds a password"),
         ("openai:http://h/v1#m?call=3", UnknownName, "did you mean 'calls'"),

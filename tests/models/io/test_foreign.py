@@ -150,7 +150,9 @@ def test_open_clip_with_a_weights_file(tmp_path: Path, suffix: str) -> None:
 
 
 def test_open_clip_refuses_what_it_would_have_to_fetch_or_invent() -> None:
-    with pytest.raises(ConfigError, match="names no weights; pass open_clip:ViT-B-32/FILE, or open_clip:ViT-B-32/random"):
+    with pytest.raises(
+        ConfigError, match="does not name a weights file; pass open_clip:ViT-B-32/FILE, or open_clip:ViT-B-32/random"
+    ):
         load_foreign("open_clip:ViT-B-32/")
     with pytest.raises(ConfigError, match="is a tag on the hub; pass --download"):
         load_foreign("open_clip:ViT-B-32/laion2b_s34b_b79k")

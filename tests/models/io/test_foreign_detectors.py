@@ -144,7 +144,7 @@ def test_the_same_calls_as_for_models_of_our_own(folders: dict[str, Path], name:
     assert len(graph.regions) == 4
     assert dp.ground(model, PICTURE, "a cup", top=2)["a cup"].box_N4.shape == (2, 4)
     assert model.fingerprint == dp.load(f"hf:{folders[name]}").fingerprint  # type: ignore[attr-defined]
-    with pytest.raises(ConfigError, match="predicts no relations"):
+    with pytest.raises(ConfigError, match="does not predict relations"):
         model.detect([ArrayImage(PICTURE)], objects=["cup"], relations=["on"])
     with pytest.raises(DataError, match="1 images but 0 queries"):
         model.ground([ArrayImage(PICTURE)], [])
@@ -164,5 +164,5 @@ def test_folders_that_lack_something_are_refused(folders: dict[str, Path], tmp_p
         dp.load(f"hf:{broken}")
     config = (broken / "config.json").read_text()
     (broken / "config.json").write_text(config.replace("OwlViTForObjectDetection", "OwlViTModel"))
-    with pytest.raises(ConfigError, match="is no phrase detector"):
+    with pytest.raises(ConfigError, match="is not a phrase detector"):
         dp.load(f"hf:{broken}")

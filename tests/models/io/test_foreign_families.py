@@ -179,7 +179,7 @@ def test_batches_caches_and_streams_give_the_same(model: Any) -> None:
     model.stream(images(1)[0], PROMPTS[0], max_tokens=6, on_text=lambda piece: heard.append(piece) or True)
     assert "".join(heard) == together[0]
     assert not any(prompt[:9] in text for prompt, text in zip(PROMPTS, together, strict=True)), (
-        "the prompt is no part of the answer"
+        "the prompt is not a part of the answer"
     )
     beams = model.generate(images(1), PROMPTS[:1], max_tokens=6, num_beams=2)
     assert not beams[0].startswith(PROMPTS[0][:9])

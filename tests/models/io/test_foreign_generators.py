@@ -260,7 +260,7 @@ def test_a_folder_that_lacks_something_says_what(folder: Path, tmp_path: Path) -
 def test_text_alone_is_read_by_the_language_model_or_refused(folder: Path) -> None:
     model = diptych.load(f"hf:{folder}")
     if not model._mark:  # BLIP-2 and its kind place a picture in every prompt
-        with pytest.raises(DataError, match="reads no prompt of text alone"):
+        with pytest.raises(DataError, match="does not read prompts without a picture"):
             model.generate([None], ["what colour is it ?"])
         return
     inputs = model.tokenizer(["what colour is it ?"], return_tensors="pt")

@@ -40,7 +40,7 @@ def test_one_image_or_several_and_names_in_one_string() -> None:
 
 
 def test_relations_and_names_without_training_are_refused() -> None:
-    with pytest.raises(ConfigError, match="cups predicts no relations"):
+    with pytest.raises(ConfigError, match="cups does not predict relations"):
         Cups().detect([IMAGE], objects=["cup"], relations=["on"])
     with pytest.raises(DataError, match=r"cups was trained on none of \['dog'\].*cup, thing 0, .*thing 6, \.\.\."):
         Cups().detect([IMAGE], objects=["dog"])

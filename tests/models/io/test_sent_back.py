@@ -144,7 +144,7 @@ def test_peft_reads_the_adapter_of_our_module_and_so_do_we(tmp_path: Path) -> No
         assert torch.allclose(theirs(image_BCHW, text_BL).text_ND, expected.text_ND, atol=1e-6)
     with pytest.raises(ConfigError, match="adapter of another base"):
         merge_adapter(clip(seed=9).model, tmp_path / "adapter")
-    with pytest.raises(RunError, match="is no adapter"):
+    with pytest.raises(RunError, match="is not an adapter"):
         merge_adapter(clip().model, tmp_path)
 
 

@@ -136,7 +136,7 @@ def test_refused(reds: Path, tmp_path: Path) -> None:
     model = CenterNet.open(f"tfjs:{reds}")
     with pytest.raises(UnknownName, match=r"unknown class 'dgo'; did you mean 'dog'"):
         model.detect([pictured()], objects=["dgo"])
-    with pytest.raises(ConfigError, match="predicts no relations"):
+    with pytest.raises(ConfigError, match="does not predict relations"):
         model.detect([pictured()], objects=["dog"], relations=["on"])
     with pytest.raises(DataError, match="expected at least one kind"):
         model.detect([pictured()], objects=[])

@@ -186,7 +186,7 @@ def test_the_encoder_of_a_model_is_the_model_or_what_it_holds() -> None:
     alone, held = small(), holding()
     assert encoder_of(alone) is alone
     assert encoder_of(held) is held.encoder
-    with pytest.raises(ConfigError, match="Linear is no dual encoder"):
+    with pytest.raises(ConfigError, match="Linear is not a dual encoder"):
         encoder_of(torch.nn.Linear(2, 2))
 
 

@@ -175,7 +175,7 @@ def test_blip_scores_equal_those_of_transformers(blip: Path, parity: Any) -> Non
 def test_other_models_are_no_matchers(folder: Path, blip: Path, tmp_path: Path) -> None:
     inputs = reader_inputs(f"hf:{blip}")
     assert (inputs.preprocess.size, inputs.text_length) == (48, 35)
-    with pytest.raises(ConfigError, match="is no matcher"):
+    with pytest.raises(ConfigError, match="is not a matcher"):
         open_matcher(str(tmp_path))
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "clip", "architectures": ["CLIPModel"]}))
     with pytest.raises(ConfigError, match="is CLIPModel of 'clip', which matches no pairs"):

@@ -152,7 +152,7 @@ def test_a_run_that_starts_from_one_keeps_its_pixels() -> None:
 
 
 def test_what_is_no_checkpoint_is_refused_with_one_line(tmp_path: Path, network: SceneGraphNetwork) -> None:
-    with pytest.raises(ConfigError, match="no checkpoint or no setting"):
+    with pytest.raises(ConfigError, match="does not name a checkpoint and a setting"):
         dp.load("penet:model_final.pth")
     with pytest.raises(UnknownName, match="predcls"):
         dp.load(f"penet:{tmp_path / 'a.pth'}#predcl")
@@ -160,7 +160,7 @@ def test_what_is_no_checkpoint_is_refused_with_one_line(tmp_path: Path, network:
         dp.load(f"penet:{tmp_path / 'a.pth'}#predcls")
     other = tmp_path / "other.pth"
     torch.save({"model": {"layer.weight": torch.zeros(2)}}, other)
-    with pytest.raises(ConfigError, match="0 objects and 0 predicates are no known vocabulary"):
+    with pytest.raises(ConfigError, match="0 objects and 0 predicates are not a known vocabulary"):
         dp.load(f"penet:{other}#predcls")
     tensors = released_tensors()
     name = next(iter(tensors))

@@ -158,6 +158,6 @@ def test_what_does_not_fit_is_refused() -> None:
         VoxelUNet(SMALL)(torch.zeros(1, 8, 3))
     far = cloud()
     far[0, 0, 0] = 1e6
-    with pytest.raises(ShapeError, match="voxels a side"):
+    with pytest.raises(ShapeError, match="voxels per side"):
         VoxelUNet(SMALL)(far)
     assert VoxelUNetSettings.from_json(json.loads(json.dumps(SMALL.to_json()))) == SMALL

@@ -99,7 +99,7 @@ def test_a_run_carries_it_along_and_says_when_it_is_gone(monkeypatch: Any, tmp_p
     for file in Path(prepared.language_folder).iterdir():
         file.unlink()
     assert diptych.load(run.path).generate([DATA[0].image], [""], max_tokens=4) == before
-    with pytest.raises(ConfigError, match="language model is gone from"):
+    with pytest.raises(ConfigError, match="language model is no longer in"):
         prepared.model()
 
 

@@ -286,7 +286,7 @@ def test_hyphens_are_read_as_spaces_where_wanted(base: Path, tmp_path: Path) -> 
 
 
 def test_refused(base: Path, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="takes the model that it adapts by --weights"):
+    with pytest.raises(ConfigError, match="needs the model that it adapts as --weights"):
         CoOp.tiny().started(None)
     with pytest.raises(ConfigError, match="conditioned context is shared"):
         CoOp(conditioned=True, per_class=True)

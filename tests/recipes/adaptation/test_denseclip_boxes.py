@@ -389,5 +389,5 @@ def test_refused() -> None:
     deployed = model.deploy(model.model().eval())
     with pytest.raises(DataError, match=r"was trained on none of \['giraffe'\]"):
         deployed.detect([scenes(1)[0].image], objects=["giraffe"])
-    with pytest.raises(ConfigError, match="predicts no relations"):
+    with pytest.raises(ConfigError, match="does not predict relations"):
         deployed.detect([scenes(1)[0].image], objects=["circle"], relations=["above"])

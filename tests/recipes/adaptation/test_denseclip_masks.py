@@ -170,7 +170,7 @@ def test_what_is_left_out_and_refused(tmp_path: Path) -> None:
         small(region_low=0.7)
     with pytest.raises(ConfigError, match=r"positions is 'stretched'"):
         small(positions="stretched")
-    with pytest.raises(ConfigError, match="names no checkpoint"):
+    with pytest.raises(ConfigError, match="does not name a checkpoint"):
         open_released("denseclip:")
     torch.save({"state_dict": {"backbone.conv1.weight": torch.zeros(32, 3, 3, 3)}, "meta": {}}, tmp_path / "some.pth")
     with pytest.raises(ConfigError, match=r"some\.pth: not in the file: backbone\.attnpool"):
@@ -182,7 +182,7 @@ def test_what_is_left_out_and_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"segmenter\.pth: not in the file: gamma, context_decoder\.memory_proj"):
         load(f"denseclip:{tmp_path / 'segmenter.pth'}")
     torch.save({"model": {}}, tmp_path / "other.pth")
-    with pytest.raises(DataError, match="holds no state_dict"):
+    with pytest.raises(DataError, match="contains no state_dict"):
         load(f"denseclip:{tmp_path / 'other.pth'}")
 
 

@@ -383,7 +383,7 @@ def test_the_command_names_folders_of_frames_and_animations(tmp_path: Path, caps
     with pytest.raises(DataError, match="the clip of 'short' has 4 frames"):
         model.score_clips([few], recipe.named)
     (tmp_path / "empty").mkdir()
-    with pytest.raises(ConfigError, match="holds no pictures"):
+    with pytest.raises(ConfigError, match="contains no pictures"):
         classify([str(tmp_path / "model"), str(tmp_path / "empty")])
 
 
@@ -408,7 +408,7 @@ def test_it_starts_from_a_trained_model(tmp_path: Path) -> None:
 
 
 def test_refused() -> None:
-    with pytest.raises(ConfigError, match="DenseViT reads no clips"):
+    with pytest.raises(ConfigError, match="DenseViT does not read clips"):
         VideoEncoder(DualEncoder(image_tower("dense_micro"), text_tower("text_micro", vocab_size=9), width=8), VideoSettings())
     model, batch = made(small())
     with pytest.raises(ShapeError, match=r"clips must be \['B', 'T', 3, 48, 48\]"):

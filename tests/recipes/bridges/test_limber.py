@@ -230,5 +230,5 @@ def test_a_trained_encoder_comes_with_its_image_settings(folder: Path, tmp_path:
     assert all(torch.equal(encoder[name], wanted[name]) for name in wanted)
     again: Any = diptych.load(diptych.train(made, data=DATA, out=tmp_path / "limber", seed=0).path)
     assert all(torch.equal(value, wanted[name]) for name, value in again.bridge.encoder.state_dict().items())
-    with pytest.raises(ConfigError, match="holds no image tower"):
+    with pytest.raises(ConfigError, match="contains no image tower"):
         recipe(folder, image_weights=str(tmp_path / "limber")).prepare(DATA)

@@ -285,7 +285,7 @@ def test_every_tensor_of_the_published_sizes_has_a_place() -> None:
 
 
 def test_bad_settings_say_what_would_work() -> None:
-    with pytest.raises(ConfigError, match="an even number of patches a side"):
+    with pytest.raises(ConfigError, match="an even number of patches per side"):
         replace(MonoInternVL.tiny(), image_size=72)
     with pytest.raises(ConfigError, match="of three steps"):
         replace(MonoInternVL.tiny(), concept_share=0.9)
@@ -296,5 +296,5 @@ def test_bad_settings_say_what_would_work() -> None:
     image = torch.randn(1, 3, 64, 64)
     assert tower(image).tokens_BPD.shape == (1, 64, 8)
     assert copy.deepcopy(tower).spec == tower.spec
-    with pytest.raises(ConfigError, match="no square that 2 divides"):
+    with pytest.raises(ConfigError, match="not a square that 2 divides"):
         connector("shuffled", 8, 16).count(9)  # type: ignore[operator]

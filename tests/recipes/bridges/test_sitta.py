@@ -338,9 +338,9 @@ def test_an_image_encoder_without_texts_is_read_before_its_classifier(writer: Wo
     assert made.joint.preprocess.size == writer.joint.preprocess.size
     written = made.written(made.chosen(made.rank_words([image])[0]), max_tokens=8)
     assert made.generate([image], [""], max_tokens=8) == [writer.best(image, written)]
-    with pytest.raises(ConfigError, match="which reads no words of a vocabulary"):
+    with pytest.raises(ConfigError, match="which does not read words of a vocabulary"):
         replace(recipe, learned_from="vocabulary").prepare(DATA)
-    with pytest.raises(ConfigError, match="reads texts and chooses itself"):
+    with pytest.raises(ConfigError, match="embeds texts itself"):
         replace(recipe, image_weights=str(tmp_path / "judge")).prepare(DATA)
     other = copy.copy(writer.joint)
     other.model = copy.deepcopy(writer.joint.model)
@@ -356,7 +356,7 @@ def test_an_image_encoder_without_texts_is_read_before_its_classifier(writer: Wo
 
 def test_an_image_encoder_without_texts_needs_another_model_that_chooses() -> None:
     alone = replace(SMALL, image_weights="timm:test_vit/random")
-    with pytest.raises(ConfigError, match=r"image_weights is 'timm:test_vit/random', which reads no texts .* as judge"):
+    with pytest.raises(ConfigError, match=r"image_weights is 'timm:test_vit/random', which does not read texts .* as judge"):
         alone.prepare(DATA)
-    with pytest.raises(ConfigError, match="judge is 'timm:test_vit/random', which reads no texts"):
+    with pytest.raises(ConfigError, match="judge is 'timm:test_vit/random', which does not read texts"):
         replace(alone, judge="timm:test_vit/random").prepare(DATA)

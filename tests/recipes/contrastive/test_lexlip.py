@@ -482,7 +482,7 @@ def test_bad_input_is_refused_in_one_line(tmp_path: Path) -> None:
     english = str(word_pieces(tmp_path / "words", 80))
     refused(
         DataError,
-        "of the tokens of 'made' are no words of the vocabulary",
+        "of the tokens of 'made' are not words of the vocabulary",
         lambda: replace(small(), tokenizer=english).prepare(foreign),
     )
     refused(ConfigError, "a batch of 8 is larger than the queue of 7", lambda: small(queue=7))

@@ -186,7 +186,7 @@ def test_linked_entities_and_graphs(tmp_path: Path) -> None:
     file.write_text(json.dumps({"entities": {"mass": []}, "triples": [["mass", "at", "liver"]]}))
     with pytest.raises(DataError, match="row 0"):
         read_graph(file)
-    with pytest.raises(DataError, match="names no entity"):
+    with pytest.raises(DataError, match="does not name an entity"):
         EntityGraph((("a",),), ("at",), ((0, 0, 1),))
 
 

@@ -370,7 +370,7 @@ def test_every_tensor_of_the_released_sizes_has_a_place(temporal: bool) -> None:
 def test_bad_releases_say_why(tmp_path: Path) -> None:
     address = made_up(tmp_path, temporal=False)
     folder, _, file = address.partition(":")[2].partition("#")
-    with pytest.raises(DataError, match="no image file"):
+    with pytest.raises(DataError, match="does not name both"):
         dp.load(f"biovil:{folder}")
     content = torch.load(file)
     torch.save({**content, "stranger": torch.zeros(2)}, tmp_path / "more.pt")

@@ -377,7 +377,7 @@ def test_a_book_names_what_is_read(tmp_path: Path) -> None:
     assert (recipe.findings, recipe.places) == (("nodule", "opacity"), ("left lung", "right upper zone"))
     assert [tuple(vectors.shape) for vectors in recipe.books] == [(2, 64), (2, 64)]
     book.write_text('{"findings": ["nodule"]}')
-    with pytest.raises(DataError, match="holds no book"):
+    with pytest.raises(DataError, match="contains no book"):
         replace(MeDSLIP.tiny(), book=str(book)).prepare(DATA)
     with pytest.raises(ConfigError, match="book_encoder is not set"):
         MeDSLIP.paper().prepare(DATA)
@@ -436,5 +436,5 @@ def test_a_released_file_opens_by_address(tmp_path: Path, parity: Any) -> None:
     torch.save({"model": {**tensors, "another.weight": torch.zeros(1)}}, file)
     with pytest.raises(ConfigError, match=r"'another\.weight' does not belong to MeDSLIP"):
         dp.load(f"medslip:{file}#{tmp_path}")
-    with pytest.raises(DataError, match=r"no folder with a book\.json"):
+    with pytest.raises(DataError, match=r"a folder with a book\.json"):
         dp.load(f"medslip:{file}")

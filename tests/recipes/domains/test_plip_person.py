@@ -283,7 +283,7 @@ def test_fine_tuning_adds_classes_of_the_training_persons() -> None:
     assert model.class_GD is not None
     assert model.class_GD.grad is not None
     assert model.class_GD.grad[batch.person_B[0]].abs().sum() > 0
-    with pytest.raises(DataError, match="no person of the training rows"):
+    with pytest.raises(DataError, match="not a person of the training rows"):
         made.person_of(pedestrians(1, split="test")[0])
 
 
@@ -311,7 +311,7 @@ def test_an_identity_of_one_picture_is_named() -> None:
 
 
 def test_impossible_options_say_so() -> None:
-    with pytest.raises(ConfigError, match="a batch of 8 holds no whole groups of 3 members"):
+    with pytest.raises(ConfigError, match="a batch of 8 is not a multiple of groups of 3 members"):
         recipe(members=3)
     with pytest.raises(ConfigError, match="crops are square"):
         recipe(crop=(0.5, 1.0))

@@ -361,7 +361,7 @@ def test_fine_tuning_losses() -> None:
     text = model.encoder.text_tower(batch.text_BL, batch.text_mask_BL).pooled_BD
     wanted = sum(F.cross_entropy(model.persons(side), batch.person_B) for side in (image, text))
     torch.testing.assert_close(losses["persons"], wanted)
-    with pytest.raises(DataError, match="no person of the training rows"):
+    with pytest.raises(DataError, match="not a person of the training rows"):
         one_batch(made, pedestrians(8, split="test"))
 
 

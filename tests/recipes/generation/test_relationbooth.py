@@ -242,7 +242,7 @@ def test_local_tokens_change_pictures_and_are_saved(released_folders: dict[str, 
 
 
 def test_released_files_that_do_not_fit_are_named(released_folders: dict[str, str], tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="reads no reference pictures"):
+    with pytest.raises(ConfigError, match="does not read reference pictures"):
         RelationBooth(weights=released_folders["weights"]).model()
     tensors = torch.load(released_folders["adapter"], weights_only=True)
     tensors["ms_adapter"].popitem()

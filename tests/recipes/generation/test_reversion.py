@@ -193,5 +193,5 @@ def test_bad_exemplars_are_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"describes 0.png by 'cat on stone' \(expected words with one {} for the relation\)"):
         api.read(tmp_path)
     (tmp_path / "text.json").write_text(json.dumps({"1.png": ["cat {} stone"]}))
-    with pytest.raises(DataError, match=r"1.png: is not there"):
+    with pytest.raises(DataError, match=r"1.png: does not exist"):
         api.read(tmp_path)

@@ -74,7 +74,7 @@ def test_published_files_are_read(tmp_path: Path, split: str) -> None:
         ({"identifier": "dev-0-0-0"}, r"row 0 is 'dev-0-0-0' too"),
         ({"label": "Maybe"}, r"field 'label': is 'Maybe' \(expected True or False\)"),
         ({"sentence": " "}, r"field 'sentence': is ' ' \(expected words\)"),
-        ({"identifier": "dev-9-1-0"}, r"the picture 'dev-9-1-img0.png' is not there \(expected dev/dev-9-1-img0.png in"),
+        ({"identifier": "dev-9-1-0"}, r"the picture 'dev-9-1-img0.png' does not exist \(expected dev/dev-9-1-img0.png in"),
     ],
 )
 def test_faults_name_file_row_and_field(tmp_path: Path, changes: dict[str, Any], fault: str) -> None:

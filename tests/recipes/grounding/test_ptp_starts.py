@@ -181,5 +181,5 @@ def test_a_run_starts_from_a_run(data: Pool, tmp_path: Path) -> None:
     assert end.tokenizer.to_json() == start.tokenizer.to_json()
     one, two = (load_file(run.path / "model" / "model.safetensors") for run in (first, again))
     assert all(torch.equal(tensor, two[name]) for name, tensor in one.items())
-    with pytest.raises(ConfigError, match=r"object .*is no BLIP"):
+    with pytest.raises(ConfigError, match=r"object .*is not a BLIP"):
         small().started(object())

@@ -195,7 +195,7 @@ def test_it_starts_from_a_vision_transformer_and_from_released_files(data: Pool,
     save_file(published, tmp_path / "vilt.safetensors")
     kept = ready.fitted(load_file(tmp_path / "vilt.safetensors"))
     assert set(kept) == {f"vilt.{ours}.{kind}" for ours in names for kind in ("weight", "bias")}
-    with pytest.raises(ConfigError, match="is no ViLT"):
+    with pytest.raises(ConfigError, match="is not a ViLT"):
         small().started(object())
 
 

@@ -144,7 +144,7 @@ def test_identifiers_in_both_published_orders() -> None:
             said = " ".join(identifier(drawn.number_of[place], form) for place in (4, 0, 6))  # type: ignore[arg-type]
             assert drawn.read(said, form) == ([4, 0, 6], [])  # type: ignore[arg-type]
     assert drawn.read("<OBJ099> or <OBJ002>", "tokens")[1] == [99]
-    with pytest.raises(DataError, match="no bijection"):
+    with pytest.raises(DataError, match="not a bijection"):
         IdentifierAssignment((0, 0), (0, 1))
 
 

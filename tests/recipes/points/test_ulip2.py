@@ -202,7 +202,7 @@ def test_a_released_uni3d_opens_by_address(tmp_path: Path) -> None:
     assert again.model.settings == model.model.settings
     for name, tensor in again.model.state_dict().items():
         assert torch.equal(tensor, model.model.state_dict()[name]), name
-    with pytest.raises(ConfigError, match="names no dual encoder"):
+    with pytest.raises(ConfigError, match="does not name a dual encoder"):
         load(f"uni3d:{tmp_path / 'uni3d.pt'}")
     with pytest.raises(DataError, match="there is no such file"):
         load("uni3d:nowhere.pt#x")

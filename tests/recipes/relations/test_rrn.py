@@ -275,7 +275,7 @@ def test_files_of_babi_and_sudoku(tmp_path: Path) -> None:
 def test_refusals() -> None:
     with pytest.raises(DataError, match="--problem story"):
         RRN.tiny().prepare(stories(4))
-    with pytest.raises(ConfigError, match="reads grids alone"):
+    with pytest.raises(ConfigError, match="works only on grids"):
         replace(RRN.babi(), network="mlp")
     recipe = replace(RRN.pretty_clevr(), hidden=8).prepare(jumps(4))
     with pytest.raises(DataError, match="problems of kind jumps"):

@@ -294,7 +294,7 @@ def test_pipeline_and_refusals() -> None:
     answer = pipeline.run(Instruction(image, "cook the egg", seen="egg, microwave, pan"))
     assert [step.split(". ")[1].split()[0] for step in answer.lines()[1:]] == ["open", "pickup", "dropoff", "close", "toggle"]
     assert pipeline.run(Instruction(image, "cook the egg", seen="microwave")).lines()[1].endswith("there is no egg")
-    with pytest.raises(ConfigError, match="nobody says what is to be seen"):
+    with pytest.raises(ConfigError, match="the visible objects are missing"):
         pipeline.run(Instruction(image, "cook the egg"))
 
 

@@ -127,9 +127,9 @@ def two_truths(rows: Any) -> None:
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (without_picture, r"row 0, field 'local_path': the picture 'images/gone.jpg' is not there"),
+        (without_picture, r"row 0, field 'local_path': the picture 'images/gone.jpg' does not exist"),
         (key_outside, r"row 0, field 'answer': the answer is 'G' \(expected a letter from A to F"),
-        (right_one_doubled, r"row 0, field 'options': the option 'three' is there twice"),
+        (right_one_doubled, r"row 0, field 'options': the option 'three' is given twice"),
         (five_options, r"row 0, field 'options': are 5 \(expected 6 texts\)"),
         (two_truths, r"row 0, field 'correct_option': is 'two' \(expected option C\)"),
     ],

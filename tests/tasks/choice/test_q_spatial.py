@@ -192,7 +192,7 @@ def test_references_are_found_in_rationales() -> None:
         ({"answer_value": 0}, r"row 1, field 'answer_value': is 0 \(expected a length above 0\)"),
         ({"answer_value": "2"}, r"row 1, field 'answer_value': is '2'"),
         ({"question": ""}, r"row 1, field 'question': is ''"),
-        ({"image_path": "gone.png"}, r"row 1, field 'image_path': the picture 'gone.png' is not there"),
+        ({"image_path": "gone.png"}, r"row 1, field 'image_path': the picture 'gone.png' does not exist"),
     ],
 )
 def test_bad_rows_are_one_line(tmp_path: Path, change: Any, said: str) -> None:
@@ -202,7 +202,7 @@ def test_bad_rows_are_one_line(tmp_path: Path, change: Any, said: str) -> None:
 
 def test_bad_units_and_options_are_one_line(tmp_path: Path) -> None:
     data = dp.read(written(tmp_path, {"answer_unit": "furlongs"}))
-    with pytest.raises(DataError, match=r"row 0, field 'unit': '1\.0 furlongs' is no length"):
+    with pytest.raises(DataError, match=r"row 0, field 'unit': '1\.0 furlongs' is not a length"):
         QSpatial().predict(Says("x"), data)
     for options in ({"prompt": "x"}, {"delta": 1.0}, {"delta": math.nan}, {"compat": "repo"}, {"system_as": "x"}):
         with pytest.raises(ConfigError, match="expected"):

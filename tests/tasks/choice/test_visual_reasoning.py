@@ -99,12 +99,12 @@ def test_a_counterpart_is_of_the_same_group(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"options": ["left", "left"]}, r"row 1, field 'options': the option 'left' is there twice"),
+        ({"options": ["left", "left"]}, r"row 1, field 'options': the option 'left' is given twice"),
         (
             {"answer": "C"},
             r"row 1, field 'answer': the answer is 'C' \(expected a letter from A to B, or the text of an option\)",
         ),
-        ({"images": ["p0.png", "gone.png"]}, r"row 1, field 'images': the picture 'gone.png' is not there"),
+        ({"images": ["p0.png", "gone.png"]}, r"row 1, field 'images': the picture 'gone.png' does not exist"),
         ({"images": []}, r"row 1, field 'images': is \[\] \(expected a list of pictures\)"),
         ({"question": " "}, r"row 1, field 'question': is ' ' \(expected words\)"),
         ({"options": ["left"]}, r"row 1, field 'options': are \['left'\]"),
@@ -121,5 +121,5 @@ def test_bad_rows_are_one_line(tmp_path: Path, change: Any, said: str) -> None:
 def test_a_broken_line_is_named(tmp_path: Path) -> None:
     file = written(tmp_path, ROW)
     file.write_text(file.read_text() + "\n{not json")
-    with pytest.raises(DataError, match=r"quiz\.jsonl, row 1: is no JSON"):
+    with pytest.raises(DataError, match=r"quiz\.jsonl, row 1: is not valid JSON"):
         dp.read(file)

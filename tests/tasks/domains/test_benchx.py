@@ -358,7 +358,7 @@ def test_segmentation_on_a_frozen_encoder(parity: Any) -> None:
         ({"train": bare}, "has no regions"),
         ({"train": data["train"][:0]}, "no image to use as train"),
         ({"train": data["test"]}, "patients are in both train and test"),
-        ({"val": None}, "val names no data"),
+        ({"val": None}, "val is empty"),
     ):
         with pytest.raises((ConfigError, DataError), match=match):
             replace(task, **changed).predict(Dense(False), data["test"])

@@ -149,5 +149,5 @@ def test_what_is_no_mgca_is_refused(tmp_path: Path) -> None:
             dp.load(f"mgca:{tmp_path / 'changed.ckpt'}#{words}")
     with pytest.raises(DataError, match="no such file"):
         dp.load(f"mgca:{tmp_path / 'none.ckpt'}#{words}")
-    with pytest.raises(ConfigError, match="names no checkpoint or no text encoder"):
+    with pytest.raises(ConfigError, match="does not name a checkpoint and a text encoder"):
         dp.load(f"mgca:{file}")

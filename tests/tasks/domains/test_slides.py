@@ -236,5 +236,5 @@ def test_patients_of_barcodes_are_the_unit(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="patient 'TCGA-AA-0001' has slides in both"):
         segmentation.predict(Nuclei(), pool.select([1, 2]))
     (tmp_path / "slides.csv").write_text("\n".join([*lines[:2], lines[2].replace(f",{names[1]}", ",slide-7")]))
-    with pytest.raises(DataError, match=r"row 1, field 'barcode': barcode 'slide-7' names no patient"):
+    with pytest.raises(DataError, match=r"row 1, field 'barcode': barcode 'slide-7' does not name a patient"):
         task.predict(Nuclei(), read(tmp_path / "slides.csv"))

@@ -103,7 +103,7 @@ def test_words_and_phrases(tmp_path: Path) -> None:
 
 def test_bad_input_is_one_line() -> None:
     bare = Pool.from_samples([Sample("a", ArrayImage(np.zeros((8, 8, 3), np.uint8)))])
-    with pytest.raises(DataError, match="names no objects"):
+    with pytest.raises(DataError, match="has no labelled objects"):
         CHAIR().predict(Says([""]), bare)
     with pytest.raises(DataError, match="has no image"):
         CHAIR().predict(Says([""]), Pool.from_samples([Sample("a", None, regions=(Region((0, 0, 1, 1), "dog"),))]))

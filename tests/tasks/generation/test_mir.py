@@ -161,7 +161,7 @@ def test_texts_are_those_of_other_pictures_or_of_files(tmp_path: Path) -> None:
     assert asked(texts=str(tmp_path / "stories"), words=0) == ["first story", "second story", "first story"]
     (tmp_path / "lines.txt").write_text("one\n\ntwo words\n")
     assert asked(texts=str(tmp_path / "lines.txt"), words=3) == ["one two words", "one two words", "one two words"]
-    for place, said in (("nowhere", "does not exist"), ("empty", "holds no text")):
+    for place, said in (("nowhere", "does not exist"), ("empty", "contains no text")):
         if place == "empty":
             (tmp_path / place).mkdir()
         with pytest.raises(DataError, match=said):

@@ -190,7 +190,7 @@ def test_kept_records_are_read_as_they_were_asked() -> None:
 
 
 def test_bad_input_is_one_line() -> None:
-    with pytest.raises(DataError, match="names no objects to ask about"):
+    with pytest.raises(DataError, match="has no labelled objects to ask about"):
         POPE().predict(Model(sees), Pool.from_samples([Sample("a", ArrayImage(np.zeros((8, 8, 3), np.uint8)))]))
     for options in ({"template": "what?"}, {"reader": "x"}, {"how": "x"}, {"count": 0}):
         with pytest.raises(ConfigError, match="expected"):

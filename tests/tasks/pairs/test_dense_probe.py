@@ -101,7 +101,7 @@ def test_equal_depths_are_worth_what_the_policy_says() -> None:
     for ties, value in wanted.items():
         result = DenseProbe(draws=20, ties=ties).score(table)  # type: ignore[arg-type]
         assert (result.metrics["depth_order"].value, result.notes["ties"]) == (pytest.approx(value), ties)
-    with pytest.raises(DataError, match="do not say which pairs tie"):
+    with pytest.raises(DataError, match="have no column of ties"):
         DenseProbe(ties="optimistic").score(table.drop_columns(["tied", "tied_first"]))
 
 

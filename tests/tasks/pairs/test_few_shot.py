@@ -134,7 +134,7 @@ def test_from_a_data_set_with_splits(model: PairEmbedder) -> None:
 
 
 def test_refused(model: PairEmbedder) -> None:
-    with pytest.raises(DataError, match="brings no images to draw shots from"):
+    with pytest.raises(DataError, match="has no images to draw shots from"):
         FewShot().predict(model, rows("test"))
     with pytest.raises(ConfigError, match="recipe 'clip' does not adapt a dual encoder"):
         FewShot(method="clip", train=rows(), shots=(1,), repeats=1).predict(model, rows("test", 60))

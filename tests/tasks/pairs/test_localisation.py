@@ -136,5 +136,5 @@ def test_patches_follow_the_part_that_the_model_saw() -> None:
 def test_refused() -> None:
     with pytest.raises(DataError, match="'planted' has no region that its name tells from the others"):
         evaluate(Localisation(), Planted({}), pool(Sample("u", ArrayImage(np.zeros((4, 4, 3), np.uint8), "u"))))
-    with pytest.raises(ConfigError, match="15 patches make no square"):
+    with pytest.raises(ConfigError, match="15 patches do not form a square"):
         evaluate(Localisation(), Planted({"u": grid([0], LAST)[:15]}), pool(scene("u")))

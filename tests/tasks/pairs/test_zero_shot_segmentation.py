@@ -93,7 +93,7 @@ def test_the_background_has_no_sentence(folder: Path, monkeypatch: pytest.Monkey
     assert set(np.unique(PatchSegmenter(model, background="background", threshold=2.0).segment([image], names)[0])) == {0}
     released = PatchSegmenter(model, background="background", threshold=0.0, rule="groupvit").segment([image], names)[0]
     assert 0 not in released
-    with pytest.raises(ConfigError, match="background is 'sky', which is no label"):
+    with pytest.raises(ConfigError, match="background is 'sky', which is not a label"):
         PatchSegmenter(model, background="sky").segment([image], LABELS)
 
 

@@ -236,7 +236,7 @@ def test_known_object_goes_by_image_level_labels_where_there_are_any() -> None:
     )
     assert evaluate(HicoDet(draws=0), model, pool_of(truths)).metrics["ko_full"].value == 1.0
     samples[0] = replace(samples[0], extras={"labelled_objects": ["unicorn"]})
-    with pytest.raises(DataError, match="'unicorn' is no object of the classes"):
+    with pytest.raises(DataError, match="'unicorn' is not an object of the classes"):
         evaluate(HicoDet(draws=0), model, Pool.from_samples(samples))
 
 
@@ -361,7 +361,7 @@ def test_draws_are_what_scoring_the_drawn_images_would_give() -> None:
 
 def test_refuses_what_cannot_be_scored() -> None:
     strange = SceneGraph((Region((0, 0, 1, 1), "unicorn"),))
-    with pytest.raises(DataError, match=r"row 0, field 'relations': 'unicorn' is no name of HICO-DET"):
+    with pytest.raises(DataError, match=r"row 0, field 'relations': 'unicorn' is not a name of HICO-DET"):
         evaluate(HicoDet(), Planted([strange]), pool_of([strange]))
     with pytest.raises(DataError, match="unknown name 'unicorn' in u0"):
         evaluate(HicoDet(), Planted([strange]), pool_of([riding()]))

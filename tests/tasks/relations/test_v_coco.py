@@ -411,7 +411,7 @@ def second_roles(graph: SceneGraph) -> list[Relation]:
 
 def test_refuses_what_cannot_be_scored_and_survives_emptiness() -> None:
     strange = SceneGraph((PERSON, BAT), (Relation(0, "hit", 1),))
-    with pytest.raises(DataError, match="row 0, field 'relations': 'hit' is no action-role of V-COCO"):
+    with pytest.raises(DataError, match="row 0, field 'relations': 'hit' is not an action-role of V-COCO"):
         evaluate(VCoco(), Planted([strange]), pool_of([strange]))
     with pytest.raises(DataError, match="unknown name 'hit' in u"):
         metrics(SceneGraph(), strange)

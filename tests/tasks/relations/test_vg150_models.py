@@ -147,7 +147,7 @@ def test_unseen_triplets_come_from_training_data_or_a_file(tmp_path: Path) -> No
     again = evaluate(VG150(ks=(5,), draws=0, seen=str(listed)), Planted(data, 0.5), data)
     assert again.metrics["zr@5"].value < 1.0
     listed.write_text('[["cat", "on"]]', encoding="utf-8")
-    with pytest.raises(DataError, match=r"seen.json, row 0: .* is no triplet"):
+    with pytest.raises(DataError, match=r"seen.json, row 0: .* is not a triplet"):
         evaluate(VG150(seen=str(listed)), model, data)
     assert "zr@5" not in evaluate(VG150(ks=(5,), draws=0), model, data).metrics
 

@@ -33,7 +33,7 @@ def check_arms(arms: Sequence[ComparedArm]) -> None:
         raise ConfigError(f"a comparison needs two arms or more, got {len(arms)}")
     names = [arm.name for arm in arms]
     if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise ConfigError(f"'{twice[0]}' stands there twice (arms may differ in options: {twice[0]}:lr=1e-4)")
+        raise ConfigError(f"'{twice[0]}' is given twice (arms may differ in options: {twice[0]}:lr=1e-4)")
     trained = [arm.name for arm in arms if arm.model is None]
     if 0 < len(trained) < len(arms):
         ready = next(arm.name for arm in arms if arm.model is not None)

@@ -38,7 +38,7 @@ def check_tasks(whole: Any, parts: Mapping[str, Dataset], tasks: Sequence[str], 
         raise ConfigError(f"tasks are {', '.join(tasks) or 'missing'} (expected one or more, each once, such as retrieval)")
     if not given and whole.name in parts:
         raise DataError(
-            f"'{whole.name}' has no held-out rows, and what was trained on may not be scored",
+            f"'{whole.name}' has no held-out rows, and training rows may not be scored",
             field="split",
             expected="a column 'split' with train and another name: diptych data split",
         )

@@ -16,16 +16,16 @@ from diptych.cli.options.output import DEVICE, existing_file, finish, parse
 class AskArgs:
     model: Annotated[
         Positional[str],
-        arg(metavar="MODEL", help="a run's folder, hf:NAME of a model that writes, or openai:http://HOST/v1#NAME"),
+        arg(metavar="MODEL", help="a run's folder, hf:NAME of a generative model, or openai:http://HOST/v1#NAME"),
     ]
     image: Annotated[Positional[Path], arg(metavar="IMAGE", help="a picture file")]
-    question: Annotated[Positional[str], arg(metavar="QUESTION", help="words")]
-    choices: Annotated[str, arg(help="answers to choose from by likelihood, with commas between them")] = ""
-    compared: Annotated[Literal["mean", "sum"], arg(help="nats a token, or of the whole answer")] = "mean"
-    max_tokens: Annotated[int, arg(help="of a free answer")] = 32
-    download: Annotated[bool, arg(help="allow fetching a model that is not on this machine")] = False
+    question: Annotated[Positional[str], arg(metavar="QUESTION", help="the question")]
+    choices: Annotated[str, arg(help="answers to choose from by likelihood, separated by commas")] = ""
+    compared: Annotated[Literal["mean", "sum"], arg(help="likelihood per token (mean), or of the whole answer (sum)")] = "mean"
+    max_tokens: Annotated[int, arg(help="maximum number of tokens of a generated answer")] = 32
+    download: Annotated[bool, arg(help="allow downloading a model")] = False
     device: DEVICE = "auto"
-    json: Annotated[bool, arg(help="one JSON object on stdout")] = False
+    json: Annotated[bool, arg(help="print one JSON object")] = False
 
 
 def main(argv: Sequence[str]) -> int:

@@ -17,20 +17,25 @@ from diptych.core.errors import ConfigError
 class BlendArgs:
     models: Annotated[
         Positional[tuple[str, ...]],
-        arg(metavar="A B ...", help="models of one architecture: RUN/start and RUN, or several runs from one start"),
+        arg(
+            metavar="A B ...",
+            help="models of the same architecture: RUN/start and RUN, or several runs with the same initial weights",
+        ),
     ]
-    share: Annotated[float, arg(help="of two models, how much of B: 0 is A, 1 is B")] = 0.5
+    share: Annotated[float, arg(help="weight of B in the mean of A and B: 0 is A, 1 is B")] = 0.5
     how: Annotated[
         Literal["share", "uniform", "greedy"],
-        arg(help="share: two models by --share; uniform: all alike; greedy: those that help on --split, the best first"),
+        arg(
+            help="share: two models by --share; uniform: equal weights; greedy: add models that improve the score, the best first"
+        ),
     ] = "share"
-    out: Annotated[Path | None, arg(help="the model folder to make")] = None
-    curve: Annotated[Path | None, arg(help="a page to make: the scores of shares from 0 to 1 on --data, and on --source")] = None
+    out: Annotated[Path | None, arg(help="output model folder")] = None
+    curve: Annotated[Path | None, arg(help="output page with the scores for shares from 0 to 1 on --data and --source")] = None
     data: Annotated[str, arg(help="target data, for --curve and --how greedy")] = ""
-    split: Annotated[str, arg(help="rows by which a greedy mean is chosen")] = "val"
-    source: Annotated[str, arg(help="data that A is good at, for --curve")] = ""
-    task: Annotated[str, arg(help="what is measured")] = "retrieval"
-    json: Annotated[bool, arg(help="one JSON object on stdout")] = False
+    split: Annotated[str, arg(help="split on which a greedy mean is chosen")] = "val"
+    source: Annotated[str, arg(help="source data, on which A is good, for --curve")] = ""
+    task: Annotated[str, arg(help="evaluation task")] = "retrieval"
+    json: Annotated[bool, arg(help="print one JSON object")] = False
 
 
 def main(argv: Sequence[str]) -> int:
@@ -41,7 +46,7 @@ def main(argv: Sequence[str]) -> int:
         "The mean of models' weights: a published model and its tuned one, or several runs from one start.",
     )
     if args.out is None and args.curve is None:
-        raise ConfigError("say where the model goes, --out R, or where the curve goes, --curve PAGE.html")
+        raise ConfigError("no output is given: --out R for the model, or --curve PAGE.html for the curve")
     if len(args.models) < 2:
         raise ConfigError(f"a mean needs two models or more, got {len(args.models)}")
     if args.how != "share":

@@ -15,16 +15,18 @@ from diptych.core.errors import ConfigError
 
 @dataclass(frozen=True)
 class CaptionArgs:
-    model: Annotated[Positional[str], arg(metavar="MODEL", help="a run's folder, or hf:NAME of a model that writes about images")]
+    model: Annotated[
+        Positional[str], arg(metavar="MODEL", help="a run's folder, or hf:NAME of a generative vision-language model")
+    ]
     images: Annotated[
         Positional[tuple[Path, ...]], arg(metavar="IMAGE ...", help="picture files", help_behavior_hint="(one or more)")
     ]
-    prompt: Annotated[str, arg(help="the prompt; without one, the model's own template")] = ""
-    max_tokens: Annotated[int, arg(help="of a caption")] = 64
-    beams: Annotated[int, arg(help="1: the likeliest token each time")] = 1
-    download: Annotated[bool, arg(help="allow fetching a model that is not on this machine")] = False
+    prompt: Annotated[str, arg(help="the prompt; default: the model's own template")] = ""
+    max_tokens: Annotated[int, arg(help="maximum number of tokens of a caption")] = 64
+    beams: Annotated[int, arg(help="number of beams; 1 is greedy decoding")] = 1
+    download: Annotated[bool, arg(help="allow downloading a model")] = False
     device: DEVICE = "auto"
-    json: Annotated[bool, arg(help="one JSON object on stdout")] = False
+    json: Annotated[bool, arg(help="print one JSON object")] = False
 
 
 def main(argv: Sequence[str]) -> int:

@@ -18,54 +18,52 @@ CELLS = Path("runs/claims")
 class ClaimsRunArgs:
     slugs: Annotated[
         Positional[tuple[str, ...]],
-        arg(metavar="SLUG", help="a system (all its claims), its main claim alone: SLUG/, or a further one: SLUG/NAME"),
+        arg(metavar="SLUG", help="a system (all its claims), its main claim: SLUG/, or another claim: SLUG/NAME"),
     ]
-    seeds: Annotated[str, arg(help="others than the claim's own, such as 201,202,203, or how many; writes no verdict")] = ""
-    dry: Annotated[bool, arg(help="write no verdict; the run is logged all the same")] = False
-    dirty: Annotated[bool, arg(help="run on changed sources too; writes no verdict")] = False
-    smoke: Annotated[bool, arg(help="arms and controls at their smallest; gives no verdict")] = False
-    ledger: Annotated[Path, arg(help="the folder of verdicts, a file a system, and of the log")] = LEDGER
-    cells: Annotated[Path, arg(help="where finished cells are kept")] = CELLS
+    seeds: Annotated[
+        str, arg(help="seeds instead of the claim's own, such as 201,202,203, or their number; writes no verdict")
+    ] = ""
+    dry: Annotated[bool, arg(help="write no verdict; the run is still logged")] = False
+    dirty: Annotated[bool, arg(help="run with uncommitted changes; writes no verdict")] = False
+    smoke: Annotated[bool, arg(help="smallest size of arms and controls; gives no verdict")] = False
+    ledger: Annotated[Path, arg(help="folder of verdicts (one file per system) and of the log")] = LEDGER
+    cells: Annotated[Path, arg(help="folder of finished cells")] = CELLS
     device: DEVICE = "auto"
-    json: Annotated[bool, arg(help="one JSON object on stdout")] = False
+    json: Annotated[bool, arg(help="print one JSON object")] = False
 
 
 @dataclass(frozen=True)
 class ClaimsCostArgs:
-    slugs: Annotated[Positional[tuple[str, ...]], arg(metavar="SLUG", help="systems or claims; all when left out")] = ()
-    json: Annotated[bool, arg(help="one JSON object on stdout")] = False
+    slugs: Annotated[Positional[tuple[str, ...]], arg(metavar="SLUG", help="systems or claims; default: all")] = ()
+    json: Annotated[bool, arg(help="print one JSON object")] = False
 
 
 @dataclass(frozen=True)
 class ClaimsJudgeArgs:
-    slugs: Annotated[
-        Positional[tuple[str, ...]], arg(metavar="SLUG", help="systems or claims; all that have a verdict when left out")
-    ] = ()
+    slugs: Annotated[Positional[tuple[str, ...]], arg(metavar="SLUG", help="systems or claims; default: all with a verdict")] = ()
     dry: Annotated[bool, arg(help="write no line")] = False
     ledger: Annotated[Path, arg(help="the folder of verdicts")] = LEDGER
-    cells: Annotated[Path, arg(help="where finished cells are kept")] = CELLS
+    cells: Annotated[Path, arg(help="folder of finished cells")] = CELLS
     device: DEVICE = "auto"
-    json: Annotated[bool, arg(help="one JSON object on stdout")] = False
+    json: Annotated[bool, arg(help="print one JSON object")] = False
 
 
 @dataclass(frozen=True)
 class ClaimsCheckArgs:
-    slugs: Annotated[
-        Positional[tuple[str, ...]], arg(metavar="SLUG", help="systems or claims; all that have a verdict when left out")
-    ] = ()
+    slugs: Annotated[Positional[tuple[str, ...]], arg(metavar="SLUG", help="systems or claims; default: all with a verdict")] = ()
     respelled: Annotated[
         str,
         arg(
             metavar="WHY",
-            help="of one claim: why its declaration is written differently than when it was judged, and says the same",
+            help="for one claim: reason why its declaration was reworded without a change of meaning since its verdict",
         ),
     ] = ""
     ledger: Annotated[Path, arg(help="the folder of verdicts")] = LEDGER
-    json: Annotated[bool, arg(help="one JSON object on stdout")] = False
+    json: Annotated[bool, arg(help="print one JSON object")] = False
 
 
 @dataclass(frozen=True)
 class ClaimsTableArgs:
     ledger: Annotated[Path, arg(help="the folder of verdicts")] = LEDGER
     plot: Annotated[Path | None, arg(help="also write the forest plot of all claims to this SVG file")] = None
-    json: Annotated[bool, arg(help="one JSON object on stdout")] = False
+    json: Annotated[bool, arg(help="print one JSON object")] = False

@@ -21,20 +21,20 @@ class ClassifyArgs:
         Positional[tuple[Path, ...]],
         arg(
             metavar="IMAGE ...",
-            help="picture files; of a model of clips, video files or folders of frames",
+            help="picture files; for video models, video files or folders of frames",
             help_behavior_hint="(one or more)",
         ),
     ]
-    classes: Annotated[str, arg(help="names, with commas between them; '' asks a trained classifier for its own")] = ""
+    classes: Annotated[str, arg(help="class names, separated by commas; '' uses those of a trained classifier")] = ""
     templates: Annotated[str, arg(help="plain | one | seven | eighty, or a sentence with {}")] = "plain"
     prompts: Annotated[
         Path | None,
-        arg(help="the prompts.safetensors of a run of coop that adapted MODEL; its classes where --classes is missing"),
+        arg(help="the prompts.safetensors of a run of coop that adapted MODEL; its classes are the default of --classes"),
     ] = None
-    k: Annotated[int, arg(aliases=["-k"], help="names an image")] = 3
-    download: Annotated[bool, arg(help="allow fetching a model that is not on this machine")] = False
+    k: Annotated[int, arg(aliases=["-k"], help="number of classes to print per image")] = 3
+    download: Annotated[bool, arg(help="allow downloading a model")] = False
     device: DEVICE = "auto"
-    json: Annotated[bool, arg(help="one JSON object on stdout")] = False
+    json: Annotated[bool, arg(help="print one JSON object")] = False
 
 
 def main(argv: Sequence[str]) -> int:
@@ -104,5 +104,5 @@ def _clip(path: Path) -> Any:
     if not path.is_dir():
         return MediaItem("clip", (FileImage(path),))
     if not (names := parts_of(path)):
-        raise ConfigError(f"{path} holds no pictures (expected frames such as 0001.jpg)")
+        raise ConfigError(f"{path} contains no pictures (expected frames such as 0001.jpg)")
     return MediaItem("clip", tuple(FileImage(path / name) for name in names))

@@ -28,39 +28,39 @@ class CompareArgs:
         Positional[tuple[str, ...]],
         arg(
             metavar="ARM ...",
-            help="recipes, with own options as in clip:lr=2e-4; or run folders, hf:NAME, open_clip:ARCH/FILE; NAME=ARM gives it a name",
+            help="recipes, with options as in clip:lr=2e-4; or run folders, hf:NAME, open_clip:ARCH/FILE; NAME=ARM gives it a name",
         ),
     ]
     data: Annotated[str, arg(help="any readable data with held-out splits")]
-    tasks: Annotated[str, arg(help="with commas: retrieval,zero_shot,probe")] = "retrieval"
+    tasks: Annotated[str, arg(help="evaluation tasks, separated by commas: retrieval,zero_shot,probe")] = "retrieval"
     split: Annotated[
-        str, arg(help="only these held-out splits, with commas: val to choose, then test, for which nothing is trained")
+        str, arg(help="only these held-out splits, separated by commas; first val to choose, then test, without new training")
     ] = ""
     seeds: Annotated[int, arg(help="runs of each recipe; three at least for a verdict")] = 5
     budget: Annotated[str, arg(help="steps:N, samples:N or seconds:N of training; '' takes the steps of the first recipe")] = ""
     preset: Annotated[Literal["tiny", "paper"], arg(help="sizes for two cores, or the published configuration")] = "tiny"
     matters: Annotated[float, arg(help="the smallest difference that would matter, in units of the metric")] = 0.01
-    equal: Annotated[float, arg(help="arms closer than this count as equal; 0 takes --matters")] = 0.0
+    equal: Annotated[float, arg(help="arms that differ by less count as equal; 0 uses --matters")] = 0.0
     out: Annotated[Path, arg(help="folder of the cells and of report.html")] = Path("runs/compare")
     config: Annotated[Path, arg(metavar="FILE.yaml", help="options, in a section compare (`diptych config compare`)")] = Path()
     set: Annotated[tuple[str, ...], arg(metavar="FIELD=VALUE", help="fields of every recipe: batch_size=64 width=64")] = ()
-    dry_run: Annotated[bool, arg(help="say how many minutes it would take, and stop")] = False
+    dry_run: Annotated[bool, arg(help="print the estimated minutes and stop")] = False
     pilot: Annotated[
-        float, arg(help="seconds of short trainings that say beforehand what a long comparison can show; 0 for none")
+        float, arg(help="seconds of short trainings that estimate beforehand what a long comparison can show; 0 for none")
     ] = 60.0
-    precision: Annotated[Precision, arg(help="of the training")] = "auto"
-    processes: Annotated[int, arg(help="cells that run at once, each in a process of its own")] = 1
-    workers: Annotated[int, arg(help="loader processes of a run")] = 0
-    download: Annotated[bool, arg(help="allow fetching a model that is not on this machine")] = False
+    precision: Annotated[Precision, arg(help="precision of the training")] = "auto"
+    processes: Annotated[int, arg(help="number of trainings to run in parallel, each in its own process")] = 1
+    workers: Annotated[int, arg(help="data-loading processes per run")] = 0
+    download: Annotated[bool, arg(help="allow downloading a model")] = False
     device: DEVICE = "auto"
-    json: Annotated[bool, arg(help="one JSON object on stdout")] = False
+    json: Annotated[bool, arg(help="print one JSON object")] = False
 
 
 def main(argv: Sequence[str]) -> int:
     file = config_of(argv, "compare")
     if not argv:
         built = ", ".join(RECIPES)
-        raise ConfigError(f"say what to compare: diptych compare RECIPE RECIPE --data D --budget steps:N   (recipes: {built})")
+        raise ConfigError(f"no recipes to compare: diptych compare RECIPE RECIPE --data D --budget steps:N   (recipes: {built})")
     args = parse(CompareArgs, argv, "compare", DESCRIPTION, file.default(CompareArgs, "compare", values=_plain(file)))
     if args.seeds < 1:
         raise ConfigError(f"seeds is {args.seeds} (expected 1 or more; three at least for a verdict)")

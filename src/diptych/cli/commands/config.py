@@ -22,10 +22,12 @@ NAMED = {"eval": "TASK", "curate": "STEP", "sweep": "RECIPE"}
 @dataclass(frozen=True)
 class ConfigArgs:
     what: Annotated[Positional[str], arg(metavar="RECIPE", help="a slug or FILE.py:CLASS; or compare, eval, curate, sweep")]
-    name: Annotated[Positional[str], arg(metavar="NAME", help="of eval the task, of curate the step, of sweep the recipe")] = ""
-    preset: Annotated[str, arg(help="whose values the fields have")] = "tiny"
-    schema: Annotated[bool, arg(help="the JSON Schema of such a file, for editors")] = False
-    json: Annotated[bool, arg(help="one JSON object on stdout")] = False
+    name: Annotated[Positional[str], arg(metavar="NAME", help="for eval the task, for curate the step, for sweep the recipe")] = (
+        ""
+    )
+    preset: Annotated[str, arg(help="preset that sets the values of the fields")] = "tiny"
+    schema: Annotated[bool, arg(help="print the JSON Schema of the file, for editors")] = False
+    json: Annotated[bool, arg(help="print one JSON object")] = False
 
 
 def main(argv: Sequence[str]) -> int:
@@ -46,7 +48,7 @@ def sections_of(what: str, name: str = "", preset: str = "tiny") -> tuple[list[C
 
         return [ConfigSection("compare", [(CompareArgs, None)], OF_COMMAND)], "diptych compare"
     if what in NAMED and not name:
-        raise ConfigError(f"say which: diptych config {what} {NAMED[what]}")
+        raise ConfigError(f"no command is given: diptych config {what} {NAMED[what]}")
     if what == "sweep":
         from diptych.cli.commands.sweep import SweepArgs
 

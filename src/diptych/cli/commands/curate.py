@@ -23,33 +23,35 @@ from diptych.data.quarantine import FILE, QuarantineEntry
 class CurateArgs:
     step: Annotated[Positional[str], arg(metavar="SLUG", help="the curation step")]
     source: Annotated[Positional[str], arg(metavar="IN", help="any readable data")]
-    out: Annotated[Positional[Path], arg(metavar="OUT", help="folder of the removal table and what is kept")] = Path()
-    preset: Annotated[str, arg(help="paper, released: the published configuration, where a step has one")] = ""
+    out: Annotated[
+        Positional[Path], arg(metavar="OUT", help="output folder of the kept rows and of the table of removed rows")
+    ] = Path()
+    preset: Annotated[str, arg(help="paper, released: the published configuration, if the step has one")] = ""
     config: Annotated[Path, arg(metavar="FILE.yaml", help="options, in a section curate (`diptych config curate STEP`)")] = Path()
-    plan: Annotated[bool, arg(help="say what it would cost, and stop")] = False
-    engine: Annotated[Literal["local", "ray"], arg(help="what runs steps over texts: this machine, or a Ray cluster")] = "local"
+    plan: Annotated[bool, arg(help="print the estimated cost and stop")] = False
+    engine: Annotated[Literal["local", "ray"], arg(help="engine for text steps: this machine, or a Ray cluster")] = "local"
     embeddings: Annotated[
-        Path | None, arg(metavar="FOLDER", help="image embeddings of `diptych embed`; what the step lacks there is added")
+        Path | None, arg(metavar="FOLDER", help="folder of `diptych embed`; missing image embeddings are computed and added")
     ] = None
     device: DEVICE = "auto"
-    json: Annotated[bool, arg(help="one JSON object on stdout")] = False
+    json: Annotated[bool, arg(help="print one JSON object")] = False
 
 
 @dataclass(frozen=True)
 class ChainArgs:
     source: Annotated[Positional[str], arg(metavar="IN", help="any readable data")]
     out: Annotated[
-        Positional[Path], arg(metavar="OUT", help="folder of the tables, and of chain.yaml, by which it is done again")
+        Positional[Path], arg(metavar="OUT", help="output folder of the tables, and of chain.yaml, which repeats the run")
     ] = Path()
     config: Annotated[str, arg(metavar="NAME|FILE.yaml", help="a published chain, or a file with the list curate.steps")] = ""
     set: Annotated[tuple[str, ...], arg(metavar="STEP.FIELD=VALUE", help="fields of steps: laion.model=runs/clip")] = ()
-    plan: Annotated[bool, arg(help="say what each step would cost on the whole input, and stop")] = False
-    engine: Annotated[Literal["local", "ray"], arg(help="what runs steps over texts: this machine, or a Ray cluster")] = "local"
+    plan: Annotated[bool, arg(help="print the estimated cost of each step on the whole input and stop")] = False
+    engine: Annotated[Literal["local", "ray"], arg(help="engine for text steps: this machine, or a Ray cluster")] = "local"
     embeddings: Annotated[
-        Path | None, arg(metavar="FOLDER", help="image embeddings of `diptych embed`; what the steps lack there is added")
+        Path | None, arg(metavar="FOLDER", help="folder of `diptych embed`; missing image embeddings are computed and added")
     ] = None
     device: DEVICE = "auto"
-    json: Annotated[bool, arg(help="one JSON object on stdout")] = False
+    json: Annotated[bool, arg(help="print one JSON object")] = False
 
 
 def main(argv: Sequence[str]) -> int:
@@ -65,7 +67,7 @@ def main(argv: Sequence[str]) -> int:
             print(f"usage: diptych curate SLUG IN OUT [--plan]        (diptych curate SLUG --help says more)\n\n{steps}")
             print(f"\nchains of steps: diptych curate --config NAME IN OUT   ({', '.join(PUBLISHED)}, or a file)")
             return 0
-        raise ConfigError(f"say which step: diptych curate SLUG IN OUT ({', '.join(OPERATORS)})")
+        raise ConfigError(f"no step is given: diptych curate SLUG IN OUT ({', '.join(OPERATORS)})")
     kind = OPERATORS.load(argv[0])
     preset = _preset(kind, argv)
     every = flat("Options", [(CurateArgs, None), (kind, preset)])
@@ -117,7 +119,7 @@ def _run(args: Any, operators: Sequence[Any]) -> int:
         lines = [f"{name.replace('_', ' '):<20}{_short(value)}" for cost in costs for name, value in cost.items()]
         return finish(costs[0] if len(costs) == 1 else {"steps": costs}, lines, args.json)
     if args.out == Path():
-        raise ConfigError("say where the tables go: diptych curate SLUG IN OUT")
+        raise ConfigError("no output folder is given: diptych curate SLUG IN OUT")
     here = Path(args.source).expanduser()
     address = str(here.resolve()) if here.exists() else args.source
     done = curate(data, operators, args.out, source=address, embeddings=args.embeddings)

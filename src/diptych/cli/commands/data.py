@@ -18,7 +18,7 @@ from diptych.core.errors import ConfigError
 if TYPE_CHECKING:
     from diptych.data.dataset import Pool
 
-JSON = Annotated[bool, arg(help="one JSON object on stdout")]
+JSON = Annotated[bool, arg(help="print one JSON object")]
 
 
 @dataclass(frozen=True)
@@ -27,25 +27,29 @@ class ColumnArgs:
 
     image: Annotated[str, arg(help="column of the image: a path or bytes")] = ""
     text: Annotated[tuple[str, ...], arg(help="column or columns of texts")] = ()
-    media: Annotated[
-        tuple[str, ...], arg(help="further media: a column or an ending of file names, and its kind, as npy=volume")
-    ] = ()
+    media: Annotated[tuple[str, ...], arg(help="other media: a column or a file extension, and its kind, as npy=volume")] = ()
     uid: str = ""
-    group: Annotated[str, arg(help="the unit that must not leak between splits")] = ""
+    group: Annotated[str, arg(help="column of the unit that must stay in one split, such as the patient")] = ""
     split: str = ""
     licence: str = ""
     language: Annotated[str, arg(help="a column, or a code such as en")] = ""
-    root: Annotated[str, arg(help="the folder of the images, where they are not beside the data")] = ""
-    delimiter: Annotated[str, arg(help="between the fields of a .csv: ',', ';', tab or '|'; without, what its header shows")] = ""
-    encoding: Annotated[str, arg(help="of a .csv or .tsv that is not UTF-8, such as gb18030")] = ""
-    format: Annotated[str, arg(help="a form of scene graphs, where it is not recognised: see `diptych data export`")] = ""
-    follow_links: Annotated[bool, arg(help="read also what links lead to outside of the folder")] = False
-    inside: Annotated[
-        str, arg(help="a folder that the data may name no file outside of; 'own' is that of the data; without, anywhere")
-    ] = ""
-    longest_text: Annotated[int, arg(help="bytes of a text; a longer one is left out; 0 keeps the usual limit, a MiB")] = 0
-    most_columns: Annotated[int, arg(help="columns of a table of JSON objects; 0 keeps the usual limit, 1,000")] = 0
-    unpacked_bytes: Annotated[int, arg(help="bytes in memory of a Parquet table; 0 keeps the usual limit, a GiB")] = 0
+    root: Annotated[str, arg(help="folder of the images, if they are not beside the data")] = ""
+    delimiter: Annotated[str, arg(help="delimiter of a .csv: ',', ';', tab or '|'; default: detected from its header")] = ""
+    encoding: Annotated[str, arg(help="encoding of a .csv or .tsv that is not UTF-8, such as gb18030")] = ""
+    format: Annotated[str, arg(help="format of scene graphs, if it is not recognised: see `diptych data export`")] = ""
+    follow_links: Annotated[bool, arg(help="follow symbolic links out of the folder")] = False
+    inside: Annotated[str, arg(help="allow only files below this folder; 'own' is the folder of the data; default: any file")] = (
+        ""
+    )
+    longest_text: Annotated[
+        int, arg(help="maximum number of bytes of a text; longer texts are left out; 0: the default limit of one MiB")
+    ] = 0
+    most_columns: Annotated[
+        int, arg(help="maximum number of columns of a table of JSON objects; 0: the default limit of 1,000")
+    ] = 0
+    unpacked_bytes: Annotated[
+        int, arg(help="maximum number of bytes of a Parquet table in memory; 0: the default limit of one GiB")
+    ] = 0
 
     def given(self) -> dict[str, Any]:
         return given_columns(self)
@@ -60,7 +64,7 @@ def given_columns(args: Any, names: Container[str] | None = None) -> dict[str, A
     if "media" in given:
         pairs = [one.partition("=") for one in given["media"]]
         if wrong := next(("".join(pair) for pair in pairs if not (pair[0] and pair[2])), ""):
-            raise ConfigError(f"--media {wrong} names no kind (expected COLUMN=KIND or ENDING=KIND, as npy=volume)")
+            raise ConfigError(f"--media {wrong} does not name a kind (expected COLUMN=KIND or ENDING=KIND, as npy=volume)")
         given["media"] = {name: kind for name, _, kind in pairs}
     return given
 
@@ -69,17 +73,17 @@ def given_columns(args: Any, names: Container[str] | None = None) -> dict[str, A
 class DataBuildArgs(ColumnArgs):
     source: Positional[str] = ""
     out: Positional[Path] = Path()
-    shard_samples: Annotated[int, arg(help="samples a tar shard")] = 10_000
-    overwrite: Annotated[bool, arg(help="replace a data set that lies there")] = False
+    shard_samples: Annotated[int, arg(help="samples per tar shard")] = 10_000
+    overwrite: Annotated[bool, arg(help="replace an existing data set")] = False
     json: JSON = False
 
 
 @dataclass(frozen=True)
 class DataAddArgs(ColumnArgs):
     folder: Annotated[Positional[Path], arg(help="a folder of `data build`")] = Path()
-    source: Annotated[Positional[str], arg(help="what is to come in, in any form that can be read")] = ""
-    duplicates: Annotated[Literal["skip", "keep"], arg(help="samples whose picture is there under another uid")] = "skip"
-    shard_samples: Annotated[int, arg(help="samples a tar shard")] = 10_000
+    source: Annotated[Positional[str], arg(help="the data to add, in any readable format")] = ""
+    duplicates: Annotated[Literal["skip", "keep"], arg(help="samples whose picture exists under another uid")] = "skip"
+    shard_samples: Annotated[int, arg(help="samples per tar shard")] = 10_000
     json: JSON = False
 
 
@@ -92,15 +96,13 @@ class DataCompactArgs:
 @dataclass(frozen=True)
 class DataInspectArgs(ColumnArgs):
     source: Positional[str] = ""
-    batch_size: Annotated[int, arg(help="for the expected false negatives and the loss at chance")] = 256
-    tokenizer: Annotated[
-        str, arg(help="clip, or a tokenizer.json: which texts are too long is counted with it; '' counts none")
-    ] = "clip"
-    text_length: Annotated[int, arg(help="tokens that a model reads")] = 77
-    look_at: Annotated[int, arg(help="images that are decoded in full")] = 200
-    look_up: Annotated[
-        bool, arg(help="retrieve by the nearest training picture, beside chance, where there are held-out splits")
-    ] = True
+    batch_size: Annotated[int, arg(help="batch size for the expected false negatives and the loss at chance")] = 256
+    tokenizer: Annotated[str, arg(help="clip, or a tokenizer.json: used to count texts that are too long; '' skips this")] = (
+        "clip"
+    )
+    text_length: Annotated[int, arg(help="maximum number of tokens of a model")] = 77
+    look_at: Annotated[int, arg(help="number of images to decode in full")] = 200
+    look_up: Annotated[bool, arg(help="also print the nearest-neighbour baseline, beside chance, for held-out splits")] = True
     page: Annotated[Path | None, arg(help="also write the report as a page with pictures")] = None
     json: JSON = False
 
@@ -114,7 +116,7 @@ class DataVerifyArgs:
 @dataclass(frozen=True)
 class DataSplitArgs:
     folder: Positional[Path]
-    shares: Annotated[str, arg(help="such as train=0.8,val=0.1,test=0.1")] = "train=0.8,val=0.1,test=0.1"
+    shares: Annotated[str, arg(help="shares of the splits, such as train=0.8,val=0.1,test=0.1")] = "train=0.8,val=0.1,test=0.1"
     hold_out: Annotated[
         tuple[str, ...],
         arg(
@@ -139,7 +141,7 @@ class DataExportArgs:
         ),
     ] = "coco"
     split: Annotated[str, arg(help="only this split")] = ""
-    no_images: Annotated[bool, arg(help="write the annotations alone")] = False
+    no_images: Annotated[bool, arg(help="write only the annotations")] = False
     json: JSON = False
 
 
@@ -152,7 +154,7 @@ class DataMapArgs:
 @dataclass(frozen=True)
 class DataFetchArgs:
     name: Annotated[Positional[str], arg(help="openclipart (clipart) | stamps | geography | icons")]
-    out: Annotated[Path, arg(help="the folder to build")] = Path()
+    out: Annotated[Path, arg(help="output folder")] = Path()
     json: JSON = False
 
 
@@ -182,7 +184,7 @@ def main(argv: Sequence[str]) -> int:
 def _build(argv: Sequence[str]) -> int:
     args = parse(DataBuildArgs, argv, "data build", "Write data of any readable form as shards, manifest and tables.")
     if not args.source or args.out == Path():
-        raise ConfigError("say from where and to where: diptych data build SRC OUT")
+        raise ConfigError("source and output folder are missing: diptych data build SRC OUT")
     from diptych.data.shards.build import build
     from diptych.data.shards.mark import words_of
 
@@ -204,7 +206,7 @@ def _add(argv: Sequence[str]) -> int:
         DataAddArgs, argv, "data add", "Add samples to a built folder. An addition that was stopped goes on where it was."
     )
     if not args.source or args.folder == Path():
-        raise ConfigError("say to what and from where: diptych data add BUILT MORE")
+        raise ConfigError("built folder and source are missing: diptych data add BUILT MORE")
     from diptych.data.lineage.record import add_lineage, made_now
     from diptych.data.shards.append import add
 
@@ -229,7 +231,7 @@ def _compact(argv: Sequence[str]) -> int:
 def _inspect(argv: Sequence[str]) -> int:
     args = parse(DataInspectArgs, argv, "data inspect", "The report that training prints before its first step.")
     if not args.source:
-        raise ConfigError("say what: diptych data inspect DIR")
+        raise ConfigError("no data are given: diptych data inspect DIR")
     from diptych.curate.text.language import read_languages
     from diptych.data.inspect import inspect
     from diptych.data.text.tokenize import Tokenizer
@@ -336,7 +338,7 @@ def _export(argv: Sequence[str]) -> int:
         "Write every column as a table, tars or a data set, or scene graphs in a published form.",
     )
     if not args.source or args.out == Path():
-        raise ConfigError("say from where and to where: diptych data export SRC OUT --format NAME")
+        raise ConfigError("source and output folder are missing: diptych data export SRC OUT --format NAME")
     from diptych.api import read
     from diptych.data.dataset import Pool
     from diptych.data.export import FORMS, export_pool

@@ -17,14 +17,14 @@ from diptych.cli.options.output import finish, parse
 class WhyArgs:
     folder: Annotated[Positional[Path], arg(help="a folder of `data links`, `data download`, `data build` or `curate`")]
     uid: Annotated[Positional[str], arg(metavar="UID", help="the row")]
-    json: Annotated[bool, arg(help="one JSON object on stdout")] = False
+    json: Annotated[bool, arg(help="print one JSON object")] = False
 
 
 @dataclass(frozen=True)
 class CardArgs:
-    source: Annotated[Positional[str], arg(help="any readable data; of a built folder also its Croissant metadata are written")]
+    source: Annotated[Positional[str], arg(help="any readable data; for a built folder Croissant metadata are written, too")]
     out: Annotated[Path, arg(help="folder of README.md and croissant.json; by default that of the data")] = Path()
-    json: Annotated[bool, arg(help="one JSON object on stdout")] = False
+    json: Annotated[bool, arg(help="print one JSON object")] = False
 
 
 def why(argv: Sequence[str]) -> int:
@@ -54,7 +54,7 @@ def card(argv: Sequence[str]) -> int:
     folder = Path(args.source).expanduser()
     out = args.out if args.out != Path() else folder
     if not out.is_dir() and args.out == Path():
-        raise ConfigError(f"{args.source} is no folder: say where the card goes, --out FOLDER")
+        raise ConfigError(f"{args.source} is not a folder: give the folder of the card, --out FOLDER")
     facts, steps = data_facts(open_pool(args.source)), lineage_of(folder) if folder.is_dir() else []
     out.mkdir(parents=True, exist_ok=True)
     write_atomic(out / "README.md", data_card(facts, steps))

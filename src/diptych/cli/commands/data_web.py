@@ -18,7 +18,7 @@ from diptych.core.errors import ConfigError
 class LinksArgs:
     source: Annotated[Positional[Path], arg(help="a WARC or WAT file, or a folder of them")]
     out: Annotated[Positional[Path], arg(help="folder of the table")]
-    json: Annotated[bool, arg(help="one JSON object on stdout")] = False
+    json: Annotated[bool, arg(help="print one JSON object")] = False
 
 
 @dataclass(frozen=True)
@@ -27,62 +27,71 @@ class DownloadArgs:
         Positional[Path], arg(help="links: Parquet with url and text, or the folder that `data links` or `curate` wrote")
     ]
     out: Annotated[Positional[Path], arg(help="folder of the shards")]
-    size: Annotated[int, arg(help="pixels of a side")] = 256
-    resize: Annotated[
-        Literal["border", "keep_ratio", "keep_ratio_largest", "center_crop", "no"], arg(help="how an image comes to that size")
-    ] = "border"
+    size: Annotated[int, arg(help="side of a stored picture in pixels")] = 256
+    resize: Annotated[Literal["border", "keep_ratio", "keep_ratio_largest", "center_crop", "no"], arg(help="resizing mode")] = (
+        "border"
+    )
     encode: Annotated[Literal["jpg", "webp", "png"], arg(help="format of the stored pictures")] = "jpg"
-    quality: Annotated[int, arg(help="of JPEG and WebP")] = 95
-    only_if_bigger: Annotated[bool, arg(help="leave images as they are that are no larger")] = False
-    filters: Annotated[Literal["opencv", "pil"], arg(help="how pixels are made: as published, or faster")] = "opencv"
-    min_side: Annotated[int, arg(help="smaller images are refused; 0 is off")] = 0
-    max_area: Annotated[int, arg(help="images of more pixels are refused; 0 is off")] = 0
-    max_aspect: Annotated[float, arg(help="long side / short side must not be above; 0 is off")] = 0.0
-    shard_links: Annotated[int, arg(help="links a shard")] = 10_000
-    threads: Annotated[int, arg(help="asked at once")] = 64
-    processes: Annotated[int, arg(help="that decode and size pictures beside this one; 0 does it in the threads that ask")] = 0
+    quality: Annotated[int, arg(help="quality of JPEG and WebP")] = 95
+    only_if_bigger: Annotated[bool, arg(help="only resize images that are larger")] = False
+    filters: Annotated[Literal["opencv", "pil"], arg(help="resampling: as published, or faster")] = "opencv"
+    min_side: Annotated[int, arg(help="skip images with a smaller side; 0 is off")] = 0
+    max_area: Annotated[int, arg(help="skip images with more pixels; 0 is off")] = 0
+    max_aspect: Annotated[float, arg(help="skip images with a larger ratio of long to short side; 0 is off")] = 0.0
+    shard_links: Annotated[int, arg(help="links per shard")] = 10_000
+    threads: Annotated[int, arg(help="number of parallel requests")] = 64
+    processes: Annotated[int, arg(help="additional processes that decode and resize pictures; 0: the download threads do it")] = 0
     engine: Annotated[
-        Literal["local", "ray"], arg(help="what decodes and sizes pictures: this machine, or tasks of a Ray cluster")
+        Literal["local", "ray"], arg(help="engine for decoding and resizing: this machine, or tasks of a Ray cluster")
     ] = "local"
     blur: Annotated[
         str,
         arg(metavar="COLUMN", help="blur the boxes of this column, such as faces: lists of [left, top, right, bottom] in 0..1"),
     ] = ""
-    memory: Annotated[int, arg(help="MiB that pictures may take up while they are decoded, in each process")] = 1024
-    retries: Annotated[int, arg(help="of one link, on the spot")] = 0
+    memory: Annotated[int, arg(help="MiB of memory for decoding pictures, per process")] = 1024
+    retries: Annotated[int, arg(help="immediate retries per link")] = 0
     timeout: Annotated[float, arg(help="seconds for a link as a whole, redirects included")] = 10.0
-    robots: Annotated[bool, arg(help="keep to robots.txt of each site")] = True
-    tdm: Annotated[bool, arg(help="keep to reservations of text and data mining (TDMRep)")] = True
-    per_host: Annotated[int, arg(help="requests to one host at once")] = 4
-    pause: Annotated[float, arg(help="seconds between two requests to one host; a longer Crawl-delay is kept")] = 0.0
-    longest_wait: Annotated[float, arg(help="seconds to wait for a host that says Retry-After; beyond, its links fail")] = 60.0
+    robots: Annotated[bool, arg(help="respect robots.txt of each site")] = True
+    tdm: Annotated[bool, arg(help="respect reservations of text and data mining (TDMRep)")] = True
+    per_host: Annotated[int, arg(help="parallel requests to one host")] = 4
+    pause: Annotated[float, arg(help="seconds between two requests to one host; a longer Crawl-delay is respected")] = 0.0
+    longest_wait: Annotated[
+        float, arg(help="maximum seconds to wait after Retry-After; if it is longer, the links of the host fail")
+    ] = 60.0
     opted_out: Annotated[
         Path | None,
-        arg(help="a file of addresses that are never asked, to which those are added that opt out; by default in OUT"),
+        arg(help="file of addresses that are never requested; those that opt out are added; default: in OUT"),
     ] = None
-    retry_failed: Annotated[bool, arg(help="ask again for what failed in an earlier run, and for nothing else")] = False
-    add: Annotated[bool, arg(help="put links that are not there yet into a finished folder, as further shards")] = False
-    allow_private: Annotated[bool, arg(help="also ask addresses that are not public: a store in your own network")] = False
-    json: Annotated[bool, arg(help="one JSON object on stdout")] = False
+    retry_failed: Annotated[bool, arg(help="only retry links that failed in an earlier run")] = False
+    add: Annotated[bool, arg(help="add new links to a finished folder, as additional shards")] = False
+    allow_private: Annotated[
+        bool, arg(help="also request addresses that are not public, such as a server in your own network")
+    ] = False
+    json: Annotated[bool, arg(help="print one JSON object")] = False
 
 
 @dataclass(frozen=True)
 class TakedownArgs:
     folder: Annotated[Positional[Path], arg(help="a folder of `data build`, or of tables that `curate` wrote")]
-    uids: Annotated[Positional[tuple[str, ...]], arg(help="the samples to take out")] = ()
-    file: Annotated[Path | None, arg(help="a file with a uid a line")] = None
+    uids: Annotated[Positional[tuple[str, ...]], arg(help="uids of the samples to remove")] = ()
+    file: Annotated[Path | None, arg(help="a file with one uid per line")] = None
     where: Annotated[
-        tuple[str, ...], arg(metavar="COLUMN=VALUE", help="every sample that meets all of these, such as group=p0412")
+        tuple[str, ...],
+        arg(metavar="COLUMN=VALUE", help="every sample that matches all of these conditions, such as group=p0412"),
     ] = ()
-    sha256: Annotated[tuple[str, ...], arg(help="every sample whose picture or media have this hash, now and later")] = ()
-    copies: Annotated[bool, arg(help="also samples with byte for byte the same picture or media; else they are listed alone")] = (
+    sha256: Annotated[
+        tuple[str, ...], arg(help="every sample whose picture or media have this hash; later additions are refused, too")
+    ] = ()
+    copies: Annotated[bool, arg(help="also samples with exactly the same picture or media; otherwise they are only listed")] = (
         True
     )
-    reason: Annotated[str, arg(help="kept in the quarantine")] = "taken down"
-    curated: Annotated[tuple[Path, ...], arg(help="folders of `curate` to take them out of as well")] = ()
-    embeddings: Annotated[tuple[Path, ...], arg(help="folders of `diptych embed` to take them out of as well")] = ()
-    index: Annotated[tuple[Path, ...], arg(help="search indexes to take them out of as well; a service may have them open")] = ()
-    json: Annotated[bool, arg(help="one JSON object on stdout")] = False
+    reason: Annotated[str, arg(help="reason to store in the quarantine")] = "taken down"
+    curated: Annotated[tuple[Path, ...], arg(help="folders of `curate` from which to remove them, too")] = ()
+    embeddings: Annotated[tuple[Path, ...], arg(help="folders of `diptych embed` from which to remove them, too")] = ()
+    index: Annotated[
+        tuple[Path, ...], arg(help="search indexes from which to remove them, too; a service may have them open")
+    ] = ()
+    json: Annotated[bool, arg(help="print one JSON object")] = False
 
 
 def links(argv: Sequence[str]) -> int:
@@ -173,10 +182,10 @@ def takedown(argv: Sequence[str]) -> int:
 
     uids = [*args.uids, *(args.file.read_text(encoding="utf-8").split() if args.file else ())]
     if not uids and not args.where and not args.sha256:
-        raise ConfigError("no uid is given (expected uids, --file with one a line, --where COLUMN=VALUE, or --sha256 HASH)")
+        raise ConfigError("no uid is given (expected uids, --file with one per line, --where COLUMN=VALUE, or --sha256 HASH)")
     for folder in args.curated:
         if not is_curated(folder):
-            raise ConfigError(f"{folder} is no output of `diptych curate` (expected --curated FOLDER)")
+            raise ConfigError(f"{folder} is not an output of `diptych curate` (expected --curated FOLDER)")
     with ExitStack() as stack:
         indexes = [stack.enter_context(open_index(folder)) for folder in args.index]  # before the first change
         indexed: list[int] = []

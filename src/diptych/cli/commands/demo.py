@@ -25,15 +25,15 @@ QUERIES = (
 
 @dataclass(frozen=True)
 class DemoArgs:
-    out: Annotated[Path, arg(help="folder of the runs and of report.html; goes on where it was stopped")] = Path("runs/demo")
+    out: Annotated[Path, arg(help="folder of the runs and of report.html; an unfinished demo is continued")] = Path("runs/demo")
     data: Annotated[str, arg(help="other data with held-out splits")] = "emoji"
     seeds: Annotated[int, arg(help="runs of each recipe")] = 3
-    recipes: Annotated[tuple[str, ...], arg(help="what is compared")] = ("clip", "locked")
-    steps: Annotated[int, arg(help="steps of each run; 0 takes each recipe's own")] = 0
+    recipes: Annotated[tuple[str, ...], arg(help="recipes to compare")] = ("clip", "locked")
+    steps: Annotated[int, arg(help="steps of each run; 0: each recipe's default")] = 0
     seconds: Annotated[
-        int, arg(help="time limit: another seed begins only where it fits; the first is always whole; 0 runs all")
+        int, arg(help="time limit: further seeds start only if they fit; the first is always completed; 0 runs all")
     ] = 360
-    json: Annotated[bool, arg(help="one JSON object on stdout")] = False
+    json: Annotated[bool, arg(help="print one JSON object")] = False
 
 
 def main(argv: Sequence[str]) -> int:

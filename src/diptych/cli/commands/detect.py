@@ -27,23 +27,25 @@ class DetectArgs:
     images: Annotated[
         Positional[tuple[Path, ...]], arg(metavar="IMAGE ...", help="picture files", help_behavior_hint="(one or more)")
     ]
-    objects: Annotated[str, arg(help="names of things, with commas between them; empty: those the model was trained with")] = ""
-    relations: Annotated[str, arg(help="names of relations, with commas between them; empty: those of training")] = ""
+    objects: Annotated[str, arg(help="object names, separated by commas; empty: those of training")] = ""
+    relations: Annotated[str, arg(help="relation names, separated by commas; empty: those of training")] = ""
     phrase: Annotated[
         UseAppendAction[tuple[str, ...]],
-        arg(help='a phrase to look for, such as "the red cup left of the plate"; may be repeated'),
+        arg(help='a phrase to locate, such as "the red cup left of the plate"; may be repeated'),
     ] = ()
-    text: Annotated[str, arg(help="the sentence that the phrases stand in, read as a whole; empty: each is read alone")] = ""
+    text: Annotated[
+        str, arg(help="the sentence that contains the phrases, encoded as a whole; empty: each phrase is encoded alone")
+    ] = ""
     out: Annotated[
         Path | None, arg(help="picture with boxes and arrows, and the graph beside it (.png); a folder for several images")
     ] = None
     graph: Annotated[Path | None, arg(help="the graph as node-link JSON or GraphML; a folder for several images")] = None
     min_score: Annotated[float, arg(help="relations, and boxes of a phrase, below this score are left out")] = 0.1
-    top: Annotated[int, arg(help="relations an image, boxes a phrase, at most")] = 20
-    merge: Annotated[float, arg(help="boxes of one name with this IoU or more are one thing; 1 keeps all")] = 0.5
-    download: Annotated[bool, arg(help="allow fetching a model that is not on this machine")] = False
+    top: Annotated[int, arg(help="maximum number of relations per image, or of boxes per phrase")] = 20
+    merge: Annotated[float, arg(help="merge boxes of one name with this IoU or more; 1 keeps all")] = 0.5
+    download: Annotated[bool, arg(help="allow downloading a model")] = False
     device: DEVICE = "auto"
-    json: Annotated[bool, arg(help="one JSON object on stdout")] = False
+    json: Annotated[bool, arg(help="print one JSON object")] = False
 
 
 def main(argv: Sequence[str]) -> int:
@@ -51,15 +53,15 @@ def main(argv: Sequence[str]) -> int:
     for path in args.images:
         existing_file(path)
     if not args.images:
-        raise ConfigError("say which image: diptych detect MODEL IMAGE")
+        raise ConfigError("no image is given: diptych detect MODEL IMAGE")
     _check_outputs(args)
     from diptych.api import detect, load
     from diptych.core.image import FileImage
 
     if args.phrase and (args.objects or args.relations):
-        raise ConfigError("--phrase takes phrases and --objects names (expected one of the two)")
+        raise ConfigError("--phrase and --objects are both given (expected one of the two)")
     if args.text and not args.phrase:
-        raise ConfigError("--text is the sentence that phrases stand in (expected --phrase as well)")
+        raise ConfigError("--text is given without --phrase (expected phrases that occur in the text)")
     model = load(args.model, download=args.download)
     if args.phrase:
         return _phrases(args, model)

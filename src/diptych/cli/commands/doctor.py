@@ -13,8 +13,8 @@ from diptych.cli.options.output import finish, parse, say
 
 @dataclass(frozen=True)
 class DoctorArgs:
-    no_speed: Annotated[bool, arg(help="leave out the short training, about ten seconds")] = False
-    json: Annotated[bool, arg(help="one JSON object on stdout")] = False
+    no_speed: Annotated[bool, arg(help="skip the short training, about ten seconds")] = False
+    json: Annotated[bool, arg(help="print one JSON object")] = False
 
 
 def main(argv: Sequence[str]) -> int:

@@ -17,11 +17,13 @@ from diptych.cli.options.output import DEVICE, finish, parse
 class EmbedArgs:
     model: Annotated[Positional[str], arg(metavar="MODEL", help="any model that embeds images")]
     data: Annotated[Positional[str], arg(metavar="DATA", help="any readable data")]
-    out: Annotated[Positional[Path], arg(metavar="OUT", help="folder of embeddings; may hold those of other models and data")]
-    engine: Annotated[Literal["local", "ray"], arg(help="what embeds: processes of this machine, or a Ray cluster")] = "local"
-    workers: Annotated[int, arg(help="actors of Ray; 0: as many as the cluster has GPUs, else cores")] = 0
+    out: Annotated[
+        Positional[Path], arg(metavar="OUT", help="folder of embeddings; it may contain those of other models and data")
+    ]
+    engine: Annotated[Literal["local", "ray"], arg(help="engine: processes of this machine, or a Ray cluster")] = "local"
+    workers: Annotated[int, arg(help="number of Ray actors; 0: one per GPU of the cluster, or per core without GPUs")] = 0
     device: DEVICE = "auto"
-    json: Annotated[bool, arg(help="one JSON object on stdout")] = False
+    json: Annotated[bool, arg(help="print one JSON object")] = False
 
 
 def main(argv: Sequence[str]) -> int:

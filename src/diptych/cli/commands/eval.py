@@ -26,18 +26,21 @@ class EvalArgs:
     ]
     task: Annotated[
         Positional[str],
-        arg(metavar="TASK", help="retrieval, zero_shot, vg150, ... (diptych eval --help lists all); several with commas, or all"),
+        arg(
+            metavar="TASK",
+            help="retrieval, zero_shot, vg150, ... (diptych eval --help lists all); several separated by commas, or all",
+        ),
     ]
     data: Annotated[str, arg(help="any readable data; every held-out split is evaluated")]
     split: Annotated[str, arg(help="only this split")] = ""
-    answers: Annotated[Path, arg(help="a published result file in the place of MODEL: rows of questions and answers")] = Path()
-    answer_column: Annotated[str, arg(help="the field of the answers in that file, where it has an unusual name")] = ""
-    out: Annotated[Path, arg(help="folder for the records; of a run: its records/")] = Path()
-    download: Annotated[bool, arg(help="allow fetching a model that is not on this machine")] = False
+    answers: Annotated[Path, arg(help="a result file instead of MODEL: rows of questions and answers")] = Path()
+    answer_column: Annotated[str, arg(help="column of the answers in that file, if it has an unusual name")] = ""
+    out: Annotated[Path, arg(help="folder for the records; default for a run: its records/")] = Path()
+    download: Annotated[bool, arg(help="allow downloading a model")] = False
     config: Annotated[Path, arg(metavar="FILE.yaml", help="options, in a section eval (`diptych config eval TASK`)")] = Path()
-    page: Annotated[Path, arg(help="of a probe of captions: an HTML page of what was confused, with pictures")] = Path()
+    page: Annotated[Path, arg(help="for caption probes: an HTML page of the confusions, with pictures")] = Path()
     device: DEVICE = "auto"
-    json: Annotated[bool, arg(help="one JSON object on stdout")] = False
+    json: Annotated[bool, arg(help="print one JSON object")] = False
 
 
 LEFT_OUT = ("train", "val", "train_split", "test_split")
@@ -61,7 +64,7 @@ def main(argv: Sequence[str]) -> int:
         if set(argv) & {"-h", "--help"}:
             print(f"usage: {usage}")
             return 0
-        raise ConfigError(f"say which model and which task: {usage}")
+        raise ConfigError(f"model and task are missing: {usage}")
     kind = type(find(words[1]))
     roles = _roles(kind)
     every = flat("Options", [(EvalArgs, None), (kind, None), (roles, None)], leave_out=LEFT_OUT)

@@ -23,14 +23,12 @@ DESCRIPTION = (
 class ExplainAlignArgs:
     model: Annotated[Positional[str], arg(metavar="MODEL", help="a run's folder, or published weights")]
     image: Annotated[Positional[Path], arg(metavar="IMAGE", help="a picture file")]
-    text: Annotated[Positional[str], arg(metavar="TEXT", help="the text that is aligned with it")]
+    text: Annotated[Positional[str], arg(metavar="TEXT", help="the text to align with it")]
     out: Annotated[Path | None, arg(help="the picture once for the text and once for each word, with its weights (.png)")] = None
-    grid: Annotated[
-        int, arg(help="parts a side that are covered, for models without patches: costs grid * grid + 1 embeddings")
-    ] = 7
-    download: Annotated[bool, arg(help="fetch published weights that are not on this machine")] = False
+    grid: Annotated[int, arg(help="parts per side to cover, for models without patches: costs grid * grid + 1 embeddings")] = 7
+    download: Annotated[bool, arg(help="allow downloading published weights")] = False
     device: DEVICE = "auto"
-    json: Annotated[bool, arg(help="one JSON object on stdout")] = False
+    json: Annotated[bool, arg(help="print one JSON object")] = False
 
 
 def main(argv: Sequence[str]) -> int:

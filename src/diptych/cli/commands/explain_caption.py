@@ -19,18 +19,18 @@ DESCRIPTION = (
 
 @dataclass(frozen=True)
 class ExplainCaptionArgs:
-    text: Annotated[Positional[str], arg(metavar="TEXT", help="a caption; without it those of --data")] = ""
+    text: Annotated[Positional[str], arg(metavar="TEXT", help="a caption; default: those of --data")] = ""
     data: Annotated[str, arg(help="data whose captions are explained")] = ""
-    rows: Annotated[int, arg(help="so many rows of them, evenly spaced")] = 5
+    rows: Annotated[int, arg(help="number of rows, evenly spaced")] = 5
     word_lists: Annotated[str, arg(help="a JSON file {type: [words]} instead of the built-in lists")] = ""
     device: DEVICE = "auto"
-    json: Annotated[bool, arg(help="one JSON object on stdout")] = False
+    json: Annotated[bool, arg(help="print one JSON object")] = False
 
 
 def main(argv: Sequence[str]) -> int:
     args = parse(ExplainCaptionArgs, argv, "explain caption", DESCRIPTION)
     if bool(args.text) == bool(args.data):
-        raise ConfigError("say which: a caption in quotes, or --data PAIRS for captions of a data set")
+        raise ConfigError("nothing to explain is given: a caption in quotes, or --data PAIRS for captions of a data set")
     captions = [args.text] if args.text else _captions(args.data, args.rows)
     readings = [explained(caption, args.word_lists) for caption in captions]
     return finish({"captions": readings}, [line for each in readings for line in _lines(each)], args.json)

@@ -24,7 +24,7 @@ class ExplainTokensArgs:
     images: Annotated[Positional[tuple[Path, ...]], arg(metavar="IMAGE ...", help="a picture file, or the frames of a clip")]
     out: Annotated[Path | None, arg(help="the picture with the tokens' outlines and mean colours (.png)")] = None
     device: DEVICE = "auto"
-    json: Annotated[bool, arg(help="one JSON object on stdout")] = False
+    json: Annotated[bool, arg(help="print one JSON object")] = False
 
 
 def main(argv: Sequence[str]) -> int:

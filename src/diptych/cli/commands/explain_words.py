@@ -22,10 +22,10 @@ DESCRIPTION = (
 class ExplainWordsArgs:
     model: Annotated[Positional[str], arg(metavar="MODEL", help="a run's folder, or a model's")]
     image: Annotated[Positional[Path], arg(metavar="IMAGE", help="a picture file")]
-    top: Annotated[int, arg(help="so many of the heaviest words")] = 20
+    top: Annotated[int, arg(help="number of words with the highest weights")] = 20
     out: Annotated[Path | None, arg(help="the picture beside a bar for each word (.png)")] = None
     device: DEVICE = "auto"
-    json: Annotated[bool, arg(help="one JSON object on stdout")] = False
+    json: Annotated[bool, arg(help="print one JSON object")] = False
 
 
 def main(argv: Sequence[str]) -> int:

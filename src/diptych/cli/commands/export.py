@@ -19,17 +19,14 @@ class ExportArgs:
     to: Annotated[
         Literal["transformers", "open_clip", "onnx", "sentence-transformers", "adapter", "diptych"],
         arg(
-            help="what OUT will be; adapter: the run's adapters for the CLIPModel that its start is exported to; diptych: a model folder "
-            "of ours"
+            help="format of OUT; adapter: the run's adapters for the CLIPModel of its initial weights; diptych: a model folder of Diptych"
         ),
     ] = "onnx"
-    like: Annotated[
-        str, arg(help="hf:FOLDER or open_clip:ARCH/FILE that the weights came from: OUT will have the same class")
-    ] = ""
-    download: Annotated[bool, arg(help="allow fetching a model that is not on this machine")] = False
-    push: Annotated[str, arg(metavar="OWNER/NAME", help="send OUT to a model hub, too; `hf auth login` comes before")] = ""
-    public: Annotated[bool, arg(help="a repository that --push makes can be seen by all")] = False
-    json: Annotated[bool, arg(help="one JSON object on stdout")] = False
+    like: Annotated[str, arg(help="hf:FOLDER or open_clip:ARCH/FILE of the original weights: OUT gets the same model class")] = ""
+    download: Annotated[bool, arg(help="allow downloading a model")] = False
+    push: Annotated[str, arg(metavar="OWNER/NAME", help="also upload OUT to a model hub; run `hf auth login` first")] = ""
+    public: Annotated[bool, arg(help="make the repository of --push public")] = False
+    json: Annotated[bool, arg(help="print one JSON object")] = False
 
 
 def main(argv: Sequence[str]) -> int:

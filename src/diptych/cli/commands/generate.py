@@ -23,21 +23,21 @@ class GenerateArgs:
         ),
     ]
     prompts: Annotated[
-        Positional[tuple[str, ...]], arg(metavar="PROMPT ...", help="words, in quotes", help_behavior_hint="(one or more)")
+        Positional[tuple[str, ...]], arg(metavar="PROMPT ...", help="prompts, in quotes", help_behavior_hint="(one or more)")
     ]
-    count: Annotated[int, arg(aliases=["-n"], help="pictures of each prompt")] = 8
-    out: Annotated[Path, arg(help="the folder that the pictures and sheet.png are written into")] = Path("generated")
+    count: Annotated[int, arg(aliases=["-n"], help="pictures per prompt")] = 8
+    out: Annotated[Path, arg(help="output folder of the pictures and sheet.png")] = Path("generated")
     reference: Annotated[
         tuple[str, ...],
         arg(
-            help="things to show, each as FILE:PHRASE:X0,Y0,X1,Y1 with the box as shares of the picture's sides; for relationbooth"
+            help="objects to show, each as FILE:PHRASE:X0,Y0,X1,Y1 with the box as shares of the picture's sides; for relationbooth"
         ),
     ] = ()
-    negative: Annotated[str, arg(help="a prompt to move away from")] = ""
-    steps: Annotated[int, arg(help="of denoising")] = 50
-    guidance: Annotated[float, arg(help="how far beyond the prediction without a prompt each step goes")] = 7.5
-    seed: Annotated[int, arg(help="of the noise")] = 0
-    json: Annotated[bool, arg(help="one JSON object on stdout")] = False
+    negative: Annotated[str, arg(help="negative prompt")] = ""
+    steps: Annotated[int, arg(help="denoising steps")] = 50
+    guidance: Annotated[float, arg(help="scale of classifier-free guidance")] = 7.5
+    seed: Annotated[int, arg(help="seed of the noise")] = 0
+    json: Annotated[bool, arg(help="print one JSON object")] = False
 
 
 def main(argv: Sequence[str]) -> int:

@@ -14,7 +14,7 @@ from diptych.cli.options.output import DEVICE, existing_file, finish, listed, pa
 from diptych.cli.options.subcommands import dispatch
 from diptych.core.errors import ConfigError
 
-JSON = Annotated[bool, arg(help="one JSON object on stdout")]
+JSON = Annotated[bool, arg(help="print one JSON object")]
 UNSET = -1
 
 
@@ -27,44 +27,48 @@ class IndexBuildArgs:
     data: Annotated[Positional[str], arg(metavar="DATA")]
     out: Annotated[Positional[Path], arg(metavar="OUT")]
     split: Annotated[str, arg(help="only this split")] = ""
-    what: Annotated[Literal["images", "texts", "clouds"], arg(help="what can be found; clouds need a model such as ulip")] = (
-        "images"
-    )
+    what: Annotated[
+        Literal["images", "texts", "clouds"], arg(help="kind of the items to index; clouds need a model such as ulip")
+    ] = "images"
     kind: Annotated[
-        str, arg(metavar="KIND", help="dense, nested, lexical, late, hybrid, graphs, or a kind that an installed package adds")
+        str, arg(metavar="KIND", help="dense, nested, lexical, late, hybrid, graphs, or a kind of an installed plug-in")
     ] = "dense"
-    set: Annotated[tuple[str, ...], arg(metavar="FIELD=VALUE", help="options of a kind that a package adds")] = ()
+    set: Annotated[tuple[str, ...], arg(metavar="FIELD=VALUE", help="options of a plug-in's kind")] = ()
     prefix: Annotated[int, arg(help="nested: dimensions of the vector that the first search uses (16)")] = UNSET
     order: Annotated[
-        Literal["", "given", "principal"], arg(help="nested: prefix of the vectors as they are, or of their principal directions")
+        Literal["", "given", "principal"], arg(help="nested: prefix of the vectors themselves, or of their principal components")
     ] = ""
-    shortlist: Annotated[int, arg(help="nested, late: items that the second look ranks again (200)")] = UNSET
+    shortlist: Annotated[int, arg(help="nested, late: number of items that the second stage reranks (200)")] = UNSET
     funnel: Annotated[
-        str, arg(help="nested: several looks, each WIDTH:SHORTLIST, in place of prefix and shortlist: 8:200,16:100,32:50")
+        str, arg(help="nested: several stages, each WIDTH:SHORTLIST, instead of prefix and shortlist: 8:200,16:100,32:50")
     ] = ""
-    query_terms: Annotated[int, arg(help="lexical: heaviest terms of a query that are looked up (0: all)")] = UNSET
-    item_terms: Annotated[int, arg(help="lexical: heaviest terms of an item that are stored (0: all)")] = UNSET
+    query_terms: Annotated[int, arg(help="lexical: number of query terms to use, those with the highest weights (0: all)")] = (
+        UNSET
+    )
+    item_terms: Annotated[
+        int, arg(help="lexical: number of terms to store per item, those with the highest weights (0: all)")
+    ] = UNSET
     fusion: Annotated[Literal["", "rrf", "weighted"], arg(help="hybrid: reciprocal ranks (the default) or weighted scores")] = ""
-    lexical: Annotated[float, arg(help="hybrid: weight of the words, the vectors have the rest (0.5)")] = UNSET
-    fields: Annotated[str, arg(help="hybrid, or lexical with words: columns whose words are searched too, with commas")] = ""
-    rerank: Annotated[int, arg(help="hybrid: first items that are ordered anew by their vectors alone (0)")] = UNSET
-    objects: Annotated[str, arg(help="graphs: things to detect, with commas between them (those of training)")] = ""
-    relations: Annotated[str, arg(help="graphs: relations to detect, with commas between them (those of training)")] = ""
-    min_confidence: Annotated[float, arg(help="graphs: triplets below it are not kept (0.05)")] = UNSET
-    url: Annotated[str, arg(help="Qdrant server that holds the vectors, such as http://localhost:6333")] = ""
-    image: Annotated[str, arg(help="column of the image, where the usual names do not say it")] = ""
-    text: Annotated[tuple[str, ...], arg(help="column or columns of texts")] = ()
-    media: Annotated[
-        tuple[str, ...], arg(help="further media: a column or an ending of file names, and its kind, as points=cloud")
-    ] = ()
-    delimiter: Annotated[str, arg(help="between the fields of a .csv")] = ""
-    encoding: Annotated[str, arg(help="of a .csv that is not UTF-8, such as gb18030")] = ""
-    inside: Annotated[
-        str, arg(help="a folder that the data may name no file outside of; 'own' is that of the data; without, anywhere")
+    lexical: Annotated[float, arg(help="hybrid: weight of the lexical score; the vector score has 1 minus this (0.5)")] = UNSET
+    fields: Annotated[
+        str, arg(help="hybrid, or lexical with words: columns whose words are searched, too, separated by commas")
     ] = ""
-    embeddings: Annotated[str, arg(metavar="FOLDER", help="folder of `diptych embed` whose embeddings are taken")] = ""
-    overwrite: Annotated[bool, arg(help="replace the index that lies in OUT")] = False
-    download: Annotated[bool, arg(help="allow fetching a model that is not on this machine")] = False
+    rerank: Annotated[int, arg(help="hybrid: number of top items to rerank by their vectors (0)")] = UNSET
+    objects: Annotated[str, arg(help="graphs: objects to detect, separated by commas (those of training)")] = ""
+    relations: Annotated[str, arg(help="graphs: relations to detect, separated by commas (those of training)")] = ""
+    min_confidence: Annotated[float, arg(help="graphs: minimum confidence of stored triplets (0.05)")] = UNSET
+    url: Annotated[str, arg(help="Qdrant server that holds the vectors, such as http://localhost:6333")] = ""
+    image: Annotated[str, arg(help="column of the image, if it does not have a usual name")] = ""
+    text: Annotated[tuple[str, ...], arg(help="column or columns of texts")] = ()
+    media: Annotated[tuple[str, ...], arg(help="other media: a column or a file extension, and its kind, as points=cloud")] = ()
+    delimiter: Annotated[str, arg(help="delimiter of a .csv")] = ""
+    encoding: Annotated[str, arg(help="encoding of a .csv that is not UTF-8, such as gb18030")] = ""
+    inside: Annotated[str, arg(help="allow only files below this folder; 'own' is the folder of the data; default: any file")] = (
+        ""
+    )
+    embeddings: Annotated[str, arg(metavar="FOLDER", help="folder of `diptych embed` with the embeddings to use")] = ""
+    overwrite: Annotated[bool, arg(help="replace an existing index")] = False
+    download: Annotated[bool, arg(help="allow downloading a model")] = False
     device: DEVICE = "auto"
     json: JSON = False
 
@@ -94,7 +98,7 @@ class IndexAddArgs:
     index: Annotated[Positional[Path], arg(metavar="INDEX")]
     data: Annotated[Positional[str], arg(metavar="DATA")]
     split: Annotated[str, arg(help="only this split")] = ""
-    existing: Annotated[Literal["replace", "skip"], arg(help="samples whose uid is there: embed again, or pass over")] = "replace"
+    existing: Annotated[Literal["replace", "skip"], arg(help="samples with an existing uid: embed again, or skip")] = "replace"
     model: Annotated[str, arg(help="the model, if it moved since the index was built")] = ""
     device: DEVICE = "auto"
     json: JSON = False
@@ -103,8 +107,8 @@ class IndexAddArgs:
 @dataclass(frozen=True)
 class IndexRemoveArgs:
     index: Annotated[Positional[Path], arg(metavar="INDEX")]
-    uids: Annotated[Positional[tuple[str, ...]], arg(metavar="UID", help="samples to take down")] = ()
-    file: Annotated[Path | None, arg(help="more of them, one uid a line")] = None
+    uids: Annotated[Positional[tuple[str, ...]], arg(metavar="UID", help="uids of the samples to remove")] = ()
+    file: Annotated[Path | None, arg(help="file of further uids, one per line")] = None
     json: JSON = False
 
 
@@ -112,7 +116,7 @@ class IndexRemoveArgs:
 class IndexJudgeArgs:
     index: Annotated[Positional[Path], arg(metavar="INDEX")]
     queries: Annotated[Positional[Path], arg(metavar="QUERIES", help="a CSV file with query, uid and grade")]
-    k: Annotated[int, arg(help="hits that count")] = 10
+    k: Annotated[int, arg(help="number of top hits to score")] = 10
     model: Annotated[str, arg(help="the model, if it moved since the index was built")] = ""
     device: DEVICE = "auto"
     json: JSON = False
@@ -120,7 +124,7 @@ class IndexJudgeArgs:
 
 @dataclass(frozen=True)
 class IndexTuneArgs(IndexJudgeArgs):
-    seed: Annotated[int, arg(help="of the halves of the queries")] = 0
+    seed: Annotated[int, arg(help="seed of the split of the queries into halves")] = 0
     apply: Annotated[bool, arg(help="write the chosen settings into the index")] = False
 
 
@@ -145,15 +149,15 @@ class IndexCompactArgs:
 @dataclass(frozen=True)
 class IndexMoveArgs:
     index: Annotated[Positional[Path], arg(metavar="INDEX")]
-    url: Annotated[str, arg(help="Qdrant server to bring the vectors to; without it, back into the folder")] = ""
+    url: Annotated[str, arg(help="Qdrant server to move the vectors to; default: back into the folder")] = ""
     json: JSON = False
 
 
 @dataclass(frozen=True)
 class IndexExportArgs:
     index: Annotated[Positional[Path], arg(metavar="INDEX")]
-    out: Annotated[Positional[Path], arg(metavar="OUT", help="a .parquet file, or a .txt file for the uids alone")]
-    vectors: Annotated[bool, arg(help="vectors too (--vectors False for the columns alone)")] = True
+    out: Annotated[Positional[Path], arg(metavar="OUT", help="a .parquet file, or a .txt file for only the uids")]
+    vectors: Annotated[bool, arg(help="include vectors (--vectors False for only the columns)")] = True
     json: JSON = False
 
 
@@ -219,7 +223,7 @@ def _remove(argv: Sequence[str]) -> int:
 
     uids = [*args.uids, *(_lines(args.file) if args.file else ())]
     if not uids:
-        raise ConfigError("no uid is given (expected uids, or --file with one a line)")
+        raise ConfigError("no uid is given (expected uids, or --file with one per line)")
     with open_index(args.index) as opened:
         removed, count = opened.remove(uids), len(opened)
     return finish({"removed": removed, "count": count}, [f"{removed:,} removed, {count:,} items left"], args.json)

@@ -18,10 +18,10 @@ class LeaderboardArgs:
     records: Annotated[
         Positional[tuple[str, ...]], arg(metavar="RECORDS", help="folders or Parquet files of diptych eval --out, or NAME=FOLDER")
     ]
-    data: Annotated[str, arg(help="what was asked, for the pictures of the page")] = ""
+    data: Annotated[str, arg(help="the evaluated data, for the pictures of the page")] = ""
     page: Annotated[Path | None, arg(help="an HTML page to write")] = None
-    shown: Annotated[int, arg(help="questions on which the models part, at most")] = 24
-    json: Annotated[bool, arg(help="one JSON object on stdout")] = False
+    shown: Annotated[int, arg(help="maximum number of questions on which the models differ")] = 24
+    json: Annotated[bool, arg(help="print one JSON object")] = False
 
 
 def main(argv: Sequence[str]) -> int:
@@ -32,7 +32,7 @@ def main(argv: Sequence[str]) -> int:
 
     named = [one.partition("=")[::2] if "=" in one and not Path(one).exists() else ("", one) for one in args.records]
     if len({bool(name) for name, _ in named}) > 1:
-        raise ConfigError("some records have a name and some have none (expected NAME=FOLDER for all, or for none)")
+        raise ConfigError("only some records have a name (expected NAME=FOLDER for all, or for none)")
     given = dict(named) if named and named[0][0] else [path for _, path in named]
     if len(given) < len(named):
         raise ConfigError("two records have the same name (expected different ones)")

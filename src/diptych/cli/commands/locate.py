@@ -24,16 +24,16 @@ class LocateArgs:
         Positional[str], arg(metavar="MODEL", help="a model that embeds images and texts: a run's folder, or an address")
     ]
     scene: Annotated[Positional[Path], arg(metavar="SCENE", help="a GeoTIFF or a picture")]
-    text: Annotated[Positional[str], arg(metavar="TEXT", help="what is looked for")]
+    text: Annotated[Positional[str], arg(metavar="TEXT", help="the text to locate")]
     windows: Annotated[tuple[int, ...], arg(help="sides of the windows in pixels")] = (256, 512, 768)
-    median: Annotated[int, arg(help="side of the median that smooths the map, in pixels of the scene; 1: none")] = 251
-    blur: Annotated[int, arg(help="side of the box that smooths the map before peaks are looked for")] = 50
-    apart: Annotated[int, arg(help="side of the window in which a peak is the highest")] = 1000
+    median: Annotated[int, arg(help="side of the median filter that smooths the map, in pixels of the scene; 1: none")] = 251
+    blur: Annotated[int, arg(help="side of the box filter that smooths the map before the search for peaks")] = 50
+    apart: Annotated[int, arg(help="side of the window in which a peak must be the highest point")] = 1000
     bands: Annotated[tuple[int, ...], arg(help="bands of a GeoTIFF for red, green and blue, from 1")] = ()
     out: Annotated[Path | None, arg(help="the map over the scene (.png)")] = None
     geojson: Annotated[Path | None, arg(help="the windows of the hits as GeoJSON; the scene needs a coordinate system")] = None
     device: DEVICE = "auto"
-    json: Annotated[bool, arg(help="one JSON object on stdout")] = False
+    json: Annotated[bool, arg(help="print one JSON object")] = False
 
 
 def main(argv: Sequence[str]) -> int:

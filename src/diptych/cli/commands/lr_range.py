@@ -24,13 +24,13 @@ class RangeArgs:
     recipe: Annotated[Positional[str], arg(metavar="RECIPE", help="a slug, or FILE.py:CLASS")]
     data: Annotated[str, arg(help="any readable data; its training rows are used")]
     low: Annotated[float, arg(help="rate of the first step")] = 1e-6
-    high: Annotated[float, arg(help="rate of the last step; the test ends earlier where the loss explodes")] = 1.0
-    steps: Annotated[int, arg(help="from the one to the other, by a constant factor")] = 100
+    high: Annotated[float, arg(help="rate of the last step; the test ends earlier if the loss explodes")] = 1.0
+    steps: Annotated[int, arg(help="number of steps from the first to the last rate")] = 100
     out: Annotated[Path, arg(help="a page to write; a table with its points, .csv, lies beside it")] = Path()
-    preset: Annotated[str, arg(help="that gives the fields their values")] = "tiny"
+    preset: Annotated[str, arg(help="preset that sets the values of the fields")] = "tiny"
     set: Annotated[tuple[str, ...], arg(metavar="FIELD=VALUE", help="fields of the recipe: batch_size=64")] = ()
     device: DEVICE = "auto"
-    json: Annotated[bool, arg(help="one JSON object on stdout")] = False
+    json: Annotated[bool, arg(help="print one JSON object")] = False
 
 
 def main(argv: Sequence[str]) -> int:

@@ -21,21 +21,23 @@ DESCRIPTION = (
 @dataclass(frozen=True)
 class NamedAfterArgs:
     detector: Annotated[Positional[str], arg(metavar="DETECTOR", help="a run or model folder of a detector")]
-    data: Annotated[Positional[str], arg(metavar="DATA", help="pictures with boxes and labels; of splits, 'train' alone")]
-    out: Annotated[Path, arg(help="the model folder to make")] = Path()
+    data: Annotated[Positional[str], arg(metavar="DATA", help="pictures with boxes and labels; of data with splits only 'train'")]
+    out: Annotated[Path, arg(help="output model folder")] = Path()
     encoder: Annotated[
-        str, arg(help="what crops are compared by: efficientnet-lite0, thumbnails (their pixels), or a model that embeds images")
+        str, arg(help="encoder of the crops: efficientnet-lite0, thumbnails (their pixels), or a model that embeds images")
     ] = "efficientnet-lite0"
-    image_size: Annotated[int, arg(help="pixels a side of a crop; 0: 64, and 16 for thumbnails")] = 0
-    called: Annotated[str, arg(help="what the detector calls everything; empty: the one name that it was trained with")] = ""
+    image_size: Annotated[int, arg(help="side of a crop in pixels; 0: 64, and 16 for thumbnails")] = 0
+    called: Annotated[
+        str, arg(help="label that the detector gives to all boxes; empty: the one name that it was trained with")
+    ] = ""
     device: DEVICE = "auto"
-    json: Annotated[bool, arg(help="one JSON object on stdout")] = False
+    json: Annotated[bool, arg(help="print one JSON object")] = False
 
 
 def main(argv: Sequence[str]) -> int:
     args = parse(NamedAfterArgs, argv, "named-after", DESCRIPTION)
     if args.out == Path():
-        raise ConfigError("say where the model goes: --out MODEL")
+        raise ConfigError("the output folder is missing: --out MODEL")
     from diptych.api import named_after
 
     options: dict[str, Any] = {"encoder": args.encoder, "image_size": args.image_size, "called": args.called}

@@ -17,7 +17,7 @@ class NewArgs:
     kind: Annotated[Positional[Literal["system", "operator", "task"]], arg(metavar="KIND", help="system | operator | task")]
     name: Annotated[Positional[str], arg(metavar="NAME", help="lower case with underscores, such as word_order")]
     out: Annotated[Path | None, arg(help="folder of the package (NAME in this one)")] = None
-    json: Annotated[bool, arg(help="one JSON object on stdout")] = False
+    json: Annotated[bool, arg(help="print one JSON object")] = False
 
 
 def main(argv: Sequence[str]) -> int:

@@ -17,7 +17,7 @@ class PlotArgs:
     sources: Annotated[Positional[tuple[Path, ...]], arg(metavar="SOURCE", help="the folder of a comparison, or run folders")]
     out: Annotated[Path, arg(help="folder of the files")] = Path("plots")
     format: Annotated[tuple[Literal["svg", "pdf", "png"], ...], arg(help="one or several")] = ("svg", "pdf")
-    json: Annotated[bool, arg(help="one JSON object on stdout")] = False
+    json: Annotated[bool, arg(help="print one JSON object")] = False
 
 
 def main(argv: Sequence[str]) -> int:

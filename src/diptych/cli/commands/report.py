@@ -15,8 +15,8 @@ from diptych.cli.options.output import finish, parse
 @dataclass(frozen=True)
 class ReportArgs:
     run: Annotated[Positional[Path], arg(metavar="RUN")]
-    data: Annotated[str, arg(help="the data of the run again, where it names none or an address on another machine")] = ""
-    json: Annotated[bool, arg(help="one JSON object on stdout")] = False
+    data: Annotated[str, arg(help="data of the run, if the run names none or an address on another machine")] = ""
+    json: Annotated[bool, arg(help="print one JSON object")] = False
 
 
 def main(argv: Sequence[str]) -> int:

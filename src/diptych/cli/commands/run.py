@@ -22,9 +22,9 @@ from diptych.core.registry import PIPELINES
 
 @dataclass(frozen=True)
 class RunOutputArgs:
-    out: Annotated[Path | None, arg(help="a picture of the answer, where the pipeline draws one (.png)")] = None
+    out: Annotated[Path | None, arg(help="output picture, if the pipeline draws one (.png)")] = None
     device: DEVICE = "auto"
-    json: Annotated[bool, arg(help="one JSON object on stdout")] = False
+    json: Annotated[bool, arg(help="print one JSON object")] = False
 
 
 def main(argv: Sequence[str]) -> int:

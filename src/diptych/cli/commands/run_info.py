@@ -19,7 +19,7 @@ SHOWN = 12
 @dataclass(frozen=True)
 class RunInfoArgs:
     run: Annotated[Positional[Path], arg(metavar="RUN", help="a run folder")]
-    json: Annotated[bool, arg(help="one JSON object on stdout")] = False
+    json: Annotated[bool, arg(help="print one JSON object")] = False
 
 
 def main(argv: Sequence[str]) -> int:

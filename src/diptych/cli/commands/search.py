@@ -21,18 +21,20 @@ CONDITION = re.compile(r"(?P<column>.+?)(?P<sign>>=|<=|>|<|=)(?P<value>.*)", re.
 class SearchArgs:
     index: Annotated[Positional[Path], arg(metavar="INDEX")]
     query: Annotated[Positional[str], arg(metavar="QUERY", help="words, or the path of a picture or point cloud")] = ""
-    image: Annotated[Path | None, arg(help="a picture beside the words: this, but ...")] = None
-    cloud: Annotated[Path | None, arg(help="a point cloud beside the words, of a model that embeds clouds")] = None
-    weight: Annotated[float, arg(help="of the words beside pictures and clouds; negative takes away what they name")] = 2.0
-    triplet: Annotated[str, arg(help="of an index of graphs: 'subject, relation, object'; a * leaves one open")] = ""
+    image: Annotated[Path | None, arg(help="a picture to combine with the text: like this picture, but ...")] = None
+    cloud: Annotated[Path | None, arg(help="a point cloud to combine with the text, for a model that embeds clouds")] = None
+    weight: Annotated[
+        float, arg(help="weight of the text beside pictures and clouds; a negative weight excludes what the text describes")
+    ] = 2.0
+    triplet: Annotated[str, arg(help="for an index of graphs: 'subject, relation, object'; * is a wildcard")] = ""
     like: Annotated[tuple[str, ...], arg(help="uids of items that are good examples")] = ()
     unlike: Annotated[tuple[str, ...], arg(help="uids of items that are bad examples")] = ()
-    k: Annotated[int, arg(aliases=["-k"], help="how many answers")] = 5
+    k: Annotated[int, arg(aliases=["-k"], help="number of hits")] = 5
     where: Annotated[tuple[str, ...], arg(help="conditions on columns, such as style=noto or 'score>=0.3'")] = ()
-    distinct: Annotated[float | None, arg(help="of items more alike than this cosine show the best, such as 0.94")] = None
+    distinct: Annotated[float | None, arg(help="show only the best of items with a higher cosine than this, such as 0.94")] = None
     model: Annotated[str, arg(help="the model, if it moved since the index was built")] = ""
     device: DEVICE = "auto"
-    json: Annotated[bool, arg(help="one JSON object on stdout")] = False
+    json: Annotated[bool, arg(help="print one JSON object")] = False
 
 
 def main(argv: Sequence[str]) -> int:

@@ -19,11 +19,11 @@ class SegmentArgs:
     images: Annotated[
         Positional[tuple[Path, ...]], arg(metavar="IMAGE ...", help="picture files", help_behavior_hint="(one or more)")
     ]
-    labels: Annotated[str, arg(help="classes to choose among, with commas between them; empty: all of training")] = ""
+    labels: Annotated[str, arg(help="class names, separated by commas; empty: all of training")] = ""
     out: Annotated[Path | None, arg(help="picture with the classes in colours (.png); a folder for several images")] = None
-    maps: Annotated[Path | None, arg(help="class numbers as grey values (.png); a folder for several images")] = None
+    maps: Annotated[Path | None, arg(help="class indices as grey values (.png); a folder for several images")] = None
     device: DEVICE = "auto"
-    json: Annotated[bool, arg(help="one JSON object on stdout")] = False
+    json: Annotated[bool, arg(help="print one JSON object")] = False
 
 
 def main(argv: Sequence[str]) -> int:
@@ -31,7 +31,7 @@ def main(argv: Sequence[str]) -> int:
     for path in args.images:
         existing_file(path)
     if not args.images:
-        raise ConfigError("say which image: diptych segment MODEL IMAGE")
+        raise ConfigError("no image is given: diptych segment MODEL IMAGE")
     import numpy as np
 
     from diptych.api import load

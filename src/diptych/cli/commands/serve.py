@@ -24,39 +24,42 @@ TOKEN, WRITE_TOKEN = "DIPTYCH_TOKEN", "DIPTYCH_WRITE_TOKEN"
 @dataclass(frozen=True)
 class ServeArgs:
     model: Annotated[
-        Positional[str], arg(metavar="MODEL", help="anything that embeds, detects or writes; 'words' for an index of words")
+        Positional[str], arg(metavar="MODEL", help="any model that embeds, detects or generates; 'words' for an index of words")
     ]
-    index: Annotated[Positional[Path], arg(metavar="INDEX", help="built by this model; adds /search and the page")] = Path()
+    index: Annotated[Positional[Path], arg(metavar="INDEX", help="index built with this model; adds /search and the page")] = (
+        Path()
+    )
     data: Annotated[
         tuple[str, ...],
         arg(help="the data of the index, for pictures, captions and filters; of several, the first built folder keeps new items"),
     ] = ()
-    inside: Annotated[
-        str, arg(help="a folder that the data may name no picture outside of; 'own' is that of the data; / is anywhere")
-    ] = "own"
-    compare: Annotated[str, arg(help="a second model, to be compared with the first one side by side")] = ""
-    compare_index: Annotated[Path, arg(help="the index that the second model built of the same data")] = Path()
-    detector: Annotated[str, arg(help="a model that finds things and relations in pictures")] = ""
-    writer: Annotated[str, arg(help="a model that writes captions and answers about pictures")] = ""
+    inside: Annotated[str, arg(help="allow only pictures below this folder; 'own' is the folder of the data; / allows any")] = (
+        "own"
+    )
+    compare: Annotated[str, arg(help="a second model to compare with the first one side by side")] = ""
+    compare_index: Annotated[Path, arg(help="index of the same data, built with the second model")] = Path()
+    detector: Annotated[str, arg(help="a model that detects objects and relations")] = ""
+    writer: Annotated[str, arg(help="a model that generates captions and answers")] = ""
     mcp: Annotated[
         Literal["", "stdio", "http"],
         arg(help="tools for agents: on stdin and stdout instead of HTTP, or at /mcp beside the other routes"),
     ] = ""
-    files: Annotated[Path | None, arg(help="with --mcp stdio: a folder whose pictures tools may name")] = None
+    files: Annotated[Path | None, arg(help="with --mcp stdio: a folder whose pictures tools may open")] = None
     engine: Annotated[
-        Literal["torch", "onnx"], arg(help="what computes embeddings: PyTorch, or ONNX Runtime on an export made at the start")
+        Literal["torch", "onnx"],
+        arg(help="inference engine of embeddings: PyTorch, or ONNX Runtime on an export made at the start"),
     ] = "torch"
     host: Annotated[str, arg(help="address to listen on; the default is this machine only")] = "127.0.0.1"
-    port: Annotated[int, arg(help="0 takes one that is free")] = 8000
+    port: Annotated[int, arg(help="port; 0 chooses a free one")] = 8000
     token_file: Annotated[Path, arg(help=f"file with the bearer token that requests must send; or set {TOKEN}")] = Path()
     write_token_file: Annotated[
         Path, arg(help=f"file with the token of clients that may add, correct and remove items; or set {WRITE_TOKEN}")
     ] = Path()
     access: Annotated[Path, arg(help="JSON list of tokens, each with name, token, write, rate and burst")] = Path()
-    watch: Annotated[bool, arg(help="load another index that takes the place of INDEX, with its model")] = False
+    watch: Annotated[bool, arg(help="when INDEX is replaced, load the new index with its model")] = False
     cors: Annotated[tuple[str, ...], arg(help="origins whose pages may read answers, such as https://example.org")] = ()
-    hosts: Annotated[tuple[str, ...], arg(help="names to be asked under; without it any, and on this machine only its own")] = ()
-    download: Annotated[bool, arg(help="fetch models that are not on this machine")] = False
+    hosts: Annotated[tuple[str, ...], arg(help="allowed host names; default: any, or on this machine only its own")] = ()
+    download: Annotated[bool, arg(help="allow downloading models")] = False
     device: DEVICE = "auto"
 
 
@@ -69,7 +72,7 @@ def main(argv: Sequence[str]) -> int:
     from diptych.serve.app import LOOPBACK, check_port, create_app, run
 
     if args.compare_index != Path() and not args.compare:
-        raise ConfigError("--compare-index is the index of a second model: say which with --compare MODEL")
+        raise ConfigError("--compare-index is the index of a second model: give that model with --compare MODEL")
     if args.files is not None and args.mcp != "stdio":
         raise ConfigError("--files is for an agent on this machine (expected --mcp stdio with it)")
     token, write_token = _token(args.token_file, TOKEN), _token(args.write_token_file, WRITE_TOKEN)

@@ -12,25 +12,25 @@ from tyro.conf import Positional, arg
 from diptych.cli.options.output import DEVICE, finish, parse
 from diptych.cli.options.subcommands import dispatch
 
-JSON = Annotated[bool, arg(help="one JSON object on stdout")]
-MPP = Annotated[float, arg(help="micrometres a pixel of a tile")]
-OVERLAP = Annotated[float, arg(help="share of a tile that neighbours have in common")]
-TISSUE = Annotated[float, arg(help="least share of a tile that is tissue")]
-SPACING = Annotated[float, arg(help="micrometres a pixel of slides that do not say so (0: those are left out)")]
+JSON = Annotated[bool, arg(help="print one JSON object")]
+MPP = Annotated[float, arg(help="micrometres per pixel of a tile")]
+OVERLAP = Annotated[float, arg(help="share of a tile that overlaps with its neighbours")]
+TISSUE = Annotated[float, arg(help="minimum share of tissue of a tile")]
+SPACING = Annotated[float, arg(help="micrometres per pixel of slides without a resolution (0: they are left out)")]
 
 
 @dataclass(frozen=True)
 class SlidesEmbedArgs:
     model: Annotated[Positional[str], arg(metavar="MODEL")]
     data: Annotated[Positional[str], arg(metavar="DATA", help="samples with a slide")]
-    out: Annotated[Positional[Path], arg(metavar="OUT", help="folder for a file a slide")]
-    size: Annotated[int, arg(help="pixels of a tile (0: what the model is shown)")] = 0
+    out: Annotated[Positional[Path], arg(metavar="OUT", help="output folder, one file per slide")]
+    size: Annotated[int, arg(help="side of a tile in pixels (0: the input size of the model)")] = 0
     mpp: MPP = 0.5
     overlap: OVERLAP = 0.0
     tissue: TISSUE = 0.25
     spacing: SPACING = 0.0
-    overwrite: Annotated[bool, arg(help="compute slides again whose file is there")] = False
-    batch_size: Annotated[int, arg(help="tiles at a time")] = 64
+    overwrite: Annotated[bool, arg(help="recompute slides with an existing file")] = False
+    batch_size: Annotated[int, arg(help="tiles per batch")] = 64
     device: DEVICE = "auto"
     json: JSON = False
 
@@ -39,13 +39,13 @@ class SlidesEmbedArgs:
 class SlidesCutArgs:
     data: Annotated[Positional[str], arg(metavar="DATA", help="samples with a slide")]
     out: Annotated[Positional[Path], arg(metavar="OUT", help="folder for the data set of tiles")]
-    size: Annotated[int, arg(help="pixels of a tile")] = 224
+    size: Annotated[int, arg(help="side of a tile in pixels")] = 224
     mpp: MPP = 0.5
     overlap: OVERLAP = 0.0
     tissue: TISSUE = 0.25
     spacing: SPACING = 0.0
     barcode: Annotated[str, arg(help="column of TCGA barcodes (or uid), whose patients become the groups")] = ""
-    overwrite: Annotated[bool, arg(help="replace the data set that lies in OUT")] = False
+    overwrite: Annotated[bool, arg(help="replace an existing data set")] = False
     json: JSON = False
 
 

@@ -30,22 +30,24 @@ class SweepArgs:
         tuple[str, ...],
         arg(metavar="FIELD=RANGE", help="log(LOW,HIGH), uniform(LOW,HIGH), or values: lr=log(1e-4,1e-2) batch_size=64,128"),
     ] = ()
-    trials: Annotated[int, arg(help="in all, those of other processes among them")] = 20
+    trials: Annotated[int, arg(help="number of trials in total, including those of other processes")] = 20
     out: Annotated[Path, arg(help="folder of the trials, of best.yaml, trials.csv and sweep.html")] = Path("runs/sweep")
-    metric: Annotated[str, arg(help="of the evaluation, such as r@5; '' takes the task's main one")] = ""
+    metric: Annotated[str, arg(help="metric of the evaluation, such as r@5; '' uses the task's main one")] = ""
     prune: Annotated[bool, arg(help="end trials that are below the median of the others at the same step")] = False
-    prune_after: Annotated[int, arg(help="trials that are never pruned, at the beginning")] = 5
-    evaluations: Annotated[int, arg(help="of a trial, evenly spaced")] = 5
-    sampler: Annotated[Literal["tpe", "random", "grid"], arg(help="Optuna's, at random, or every combination of values")] = "tpe"
-    seed: Annotated[int, arg(help="of the sampler; trials train under the seed of --config, or 0")] = 0
+    prune_after: Annotated[int, arg(help="number of first trials that are never pruned")] = 5
+    evaluations: Annotated[int, arg(help="number of evaluations per trial, evenly spaced")] = 5
+    sampler: Annotated[
+        Literal["tpe", "random", "grid"], arg(help="tpe (Optuna's default), random, or grid (all combinations)")
+    ] = "tpe"
+    seed: Annotated[int, arg(help="seed of the sampler; trials use the seed of --config, or 0")] = 0
     storage: Annotated[
         str, arg(help="a database for several machines, such as postgresql://HOST/NAME; '' is a file in --out")
     ] = ""
-    processes: Annotated[int, arg(help="that work on the sweep at once on this machine")] = 1
-    preset: Annotated[str, arg(help="that gives the other fields their values")] = "tiny"
+    processes: Annotated[int, arg(help="number of processes on this machine that work on the sweep in parallel")] = 1
+    preset: Annotated[str, arg(help="preset that sets the values of the other fields")] = "tiny"
     set: Annotated[tuple[str, ...], arg(metavar="FIELD=VALUE", help="other fields: steps=500 width=64")] = ()
     config: Annotated[Path, arg(metavar="FILE.yaml", help="sections sweep, recipe and run")] = Path()
-    json: Annotated[bool, arg(help="one JSON object on stdout")] = False
+    json: Annotated[bool, arg(help="print one JSON object")] = False
 
 
 def main(argv: Sequence[str]) -> int:

@@ -18,8 +18,8 @@ from diptych.core import systems
 
 @dataclass(frozen=True)
 class SystemsArgs:
-    slug: Annotated[tyro.conf.Positional[str], tyro.conf.arg(help="one system; nothing lists them all")] = ""
-    json: Annotated[bool, tyro.conf.arg(help="one JSON object on stdout")] = False
+    slug: Annotated[tyro.conf.Positional[str], tyro.conf.arg(help="one system; default: all")] = ""
+    json: Annotated[bool, tyro.conf.arg(help="print one JSON object")] = False
 
 
 def main(argv: Sequence[str]) -> int:

@@ -17,10 +17,10 @@ from diptych.core.disk.files import write_atomic
 class TableArgs:
     sources: Annotated[Positional[tuple[Path, ...]], arg(metavar="SOURCE", help="the folder of a comparison, or run folders")]
     format: Annotated[Literal["md", "latex", "csv"], arg(help="Markdown, LaTeX (booktabs) or CSV")] = "md"
-    out: Annotated[Path, arg(help="a file to write; without, it is printed")] = Path()
-    every: Annotated[bool, arg(help="all metrics of a comparison, not the main ones alone")] = False
+    out: Annotated[Path, arg(help="output file; default: printed")] = Path()
+    every: Annotated[bool, arg(help="all metrics of a comparison, not only the main ones")] = False
     points: Annotated[bool, arg(help="shares in hundredths")] = False
-    json: Annotated[bool, arg(help="one JSON object on stdout")] = False
+    json: Annotated[bool, arg(help="print one JSON object")] = False
 
 
 def main(argv: Sequence[str]) -> int:

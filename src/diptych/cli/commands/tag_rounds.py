@@ -15,17 +15,17 @@ from diptych.cli.options.output import DEVICE, finish, parse, say
 
 @dataclass(frozen=True)
 class TagRoundsArgs:
-    boxes: Annotated[Positional[str], arg(metavar="BOXES", help="what is tagged: boxes with labels, and captions")]
-    out: Annotated[Positional[Path], arg(metavar="OUT", help="a folder for the rounds and their report")]
-    few: Annotated[str, arg(help="annotated scene graphs, which the first tagger learns from")]
-    rounds: Annotated[int, arg(help="train and tag so many times")] = 2
-    recipe: Annotated[str, arg(help="of the tagger")] = "rlipv2"
-    preset: Annotated[str, arg(help="of the recipe: one that relates given regions")] = "tagger_tiny"
-    steps: Annotated[int, arg(help="of each training; 0 takes the preset's")] = 0
-    batch_size: Annotated[int, arg(help="of each training; 0 takes the preset's")] = 0
-    seed: Annotated[int, arg(help="of each training")] = 0
+    boxes: Annotated[Positional[str], arg(metavar="BOXES", help="data to tag: boxes with labels, and captions")]
+    out: Annotated[Positional[Path], arg(metavar="OUT", help="output folder of the rounds and their report")]
+    few: Annotated[str, arg(help="annotated scene graphs to train the first tagger on")]
+    rounds: Annotated[int, arg(help="number of rounds of training and tagging")] = 2
+    recipe: Annotated[str, arg(help="recipe of the tagger")] = "rlipv2"
+    preset: Annotated[str, arg(help="preset of the recipe: one that relates given regions")] = "tagger_tiny"
+    steps: Annotated[int, arg(help="value for each training; 0: the preset's")] = 0
+    batch_size: Annotated[int, arg(help="value for each training; 0: the preset's")] = 0
+    seed: Annotated[int, arg(help="seed of each training")] = 0
     device: DEVICE = "auto"
-    json: Annotated[bool, arg(help="one JSON object on stdout")] = False
+    json: Annotated[bool, arg(help="print one JSON object")] = False
 
 
 def main(argv: Sequence[str]) -> int:

@@ -28,59 +28,59 @@ DESCRIPTION = "Train a recipe on your data. The preset gives the fields of the r
 
 @dataclass(frozen=True)
 class ResumeArgs:
-    resume: Annotated[Path, arg(help="the run folder to go on with; nothing else is needed")]
-    data: Annotated[str, arg(help="the data again, where the run names an address on another machine")] = ""
-    steps: Annotated[int, arg(help="of a finished run: train on to so many steps in all")] = 0
-    recipe: Annotated[str, arg(metavar="FILE.py", help="where the recipe of your own is now; or FILE.py:CLASS")] = ""
-    changed_code: Annotated[bool, arg(help="go on though the files that define the recipe have changed; the log notes it")] = (
-        False
-    )
+    resume: Annotated[Path, arg(help="the run folder to resume; nothing else is needed")]
+    data: Annotated[str, arg(help="the data, if the run names an address on another machine")] = ""
+    steps: Annotated[int, arg(help="for a finished run: continue to this total number of steps")] = 0
+    recipe: Annotated[str, arg(metavar="FILE.py", help="new path of your own recipe file; or FILE.py:CLASS")] = ""
+    changed_code: Annotated[bool, arg(help="resume although files that define the recipe have changed; noted in the log")] = False
     workers: Annotated[int | None, arg(help="loader processes from here on")] = None
     save_every: Annotated[int | None, arg(help="steps between checkpoints from here on")] = None
     keep: Annotated[int | None, arg(help="checkpoints that stay on disk from here on")] = None
-    micro_batch: Annotated[int | None, arg(help="samples that go through the model at once from here on")] = None
-    checkpoint_layers: Annotated[int | None, arg(help="of every so many blocks activations are not kept, from here on")] = None
+    micro_batch: Annotated[int | None, arg(help="samples per micro-batch from here on")] = None
+    checkpoint_layers: Annotated[int | None, arg(help="recompute activations of every n-th block, from here on")] = None
     device: Annotated[str | None, arg(help="auto, cpu, cuda, cuda:N or mps, from here on")] = None
     shard: Annotated[Literal["none", "ddp", "fsdp"] | None, arg(help="how processes share the work from here on")] = None
-    silence: Annotated[float | None, arg(help="seconds without a sign of life of another process, from here on")] = None
-    part_norms: Annotated[bool | None, arg(help="norms by part of the model in the log from here on")] = None
-    profile: Annotated[int | None, arg(help="steps that are traced, after the first three from here on")] = None
-    progress: Annotated[bool | None, arg(help="a bar where a person is watching")] = None
-    tensorboard: Annotated[bool | None, arg(help="event files from here on")] = None
+    silence: Annotated[float | None, arg(help="seconds after which an unresponsive process ends the run, from here on")] = None
+    part_norms: Annotated[bool | None, arg(help="log norms by part of the model from here on")] = None
+    profile: Annotated[int | None, arg(help="number of steps to trace, after the first three from here on")] = None
+    progress: Annotated[bool | None, arg(help="progress bar in a terminal")] = None
+    tensorboard: Annotated[bool | None, arg(help="TensorBoard event files from here on")] = None
     wandb: Annotated[bool | None, arg(help="a run of Weights & Biases from here on")] = None
     mlflow: Annotated[bool | None, arg(help="a run of MLflow from here on")] = None
-    board_tags: Annotated[tuple[str, ...] | None, arg(help="tags of a board that begins here")] = None
-    board_group: Annotated[str | None, arg(help="group of a board that begins here")] = None
-    json: Annotated[bool, arg(help="one JSON object on stdout")] = False
+    board_tags: Annotated[tuple[str, ...] | None, arg(help="tags of a tracker run that begins here")] = None
+    board_group: Annotated[str | None, arg(help="group of a tracker run that begins here")] = None
+    json: Annotated[bool, arg(help="print one JSON object")] = False
 
 
 @dataclass(frozen=True)
 class TrainArgs:
     recipe: Annotated[Positional[str], arg(metavar="RECIPE", help="a slug (`diptych systems` lists them), or FILE.py:CLASS")]
     data: Annotated[str, arg(help="emoji, world:scenes, a folder, a table, shards, ...")]
-    out: Annotated[Path, arg(help="the run folder to make")] = Path()
+    out: Annotated[Path, arg(help="output run folder")] = Path()
     preset: Annotated[str, arg(help="tiny (for two cores), paper (the published configuration), or one of the recipe's own")] = (
         "tiny"
     )
     subset: Annotated[
-        str, arg(help="a file with one uid a line: train on these samples only, such as a list that the page saved")
+        str, arg(help="a file with one uid per line: train on these samples only, such as a list that the page saved")
     ] = ""
     hold_out: Annotated[
-        float, arg(help="share of data without splits that is held out by group for the evaluation; 0 trains on every row")
+        float, arg(help="share of data without splits to hold out by group for the evaluation; 0 trains on all rows")
     ] = 0.1
     init: Annotated[
         str, arg(help="weights to start from: a run or model folder, packaged, hf:FOLDER, open_clip:ARCH/FILE, timm:NAME/FILE")
     ] = ""
-    config: Annotated[Path, arg(metavar="FILE.yaml", help="fields and options, as config.yaml of a run holds them")] = Path()
-    like: Annotated[Path, arg(metavar="RUN", help="the configuration of a run, with its data if --data names no others")] = Path()
-    overwrite: Annotated[bool, arg(help="replace the run that lies in --out")] = False
-    dry_run: Annotated[bool, arg(help="say what the run would cost, and stop")] = False
+    config: Annotated[Path, arg(metavar="FILE.yaml", help="file of fields and options, in the format of a run's config.yaml")] = (
+        Path()
+    )
+    like: Annotated[Path, arg(metavar="RUN", help="the configuration of a run, and its data unless --data is given")] = Path()
+    overwrite: Annotated[bool, arg(help="replace an existing run in --out")] = False
+    dry_run: Annotated[bool, arg(help="print the estimated cost of the run and stop")] = False
     resume: Annotated[
         Literal["", "auto"],
-        arg(help="auto: go on with the run in --out where there is one, else start: one command for every restart"),
+        arg(help="auto: resume the run in --out if there is one, otherwise start; the same command works for every restart"),
     ] = ""
-    no_evaluation: Annotated[bool, arg(help="leave out the evaluation and the report at the end")] = False
-    json: Annotated[bool, arg(help="one JSON object on stdout")] = False
+    no_evaluation: Annotated[bool, arg(help="skip the evaluation and the report at the end")] = False
+    json: Annotated[bool, arg(help="print one JSON object")] = False
 
 
 def main(argv: Sequence[str]) -> int:
@@ -104,7 +104,7 @@ def main(argv: Sequence[str]) -> int:
         if set(argv) & {"-h", "--help"}:
             print(f"usage: {words}\n       diptych train --resume R")
             return 0
-        raise ConfigError(f"say first which recipe: {words}")
+        raise ConfigError(f"no recipe is given: {words}")
     return _train(name, argv, file)
 
 
@@ -145,7 +145,7 @@ def _train(name: str, argv: Sequence[str], file: ConfigFile) -> int:
         cost = estimate(recipe, args.data, options=options, subset=args.subset, columns=columns, hold_out=args.hold_out)
         return finish(cost, _cost_lines(cost), args.json)
     if args.out == Path():
-        raise ConfigError("say where the run goes: --out R")
+        raise ConfigError("the output folder is missing: --out R")
     from diptych.api import train, train_or_resume
     from diptych.api.checking import refuse_unmeasurable
 

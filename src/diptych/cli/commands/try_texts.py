@@ -26,9 +26,9 @@ class TryArgs:
     image: Annotated[Positional[Path], arg(metavar="PICTURE", help="a picture file")]
     texts: Annotated[Positional[tuple[str, ...]], arg(metavar="TEXT ...", help="one text or more")]
     out: Annotated[Path | None, arg(help="the picture with the heat map of the best text (.png)")] = None
-    download: Annotated[bool, arg(help="fetch published weights that are not on this machine")] = False
+    download: Annotated[bool, arg(help="allow downloading published weights")] = False
     device: DEVICE = "auto"
-    json: Annotated[bool, arg(help="one JSON object on stdout")] = False
+    json: Annotated[bool, arg(help="print one JSON object")] = False
 
 
 def main(argv: Sequence[str]) -> int:

@@ -15,13 +15,13 @@ from diptych.cli.options.output import DEVICE, finish, parse
 @dataclass(frozen=True)
 class TuneReportArgs:
     run: Annotated[Positional[Path], arg(metavar="RUN", help="a finished run that began with --init")]
-    source: Annotated[str, arg(help="data that the model was good at before")] = ""
+    source: Annotated[str, arg(help="data on which the original model is good")] = ""
     data: Annotated[str, arg(help="target data; those of the run by default")] = ""
-    before: Annotated[str, arg(help="the model before; the run's start/ by default")] = ""
-    task: Annotated[str, arg(help="what is measured")] = "retrieval"
-    out: Annotated[Path | None, arg(help="the page to make; tuning.html in the run folder by default")] = None
+    before: Annotated[str, arg(help="the original model; the run's start/ by default")] = ""
+    task: Annotated[str, arg(help="evaluation task")] = "retrieval"
+    out: Annotated[Path | None, arg(help="output page; tuning.html in the run folder by default")] = None
     device: DEVICE = "auto"
-    json: Annotated[bool, arg(help="one JSON object on stdout")] = False
+    json: Annotated[bool, arg(help="print one JSON object")] = False
 
 
 def main(argv: Sequence[str]) -> int:

@@ -20,11 +20,9 @@ ADDRESS = 48
 
 @dataclass(frozen=True)
 class WeightsArgs:
-    name: Annotated[
-        tyro.conf.Positional[str], tyro.conf.arg(help="rows of one system or release in full; nothing lists them all")
-    ] = ""
-    file: Annotated[Path, tyro.conf.arg(help="a file or folder of weights: says which releases it looks like")] = Path()
-    json: Annotated[bool, tyro.conf.arg(help="one JSON object on stdout")] = False
+    name: Annotated[tyro.conf.Positional[str], tyro.conf.arg(help="all details of one system or release; default: list all")] = ""
+    file: Annotated[Path, tyro.conf.arg(help="a file or folder of weights: print the releases that it looks like")] = Path()
+    json: Annotated[bool, tyro.conf.arg(help="print one JSON object")] = False
 
 
 def main(argv: Sequence[str]) -> int:

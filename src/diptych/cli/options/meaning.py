@@ -25,7 +25,7 @@ EVERYWHERE = {
     "dropout": "share of activations that are set to 0 at random while training",
     "eps": "what AdamW adds to the root of the mean square",
     "flip": "half of the images are mirrored",
-    "image_size": "pixels a side of the image tower's input",
+    "image_size": "side of the image tower's input in pixels",
     "image_tower": "the network that reads images (docs/training.md lists them)",
     "interpolation": "how pictures are resized: bicubic, bilinear or lanczos",
     "ks": "depths of the recalls",

@@ -20,7 +20,7 @@ from diptych.core.machine import DEVICE_VARIABLE
 from diptych.core.terminal.control_characters import escape_controls, escape_controls_json
 
 T = TypeVar("T")
-DEVICE = Annotated[str, arg(help="auto (CUDA where it is, else the processor), cpu, cuda, cuda:N or mps")]
+DEVICE = Annotated[str, arg(help="auto (CUDA if available, else the processor), cpu, cuda, cuda:N or mps")]
 """Type of the option `--device`, whose value is that of "auto" as long as the command runs."""
 
 

@@ -26,7 +26,7 @@ def parse_json(text: str | bytes) -> Any:
     except RecursionError:
         raise ValueError(_deep()) from None
     except ValueError:
-        raise ValueError("holds a number of more digits than Python reads (4,300)") from None
+        raise ValueError("contains a number with more digits than Python accepts (4,300)") from None
     opening = (b"[", b"{") if isinstance(text, bytes) else ("[", "{")
     opened: int = sum(text.count(one) for one in opening)  # type: ignore[arg-type, misc]  # of the text's own kind
     if opened > DEEPEST and _exceeds_depth(value, DEEPEST):

@@ -44,7 +44,7 @@ class LineLog:
                 row = json.loads(line)
             except json.JSONDecodeError as error:
                 raise DataError(
-                    f"is no JSON: {line[:60]!r}", file=path, row=number, expected="answers of this command"
+                    f"is not valid JSON: {line[:60]!r}", file=path, row=number, expected="answers of this command"
                 ) from error
             if number == 1:
                 _refuse_other(path, row, first)
@@ -52,7 +52,7 @@ class LineLog:
                 self.rows[str(row[self.key])] = row
         if not lines:
             raise DataError(
-                "holds no answers of this command", file=path, expected="another file name, or a file of this command"
+                "contains no answers of this command", file=path, expected="another file name, or a file of this command"
             )
         if len(whole) + 1 < len(text):
             write_atomic(path, whole + "\n")
@@ -78,7 +78,7 @@ class LineLog:
 
 def _refuse_other(path: Path, header: Any, wanted: dict[str, Any]) -> None:
     if not isinstance(header, dict) or "about" not in header:
-        raise DataError("is no file of answers", file=path, row=1, expected="another file name, or a file of this command")
+        raise DataError("is not a file of answers", file=path, row=1, expected="another file name, or a file of this command")
     here, there = wanted["about"], header["about"]
     for name in dict.fromkeys((*here, *there)):
         if here.get(name) != there.get(name):

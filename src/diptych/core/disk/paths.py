@@ -127,9 +127,7 @@ def escapes_folder(path: Path | str, folder: Path | str) -> bool:
 def refuse_link(path: Path | str, folder: Path | str) -> None:
     """Raise OSError for what leads out of its folder."""
     if escapes_folder(path, folder):
-        raise OSError(
-            errno.EPERM, f"is a link that leads out of {folder}; `diptych data build --follow-links` reads what it leads to"
-        )
+        raise OSError(errno.EPERM, f"is a link that leads out of {folder}; `diptych data build --follow-links` reads its target")
 
 
 def read_file(path: Path | str, within: Path | str | None = None, *, most: int = 0) -> bytes:
@@ -138,7 +136,7 @@ def read_file(path: Path | str, within: Path | str | None = None, *, most: int =
     with open_file(path, within) as file:
         facts = os.fstat(file.fileno())
         if most and facts.st_size > most:
-            raise OSError(errno.EFBIG, f"has {facts.st_size:,} bytes, and at most {most:,} are read of such a file")
+            raise OSError(errno.EFBIG, f"has {facts.st_size:,} bytes; the limit for such a file is {most:,}")
         return file.read()
 
 

@@ -53,5 +53,5 @@ class SceneBoxes:
             )
         if any(part and len(part) != count for part in (self.labels, self.texts)):
             raise ShapeError(
-                f"{len(self.labels)} labels and {len(self.texts)} texts for {count} boxes (expected one a box, or none)"
+                f"{len(self.labels)} labels and {len(self.texts)} texts for {count} boxes (expected one per box, or none)"
             )

@@ -100,7 +100,7 @@ TASK_ENTRIES = {
     "pope": ("diptych.tasks.generation.pope:POPE", "yes or no: is this object in the image?"),
     "vqa": ("diptych.tasks.generation.vqa:VQA", "questions about images"),
     "word_ranking": ("diptych.tasks.generation.word_ranking:WordRanking", "words of a vocabulary by image"),
-    "omnilabel": ("diptych.tasks.grounding.omnilabel:OmniLabel", "free descriptions and names, also of what is not there"),
+    "omnilabel": ("diptych.tasks.grounding.omnilabel:OmniLabel", "free descriptions and names, also of absent objects"),
     "foreground_ari": (
         "diptych.tasks.grounding.foreground_ari:ForegroundARI",
         "whether the parts that a model cuts a picture into are its objects",

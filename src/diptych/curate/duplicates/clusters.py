@@ -39,7 +39,7 @@ def kmeans_centres(
 
     unit      spherical: centres have norm 1, and rows go to the largest cosine; else centres are means, and rows go to the nearest, as in
               faiss
-    start_KD  centres to begin with; None draws rows
+    start_KD  initial centres; None samples rows
     """
     if not 1 <= clusters <= len(vector_ND):
         raise ConfigError(f"{clusters} clusters of {len(vector_ND)} rows (expected at least 1, at most as many as rows)")

@@ -30,8 +30,8 @@ from diptych.data.text.captions.variants import VARIANT, VARIANTS
 
 @dataclass(frozen=True)
 class ExactDuplicates:
-    """pixels       compare decoded pixels instead of the files' bytes: finds the same picture saved in two lossless formats
-    merge_texts  give the texts of a dropped row to the row that stays, where it has no such text (case and outer space aside)"""
+    """pixels       compare decoded pixels instead of the files' bytes: finds the same picture in two lossless formats
+    merge_texts  add the texts of a dropped row to the kept row, if it has no such text (ignoring case and outer white space)"""
 
     slug: ClassVar[str] = "exact_duplicates"
 
@@ -82,7 +82,7 @@ def merged_texts(data: Dataset, original: Mapping[str, str]) -> pa.Table:
     """Texts of dropped rows that the row they are a copy of lacks: a table of uid and `text_variants`, each text with the uid of the row
     that it comes from.
 
-    original  uid of the kept row by that of the dropped one
+    original  uid of the kept row by uid of the dropped row
     """
     row_of = {uid: row for row, uid in enumerate(data.uids)}
     seen: dict[str, set[str]] = {}

@@ -76,8 +76,8 @@ def hash_image(image: ImageSource) -> ImageHash:
 
 @dataclass(frozen=True)
 class NearDuplicates:
-    """bits    hashes that differ in at most this many of 64 bits make candidates; 0..16
-    colour  mean difference of the colour thumbnails, 0..255, up to which a candidate is a duplicate
+    """bits    maximum number of different bits, of 64, between hashes of candidates; 0..16
+    colour  maximum mean difference of the colour thumbnails, 0..255, of a duplicate
     """
 
     slug: ClassVar[str] = "near_duplicates"
@@ -113,11 +113,11 @@ class NearDuplicates:
 
 @dataclass(frozen=True)
 class NearDuplicateEmbeddings:
-    """cosine    images at least this alike are duplicates
-    clusters  of k-means, in the nearest of which rows are compared: 0 takes the square root of the number of rows, from `EXACT` rows on;
-              1 compares all with all
-    probe     nearest clusters in which a row is compared; pairs across a border are missed with 1
-    seed      of k-means
+    """cosine    minimum cosine of duplicates
+    clusters  number of k-means clusters within which rows are compared; 0: the square root of the number of rows, if there are at least
+              `EXACT` rows; 1 compares all rows with each other
+    probe     number of nearest clusters in which a row is compared; with 1, pairs across a cluster border are missed
+    seed      seed of k-means
     """
 
     slug: ClassVar[str] = "near_duplicate_embeddings"

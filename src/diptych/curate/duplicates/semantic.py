@@ -29,12 +29,12 @@ SAMPLE_EACH = 64  # rows per cluster on which k-means is fitted
 
 @dataclass(frozen=True)
 class SemanticDuplicates:
-    """model     address of a model that embeds images
-    cosine    images at least this alike are duplicates (published 1 - eps; 0.95 there for LAION)
-    clusters  of k-means; 0 takes the square root of the number of rows
-    probe     nearest clusters in which a row is compared (published 1)
+    """model     address of an image embedding model
+    cosine    minimum cosine of duplicates (published 1 - eps; 0.95 there for LAION)
+    clusters  number of k-means clusters; 0: the square root of the number of rows
+    probe     number of nearest clusters in which a row is compared (published 1)
     rule      greedy | reference
-    seed      of k-means
+    seed      seed of k-means
     """
 
     slug: ClassVar[str] = "semantic_duplicates"

@@ -35,12 +35,12 @@ TRIED = 2_000
 
 @dataclass(frozen=True)
 class TextDuplicates:
-    """similarity  share of shingles in common (of those of both) from which a text is a duplicate; 1: equal but for case and blanks
-    width       characters of a shingle
-    bands       of the MinHash; more find more pairs and cost more
-    rows        hash values a band; more find only more similar pairs
-    language    texts of this language or an unknown one; "" takes all
-    cap         kept rows that one list of candidates holds at most, so that texts of one template cost linear time; 0: no limit
+    """similarity  minimum Jaccard similarity of the shingles of duplicates; 1: equal except for case and white space
+    width       characters per shingle
+    bands       bands of the MinHash; more find more pairs and cost more
+    rows        hash values per band; more find only more similar pairs
+    language    language of the texts; texts of unknown language are included; "" uses all
+    cap         maximum number of kept rows in a list of candidates, so that texts of one template cost linear time; 0: no limit
     """
 
     slug: ClassVar[str] = "text_duplicates"

@@ -123,9 +123,9 @@ def greedy_texts(key_NB: Words, texts: Sequence[str], *, similarity: float, widt
 
     key_NB      band keys, uint64 [N, B]
     texts       normalised texts
-    similarity  share of shingles in common, of those of both
-    width       characters of a shingle
-    cap         kept rows that a list of one rare shingle holds at most; 0: no limit
+    similarity  minimum Jaccard similarity of the shingles
+    width       characters per shingle
+    cap         maximum number of kept rows in the list of a rare shingle; 0: no limit
     """
     size_NB = bucket_sizes(key_NB)
     met = np.flatnonzero((size_NB > 1).any(axis=1))

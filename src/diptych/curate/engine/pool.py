@@ -137,7 +137,9 @@ def curate(
         except OSError as error:
             if error.errno not in DISK_FULL:
                 raise
-            raise RunError(f"the disk of {out} is full: what is finished is kept; make room and run the same again") from error
+            raise RunError(
+                f"the disk of {out} is full: finished parts are kept; free some space and run the same command again"
+            ) from error
 
 
 def _curate_alone(
@@ -231,7 +233,7 @@ def _refuse(data: Dataset, result: CurationStepResult, slug: str) -> None:
     if invented := set(judged) - uids:
         raise RunError(f"step '{slug}' invented uid '{min(invented)}'")
     if forgotten := uids - set(judged):
-        raise RunError(f"step '{slug}' says nothing about uid '{min(forgotten)}'")
+        raise RunError(f"step '{slug}' has no result for uid '{min(forgotten)}'")
     raise RunError(f"step '{slug}' judged a uid twice ({len(judged)} verdicts for {len(uids)} rows)")
 
 

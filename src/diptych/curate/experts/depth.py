@@ -30,7 +30,7 @@ class DepthModel:
         import transformers
 
         if not Path(self.folder).is_dir():
-            raise ConfigError(f"depth model {self.folder} is no folder (expected one with a depth model of transformers)")
+            raise ConfigError(f"depth model {self.folder} is not a folder (expected one with a depth model of transformers)")
         try:
             processor = transformers.AutoImageProcessor.from_pretrained(self.folder, local_files_only=True)
             model = transformers.AutoModelForDepthEstimation.from_pretrained(

@@ -36,8 +36,8 @@ def from_regions(sample: Sample) -> list[Finding]:
 class ObjectExpert:
     """A detector, queried with a list of names.
 
-    address  of a model that detects
-    names    that it is asked for
+    address  address of a detector
+    names    names of the objects to detect
     """
 
     address: str
@@ -62,10 +62,10 @@ class ObjectExpert:
 class AttributeExpert:
     """Attributes of a box by the similarity of its crop with "a ATTRIBUTE LABEL", as probabilities over all names.
 
-    address   of a model that embeds images and texts
-    names     that are compared
-    least     probability from which an attribute is taken
-    most      attributes a box
+    address   address of a model that embeds images and texts
+    names     names of the attributes
+    least     minimum probability of an attribute
+    most      maximum number of attributes per box
     sharpness of the softmax over cosines: CLIP's 100
     """
 
@@ -106,7 +106,7 @@ class AttributeExpert:
 class OCR:
     """PP-OCR by rapidocr, whose package brings its weights.
 
-    least  score from which a line is taken
+    least  minimum score of a line of text
     """
 
     least: float = 0.5

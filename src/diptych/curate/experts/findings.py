@@ -30,11 +30,11 @@ FINDING = pa.struct(
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """label       class name; "" for text that lies on nothing that was found
-    attributes  in order of their score
-    text        what is written on it
-    score       of the label
-    by          the expert that found it
+    """label       class name; "" for text outside all detected objects
+    attributes  attributes, sorted by score
+    text        recognised text
+    score       score of the label
+    by          name of the expert
     """
 
     label: str

@@ -41,12 +41,12 @@ Floats = npt.NDArray[np.floating[Any]]
 
 @dataclass(frozen=True)
 class TrainHead:
-    """label     column of the labels: true or false (or 1 and 0); of aesthetic: a rating. Rows without a label are left aside
+    """label     column of the labels: true or false (or 1 and 0); for aesthetic: a rating. Rows without a label are not used
     kind      safety | watermark | aesthetic
-    model     address of a model that embeds images; watermark needs none
-    steps     of the training; aesthetic is solved at once
-    held_out  share of the labelled rows that judges the head
-    seed      of the training and of the rows that are held out
+    model     address of an image embedding model; watermark needs none
+    steps     training steps; aesthetic is solved in closed form
+    held_out  share of the labelled rows on which the head is evaluated
+    seed      seed of the training and of the held-out rows
     """
 
     slug: ClassVar[str] = "train_head"

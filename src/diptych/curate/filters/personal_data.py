@@ -111,9 +111,9 @@ def mask_personal_data(text: str, kinds: tuple[str, ...] = KINDS) -> str:
 
 @dataclass(frozen=True)
 class PersonalData:
-    """kinds      what is looked for: email, phone, credit_card, iban, ip
-    mark_only  keep the rows, and write the column alone
-    mask       keep the rows, and write the kind (<EMAIL>) in the place of the data in their texts, negatives included
+    """kinds      kinds of data to search for: email, phone, credit_card, iban, ip
+    mark_only  keep the rows, and only write the column
+    mask       keep the rows, and replace the data in their texts (negatives included) by the kind (<EMAIL>)
     """
 
     slug: ClassVar[str] = "personal_data"

@@ -29,10 +29,10 @@ SAMPLE_EACH = 64  # rows per cluster on which k-means is fitted
 
 @dataclass(frozen=True)
 class TargetClusters:
-    """model     address of a model that embeds images (published: CLIP ViT-L/14)
+    """model     address of an image embedding model (published: CLIP ViT-L/14)
     target    address of the target images
-    clusters  of k-means over the pool (published 100,000); 0 takes the square root of the number of rows
-    seed      of k-means
+    clusters  number of k-means clusters of the pool (published 100,000); 0: the square root of the number of rows
+    seed      seed of k-means
     """
 
     slug: ClassVar[str] = "target_clusters"

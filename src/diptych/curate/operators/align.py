@@ -53,18 +53,18 @@ SIZES = pa.schema([("digest", DIGEST), ("width", pa.int32()), ("height", pa.int3
 
 @dataclass(frozen=True)
 class AlignFilters:
-    """short_side      pixels that the short side must exceed; 0 is off
-    aspect_ratio    long side / short side must be below; 0 is off
-    texts_of_image  an image with more texts goes; 0 is off
-    shared_by       a text beside more different images goes; 0 is off
-    min_words       of a text; 0 is off
-    max_words       of a text; 0 is off
-    vocabulary      so many of the most frequent words and word pairs are known, a text with another goes; 0 is off
-    language        texts of this language or an unknown one are judged; "" judges all
-    origins         texts of these origins are judged; none named: all but negatives
-    evaluation      address of evaluation data: near-duplicates of its held-out images go; "" is off
-    unsafe          column with a probability (a classifier's, made elsewhere); "" is off
-    unsafe_above    rows above this leave
+    """short_side      the short side must exceed this number of pixels; 0 is off
+    aspect_ratio    long side / short side must be below this; 0 is off
+    texts_of_image  images with more texts are dropped; 0 is off
+    shared_by       texts that belong to more different images are dropped; 0 is off
+    min_words       minimum number of words of a text; 0 is off
+    max_words       maximum number of words of a text; 0 is off
+    vocabulary      number of the most frequent words and word pairs; texts with another word or pair are dropped; 0 is off
+    language        language of the texts to check; texts of unknown language are included; "" checks all
+    origins         origins of the texts to check; empty: all except negatives
+    evaluation      address of evaluation data: near-duplicates of its held-out images are dropped; "" is off
+    unsafe          column with a probability (of a classifier, computed elsewhere); "" is off
+    unsafe_above    rows above this probability are dropped
     """
 
     slug: ClassVar[str] = "align"

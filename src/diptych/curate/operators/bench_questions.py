@@ -62,12 +62,12 @@ ASKED = {
 @dataclass(frozen=True, kw_only=True)
 class BenchQuestions(WritingStep):
     """writer      programs | folder:PATH | gguf:FILE | http://HOST/v1#MODEL | chat+http://HOST/v1#MODEL
-    kinds        of ability that a language model is asked for ("perception/count"); programs write those that they have
-    options      of a closed question
-    planted      share of the questions in which errors are planted, to measure the filters; 0 leaves that out
-    max_tokens   written at most for a question with its answer and reasoning
-    language     of the captions
-    question_words, answer_words, reasoning_words   at most
+    kinds        kinds of ability that a language model is prompted for ("perception/count"); programs generate those that they can
+    options      number of options of a closed question
+    planted      share of the questions into which errors are inserted, to measure the filters; 0 skips this
+    max_tokens   maximum number of tokens of a question with its answer and reasoning
+    language     language of the captions
+    question_words, answer_words, reasoning_words   maximum numbers of words
     """
 
     slug: ClassVar[str] = "bench_questions"
@@ -112,7 +112,7 @@ class BenchQuestions(WritingStep):
         described = {uid: one for uid, one in symbols.items() if one.things or one.captions}
         if not described:
             raise DataError(
-                f"nothing says what is in the images of '{data.name}'", field="regions, texts", expected="boxes or captions"
+                f"the images of '{data.name}' have no annotations", field="regions, texts", expected="boxes or captions"
             )
         vocabulary = SymbolVocabulary.of(list(described.values()))
         made, files, notes = self._write_questions(described, vocabulary, parts)

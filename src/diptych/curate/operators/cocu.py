@@ -52,16 +52,16 @@ KMEANS = {"random_state": 0, "n_init": 5, "max_iter": 100}
 @dataclass(frozen=True, kw_only=True)
 class CoCu:
     """model       address of a model that embeds images and texts (published: CLIP ViT-B/16)
-    gallery     file of concepts, one a line or JSON of lists; "" takes the labels of the data
-    plurals     whether the plurals of a gallery's names belong to it
-    index       address of another data set in which neighbours are looked for; "" looks here
-    neighbours  images that lend concepts (published 8 in the code, 16 in its script)
-    itself      whether an image is its own neighbour, where it is found there, as released
-    membership  "word": a caption has a concept when it is in its list; "substring": when its letters are in the joined list, as released
-    words       how captions are cut into words: "plain", or as the Penn "treebank" has it, as released
-    clusters    whether concepts are clustered
-    template    of a concept's text
-    language    of captions that are searched; "" any
+    gallery     file of concepts, one per line, or JSON of lists; "" uses the labels of the data
+    plurals     also add the plurals of the gallery's names
+    index       address of another data set in which neighbours are searched; "" searches the same data
+    neighbours  number of images whose concepts are used (published 8 in the code, 16 in its script)
+    itself      an image can be its own neighbour, as released
+    membership  "word": a caption has a concept if it is in its list of words; "substring": if it occurs in the joined list, as released
+    words       tokenisation of captions: "plain", or that of the Penn "treebank", as released
+    clusters    cluster the concepts
+    template    template for a concept's text
+    language    language of captions that are searched; "" any
     """
 
     slug: ClassVar[str] = "cocu"
@@ -162,7 +162,9 @@ class CoCu:
         labels = [region.label for sample in samples for region in sample.regions]
         labels += [text.string for sample in samples for text in sample.texts if text.origin == "label"]
         if not labels:
-            raise DataError(f"'{data.name}' has no labels", field="regions, texts", expected="--gallery FILE, a concept a line")
+            raise DataError(
+                f"'{data.name}' has no labels", field="regions, texts", expected="--gallery FILE, one concept per line"
+            )
         return Gallery.of(sorted(set(labels)), plurals=self.plurals)
 
     def _captions(self, data: Dataset, pool: ImageEmbeddings, gallery: Gallery) -> list[tuple[str, ...]]:

@@ -154,7 +154,9 @@ def train_watermark(
 def open_head(folder: Path) -> Any:
     """Head of a folder that `save` wrote. Raises DataError for a folder without one."""
     if not (folder / "head.json").is_file():
-        raise DataError("holds no head", file=folder, expected="head.json and head.safetensors, as a trained head saves itself")
+        raise DataError(
+            "contains no head", file=folder, expected="head.json and head.safetensors, as a trained head saves itself"
+        )
     facts = json.loads((folder / "head.json").read_text(encoding="utf-8"))
     if facts["kind"] == "safety":
         net: nn.Module = SafetyHead(facts["width"], hidden=tuple(facts["hidden"]))

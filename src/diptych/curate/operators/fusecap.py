@@ -47,19 +47,19 @@ RULES = "grammar"
 
 @dataclass(frozen=True, kw_only=True)
 class FuseCap(WritingStep):
-    """detector    address of a model that detects; "" takes the regions that the data have
-    objects     names that the detector is asked for
-    embedder    address of a model that embeds images and texts, for attributes; "" asks for none beyond those of regions
-    attributes  names that it chooses among
-    least       score from which a finding is fused
-    least_attribute  probability from which an attribute is taken
-    most        findings in a caption
-    ocr         whether text in the image is read
-    origins     of the caption: the row's first text of the first of these that it has; without one the text holds the findings alone
-    language    of captions that are fused; "" any
-    check       "findings": the text holds all findings and nothing else; "none": any text is used
-    instead     whether the fused caption stands instead of the row's texts
-    text_length  tokens (of CLIP's vocabulary) beyond which a text counts as cut
+    """detector    address of a detector; "" uses the regions of the data
+    objects     names of the objects to detect
+    embedder    address of a model that embeds images and texts, for attributes; "" uses only the attributes of regions
+    attributes  names of the attributes to choose from
+    least       minimum score of a finding in the caption
+    least_attribute  minimum probability of an attribute
+    most        maximum number of findings per caption
+    ocr         recognise text in the image
+    origins     origins of the caption: the row's first text of the first available origin; without one the text contains only the findings
+    language    language of captions that are used; "" any
+    check       "findings": the text must contain all findings and nothing else; "none": any text is used
+    instead     the fused caption replaces the row's texts
+    text_length  number of tokens (of CLIP's vocabulary) above which a text counts as truncated
     """
 
     slug: ClassVar[str] = "fusecap"
@@ -86,7 +86,7 @@ class FuseCap(WritingStep):
         if bool(self.embedder) != bool(self.attributes):
             raise ConfigError("attributes need an embedder and names (expected --embedder MODEL --attributes NAME NAME ...)")
         if self.objects and not self.detector:
-            raise ConfigError("objects are what a detector is asked for (expected --detector MODEL)")
+            raise ConfigError("--objects needs a detector (expected --detector MODEL)")
         if self.check not in ("findings", "none"):
             raise ConfigError(f"check is {self.check!r} (expected findings | none)")
 

@@ -93,10 +93,10 @@ def open_captioner(address: str) -> Any:
 
 @dataclass(frozen=True)
 class GeneratedCaptions:
-    """captioner   the address of a model that writes: a run of limber or the like, hf:FOLDER of LLaVA or the like
-    prompt      what it is asked; "" asks for what its own template asks for
-    max_tokens  of a caption
-    batch_size  images asked at once
+    """captioner   address of a generative model: a run such as limber's, hf:FOLDER such as LLaVA
+    prompt      prompt of the model; "" uses its own default prompt
+    max_tokens  maximum number of tokens of a caption
+    batch_size  images per batch
     """
 
     slug: ClassVar[str] = "generated_captions"

@@ -26,8 +26,8 @@ EQUAL = 1 - 1e-6
 
 @dataclass(frozen=True)
 class HardImages:
-    """model   address of a model that embeds images (published: the CLIP that is then tuned)
-    count   neighbours a row (published 3)
+    """model   address of an image embedding model (published: the CLIP that is then fine-tuned)
+    count   neighbours per row (published 3)
     """
 
     slug: ClassVar[str] = "hard_images"

@@ -36,15 +36,15 @@ Floats = npt.NDArray[np.floating[Any]]
 @dataclass(frozen=True)
 class IdentitySeed:
     """model     address of a model that embeds persons
-    column     whole numbers that a tracker gave; without such a column identities are numbered in the order of their group's names
-    alike      a picture stays with at least this cosine to the mean of the others of its identity
-    joins      one that left joins a neighbour with at least this cosine to its mean
-    merges     neighbours with more than this cosine between their means become one
-    reach      how far numbers of neighbours are apart at most
-    unknown    pictures with so many unknown attributes leave, and those without upper and lower clothes; 0 asks nothing
-    gender     share of an identity's pictures that have to agree on the gender, more than this; 0 asks nothing
-    fewest, most  pictures of an identity: those of fewer leave, of more so many are drawn
-    seed       of that draw
+    column     column of integer identities from a tracker; without it identities are numbered in the order of their group names
+    alike      minimum cosine of a picture to the mean of the others of its identity, to stay in it
+    joins      minimum cosine of a removed picture to the mean of a neighbouring identity, to join it
+    merges     identities are merged if the cosine of their means is above this
+    reach      maximum difference between the numbers of neighbouring identities
+    unknown    number of unknown attributes from which a picture is dropped, also if upper and lower clothes are unknown; 0 turns this off
+    gender     share of an identity's pictures that must agree on the gender, more than this; 0 turns this off
+    fewest, most  minimum and maximum number of pictures of an identity: smaller ones are dropped, larger ones are sampled
+    seed       seed of that sampling
     """
 
     slug: ClassVar[str] = "identity_seed"

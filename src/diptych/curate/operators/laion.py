@@ -52,20 +52,20 @@ from diptych.index.embed import embed_texts
 
 @dataclass(frozen=True)
 class LAION:
-    """min_text          characters of a text
-    min_bytes         of an image file; 0 is off
-    same_url          whether an address that comes twice leaves
-    same_bytes        whether a file that comes twice leaves
-    language_floor    confidence below which a language is undetermined, ""
-    languages         languages that stay, "" among them for undetermined; none named: all (the tag is written in any case)
-    model             address of a model that embeds images and texts; "" asks none
-    similarity        least cosine of image and English text (published 0.28 with CLIP ViT-B/32; look at your own histogram)
-    similarity_other  likewise for other languages and undetermined (published 0.26 with a multilingual model)
+    """min_text          minimum number of characters of a text
+    min_bytes         minimum number of bytes of an image file; 0 is off
+    same_url          drop rows with a repeated image address
+    same_bytes        drop rows with a repeated image file
+    language_floor    minimum confidence of a detected language; below it the language is undetermined, ""
+    languages         languages to keep, "" for undetermined; empty: all (the tag is written in any case)
+    model             address of a model that embeds images and texts; "" skips the similarity
+    similarity        minimum cosine of image and English text (published 0.28 with CLIP ViT-B/32; choose it from your own histogram)
+    similarity_other  the same for other languages and undetermined (published 0.26 with a multilingual model)
     unsafe            folder of a trained safety head; "" is off. Needs `model`
     unsafe_above      published 0.5
     watermark         folder of a trained watermark head; "" is off
     watermark_above   published 0.8
-    near              cosine of images from which one is a duplicate; 0 is off (the published explorer 0.94). Needs `model`
+    near              minimum cosine of images that are duplicates; 0 is off (0.94 in the published explorer). Needs `model`
     """
 
     slug: ClassVar[str] = "laion"
@@ -236,7 +236,7 @@ class _TaggedTexts:
     """Texts of rows in order of uid: those of row i are start_N1[i] to start_N1[i + 1].
 
     tag       language and confidence of each text
-    min_text  characters from which a text counts
+    min_text  minimum number of characters of a text
     """
 
     uids: pa.Array

@@ -60,25 +60,25 @@ TRIED = 2_000  # texts
 
 @dataclass(frozen=True)
 class MetaCLIP:
-    """entries      file of entries (lines of text, Parquet with a column "entry", or the published metadata.json), or a folder with such a
-                 file a language, named by it ("en.txt", "other.txt"); "" makes the list from `wordnet`, `titles` and the texts
-    wordnet      folder of WordNet's data files, for a list that is made here; "" leaves WordNet out
-    names        WordNet's as they are "written", or as in the published list, "released": in small letters, cut at the first full stop
+    """entries      file of entries (lines of text, Parquet with a column "entry", or the published metadata.json), or a folder with one
+                    such file per language, named by it ("en.txt", "other.txt"); "" makes the list from `wordnet`, `titles` and the texts
+    wordnet      folder of WordNet's data files, to make a list; "" leaves WordNet out
+    names        WordNet's names as "written", or as in the published list, "released": in lower case, truncated at the first full stop
     titles       page views: a file or a folder of files, lines of title, tab, views, or Wikimedia's hourly dumps; "" leaves titles out
-    min_views    a title becomes an entry when it was looked at so often (published 70, over 26 days)
-    min_count    a word of the texts becomes an entry when it occurs so often (published 100)
-    bigrams      so many word pairs become entries, by mutual information (published 100,646); 0 none
-    t            texts about one entry that are kept with certainty (published 20,000 for 400 M pairs); 0 takes it from `tail_share`
-    tail_share   share of all matches that falls on rarer entries; 20,000 for 400 M pairs is 0.06
-    threshold    "pool": one t for all texts; "language": counts and t by language, as in MetaCLIP 2. Then `t` and `tail_share` are
-                 those of `reference`, and every other language has the t that leaves the same share in its tail
-    reference    the language whose t is known
+    min_views    minimum number of views of a title that becomes an entry (published 70, over 26 days)
+    min_count    minimum count of a word of the texts that becomes an entry (published 100)
+    bigrams      number of word pairs that become entries, by mutual information (published 100,646); 0 none
+    t            number of texts per entry that are kept with certainty (published 20,000 for 400 M pairs); 0 derives it from `tail_share`
+    tail_share   share of all matches that belong to entries rarer than t; 20,000 for 400 M pairs is 0.06
+    threshold    "pool": one t for all texts; "language": counts and t by language, as in MetaCLIP 2. Then `t` and `tail_share` are those of
+                 `reference`, and t of every other language gives the same tail share
+    reference    language for which t is given
     rule         tokens | released | multilingual: see `spacing`
-    ignore_case  match whatever the case (published: off, so "Gas" and "gas" are two entries)
-    texts        "one": a text of each image is drawn and judged; "any": the image stays when any of its texts does
-    draw         "text": one draw with P; "entry": one draw for each entry (the same on average)
-    language     texts of this language or an unknown one; "" takes all
-    seed         of the draws
+    ignore_case  ignore case in matching (published: off, so "Gas" and "gas" are two entries)
+    texts        "one": one text per image is sampled and balanced; "any": the image is kept if any of its texts is
+    draw         "text": one draw with P; "entry": one draw per entry (the same on average)
+    language     language of the texts; texts of unknown language are included; "" uses all
+    seed         seed of the draws
     """
 
     slug: ClassVar[str] = "metaclip"

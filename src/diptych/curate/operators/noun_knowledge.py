@@ -49,11 +49,11 @@ thing: {name}
 
 @dataclass(frozen=True, kw_only=True)
 class NounKnowledge(WritingStep):
-    """names     file of nouns, one a line; "" takes labels of boxes and the last words of phrases
+    """names     file of nouns, one per line; "" uses labels of boxes and the last words of phrases
     glosses   definitions: a folder of WordNet, LVIS's JSON, or {noun: definition} (`curate.text.glosses`); "" uses none
-    similar   nouns that a noun could be taken for, at most; of a dictionary those among the names alone
-    share     of the boxes of a noun that have an attribute, for the grammar to say it
-    parts     attributes that the grammar says, at most
+    similar   maximum number of similar nouns; from a dictionary only those in the list of names
+    share     minimum share of the boxes of a noun with an attribute, for the grammar to mention it
+    parts     maximum number of attributes that the grammar mentions
     """
 
     slug: ClassVar[str] = "noun_knowledge"
@@ -185,9 +185,9 @@ def _read_names(path: Path) -> list[str]:
     try:
         names = sorted({line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()})
     except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"is no readable file of names ({error})", file=path, expected="UTF-8, a name a line") from error
+        raise DataError(f"is not a readable file of names ({error})", file=path, expected="UTF-8, one name per line") from error
     if not names:
-        raise DataError("has no name", file=path, expected="a name a line")
+        raise DataError("has no name", file=path, expected="one name per line")
     return names
 
 

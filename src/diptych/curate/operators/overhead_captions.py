@@ -43,19 +43,19 @@ PART_ROWS = 64
 
 @dataclass(frozen=True)
 class OverheadCaptions:
-    """captioner    the address of a model that samples texts; "" writes meta captions alone
-    scorer       the address of a model of images and texts, which keeps `first` captions
-    reranker     the address of a second one, which keeps `second` of them
-    prompt       what the captioner is asked; "" asks for what its own template asks for
-    sampled      captions of a picture that are drawn; equal ones count once
-    first, second, kept   captions that stay after the scorer, the reranker and the rotations
-    angles       degrees by which the picture is turned
-    temperature, top_p    of the sampling
-    max_tokens   of a caption
-    meta         whether a meta caption is written, from the extras label, country, month, longitude, latitude and location
-    templates    "FILE.json#NAME": meta captions are these sentences, filled from the extras (`geo_caption`), such as RS5M's
-                 geometa_template.json#fmow_complex; "" takes sentences of ours
-    seed         of the captions and of the wording of meta captions
+    """captioner    address of a model that samples captions; "" writes only meta captions
+    scorer       address of an image-text model, which keeps the best `first` captions
+    reranker     address of a second one, which keeps the best `second` of them
+    prompt       prompt of the captioner; "" uses its own default prompt
+    sampled      number of captions to sample per picture; equal ones count once
+    first, second, kept   numbers of captions kept after the scorer, the reranker and the rotations
+    angles       rotations of the picture in degrees
+    temperature, top_p    options of the sampling
+    max_tokens   maximum number of tokens of a caption
+    meta         also write a meta caption, from the extras label, country, month, longitude, latitude and location
+    templates    "FILE.json#NAME": templates of meta captions, filled from the extras (`geo_caption`), such as RS5M's
+                 geometa_template.json#fmow_complex; "" uses the built-in sentences
+    seed         seed of the captions and of the wording of meta captions
     """
 
     slug: ClassVar[str] = "overhead_captions"
@@ -87,7 +87,7 @@ class OverheadCaptions:
         if self.templates:
             read_geo_templates(self.templates)  # a wrong file is refused before any caption
         if not self.captioner and not self.meta:
-            raise ConfigError("there is no captioner and no meta caption (expected one of both)")
+            raise ConfigError("captioner and meta caption are both missing (expected at least one)")
         if len(self.angles) < 2 or self.temperature <= 0 or not 0 < self.top_p <= 1 or self.max_tokens < 1:
             raise ConfigError(
                 f"{len(self.angles)} angles, temperature {self.temperature}, top_p {self.top_p}, max_tokens {self.max_tokens} "

@@ -25,9 +25,9 @@ CAPTION, TEMPLATE = "synthetic_caption", "template"
 
 @dataclass(frozen=True)
 class PersonCaptions:
-    """column    the extra with the six attributes
-    wordings  "all", "training", or "held_out": the templates that "training" never draws
-    seed      of the templates
+    """column    name of the extra with the six attributes
+    wordings  "all", "training", or "held_out": the templates that "training" does not use
+    seed      seed of the templates
     """
 
     slug: ClassVar[str] = "person_captions"

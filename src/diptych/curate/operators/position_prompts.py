@@ -25,9 +25,9 @@ COLUMN = "position_prompts"
 class PositionPrompts:
     """Writes the column ``position_prompts``: for each picture a list of "The block 4 has a cup.", in the order of its regions.
 
-    regions     at most so many of a picture, the first ones (published: ten)
-    attributes  words of a region that stand before its label
-    grid        blocks a side
+    regions     maximum number of regions per picture, the first ones (published: ten)
+    attributes  number of attributes of a region before its label
+    grid        grid cells per side
     """
 
     slug: ClassVar[str] = "position_prompts"

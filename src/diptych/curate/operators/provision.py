@@ -57,26 +57,27 @@ Example = tuple[dict[str, Any], tuple[int, ...]]
 @dataclass(frozen=True, kw_only=True)
 class ProVision:
     """programs     all, single, several, or names of programs
-    per_image    questions of a program about an image; 0 all that are considered
-    rebalance    draw them by how often their objects, attributes, relations and counts are asked about; False evenly
-    counted      images over which those are counted, at most
-    choices      share of the questions that are a multiple choice
-    options      of a multiple choice
-    images       in a question about several
-    several      questions of a program about several images, at most
-    gap          by which depths differ, of 255, before one is called nearer
-    extremes     objects among which the leftmost, topmost, ... is asked for
-    elements     of a description: attributes, a related object, its attributes
-    retries      draws of points before a program gives up on an image
-    considered   questions of a program about an image among which is drawn; 0 all there are
+    per_image    number of questions per program and image; 0: all candidates
+    rebalance    sample them by how rare their objects, attributes, relations and counts are; False samples uniformly
+    counted      maximum number of images over which those are counted
+    choices      share of multiple-choice questions
+    options      options of a multiple-choice question
+    images       number of images of a question about several
+    several      maximum number of questions per program about several images
+    gap          minimum difference of depths, of 255, of which one is called nearer
+    extremes     number of objects among which the leftmost, topmost, ... is asked for
+    elements     elements of a description: attributes, a related object, its attributes
+    retries      number of samples of points after which a program skips an image
+    considered   maximum number of candidate questions per program and image; 0: all there are
     numbers      counts in digits, in words, or either at random
-    attribute_types  a JSON file of attributes by type instead of the built-in list; others are not asked about
-    countable    a JSON list of labels of which "how many" is asked; "" takes singulars that are no mass nouns
-    detector     address of a model whose detections stand instead of the data's regions; "" takes those
-    objects      names that it is asked for
-    depth        folder of a depth model of transformers; "" takes the data's depth maps
-    habits       of the released code that are kept: inverted_points, first_points, ambiguous, five_relations, absent_class, singular
-    shown        questions on the page
+    attribute_types  a JSON file of attributes by type instead of the built-in list; other attributes are not used
+    countable    a JSON list of labels for "how many" questions; "" uses singular nouns that are not mass nouns
+    detector     address of a model whose detections replace the data's regions; "" uses the data's
+    objects      names of the objects to detect
+    depth        folder of a depth model of transformers; "" uses the data's depth maps
+    habits       behaviour of the released code to reproduce: inverted_points, first_points, ambiguous, five_relations, absent_class,
+                 singular
+    shown        number of questions on the report page
     """
 
     slug: ClassVar[str] = "provision"
@@ -225,7 +226,7 @@ class ProVision:
                     expected=ADVICE[needs[0]],
                 )
         if not writer.written:
-            raise DataError(f"no program asks anything about '{name}'", field="regions", expected=ADVICE["boxes"])
+            raise DataError(f"no program can generate a question about '{name}'", field="regions", expected=ADVICE["boxes"])
 
     def _notes(self, writer: QuestionWriter) -> Iterator[str]:
         total = sum(writer.written.values())
@@ -281,5 +282,5 @@ def _labels(path: Path) -> frozenset[str]:
     except (OSError, UnicodeDecodeError, ValueError) as error:
         raise DataError(f"cannot be read: {error}", file=path, expected='a list of labels: ["cup", ...]') from error
     if not isinstance(value, list) or not value or not all(isinstance(label, str) for label in value):
-        raise DataError("holds no list of labels", file=path, expected='["cup", ...]')
+        raise DataError("contains no list of labels", file=path, expected='["cup", ...]')
     return frozenset(value)

@@ -35,13 +35,13 @@ Phrases = Mapping[str, Sequence[str]]
 @dataclass(frozen=True)
 class PseudoTexts:
     """model      address of a model that embeds pictures and texts (published: CLIP's ViT-B/16)
-    sure       an optional attribute is written where the softmax over its phrases is above this
+    sure       minimum softmax probability over its phrases of an optional attribute that is written
     scale      factor of the cosines in that softmax: CLIP's own, learned to its bound
-    absent     whether "without a bag" stands among the phrases of an optional attribute; it is never written. The paper has no such phrase
-    skip       attributes that are not asked for
-    templates  how many wordings the sentences are drawn from
-    exchanged  the chance of each word with synonyms to be exchanged
-    seed       of the sentences
+    absent     add "without a bag" to the phrases of an optional attribute; it is never written. The paper has no such phrase
+    skip       attributes that are left out
+    templates  number of sentence templates to sample from
+    exchanged  probability that a word with synonyms is replaced
+    seed       seed of the sentences
     """
 
     slug: ClassVar[str] = "pseudo_texts"

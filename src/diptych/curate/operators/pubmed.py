@@ -29,11 +29,11 @@ TYPE_COLUMN = "figure_type"
 
 @dataclass(frozen=True, kw_only=True)
 class PubMedFigures:
-    """uses      of a row's licence that let it stay: commercial, non-commercial, unknown (no licence that is known)
-    words     words that a caption has at least
-    types     of figures that stay: drawing, scan, photo
+    """uses      permitted uses of the kept rows: commercial, non-commercial, unknown (no known licence)
+    words     minimum number of words of a caption
+    types     kept types of figures: drawing, scan, photo
     compound  figures of several panels: "keep" them, or "drop" them
-    smallest  side of a panel, as a share of the figure's
+    smallest  minimum side of a panel, as a share of the figure's
     """
 
     slug: ClassVar[str] = "pubmed"

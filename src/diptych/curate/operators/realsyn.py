@@ -68,23 +68,23 @@ CAPTIONS_AT_ONCE = 32
 @dataclass(frozen=True, kw_only=True)
 class RealSyn(WritingStep):
     """model        address of a model that embeds images and texts
-    top          sentences a picture gets (published 3)
-    probes       clusters that a picture looks into; with as many as there are the search is exact (published 1, by its figure)
-    sentence_clusters  of sentences (published 2 million for 840 million); 0 takes the square root of their number
-    short_side   pixels that a picture has at least
-    aspect       long side over short side at most
-    min_words    of a sentence
-    max_words    of a sentence
-    entropy      nats of the words of a sentence at least
-    perplexity   (least, most) by an n-gram model of all sentences; (0, 0) off
-    complexity   attributes and relations of one thing of a sentence at least; 0 off
-    action       whether a sentence needs a verb that tells an action
-    alike        a sentence leaves when a kept one is as near as this cosine of the model's vectors; 0 off
-    captioner    address of a model that writes captions; "" takes the alternative text
-    synthetic    whether a synthetic text is written
-    balance_clusters  of pairs (published 1 million); 0 takes a twentieth of the pictures
-    cap          pairs that a cluster keeps (published 20, 35, 180); 0 keeps all
-    target       pictures that stay at most, by the largest cap that does it; 0 takes `cap`
+    top          number of sentences per picture (published 3)
+    probes       number of clusters searched per picture; if it equals their number the search is exact (published 1, by its figure)
+    sentence_clusters  number of clusters of sentences (published 2 million for 840 million); 0: the square root of their number
+    short_side   minimum short side of a picture in pixels
+    aspect       maximum ratio of long to short side
+    min_words    minimum number of words of a sentence
+    max_words    maximum number of words of a sentence
+    entropy      minimum entropy of the words of a sentence in nats
+    perplexity   (minimum, maximum) by an n-gram model of all sentences; (0, 0) off
+    complexity   minimum number of attributes and relations of one object of a sentence; 0 off
+    action       a sentence must have an action verb
+    alike        minimum cosine of the model's embeddings to a kept sentence at which a sentence is dropped; 0 off
+    captioner    address of a captioning model; "" uses the alternative text
+    synthetic    write a synthetic text
+    balance_clusters  number of clusters of pairs (published 1 million); 0: a twentieth of the number of pictures
+    cap          maximum number of pairs per cluster (published 20, 35, 180); 0 keeps all
+    target       maximum number of pictures to keep, by the largest `cap` that gives it; 0 uses `cap`
     """
 
     slug: ClassVar[str] = "realsyn"

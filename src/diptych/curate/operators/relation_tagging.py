@@ -52,16 +52,17 @@ class TagRelations:
     captions     what is read in place of the texts of the data: folder of a curation step that made captions (`generated_captions`,
                  `rewrite`, `template_captions`), or a .csv, .jsonl or .parquet file with columns uid and caption; "" reads the texts
                  of the data
-    relations    phrases that are looked for in captions, the longest first; none: those that the tagger was trained with
-    linking      how the names of a caption find labels: "head" (whole words at the end of a phrase), "substring" (published)
+    relations    phrases to search for in captions, the longest first; empty: those that the tagger was trained with
+    linking      rule that links names of a caption to labels: "head" (whole words at the end of a phrase), "substring" (published)
     paraphrases  a .json file, label to list of other names (person: man, woman, rider, ...); ""
-    threshold    confidence from which a relation counts (published: 0.05 stored, 0.20 trained on)
-    per_pair     the most confident relations of a pair that are kept; 0 keeps all (a published filter takes 2)
-    per_image    likewise of an image (published 100)
-    overlap      only pairs whose boxes meet
-    asked        "all": the tagger scores all pairs of labelled boxes together; "said": those whose labels a caption relates (published)
-    names        labels that the tagger reads beside those of a picture (published: all of the data's, whatever a picture shows)
-    foreign      ask the tagger although it was trained with none of the labels that the boxes have
+    threshold    minimum confidence of a relation (published: 0.05 stored, 0.20 trained on)
+    per_pair     maximum number of relations per pair, the most confident; 0 keeps all (a published filter takes 2)
+    per_image    the same per image (published 100)
+    overlap      only pairs whose boxes overlap
+    asked        "all": the tagger scores all pairs of labelled boxes together; "said": only pairs whose labels a caption relates
+                 (published)
+    names        labels given to the tagger in addition to those of a picture (published: all labels of the data)
+    foreign      use the tagger even if it was trained with none of the labels of the boxes
     """
 
     slug: ClassVar[str] = "relation_tags"
@@ -122,7 +123,9 @@ class TagRelations:
     def _worker(self, model: Any) -> TaggerWorker:
         relations = self.relations or tuple(getattr(model, "relations", ()))
         if not relations:
-            raise ConfigError(f"{self.tagger} does not say which relations it was trained with (expected --relations PHRASE ...)")
+            raise ConfigError(
+                f"{self.tagger} has no list of the relations that it was trained with (expected --relations PHRASE ...)"
+            )
         options = {name: getattr(self, name) for name in ("threshold", "per_pair", "per_image", "overlap", "asked", "names")}
         here = Path(self.tagger)
         address = str(here.resolve()) if here.exists() else self.tagger  # workers elsewhere start in another folder
@@ -180,7 +183,7 @@ class TagRelations:
             raise DataError(f"cannot be read: {error}", file=path, expected='{"person": ["man", "rider"], ...}') from error
         good = isinstance(answers, dict) and all(isinstance(names, list) for names in answers.values())
         if not good or not all(isinstance(name, str) for names in answers.values() for name in names):
-            raise DataError("is no table of names", file=path, expected='{"person": ["man", "rider"], ...}')
+            raise DataError("is not a table of names", file=path, expected='{"person": ["man", "rider"], ...}')
         return tuple((label, tuple(names)) for label, names in answers.items())
 
 

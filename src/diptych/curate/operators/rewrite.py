@@ -42,15 +42,15 @@ PUBLISHED = ("chatgpt", "bard", "coco", "human")
 
 @dataclass(frozen=True, kw_only=True)
 class Rewrite(WritingStep):
-    """styles     of rewriting, a rewrite of each: those of the grammar, and of the examples
-    each       rewrites a style
-    examples   file of example pairs by style (see `writing.in_context`); "" takes ours
+    """styles     styles of rewriting, one rewrite each: those of the grammar, and of the examples
+    each       number of rewrites per style
+    examples   file of example pairs by style (see `writing.in_context`); "" uses the built-in ones
     ask        "in_context": examples that the model continues, as published; "instruction": for models that follow instructions
-    check      "facts": numbers, names and negations have to be kept; "none": anything that is a text is used, as published
-    copies     whether an answer that repeats the caption is used
-    language   captions of this language or of an unknown one are rewritten; "" rewrites any
-    origins    of the caption: the row's first text of the first of these that it has
-    min_words  captions with fewer are left alone
+    check      "facts": numbers, names and negations must be kept; "none": any text is used, as published
+    copies     use an answer that repeats the caption
+    language   language of captions to rewrite; captions of unknown language are included; "" rewrites all
+    origins    origins of the caption: the row's first text of the first available origin
+    min_words  captions with fewer words are not rewritten
     match      address of a model that embeds images and texts: the similarity of every text becomes the column text_similarity
     """
 

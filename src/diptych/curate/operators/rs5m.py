@@ -62,14 +62,14 @@ STAGES = ("keyword", "invalid", "duplicate", "model", "detector")
 
 @dataclass(frozen=True, kw_only=True)
 class RS5M:
-    """keywords   a text has to contain one of them, whole words in any case; () asks for none
-    model      address of a model of images and texts; "" asks none
-    detector   address of a second one, asked of what is left; "" asks none
-    above      prompts of pictures from above
-    other      prompts of everything else
-    least      share of the prompts from above that a picture needs
+    """keywords   a text must contain one of these, as whole words in any case; () skips this filter
+    model      address of an image-text model; "" skips this filter
+    detector   address of a second one, applied to the remaining pictures; "" skips this filter
+    above      prompts for pictures from above
+    other      prompts for all other pictures
+    least      minimum softmax share of the prompts from above
     scale      factor of the cosines in the softmax
-    language   texts of this language or of an unknown one are read; "" reads all
+    language   language of the texts; texts of unknown language are included; "" uses all
     """
 
     slug: ClassVar[str] = "rs5m"

@@ -30,14 +30,14 @@ NEGATIVES, POSITIVE = "structured_negatives", "structured_positive"
 
 @dataclass(frozen=True)
 class StructuredNegatives:
-    """filler     folder of a `transformers` fill-mask model; "" counts words of the captions themselves
-    count      wrong texts per row, at most
-    tags       parts of speech that are replaced (those of the release's code, of adpositions also where the paper's text has none)
-    language   of the captions; the first of a row is taken
-    positives  whether right texts are written, too
-    published  wrong texts as the released code makes them: without punctuation, articles as they come, each word as likely
-    spacy      the name of an installed spaCy model that tags the texts, as published (en_core_web_sm); "" takes the built-in tagger
-    seed       of what is replaced by what
+    """filler     folder of a `transformers` fill-mask model; "" uses word counts of the captions
+    count      maximum number of wrong texts per row
+    tags       parts of speech that are replaced (those of the released code, which include adpositions that the paper does not name)
+    language   language of the captions; the first of a row is used
+    positives  also write right texts
+    published  wrong texts as in the released code: without punctuation, articles unchanged, words with equal probability
+    spacy      name of an installed spaCy model to tag the texts, as published (en_core_web_sm); "" uses the built-in tagger
+    seed       seed of the replacements
     """
 
     slug: ClassVar[str] = "structured_negatives"

@@ -23,10 +23,10 @@ COLUMN = "synthetic_caption"
 
 @dataclass(frozen=True)
 class TemplateCaptions:
-    """template    the sentence; {} stands for what is in the image
-    attributes  how many of a region's attributes come before its label
-    origins     texts that name the image where it has no regions; the first origin that a sample has is taken
-    language    of those texts
+    """template    the sentence; {} is replaced by the objects of the image
+    attributes  maximum number of attributes of a region before its label
+    origins     origins of texts to use if the image has no regions; the first available origin is used
+    language    language of those texts
     """
 
     slug: ClassVar[str] = "template_captions"
@@ -52,7 +52,7 @@ class TemplateCaptions:
         captions = {uid: caption for uid, caption in all_captions.items() if caption}
         if all_captions and not captions:
             raise DataError(
-                f"nothing says what is in the images of '{data.name}'",
+                f"the images of '{data.name}' have no annotations",
                 field="regions, texts",
                 expected=f"regions or texts of origin {' or '.join(self.origins)}; without, the step generated_captions asks a captioner",
             )

@@ -46,25 +46,27 @@ BLOCK = 512
 @dataclass(frozen=True)
 class TLDR:
     """captioner     address of a trained codebook captioner
-    keep          share of each cluster that stays (published 0.25 in words, 0.2 in code); 1 selects nothing
-    share_of      "matching": the share is taken of what `match` leaves; "all": of all rows, and what agrees too little leaves besides
-    clusters      of k-means (published 1,000); 0 takes a fortieth of the rows
-    iterations    of k-means at most (published 20)
-    describe      an image by its code "vectors" one after the other, their mean ("pooled"), a "histogram" of codes, or the "ids" (released)
+    keep          share of each cluster that is kept (published 0.25 in the paper, 0.2 in code); 1 keeps all
+    share_of      "matching": the share refers to the rows that pass `match`; "all": to all rows, and rows that do not pass `match` are
+                  dropped in addition
+    clusters      number of k-means clusters (published 1,000); 0: a fortieth of the number of rows
+    iterations    maximum number of k-means iterations (published 20)
+    describe      representation of an image: its code "vectors" concatenated, their mean ("pooled"), a "histogram" of codes, or the "ids"
+                  (released)
     whiten        directions kept before k-means (published 256)
-    centre        of a cluster: a vector of norm 1 ("unit", k-means by cosines), or the "mean" of its rows (by distances, as published)
-    pick          which of a cluster's rows stay: "spread" over the distances to its centre, from a seeded start, or "listed", every
-                  1/keep-th in order of uid, the first one included, as released of the order of its list
-    match         address of a model that scores image-text pairs; "" filters by no score
-    agreement     "cosine" of what `match` embeds, or its own score of a "pair" that it reads together: the matching head of BLIP, as
-                  published
-    match_share   of rows with the best agreement that may stay (published half)
-    repair        whether kept rows get a caption
-    writer        address of a model that writes these; "" takes `captioner`
-    beams         of the search for a caption, of a `writer` that takes num_beams (published 3); 1 takes the likeliest token each time
-    joint         between original and generated
-    max_tokens    of a generated caption (published 30)
-    seed          of k-means and of the draws
+    centre        centre of a cluster: a vector of norm 1 ("unit", k-means by cosines), or the "mean" of its rows (by distances, as
+                  published)
+    pick          selection within a cluster: "spread" over the distances to its centre, from a random start, or "listed", every 1/keep-th
+                  in order of uid, starting with the first, as the released code does in the order of its list
+    match         address of a model that scores image-text pairs; "" skips this filter
+    agreement     "cosine" of the embeddings of `match`, or its own score of a "pair": the matching head of BLIP, as published
+    match_share   maximum share of rows, with the highest agreement, that pass `match` (published half)
+    repair        generate a caption for kept rows
+    writer        address of the model that generates these; "" uses `captioner`
+    beams         beams of the caption search, for a `writer` with num_beams (published 3); 1 is greedy decoding
+    joint         separator between original and generated text
+    max_tokens    maximum number of tokens of a generated caption (published 30)
+    seed          seed of k-means and of the draws
     """
 
     slug: ClassVar[str] = "tldr"
@@ -234,7 +236,7 @@ class TLDR:
         """Pair score of each image and its best text by the model, with the uids."""
         model = open_address(self.match)
         if not isinstance(model, PairScorer):
-            raise ConfigError(f"{self.match} reads no pairs (expected a model with a matching head, or agreement 'cosine')")
+            raise ConfigError(f"{self.match} does not read pairs (expected a model with a matching head, or agreement 'cosine')")
         agree_N = np.full(len(data), -np.inf)
         for row in range(len(data)):
             sample = data[row]
@@ -271,7 +273,7 @@ class TLDR:
             raise ConfigError("tldr needs a trained codebook captioner (--captioner RUN)")
         model = open_address(self.captioner)
         if not hasattr(model, "codes"):
-            raise ConfigError(f"{self.captioner} is no codebook captioner (expected what recipes.codebook_captioner trains)")
+            raise ConfigError(f"{self.captioner} is not a codebook captioner (expected what recipes.codebook_captioner trains)")
         return model
 
 

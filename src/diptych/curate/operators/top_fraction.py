@@ -28,8 +28,8 @@ Ints = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class TopFraction:
-    """column  numbers, one a row, as an earlier step or the source has them
-    share   of the rows with a value that stays (DataComp: 0.3)
+    """column  column of numbers, from an earlier step or the source
+    share   share of the rows with a value that is kept (DataComp: 0.3)
     lowest  keep the lowest values instead, such as probabilities of a watermark
     """
 

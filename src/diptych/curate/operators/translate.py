@@ -41,11 +41,11 @@ _DIGITS = re.compile(r"\d+")
 
 @dataclass(frozen=True, kw_only=True)
 class Translate(WritingStep):
-    """languages  to translate into, by tag
-    language   captions of this language or of an unknown one are translated
-    origins    of the captions
-    prompt     what the model is asked; {source} and {target} are the languages' English names, {caption} the caption on one line
-    numbers    whether a translation has to have the caption's numbers
+    """languages  target languages, by tag
+    language   language of captions to translate; captions of unknown language are included
+    origins    origins of the captions
+    prompt     prompt of the model; {source} and {target} are the languages' English names, {caption} the caption on one line
+    numbers    a translation must contain the caption's numbers
     """
 
     slug: ClassVar[str] = "translate"

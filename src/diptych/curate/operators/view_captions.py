@@ -35,15 +35,15 @@ PART_ROWS = 16
 
 @dataclass(frozen=True)
 class ViewCaptions:
-    """captioner    the address of a model that samples texts; "" ranks the captions that the data bring
-    ranker       the address of a model of images and texts, which ranks the captions of each view
+    """captioner    address of a model that samples captions; "" ranks the captions of the data
+    ranker       address of an image-text model, which ranks the captions of each view
     views        name of the pictures among a sample's media; a sample without them has its one picture as view 0
-    prompt       what the captioner is asked; "" asks for what its own template asks for
-    sampled      captions of a view that are drawn; equal ones count once
-    kept         captions of a view that stay
-    temperature, top_p    of the sampling
-    max_tokens   of a caption
-    seed         of the captions
+    prompt       prompt of the captioner; "" uses its own default prompt
+    sampled      number of captions to sample per view; equal ones count once
+    kept         number of captions kept per view
+    temperature, top_p    options of the sampling
+    max_tokens   maximum number of tokens of a caption
+    seed         seed of the captions
     """
 
     slug: ClassVar[str] = "view_captions"

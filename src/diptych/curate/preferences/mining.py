@@ -27,9 +27,9 @@ P = TypeVar("P")
 class PairOptions:
     """Which pairs of candidates are learned from.
 
-    most        pairs of one instruction at most, chosen at random; 0: all
-    difference  of two scores, from which on they make a pair
-    soft        statements count by the share of no in yes and no, and not by which of them is likelier
+    most        maximum number of pairs per instruction, sampled at random; 0: all
+    difference  minimum difference of two scores that make a pair
+    soft        score statements by the probability of no against yes instead of the more likely answer
     balance     what is made even: mean lengths relative to the rejected ("length"), the shares of pairs with the longer and with the
                 shorter answer chosen ("portion"), nothing ("none")
     """

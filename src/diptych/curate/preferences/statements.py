@@ -52,7 +52,7 @@ class StatementSplitter(Protocol):
 class RuleSplitter:
     """Divides by rules: sentences, conjunctions and relative clauses (`data.text.english.propositions`). No model.
 
-    most  statements of an answer at most; 0 for no bound
+    most  maximum number of statements per answer; 0 for no limit
     """
 
     most: int = 0
@@ -66,11 +66,12 @@ class WrittenSplitter:
     """Divides by a language model, which is asked twice: for facts, then for questions. Lists of another length than the facts are cut to
     the shorter, as in the release.
 
-    backend          what writes
-    prompt_words     words of a request for facts at most, its own included; 0 for no limit. Released: 300, so that long answers are cut
-    first_character  each fact loses its first character, whatever it is, as released; else a dash, a star or a number before it goes
-    one_to_one       an answer states nothing unless each of its facts has a question of its own that no other fact has, as released
-    seed             of the requests
+    backend          text backend
+    prompt_words     maximum number of words of a request for facts, including the prompt; 0 for no limit. Released: 300, so that long
+                     answers are truncated
+    first_character  remove the first character of each fact, whatever it is, as released; otherwise only a dash, a star or a number
+    one_to_one       use an answer only if each fact has a question of its own, as released
+    seed             seed of the requests
     """
 
     backend: TextBackend

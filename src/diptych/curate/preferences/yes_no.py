@@ -38,7 +38,7 @@ class FirstTokenScorer(Protocol):
 class YesNoLabeler:
     """Which questions about pictures a model answers by yes.
 
-    model   what answers
+    model   the generative model
     prompt  the request, {question} in it replaced by the question, which has no mark
     """
 

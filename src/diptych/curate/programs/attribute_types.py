@@ -53,13 +53,13 @@ class AttributeTypes:
         try:
             value = parse_json(path.read_text(encoding="utf-8"))
         except (OSError, UnicodeDecodeError, ValueError) as error:
-            kind = "is no JSON" if isinstance(error, json.JSONDecodeError) else "cannot be read"
+            kind = "is not valid JSON" if isinstance(error, json.JSONDecodeError) else "cannot be read"
             raise DataError(f"{kind}: {error}", file=path, expected='{"color": ["red", ...], ...}') from error
         good = isinstance(value, dict) and all(
             isinstance(words, list) and all(isinstance(word, str) for word in words) for words in value.values()
         )
         if not good or not value:
-            raise DataError("holds no lists of words by type", file=path, expected='{"color": ["red", ...], ...}')
+            raise DataError("contains no lists of words by type", file=path, expected='{"color": ["red", ...], ...}')
         return cls({str(name): tuple(words) for name, words in value.items()})
 
     @cached_property

@@ -57,7 +57,7 @@ def chosen_questions(
 ) -> list[ProgramQuestion]:
     """Samples at most `most` questions, in their order; 0 returns all.
 
-    counts  None draws evenly
+    counts  None samples uniformly
     """
     if not most or len(questions) <= most:
         return list(questions)

@@ -24,7 +24,7 @@ Rng = np.random.Generator
 class Neighbour(NamedTuple):
     """A related object of a description.
 
-    forward  whether the described object is the subject of the relation
+    forward  True if the described object is the subject of the relation
     """
 
     label: str

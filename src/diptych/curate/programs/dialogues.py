@@ -31,8 +31,8 @@ PICTURES = "images"
 class DialogueFile:
     """A JSON list of dialogues in the form of LLaVA, one row per line.
 
-    rows      written so far
-    pictures  of those that are no files, by the path that rows name: encoded
+    rows      number of rows written so far
+    pictures  encoded pictures that are not files, by the path that rows name
     """
 
     path: Path

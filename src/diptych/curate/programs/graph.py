@@ -106,7 +106,7 @@ class ImageGraph:
     def apart(self, n: int, axis: Axis, rng: np.random.Generator, most: int = 0) -> list[tuple[int, ...]]:
         """Subsets of `n` objects with unique labels that do not overlap: in x, in y, or (both) whose boxes do not meet.
 
-        most  subsets that are returned, drawn at random where there are more; 0 returns all
+        most  maximum number of subsets, sampled at random if there are more; 0 returns all
         """
         clear = {pair for pair in combinations(self.unique, 2) if not _overlap(self.boxes[pair[0]], self.boxes[pair[1]], axis)}
 
@@ -135,7 +135,7 @@ def drawn(items: Sequence[Any], most: int, rng: np.random.Generator) -> list[Any
 def graph_of(sample: Sample, types: AttributeTypes, *, depth: bool = True) -> ImageGraph:
     """The graph of a sample. Raises DataError for a sample without a picture, or with depth of another size.
 
-    depth  whether the depth map is read
+    depth  read the depth map
     """
     if sample.image is None:
         raise DataError(f"sample '{sample.uid}' has no picture", field="image", expected="an image with every graph")

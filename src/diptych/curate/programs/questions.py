@@ -42,15 +42,15 @@ class Settings:
 
     types        attributes by type
     relations    predicates of the data, for options
-    countable    labels of which "how many" is asked; empty: singulars that are no mass nouns
-    options      of a multiple choice
-    gap          by which two depths differ, of 255, before one is called nearer
-    extremes     objects among which the leftmost, topmost, ... is asked for
+    countable    labels for "how many" questions; empty: singular nouns that are not mass nouns
+    options      options of a multiple-choice question
+    gap          minimum difference of two depths, of 255, of which one is called nearer
+    extremes     number of objects among which the leftmost, topmost, ... is asked for
     elements     attributes, related objects and their attributes in a description
-    retries      draws of points before a program gives up
-    most         questions of a program about an image that are considered, drawn at random; 0 all
-    numbers      counts in digits, in words, or as chance has it
-    habits       of the released code that are kept
+    retries      number of samples of points after which a program gives up
+    most         maximum number of candidate questions per program and image, sampled at random; 0: all
+    numbers      counts in digits, in words, or at random
+    habits       behaviour of the released code to reproduce
     """
 
     types: AttributeTypes = field(default_factory=AttributeTypes.usual)
@@ -70,10 +70,10 @@ class Settings:
 class ProgramQuestion:
     """A question of a program about an image.
 
-    slots     what its templates name; several values of one slot are joined in random order
-    answer    everything that is true, for a short answer
-    choice    what is right among options, `wrong` the others
-    metadata  objects, attributes, relations and counts that it is about, for balancing
+    slots     values of the slots of its templates; several values of one slot are joined in random order
+    answer    all true values, for a short answer
+    choice    right value for a multiple choice; `wrong`: the wrong ones
+    metadata  objects, attributes, relations and counts of the question, for balancing
     """
 
     program: str
@@ -91,8 +91,8 @@ Ask = Callable[[ImageGraph, Settings, np.random.Generator], list[ProgramQuestion
 class Program:
     """A program over the graph of one image.
 
-    about  what it asks
-    needs  what a graph must have for it
+    about  content of its questions
+    needs  annotations that a graph must have
     """
 
     name: str
@@ -107,9 +107,9 @@ class Program:
 class ProgramTurn:
     """A question and its answer in words.
 
-    question  without options; `prompt` appends them
-    answer    without a letter; `response` has it before it
-    options   of a multiple choice, in the order of their letters
+    question  question without options; `prompt` appends them
+    answer    answer without a letter; `response` starts with the letter
+    options   options of a multiple choice, in the order of their letters
     """
 
     question: str

@@ -76,7 +76,7 @@ def questions_about_several(
 ) -> list[SeveralQuestion]:
     """Returns at most `most` distinct questions, making up to `tries` attempts for each.
 
-    images  in every question
+    images  number of images per question
     """
     draw, questions, asked = AttemptInputs(index, images, settings, rng), list[SeveralQuestion](), set[object]()
     for _ in range(tries * most):

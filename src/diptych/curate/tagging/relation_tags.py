@@ -75,10 +75,10 @@ class StageCounts:
 class TaggingTrace:
     """Trace of the stages that produced the relations of one image.
 
-    parsed    triplets of phrases, each with the phrases that nothing in the image is called by
+    parsed    triplets of phrases, each with the phrases that no label of the image matches
     linked    triplets of labels
-    proposed  the surest relations that the tagger gave, each with why it is not kept, or ""
-    scored    ordered pairs that the tagger was asked about
+    proposed  the most confident predictions of the tagger, each with the reason why it is not kept, or ""
+    scored    ordered pairs that the tagger scored
     """
 
     captions: tuple[str, ...] = ()
@@ -105,16 +105,16 @@ class PairRelater(Protocol):
 
 @dataclass(frozen=True)
 class RelationTags:
-    """tagger      scores relations between given regions
-    parse       captions to triplets of phrases (`caption_triplets.TemplateGrammar`, or a parser of your own)
-    link        phrases to labels of the image
-    threshold   confidence from which a relation counts (published: 0.05 stored, 0.20 trained on)
-    per_pair    the most confident relations of a pair that are kept; 0 keeps all, as published (a further released filter takes 2)
-    per_image   likewise of an image (published 100)
-    overlap     only pairs whose boxes meet
-    asked       "all": the tagger scores all pairs of labelled regions for all predicates that were linked; "said": candidate pairs alone,
-                one once for each triplet that it fits, for the predicates of these triplets (published)
-    names       what the tagger reads beside the labels of the image (published: all 80 of COCO, or 365, whatever an image shows)
+    """tagger      model that scores relations between given regions
+    parse       function from captions to triplets of phrases (`caption_triplets.TemplateGrammar`, or a parser of your own)
+    link        function from phrases to labels of the image
+    threshold   minimum confidence of a relation (published: 0.05 stored, 0.20 trained on)
+    per_pair    maximum number of relations per pair, the most confident; 0 keeps all, as published (a further released filter takes 2)
+    per_image   the same per image (published 100)
+    overlap     only pairs whose boxes overlap
+    asked       "all": the tagger scores all pairs of labelled regions for all linked predicates; "said": only candidate pairs, once for
+                each triplet that they match, for the predicates of these triplets (published)
+    names       labels given to the tagger in addition to those of the image (published: all 80 of COCO, or 365)
     """
 
     slug: ClassVar[str] = "relation_tags"

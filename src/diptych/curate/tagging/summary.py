@@ -25,7 +25,7 @@ LISTED = 12
 class TaggingResult:
     """Result of one image. `reason` is why it leaves, "" when it stays; counts and trace are None if it could not be tagged.
 
-    seconds  that the tagger and everything around it took
+    seconds  seconds of the whole tagging
     """
 
     reason: str = ""

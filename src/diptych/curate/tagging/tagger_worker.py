@@ -65,7 +65,7 @@ class AllPairsRelater:
 @dataclass
 class TaggerWorker:
     """tagger   address of the model
-    relations  phrases that are looked for in captions
+    relations  phrases to search for in captions
     options    further fields of `RelationTags`
     """
 
@@ -110,7 +110,7 @@ def open_tagger(address: str) -> Any:
     model = open_address(address)
     shape = getattr(getattr(model, "model", None), "shape", None)
     if not isinstance(model, Relater) or not getattr(shape, "given", True):
-        raise ConfigError(f"{address} is no tagger (expected rlipv2 trained with --preset tagger or tagger_tiny, or penet)")
+        raise ConfigError(f"{address} is not a tagger (expected rlipv2 trained with --preset tagger or tagger_tiny, or penet)")
     return model
 
 

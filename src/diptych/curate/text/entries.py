@@ -37,7 +37,7 @@ PARTS = ("noun", "verb", "adj", "adv")
 @dataclass(frozen=True)
 class Entries:
     """names    sorted and unique; names without a letter or digit are left out
-    sources  of each: "wordnet", "word", "pair", "title", "number", "given", joined by + where several gave it
+    sources  source of each entry: "wordnet", "word", "pair", "title", "number", "given"; several are joined by +
     """
 
     names: tuple[str, ...]
@@ -103,9 +103,9 @@ class Entries:
         try:
             given = parse_json(path.read_text(encoding="utf-8"))
         except ValueError as error:
-            raise DataError(f"is no JSON: {error}", file=path, expected="a list of strings") from error
+            raise DataError(f"is not valid JSON: {error}", file=path, expected="a list of strings") from error
         if not isinstance(given, list) or not all(isinstance(name, str) for name in given):
-            raise DataError("is no list of strings", file=path, expected="a list of strings, as MetaCLIP's metadata.json")
+            raise DataError("is not a list of strings", file=path, expected="a list of strings, as MetaCLIP's metadata.json")
         names = tuple(sorted({name for name in given if name.strip()}))
         return cls(names, ("given",) * len(names))
 
@@ -120,7 +120,7 @@ def wordnet(folder: Path = WORDNET, *, lower: bool = False, cut: bool = False) -
     """
     if not (folder / "data.noun").is_file():
         expected = "data.noun, data.verb, data.adj, data.adv, as Debian's package wordnet-base has them"
-        raise DataError("holds no WordNet", file=folder, expected=expected)
+        raise DataError("contains no WordNet", file=folder, expected=expected)
     names = []
     for part in PARTS:
         for line in (folder / f"data.{part}").read_text(encoding="latin-1").splitlines():
@@ -207,9 +207,7 @@ def page_views(path: Path, *, least: int = 50) -> Counter[str]:
                 if domain == "en" and int(count) >= (least if dumped else 1):
                     views[title.replace("_", " ")] += int(count)
     if not views:
-        raise DataError(
-            "names no title that was looked at", file=path, expected="lines of title, tab, views, or Wikimedia's dumps"
-        )
+        raise DataError("contains none of the titles", file=path, expected="lines of title, tab, views, or Wikimedia's dumps")
     return views
 
 

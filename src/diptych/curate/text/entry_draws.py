@@ -56,7 +56,7 @@ def draw_texts(
     uid_T               owns each text; texts of one image are neighbours
     entry_K, offset_T1  the entries of text i are entry_K[offset[i]:offset[i+1]]
     p_M                 of each entry: `entry_probability`
-    seed                of the draws, which are keyed by uid
+    seed                seed of the draws, which are keyed by uid
     texts, draw         as in `MetaCLIP`
     choose_T, keep      numbers in [0, 1) to draw with, in place of the seed's. choose_T: for texts "one", that of an image's first text
                         that matches says which of those that match is judged. keep: what is below P or p stays; [T], a number a

@@ -44,7 +44,9 @@ class EntryLanguages:
         """Reads entry lists from a folder with one list per language: en.txt, fr.parquet, other.txt."""
         files = {path.stem: path for path in sorted(folder.iterdir()) if path.suffix in SUFFIXES}
         if not files:
-            raise DataError("holds no list", file=folder, expected="a list of entries a language: en.txt, fr.parquet, other.txt")
+            raise DataError(
+                "contains no list", file=folder, expected="one list of entries per language: en.txt, fr.parquet, other.txt"
+            )
         read = {language: Entries.load(path) for language, path in files.items()}
         named: dict[str, set[str]] = {}
         for entries in read.values():
@@ -123,7 +125,7 @@ def thresholds_by_language(
 ) -> list[int]:
     """Threshold t of each language. Raises DataError when no text of the reference language mentions an entry.
 
-    t           of the reference language; 0 takes it from `tail_share`
+    t           t of the reference language; 0 derives it from `tail_share`
     """
     if reference not in names or not count_LM[names.index(reference)].any():
         raise DataError(

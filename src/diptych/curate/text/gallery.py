@@ -39,14 +39,14 @@ class Gallery:
             plain = json.loads(text) if path.suffix == ".json" else text.splitlines()
         except (OSError, ValueError, RecursionError) as error:
             raise DataError(
-                f"is no readable gallery ({error})", file=path, expected="a concept a line, or JSON of lists"
+                f"is not a readable gallery ({error})", file=path, expected="one concept per line, or JSON of lists"
             ) from error
         lists = plain.values() if isinstance(plain, dict) else [plain]
         if not all(isinstance(some, list) and all(isinstance(name, str) for name in some) for some in lists):
             raise DataError("holds something else than lists of names", file=path, expected='{"concept": ["cat", ...]}')
         made = cls.of((name for some in lists for name in some), plurals=plurals)
         if not made.names:
-            raise DataError("names no concept", file=path, expected="a concept a line, or JSON of lists")
+            raise DataError("does not name a concept", file=path, expected="one concept per line, or JSON of lists")
         return made
 
     def concepts_in(self, text: str, words: Words = "plain") -> tuple[str, ...]:

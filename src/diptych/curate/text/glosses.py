@@ -66,7 +66,7 @@ def read_glosses(path: Path) -> Mapping[str, Gloss]:
     if isinstance(value, dict) and isinstance(value.get("categories"), list):
         value = {_field(c, "name", path, row): _field(c, "def", path, row) for row, c in enumerate(value["categories"])}
     if not isinstance(value, dict) or not value:
-        raise DataError("holds no definition", file=path, expected='{"cup": "a small open container used for drinking"}')
+        raise DataError("contains no definition", file=path, expected='{"cup": "a small open container used for drinking"}')
     for noun, text in value.items():
         if not isinstance(text, str) or not text.strip():
             raise DataError(f"{noun!r} is {str(text)[:60]!r}", file=path, expected="a definition in words")
@@ -140,7 +140,7 @@ def _wordnet(folder: Path) -> Mapping[str, Gloss]:
             try:
                 key, value = keep(line)
             except (ValueError, IndexError) as error:
-                raise DataError(f"row {row} is no entry: {line[:60]!r}", file=path, expected="WordNet's own form") from error
+                raise DataError(f"row {row} is not an entry: {line[:60]!r}", file=path, expected="WordNet's own form") from error
             table[key] = value
     missing = next((f"{noun!r} at {key}" for noun, key in first.items() if key not in synsets), "")
     if missing:

@@ -25,11 +25,11 @@ STATES = frozenset(split("be am is are was were been being have has had having d
 
 @dataclass(frozen=True)
 class SentenceRules:
-    """min_words, max_words  of a sentence without addresses and emoji
-    complexity  attributes and relations that one thing of the sentence has, at least; 0 does not ask
-    action      whether a verb has to tell an action
-    entropy     nats of the distribution of its words, at least
-    perplexity  (least, most) by a language model; (0, 0) does not ask it
+    """min_words, max_words  minimum and maximum number of words of a sentence, without addresses and emoji
+    complexity  minimum number of attributes and relations of one object of the sentence; 0 is off
+    action      the sentence must have an action verb
+    entropy     minimum entropy of its word distribution in nats
+    perplexity  (minimum, maximum) by a language model; (0, 0) is off
     """
 
     min_words: int = 3

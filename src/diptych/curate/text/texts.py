@@ -17,8 +17,8 @@ def texts_of(data: Dataset, *, language: str = "", origins: tuple[str, ...] = ()
 
     A first text whose language is unknown has that of the column `language`, as `laion` writes it.
 
-    language  texts of this language or an unknown one; "" takes all
-    origins   texts of these origins; none named: all but negatives
+    language  language of the texts; texts of unknown language are included; "" uses all
+    origins   origins of the texts; empty: all except negatives
     """
     if isinstance(data, Pool):
         table = _with_tags(data.texts_table(), data)

@@ -88,7 +88,7 @@ def _options(triplet: Triplet) -> str:
         return ""
     if len(options) < 2 or len(set(options)) < len(options):
         return "options: one alone, or one twice"
-    return "" if triplet.answer.strip().lower() in options else "options: the answer is none of them"
+    return "" if triplet.answer.strip().lower() in options else "options: the answer is not one of them"
 
 
 def _leak(triplet: Triplet) -> str:

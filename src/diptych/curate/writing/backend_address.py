@@ -28,11 +28,11 @@ Corpus = Callable[[], Iterable[str]]
 class BackendOptions:
     """Arguments from which a text backend is opened.
 
-    rest     of the address, after the kind
-    context  tokens of a prompt at most, for a model whose prompt is counted here; 0: what it has room for
-    at_once  prompts that a local model reads together
-    calls, tries, timeout   of an endpoint
-    terms    of use of what it writes
+    rest     the address after the kind
+    context  maximum number of tokens of a prompt, for a model whose prompt is tokenised here; 0: the model's limit
+    at_once  batch size of a local model
+    calls, tries, timeout   options of an endpoint
+    terms    terms of use of the generated texts
     """
 
     rest: str
@@ -70,9 +70,9 @@ def open_ngram(options: BackendOptions) -> TextBackend:
     try:
         texts = [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"is no readable file of texts ({error})", file=path, expected="UTF-8, a text a line") from error
+        raise DataError(f"is not a readable file of texts ({error})", file=path, expected="UTF-8, one text per line") from error
     if not texts:
-        raise DataError("has no text", file=path, expected="a text a line")
+        raise DataError("has no text", file=path, expected="one text per line")
     return NGramRewriter.learned(texts, options.sampling)
 
 
@@ -94,7 +94,7 @@ def open_gguf(options: BackendOptions) -> TextBackend:
     """Backend of a quantised language model in one file: "gguf:FILE"."""
     path = Path(options.rest).expanduser()
     if not path.is_file():
-        raise DataError("is not there", file=path, expected="gguf:FILE")
+        raise DataError("does not exist", file=path, expected="gguf:FILE")
     from diptych.curate.writing.backends.gguf import GGUF  # brings torch
 
     return GGUF(str(path.resolve()), options.sampling, context=options.context, at_once=options.at_once, terms=options.terms)

@@ -75,7 +75,7 @@ def styles(path: str = "") -> dict[str, Style]:
         text = file.read_text(encoding="utf-8") if file else (resources.files(__package__) / "examples.json").read_text("utf-8")
         plain = json.loads(text)
     except (OSError, ValueError, RecursionError) as error:
-        raise DataError(f"is no readable file of examples ({error})", file=file, expected="JSON, see `in_context`") from error
+        raise DataError(f"is not a readable file of examples ({error})", file=file, expected="JSON, see `in_context`") from error
     if not isinstance(plain, dict) or not plain:
         raise DataError(f"is a {type(plain).__name__}", file=file, expected='{"STYLE": {"pairs": [["source", "target"], ...]}}')
     return {str(name): _style(str(name), given, file) for name, given in plain.items()}

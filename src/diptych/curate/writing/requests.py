@@ -18,12 +18,12 @@ from diptych.core.errors import ConfigError
 
 @dataclass(frozen=True, slots=True)
 class TextRequest:
-    """key      names it in messages: uid, style and number
-    prompt   what a language model reads
-    caption  the text that rules start from
-    details  phrases that have to come into the text, for rules
-    style    how rules write
-    seed     63 bits; where there is chance, it comes from here
+    """key      name of the request in messages: uid, style and number
+    prompt   prompt for a language model
+    caption  text that rules start from
+    details  phrases that the text must contain, for rules
+    style    style of the rules
+    seed     63-bit seed of all randomness
     """
 
     key: str
@@ -36,10 +36,10 @@ class TextRequest:
 
 @dataclass(frozen=True)
 class Sampling:
-    """temperature  of the draw; 0 takes the likeliest token each time
-    top_p        the smallest set of tokens with at least this probability is drawn from
-    max_tokens   written at most
-    stop         the text ends before the first of these
+    """temperature  sampling temperature; 0 is greedy decoding
+    top_p        nucleus sampling: smallest set of tokens with at least this probability
+    max_tokens   maximum number of generated tokens
+    stop         strings at the first of which the text ends
     """
 
     temperature: float = 0.9

@@ -45,7 +45,7 @@ RUNTIME = {"runtime": True}
 class RowRequest:
     """Request for a text of a row.
 
-    source  which text of the row it comes from, in words ("alt 0")
+    source  name of the text of the row that is used ("alt 0")
     """
 
     uid: str
@@ -61,19 +61,19 @@ Read = Callable[[RowRequest, str], tuple[str, str]]
 @dataclass(frozen=True, kw_only=True)
 class WritingStep:
     """writer       grammar | ngram | ngram:FILE | folder:PATH | gguf:FILE | http://HOST/v1#MODEL | chat+http://HOST/v1#MODEL
-    temperature  of the draw of words; 0 takes the likeliest
-    top_p        share of probability that is drawn from
-    max_tokens   written at most
-    context      tokens of a prompt at most, for a local model; 0: what it has room for. A longer prompt is counted as "too long"
-    attempts     at a malformed or unfaithful answer, each with another seed
-    terms        licence or terms of the model, for the provenance of what it writes
-    seed         of every draw
-    at_once      prompts that a local model reads together
-    calls        requests in the air, at an endpoint
-    tries        of a request that times out, is refused for now or breaks off
-    timeout      seconds of a try
-    price_in     money for a million tokens read
-    price_out    money for a million tokens written
+    temperature  sampling temperature; 0 is greedy decoding
+    top_p        nucleus sampling: share of probability to sample from
+    max_tokens   maximum number of generated tokens
+    context      maximum number of tokens of a prompt, for a local model; 0: the model's limit. A longer prompt is counted as "too long"
+    attempts     number of attempts if an answer is malformed or unfaithful, each with another seed
+    terms        licence or terms of the model, for the provenance of its texts
+    seed         seed of all draws
+    at_once      batch size of a local model
+    calls        number of parallel requests to an endpoint
+    tries        number of attempts of a request that times out, is temporarily refused or breaks off
+    timeout      seconds per attempt
+    price_in     price per million input tokens
+    price_out    price per million output tokens
     """
 
     writer: str = "grammar"

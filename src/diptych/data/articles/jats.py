@@ -83,13 +83,13 @@ def _root(data: bytes, file: str) -> Element:
     if len(data) > LARGEST:
         raise DataError(f"has {len(data):,} bytes", file=file, expected=f"at most {LARGEST:,}")
     if b"<!ENTITY" in data:
-        raise DataError("declares entities of its own", file=file, expected="an article as PubMed Central has it")
+        raise DataError("declares its own entities", file=file, expected="an article as PubMed Central has it")
     parser = ElementTree.XMLParser()
     parser.entity.update(html.entities.entitydefs)
     try:
         root = ElementTree.fromstring(data, parser)
     except (ElementTree.ParseError, ValueError, LookupError) as error:
-        raise DataError(f"is no whole XML: {error}", file=file, expected="JATS XML of an article") from error
+        raise DataError(f"is not complete XML: {error}", file=file, expected="JATS XML of an article") from error
     for element in root.iter():
         element.tag = element.tag.rpartition("}")[2]
     return root

@@ -76,7 +76,7 @@ def _members(
                 stream = tar.extractfile(member) if read else None
                 yield name, stream.read() if stream else b""
     except (tarfile.TarError, zlib.error, EOFError, OSError) as error:
-        raise DataError(f"is no whole .tar.gz: {error}", file=path, expected="a package of PubMed Central") from error
+        raise DataError(f"is not a complete .tar.gz: {error}", file=path, expected="a package of PubMed Central") from error
 
 
 def _climbs(name: str) -> bool:

@@ -92,7 +92,7 @@ def read_demonstrations(path: Path) -> list[Demonstration]:
         raise DataError(f"cannot be read: {error}", file=file, expected=f"JSON lines, or a folder with {FILE}") from error
     demonstrations = [_demonstration(line, file, number) for number, line in enumerate(lines, start=1) if line.strip()]
     if not demonstrations:
-        raise DataError("holds no demonstration", file=file, expected="one JSON object a line")
+        raise DataError("contains no demonstration", file=file, expected="one JSON object per line")
     return demonstrations
 
 
@@ -100,7 +100,9 @@ def _demonstration(line: str, file: Path, row: int) -> Demonstration:
     try:
         value = json.loads(line)
     except json.JSONDecodeError as error:
-        raise DataError(f"is no JSON: {error.msg}", file=file, row=row, expected='{"image": ..., "question": ...}') from error
+        raise DataError(
+            f"is not valid JSON: {error.msg}", file=file, row=row, expected='{"image": ..., "question": ...}'
+        ) from error
     if not isinstance(value, Mapping):
         raise DataError(f"is a {type(value).__name__}", file=file, row=row, expected="an object")
     if unknown := sorted(set(value) - {"image", "canvas", "cues", *WORDS}):

@@ -123,7 +123,7 @@ class Collector:
             if self._missing:
                 raise self._nowhere()
             reason = f": {self._bad[0].reason}" if self._bad else ""
-            raise DataError(f"names no image that can be used{reason}", file=self._file, expected="at least one image")
+            raise DataError(f"does not name an image that can be used{reason}", file=self._file, expected="at least one image")
         table = self._rows.table()
         uids = uids_of([Path(path).stem for path in self._paths], self._paths)
         columns = {"uid": pa.array(uids, pa.string())}
@@ -144,7 +144,7 @@ class Collector:
 
     def _no_image(self, entry: ImageAnnotation) -> None:
         self._missing, self._missed = self._missing or entry.names[0], self._missed + 1
-        self.bad(entry.row, f"image {entry.names[0]} is not there")
+        self.bad(entry.row, f"image {entry.names[0]} does not exist")
         if self._missed >= PATIENCE and not self._paths:
             raise self._nowhere()
 
@@ -232,7 +232,7 @@ def _fault(box: BoxAnnotation, width: int, height: int) -> str:
     """Reason that a box cannot be used at all, or ""."""
     x0, y0, x1, y1 = box.xyxy
     if not all(math.isfinite(value) for value in box.xyxy):
-        return f"{_plain(box.xyxy)} is no box"
+        return f"{_plain(box.xyxy)} is not a box"
     if not (x1 > x0 and y1 > y0):
         return f"{_plain(box.xyxy)} has no area"
     if min(x1, width) <= max(x0, 0) or min(y1, height) <= max(y0, 0):

@@ -139,7 +139,7 @@ class GraphColumns:
             if len(outside):
                 at = int(outside[0])
                 row = int(image_R[at])
-                problem = f"a relation of {self.uids[row]} points at box {place_R[at]}, which is not there"
+                problem = f"a relation of {self.uids[row]} points at box {place_R[at]}, which does not exist"
                 raise DataError(problem, row=row, field=prefix + end, expected=f"0..{count_N[row] - 1}")
         return self
 

@@ -56,7 +56,7 @@ def files_of(source: Path, patterns: Sequence[str], what: str) -> list[Path]:
     """The file that was given, or those of a folder with the names of the format; none is an error."""
     files = [source] if source.is_file() else matching_files(source, *patterns)
     if not files:
-        raise DataError(f"holds no {what}", file=source, expected=" or ".join(patterns))
+        raise DataError(f"contains no {what}", file=source, expected=" or ".join(patterns))
     return files
 
 

@@ -63,7 +63,7 @@ class LabelLists:
             twice = [name for name, count in Counter(names).items() if count > 1]
             if twice:
                 raise DataError(
-                    f"{twice[0]!r} stands {names.count(twice[0])} times in the list", field=kind, expected="each name once"
+                    f"{twice[0]!r} is {names.count(twice[0])} times in the list", field=kind, expected="each name once"
                 )
         if NO_OBJECTS in self.objects:
             raise DataError(

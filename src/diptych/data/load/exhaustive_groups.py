@@ -46,7 +46,7 @@ class ExhaustiveGroupOrder:
 
     def __call__(self, seed: int, epoch: int, n: int) -> Ints:
         if n != self.count:
-            raise ConfigError(f"{self.count} groups for {n} rows (expected one a row)")
+            raise ConfigError(f"{self.count} groups for {n} rows (expected one per row)")
         return rows_of_blocks(self, seed, epoch)
 
     def block(self, seed: int, number: int) -> Ints:

@@ -46,11 +46,11 @@ class WeightedOrder:
     def __post_init__(self) -> None:
         weight_N = np.asarray(self.weights, np.float64)
         if not weight_N.size or not np.isfinite(weight_N).all() or weight_N.min() < 0 or weight_N.sum() <= 0:
-            raise ConfigError("weights must be finite, not negative and not all 0, one a row")
+            raise ConfigError("weights must be finite, not negative and not all 0, one per row")
 
     def __call__(self, seed: int, epoch: int, n: int) -> Ints:
         if n != len(self.weights):
-            raise ConfigError(f"{len(self.weights)} weights for {n} rows (expected one a row)")
+            raise ConfigError(f"{len(self.weights)} weights for {n} rows (expected one per row)")
         return _weighted_order(self.weights, seed, epoch)
 
 
@@ -106,7 +106,7 @@ class SourceBlockOrder:
 
     def __call__(self, seed: int, epoch: int, n: int) -> Ints:
         if n != self.count:
-            raise ConfigError(f"{self.count} sources for {n} rows (expected one a row)")
+            raise ConfigError(f"{self.count} sources for {n} rows (expected one per row)")
         return rows_of_blocks(self, seed, epoch)
 
     def block(self, seed: int, number: int) -> Ints:
@@ -201,7 +201,7 @@ class GroupedOrder:
 
     def __call__(self, seed: int, epoch: int, n: int) -> Ints:
         if n != self.count:
-            raise ConfigError(f"{self.count} groups for {n} rows (expected one a row)")
+            raise ConfigError(f"{self.count} groups for {n} rows (expected one per row)")
         return order(seed, epoch, n) if self.members == 1 else rows_of_blocks(self, seed, epoch)
 
     def block(self, seed: int, number: int) -> Ints:

@@ -38,7 +38,7 @@ class ShardOrder:
 
     def __call__(self, seed: int, epoch: int, n: int) -> Ints:
         if n != len(self.file_N):
-            raise ConfigError(f"{len(self.file_N)} shards for {n} rows (expected one a row)")
+            raise ConfigError(f"{len(self.file_N)} shards for {n} rows (expected one per row)")
         return _mixed_rows(self, seed, epoch)
 
 

@@ -94,5 +94,5 @@ def region_mask(region: Sequence[float] | Mask, height: int, width: int) -> Mask
     x0, y0, x1, y1 = (int(value) for value in values)
     mask: Mask = (x_1W >= x0) & (x_1W < x1) & (y_H1 >= y0) & (y_H1 < y1)
     if not mask.any():
-        raise DataError(f"box {values} holds no pixel", field="regions", expected="x0 < x1 and y0 < y1")
+        raise DataError(f"box {values} contains no pixel", field="regions", expected="x0 < x1 and y0 < y1")
     return mask

@@ -73,7 +73,7 @@ def parse_concepts(text: str, file: object) -> list[Concept]:
         plain = parse_json(text)
     except json.JSONDecodeError as error:
         raise DataError(
-            f"is no JSON: {error.msg}", file=file, row=error.lineno, expected="an object of concepts by id"
+            f"is not valid JSON: {error.msg}", file=file, row=error.lineno, expected="an object of concepts by id"
         ) from error
     except ValueError as error:
         raise DataError(str(error), file=file, expected="an object of concepts by id") from error

@@ -40,7 +40,7 @@ def read_trials(path: Path, *, name: str = "") -> Pool:
     """The trials of a folder, a sample each; `extras` hold goal, labels, task and level. Raises DataError that names the file."""
     samples = list(_trials(path))
     if not samples:
-        raise DataError("holds no trial", file=path, expected=f"folders with {SENTENCE} and {GOAL}")
+        raise DataError("contains no trial", file=path, expected=f"folders with {SENTENCE} and {GOAL}")
     pool = Pool.from_samples(samples, name=name or path.stem)
     pool.notes.append(f"read as {FORMAT}: {len(pool):,} trials")
     return pool
@@ -79,7 +79,9 @@ def _labels(file: Path) -> list[str]:
         things = json.loads(_text(file))["objects"]
         names = [str(thing["type"]).lower() for thing in things]
     except (ValueError, KeyError, TypeError) as error:
-        raise DataError("is no list of things", file=file, field="objects", expected='{"objects": [{"type": "Egg"}]}') from error
+        raise DataError(
+            "is not a list of things", file=file, field="objects", expected='{"objects": [{"type": "Egg"}]}'
+        ) from error
     return list(dict.fromkeys(NAMES.get(name, name) for name in names))
 
 
@@ -89,4 +91,4 @@ def _text(file: Path) -> str:
     except OSError as error:
         raise DataError(f"{error.strerror or error}", file=file, expected="a text file") from error
     except UnicodeDecodeError as error:
-        raise DataError(f"is no UTF-8 at byte {error.start}", file=file, expected="a text file") from error
+        raise DataError(f"is not valid UTF-8 at byte {error.start}", file=file, expected="a text file") from error

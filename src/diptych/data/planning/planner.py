@@ -78,7 +78,7 @@ def symbol(label: str) -> str:
     """A label as a PDDL name: "Cell phone" becomes cell_phone. Raises DataError if no name can be formed."""
     name = "_".join(label.strip().lower().split())
     if not NAME.fullmatch(name):
-        raise DataError(f"{label!r} is no name of an object", field="labels", expected="letters, digits, '_' and '-'")
+        raise DataError(f"{label!r} is not a name of an object", field="labels", expected="letters, digits, '_' and '-'")
     return name
 
 
@@ -98,7 +98,8 @@ class _Problem:
             name, *arguments = literal.split()
             if arities.get(name) != len(arguments):
                 raise ConfigError(
-                    f"'{literal}' is no fact of the domain '{domain.name}' (expected a predicate of {', '.join(arities)} with its objects)"
+                    f"'{literal}' is not a fact of the domain '{domain.name}' "
+                    f"(expected a predicate of {', '.join(arities)} with its objects)"
                 )
 
     @property

@@ -110,7 +110,7 @@ def read_frame(sample: Sample, index: int = 0, *, unit: float = 0.001) -> RGBDFr
         )
     depth_HWV = depth.decode()
     if depth_HWV.shape[2] <= index:
-        raise DataError(f"sample '{sample.uid}' has {depth_HWV.shape[2]} depths", field="depths", expected="one a frame")
+        raise DataError(f"sample '{sample.uid}' has {depth_HWV.shape[2]} depths", field="depths", expected="one per frame")
     depth_HW = depth_HWV[..., index]
     metres_HW = depth_HW.astype(np.float32) * (unit if depth_HW.dtype.kind in "iu" else 1.0)
     return RGBDFrame(image, np.where(np.isfinite(metres_HW), metres_HW, 0).astype(np.float32), Camera.from_json(cameras[index]))

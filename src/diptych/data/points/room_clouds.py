@@ -84,7 +84,7 @@ def point_labels(sample: Sample, points: int, classes: int) -> npt.NDArray[np.in
     label_P = np.asarray(label_P[:, 0] if label_P.ndim == 2 else label_P, np.int64)
     if len(label_P) != points:
         raise DataError(
-            f"sample '{sample.uid}' has {len(label_P)} classes for {points} points", field=POINT_LABELS, expected="one a point"
+            f"sample '{sample.uid}' has {len(label_P)} classes for {points} points", field=POINT_LABELS, expected="one per point"
         )
     wrong_P = (label_P != IGNORED) & ((label_P < 0) | (label_P >= classes))
     if wrong_P.any():

@@ -189,7 +189,7 @@ def _listed(file: str | Path, fields: Sequence[str], what: str) -> list[dict[str
     except (OSError, ValueError) as error:
         raise DataError(f"is not read: {error}", file=path, expected=what) from error
     if not isinstance(rows, list):
-        raise DataError("is no list", file=path, expected=what)
+        raise DataError("is not a list", file=path, expected=what)
     for number, row in enumerate(rows):
         if not isinstance(row, dict) or (lost := [name for name in fields if name not in row]):
             raise DataError(

@@ -85,7 +85,7 @@ def _captions(collector: ProbeCollector, file: Path) -> None:
         captions = [entry["caption"]] if isinstance(entry["caption"], str) else entry["caption"]
         texts = tuple(Text(caption, "en") for caption in captions if isinstance(caption, str) and caption.strip())
         if len(texts) < len(captions):
-            collector.leave_out(file, row, f"{len(captions) - len(texts)} of its captions are no text", stage="text")
+            collector.leave_out(file, row, f"{len(captions) - len(texts)} of its captions are not texts", stage="text")
         if texts and (image := collector.image(file, row, [entry["image"]])):
             collector.samples.append(
                 Sample(uid_of(file, row), image, texts, group=entry["image"], source="aro", extras={"split": file.stem})

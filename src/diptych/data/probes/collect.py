@@ -57,7 +57,9 @@ class ProbeCollector:
         """Raises DataError, with the first reason, where nothing is left."""
         if not self.samples:
             first = f"; first problem: {self.bad[0]}" if self.bad else ""
-            raise DataError(f"holds no case that can be used{first}", file=self.source, expected="cases whose pictures are there")
+            raise DataError(
+                f"contains no case that can be used{first}", file=self.source, expected="cases whose pictures are there"
+            )
         pool = Pool.from_samples(self.samples, name=name)
         pool.quarantine += self.bad
         return pool

@@ -71,7 +71,7 @@ def _files(folder: Path, collector: ProbeCollector) -> list[tuple[str, Path, str
             raise DataError("has no ANNO_PATH", file=file, expected="ANNO_PATH and IMG_ROOT")
         named = folder / facts["ANNO_PATH"]
         if not named.is_file():
-            collector.leave_out(file, 0, f"its {facts['ANNO_PATH']} is not there")
+            collector.leave_out(file, 0, f"its {facts['ANNO_PATH']} does not exist")
             continue
         kind = file.relative_to(corpus).with_suffix("").as_posix()
         files.append((kind, named, str(facts.get("IMG_ROOT") or "").strip("/")))

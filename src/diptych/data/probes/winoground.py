@@ -52,7 +52,9 @@ def read(folder: Path, name: str, root: Path | None = None, within: str | None =
     """Examples of which both pictures are there."""
     file = _file(folder)
     if file is None:
-        raise DataError(f"holds no {FILE}", file=folder, expected=f"{FILE} beside images/, or the Parquet file of its examples")
+        raise DataError(
+            f"contains no {FILE}", file=folder, expected=f"{FILE} beside images/, or the Parquet file of its examples"
+        )
     collector = ProbeCollector(folder, root, within)
     packed = file.suffix == PARQUET
     fields = {name: (dict,) if packed and name in PICTURES else kinds for name, kinds in _FIELDS.items()}

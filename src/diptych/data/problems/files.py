@@ -50,7 +50,7 @@ def read_problems(path: Path, format: str, *, name: str = "") -> Pool:
         tables = [file for stem in SPLITS if (file := path / f"{stem}.csv").is_file()] if path.is_dir() else [path]
         samples = [sample for file in tables for sample in _grids(file)]
     if not samples:
-        raise DataError("holds no problem", file=path, expected=f"problems in the format {format}")
+        raise DataError("contains no problem", file=path, expected=f"problems in the format {format}")
     pool = Pool.from_samples(samples, name=name or path.stem)
     pool.notes.append(f"read as {format}: {len(pool):,} problems")
     return pool
@@ -68,7 +68,7 @@ def plain_words(line: str) -> str:
 def _stories(path: Path) -> Iterator[Sample]:
     match = STORY.fullmatch(path.name)
     if match is None:
-        raise DataError("is no file of bAbI", file=path, expected="a name such as qa1_single-supporting-fact_train.txt")
+        raise DataError("is not a file of bAbI", file=path, expected="a name such as qa1_single-supporting-fact_train.txt")
     task, split = match[1], SPLITS[match[2]]
     facts: list[str] = []
     last = story = 0
@@ -119,7 +119,7 @@ def _lines(path: Path) -> list[str]:
     except OSError as error:
         raise DataError(f"{error.strerror or error}", file=path, expected="a text file") from error
     except UnicodeDecodeError as error:
-        raise DataError(f"is no UTF-8 at byte {error.start}", file=path, expected="a text file") from error
+        raise DataError(f"is not valid UTF-8 at byte {error.start}", file=path, expected="a text file") from error
 
 
 def _is_table(path: Path) -> bool:

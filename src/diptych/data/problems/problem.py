@@ -151,7 +151,9 @@ def _jumps(entry: Mapping[str, Any]) -> JumpProblem:
     things = tuple(Thing(float(x), float(y), str(colour), str(marker)) for x, y, colour, marker in entry["things"])
     start, jumps = str(entry["start"]), int(entry["jumps"])
     if sum(start in (thing.colour, thing.marker) for thing in things) != 1:
-        raise DataError(f"{start!r} names no single thing", field="start", expected="a colour or marker that one thing has")
+        raise DataError(
+            f"{start!r} does not name a single thing", field="start", expected="a colour or marker that one thing has"
+        )
     if not 0 <= jumps < len(things):
         raise DataError(f"{jumps} jumps between {len(things)} things", field="jumps", expected="fewer jumps than things")
     return JumpProblem(things, start, jumps, str(entry["answer"]))

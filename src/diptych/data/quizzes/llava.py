@@ -57,7 +57,7 @@ def read(path: Path, rows: list[Row], name: str, root: Path | None = None) -> Po
             )
         )
     if not samples:
-        raise DataError("holds dialogues without pictures alone", file=path, field="image", expected="a picture in some row")
+        raise DataError("contains only dialogues without pictures", file=path, field="image", expected="a picture in some row")
     pool = Pool.from_samples(samples, name=name)
     pool.quarantine += [
         QuarantineEntry("", "read", f"row {number}: a dialogue without a picture", str(path)) for number in without

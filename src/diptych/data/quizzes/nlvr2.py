@@ -81,7 +81,7 @@ def _picture(file: str, split: str, row: Row, folders: list[Path], path: Path, n
             if (folder / candidate).is_file():
                 return FileImage(folder / candidate)
     raise DataError(
-        f"the picture '{file}' is not there",
+        f"the picture '{file}' does not exist",
         file=path,
         row=number,
         field="identifier",

@@ -49,11 +49,11 @@ def load_rows(path: Path) -> list[Row]:
     except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
         raise DataError(f"cannot be read: {str(error).splitlines()[0]}", file=path) from error
     except json.JSONDecodeError as error:
-        raise DataError(f"is no JSON: {error.msg} in line {error.lineno}", file=path, expected="a list of rows") from error
+        raise DataError(f"is not valid JSON: {error.msg} in line {error.lineno}", file=path, expected="a list of rows") from error
     except ValueError as error:
         raise DataError(str(error), file=path, expected="a list of rows") from error
     if not isinstance(rows, list) or not rows:
-        raise DataError("holds no rows", file=path, expected="a list of rows")
+        raise DataError("contains no rows", file=path, expected="a list of rows")
     for row, one in enumerate(rows):
         if not isinstance(one, dict):
             raise DataError(f"is a {type(one).__name__}", file=path, row=row, expected="a row of named fields")
@@ -77,7 +77,7 @@ def _lines(path: Path, text: str) -> list[Any]:
         try:
             rows.append(parse_json(line))
         except ValueError as error:
-            raise DataError(f"is no JSON: {error}", file=path, row=row, expected="a row a line") from error
+            raise DataError(f"is not valid JSON: {error}", file=path, row=row, expected="one row per line") from error
     return rows
 
 
@@ -112,7 +112,7 @@ def option_list(
     twice = next((one for one in options if options.count(one) > 1), None)
     if twice is not None and (not doubles or options.count(right) > 1):
         raise DataError(
-            f"the option {twice[:60]!r} is there twice", file=path, row=number, field="options", expected="different ones"
+            f"the option {twice[:60]!r} is given twice", file=path, row=number, field="options", expected="different ones"
         )
     return options, right
 
@@ -131,5 +131,5 @@ def picture(value: Any, path: Path, number: int, field: str, root: Path | None) 
         if (folder / named).is_file():
             return FileImage(folder / named)
     raise DataError(
-        f"the picture '{named}' is not there", file=path, row=number, field=field, expected=f"it in {folders[0]}, or root="
+        f"the picture '{named}' does not exist", file=path, row=number, field=field, expected=f"it in {folders[0]}, or root="
     )

@@ -190,11 +190,13 @@ def _open(
 def _open_remote(address: str, options: ReadOptions, name: str, folder: Path | None, format: str) -> tuple[Pool, Path]:
     """Pool of a folder in object storage: one that `build` made, or tars."""
     if address.lower().endswith(".tar"):
-        raise DataError("only tables and folders are read from afar", file=address, expected="the folder of the tars")
+        raise DataError(
+            "only tables and folders can be read from a remote address", file=address, expected="the folder of the tars"
+        )
     path = open_remote(address)
     if not is_built(path) and not any(path.rglob("*.tar")):
         raise DataError(
-            "is a folder of no kind that is read from afar",
+            "is not a kind of folder that can be read from a remote address",
             file=address,
             expected=f"a folder of `diptych data build`, tars, or a table ({', '.join(SUFFIXES)})",
         )

@@ -59,7 +59,7 @@ def read_articles(paths: Sequence[Path], *, name: str, within: str | None = None
         without += bool(here) and not opened.article.licence
         for sample in here:
             if sample.uid in rows:
-                bad.append(QuarantineEntry(sample.uid, "read", "is in two files: the article is there twice", opened.file))
+                bad.append(QuarantineEntry(sample.uid, "read", "the article is in two files", opened.file))
             else:
                 rows[sample.uid] = sample
     keys = list(rows)
@@ -96,7 +96,7 @@ def _package(path: Path, within: str | None) -> Iterator[_OpenedArticle]:
     names, content = package_files(path, within, (".nxml", ".xml"))
     articles = {name: data for name, data in content.items() if name.lower().endswith(".nxml")} or content
     if not articles:
-        raise DataError("holds no article", file=path, expected="a file .nxml in it")
+        raise DataError("contains no article", file=path, expected="a file .nxml in it")
     members = set(names)
     for name, data in articles.items():
         folder = PurePosixPath(name).parent
@@ -129,7 +129,7 @@ def _samples(opened: _OpenedArticle, bad: list[QuarantineEntry]) -> Iterator[Sam
         if image is None:
             fault = (
                 fault
-                or f"the picture {figure.graphic[:100]!r} is not there (tried its name alone and with {', '.join(PICTURES)})"
+                or f"the picture {figure.graphic[:100]!r} does not exist (tried its name alone and with {', '.join(PICTURES)})"
             )
             bad.append(QuarantineEntry(key, "read", fault, opened.file))
             continue
@@ -151,7 +151,7 @@ def _fault(caption: str, graphic: str) -> str:
     if not caption:
         return "has no caption"
     if not graphic:
-        return "names no picture"
+        return "does not name a picture"
     if "/" in graphic or "\\" in graphic or "\0" in graphic or graphic in (".", ".."):
         return f"names a picture by a path: {graphic[:100]!r} (expected a file beside the article)"
     return ""

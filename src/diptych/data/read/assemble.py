@@ -233,10 +233,10 @@ def _uids(source: SourceRows, chosen: ColumnMapping, table: pa.Table, names: Seq
     if 2 * len(faults) > len(uids):
         row = min(faults)
         raise DataError(
-            f"{faults[row]}; so it is with {len(faults):,} of {len(uids):,} rows",
+            f"{faults[row]}; the same holds for {len(faults):,} of {len(uids):,} rows",
             file=source.where(row),
             field=name,
-            expected="a uid of its own in every row",
+            expected="a different uid in every row",
         )
     for row in faults:  # for as long as the row is still there
         uids[row] = f"-{row}-{uid_of(source.where(row))}"

@@ -41,7 +41,9 @@ def _of_step(folder: Path) -> tuple[pa.Table, str]:
         return variant_rows(read_table(folder, VARIANTS).table), "string"
     column = next((name for name in STEP_COLUMNS if name in names), "")
     if not column:
-        raise DataError("holds no captions", file=folder, expected=f"what a step left, with a table {' or '.join(STEP_COLUMNS)}")
+        raise DataError(
+            "contains no captions", file=folder, expected=f"what a step left, with a table {' or '.join(STEP_COLUMNS)}"
+        )
     return read_table(folder, column).table, column
 
 
@@ -58,7 +60,7 @@ def _of_file(path: Path) -> tuple[pa.Table, str]:
             table = read_parquet(path)
         else:
             raise DataError(
-                f"is of a kind that holds no captions ('{path.suffix}')", file=path, expected=".csv, .jsonl or .parquet"
+                f"is of a kind that contains no captions ('{path.suffix}')", file=path, expected=".csv, .jsonl or .parquet"
             )
     except pa.ArrowException as error:
         raise DataError(f"is not readable as a table: {str(error).splitlines()[0]}", file=path) from error

@@ -119,7 +119,7 @@ def read_market(root: Path, options: ReadOptions, *, name: str) -> Pool:
 def _some(rows: list[dict[str, Any]], bad: list[QuarantineEntry], path: Path) -> None:
     if not rows:
         first = f"; first problem: {bad[0]}" if bad else ""
-        raise DataError(f"names no image{first}", file=path, expected="at least one image")
+        raise DataError(f"does not name an image{first}", file=path, expected="at least one image")
 
 
 def _objects(path: Path, values: list[Any], bad: list[QuarantineEntry]) -> list[dict[str, Any]]:

@@ -173,7 +173,7 @@ def _place(source: str, document: Path, root: Path) -> Path | str:
     try:
         parts = urlsplit(source.strip())
     except ValueError:
-        return f"the address of a picture is no address: {shown!r}"
+        return f"the address of a picture is not an address: {shown!r}"
     if parts.scheme or parts.netloc:
         return f"a picture elsewhere, which is not fetched: {shown!r}"
     local = unquote(parts.path)
@@ -184,7 +184,7 @@ def _place(source: str, document: Path, root: Path) -> Path | str:
     target, top = os.path.normpath(document.parent / local), os.path.abspath(root)
     if not os.path.abspath(target).startswith(top + os.sep):
         return f"a picture that climbs out of the folder: {shown!r}"
-    return Path(target) if os.path.isfile(target) else f"a picture that is not there: {shown!r}"
+    return Path(target) if os.path.isfile(target) else f"a picture that does not exist: {shown!r}"
 
 
 @dataclass

@@ -69,9 +69,9 @@ def read_folder(root: Path, options: ReadOptions, *, name: str) -> Pool:
                 where = str(Path(folder, left["json"]))
                 bad.append(QuarantineEntry("", "read", "no image has its name, and no captions can be read from it", where))
     if not paths and not bad:
-        raise DataError("holds nothing to read", file=root, expected=LOOKED_FOR)
+        raise DataError("contains nothing to read", file=root, expected=LOOKED_FOR)
     if not paths:
-        raise DataError(f"holds no usable image; first problem: {bad[0]}", file=root, expected=LOOKED_FOR)
+        raise DataError(f"contains no usable image; first problem: {bad[0]}", file=root, expected=LOOKED_FOR)
     named.refuse_unused(root)
     source = SourceRows(
         name,

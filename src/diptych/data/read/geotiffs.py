@@ -112,7 +112,7 @@ def read_geotiffs(path: Path, words: str, *, name: str, within: str | None = Non
     if not samples:
         first = f"; first problem: {bad[0].reason}" if bad else ""
         raise DataError(
-            f"holds no GeoTIFF that can be read{first}", file=path, expected="files .tif or .tiff, in folders by class or not"
+            f"contains no GeoTIFF that can be read{first}", file=path, expected="files .tif or .tiff, in folders by class or not"
         )
     keys = [sample.uid for sample in samples]
     renamed = (replace(sample, uid=uid) for sample, uid in zip(samples, uids_of(keys, keys), strict=True))
@@ -143,7 +143,9 @@ def _rows(file: Path, root: Path, options: TileOptions) -> list[Sample]:
     with SceneFile.open(file, bands=options.bands) as scene:
         if not options.tile and max(scene.height, scene.width) > LARGEST:
             raise DataError(
-                f"has {scene.width} x {scene.height} pixels", file=file, expected=f"{LARGEST} a side, or tiles: geotiff?tile=256"
+                f"has {scene.width} x {scene.height} pixels",
+                file=file,
+                expected=f"{LARGEST} per side, or tiles: geotiff?tile=256",
             )
         side = options.tile or max(scene.height, scene.width)
         boxes: Sequence[Box] = scene.boxes(side, overlap=options.overlap)

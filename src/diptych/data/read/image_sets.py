@@ -105,7 +105,7 @@ def _files(folder: Path) -> dict[str, Path]:
 def _samples(path: Path, split: str, root: Path | None) -> Iterator[Sample]:
     plain, statements = _json(path), _statements(path)
     if not isinstance(plain, Mapping) or not plain:
-        raise DataError("holds no set", file=path, expected='{"set": {"0": "text"}}')
+        raise DataError("contains no set", file=path, expected='{"set": {"0": "text"}}')
     for folder, texts in plain.items():
         asked = texts.items() if isinstance(texts, Mapping) else enumerate(texts) if isinstance(texts, list) else None
         if asked is None or leaves(folder):
@@ -144,7 +144,7 @@ def _statements(path: Path) -> dict[str, list[str]]:
         if FILES.get(file.name.split("_")[0]) == split:
             statements_of = _json(file)
             if not isinstance(statements_of, Mapping) or not all(isinstance(one, list) for one in statements_of.values()):
-                raise DataError("holds no propositions", file=file, expected='{"text": ["statement", ...]}')
+                raise DataError("contains no propositions", file=file, expected='{"text": ["statement", ...]}')
             return {str(text): list(map(str, one)) for text, one in statements_of.items()}
     return {}
 
@@ -182,4 +182,4 @@ def _json(path: Path) -> Any:
     try:
         return parse_json(read_file(path, most=LARGEST).decode("utf-8"))
     except (ValueError, OSError) as error:
-        raise DataError(f"is no JSON: {error}", file=path, expected="sets of pictures with texts") from error
+        raise DataError(f"is not valid JSON: {error}", file=path, expected="sets of pictures with texts") from error

@@ -64,7 +64,9 @@ def read_links(path: Path | str, *, name: str = "") -> Pool:
     tables = [table for file in _files(path) if (table := _table(file, bad)) is not None]
     if not tables:
         first = f"; first problem: {bad[0]}" if bad else ""
-        raise DataError(f"holds no row of a text{first}", file=path, expected="Parquet with a column caption, text, alt or title")
+        raise DataError(
+            f"contains no row of a text{first}", file=path, expected="Parquet with a column caption, text, alt or title"
+        )
     table = _stack_tables(tables, bad)
     table = _once(table, bad)
     strings, rows = table["string"], np.arange(table.num_rows)

@@ -46,7 +46,7 @@ def read_multi_context(path: Path, *, name: str = "", root: Path | None = None) 
     try:
         plain = parse_json(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise DataError(f"is no JSON: {error}", file=path, expected="annotations of MC-Bench") from error
+        raise DataError(f"is not valid JSON: {error}", file=path, expected="annotations of MC-Bench") from error
     parts = {part: _records_of(plain, part, path) for part in ("images", "annotations", "descriptions", "categories")}
     images = {entry["id"]: {**entry, "place": position} for position, entry in enumerate(parts["images"])}
     names = {int(entry["id"]): str(entry.get("name", entry["id"])) for entry in parts["categories"]}

@@ -82,7 +82,7 @@ def _columns(columns: Mapping[str, Sequence[Any]], options: ReadOptions, name: s
     """Columns of Python values: those that hold pictures as objects are kept aside, the others become a table."""
     count = len(next(iter(columns.values()), ()))
     if not count:
-        raise DataError("holds no rows", file=name, expected="at least one")
+        raise DataError("contains no rows", file=name, expected="at least one")
     objects = {key: values for key, values in columns.items() if any(_is_picture(value) for value in values[:100])}
     rest = {key: values for key, values in columns.items() if key not in objects}
     try:

@@ -100,7 +100,7 @@ def add(
         raise ConfigError(f"duplicates is {duplicates!r} (expected skip | keep)")
     refuse_unfinished(folder)
     if not is_built(folder):
-        raise DataError("holds no built data set", file=folder, expected="a folder of `diptych data build`")
+        raise DataError("contains no built data set", file=folder, expected="a folder of `diptych data build`")
     with exclusive(folder, ADDING, f"{folder} is being added to or taken from"), disk_errors(folder):
         there = open_built(folder)
         choice = _choose(there, pool, taken_down(folder), duplicates)

@@ -233,7 +233,7 @@ def _prepare(out: Path, config: dict[str, Any], command: str) -> None:
         return
     if out.is_dir() and any(not entry.name.startswith(f".{UNFINISHED}.") for entry in out.iterdir()):
         if not (out / UNFINISHED).is_file():
-            raise DataError(f"{out} is not empty and holds no data set of ours", expected="a new or empty folder")
+            raise DataError(f"{out} is not empty and contains no data set of ours", expected="a new or empty folder")
         for folder in (SHARDS, TABLES):
             shutil.rmtree(out / folder, ignore_errors=True)
         for file in (MANIFEST, "quarantine.parquet"):

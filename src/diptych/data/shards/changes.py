@@ -160,7 +160,7 @@ def read_changes(folder: Path) -> Changes:
                 rows.pop(uid, None)
                 texts.pop(uid, None)
         except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
-            raise DataError("is no change", file=path, row=number, expected="a whole copy of the folder") from error
+            raise DataError("is not a change", file=path, row=number, expected="a whole copy of the folder") from error
     return Changes(rows, texts, removed)
 
 

@@ -27,7 +27,7 @@ def former_fingerprints(folder: Path, now: str) -> frozenset[str]:
             former.add(before)
     entries = read_mark(folder).get(TAKEDOWNS, [])
     if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
-        raise DataError("is no list of takedowns", file=folder, field=TAKEDOWNS, expected="what `diptych data takedown` wrote")
+        raise DataError("is not a list of takedowns", file=folder, field=TAKEDOWNS, expected="what `diptych data takedown` wrote")
     for entry in reversed(entries):
         if entry.get("after") in former and isinstance(entry.get("before"), str):
             former.add(entry["before"])

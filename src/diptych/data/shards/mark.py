@@ -103,7 +103,7 @@ def refuse_unfinished(folder: Path) -> None:
         again = f"`{command}` to go on" if command else "the same build, run again to its end"
         raise DataError(f"holds an unfinished build ({done} shards are done)", file=folder, expected=again)
     if (folder / MANIFEST).is_file() and (folder / SHARDS).is_dir():
-        raise DataError(f"holds a data set whose {MARK} is gone", file=folder, expected="a whole copy, or the build again")
+        raise DataError(f"contains a data set without its {MARK}", file=folder, expected="a whole copy, or the build again")
     if not (folder / CURATION).is_file() and any((folder / "tables").glob("step_*.parquet")):
         raise DataError(
             "holds steps of a curation that did not end", file=folder, expected="the same `diptych curate`, run again to its end"

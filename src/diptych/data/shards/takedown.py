@@ -168,7 +168,7 @@ def compact(folder: Path) -> tuple[int, int]:
     """
     if not is_built(folder):
         refuse_unfinished(folder)
-        raise DataError("holds no built data set", file=folder, expected="a folder of `diptych data build`")
+        raise DataError("contains no built data set", file=folder, expected="a folder of `diptych data build`")
     refuse_links(folder)
     with exclusive(folder, ADDING, f"{folder} is being added to or taken from"), changing(folder):
         sound_manifest(folder, current_manifest(folder))
@@ -180,7 +180,7 @@ def _asked(folder: Path, uids: set[str], where: Sequence[str], built: bool) -> s
     if not where:
         return uids
     if not built:
-        raise ConfigError(f"{folder} holds tables alone: --where needs the columns of a built data set (name the uids)")
+        raise ConfigError(f"{folder} contains only tables: --where needs the columns of a built data set (name the uids)")
     return uids | set(uids_where(open_built(folder), where))
 
 
@@ -196,7 +196,7 @@ def _with_hashes(folder: Path, asked: set[str], hashes: set[str], built: bool) -
     """Samples with one of these hashes, and byte-equal copies of the samples asked for."""
     if not built:
         if hashes:
-            raise ConfigError(f"{folder} holds tables alone: a hash needs a built data set (name the uids)")
+            raise ConfigError(f"{folder} contains only tables: a hash needs a built data set (name the uids)")
         return _EqualSamples(set(), set())
     parts = [current_manifest(folder).select(["uid", "sha256"])]
     if MEDIA in table_names(folder):

@@ -25,7 +25,9 @@ def patient_of(barcode: str) -> str:
     match = PATIENT.match(barcode)
     if match is None:
         raise DataError(
-            f"barcode {barcode!r} names no patient", field="barcode", expected="TCGA-SS-PPPP..., S the site and P the patient"
+            f"barcode {barcode!r} does not name a patient",
+            field="barcode",
+            expected="TCGA-SS-PPPP..., S the site and P the patient",
         )
     return match.group().upper()
 

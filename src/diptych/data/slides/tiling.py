@@ -89,7 +89,7 @@ def tiles_of(slide: SlideReader, tiling: Tiling, name: str) -> Tiles:
     factor = tiling.mpp / spacing
     if factor < 0.99:
         raise DataError(
-            f"the slide is scanned at {spacing:g} micrometres a pixel, more coarsely than the {tiling.mpp:g} asked for",
+            f"the slide is scanned at {spacing:g} micrometres per pixel, more coarsely than the requested {tiling.mpp:g}",
             file=name,
             expected=f"--mpp {spacing:g} or more",
         )

@@ -50,7 +50,7 @@ class IdentifierAssignment:
 
     def __post_init__(self) -> None:
         if len(set(self.number_of)) < len(self.number_of) or sorted(self.sequence) != list(range(len(self.number_of))):
-            raise DataError("identifiers are no bijection", expected="a different one for each thing, and each thing once")
+            raise DataError("identifiers are not a bijection", expected="a different one for each thing, and each thing once")
 
     @classmethod
     def draw(cls, count: int, order: IdentifierOrder, rng: np.random.Generator | None) -> Self:

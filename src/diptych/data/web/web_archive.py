@@ -49,7 +49,7 @@ def archives(path: Path) -> list[Path]:
         else sorted(file for file in path.rglob("*") if file.name.lower().endswith(SUFFIXES) and file.is_file())
     )
     if not files:
-        raise DataError("holds no web archive", file=path, expected=f"files that end in {', '.join(SUFFIXES)}")
+        raise DataError("contains no web archive", file=path, expected=f"files that end in {', '.join(SUFFIXES)}")
     return files
 
 
@@ -147,7 +147,7 @@ def _of_wat(content: bytes, page: str, bad: list[QuarantineEntry], where: str) -
         bad.append(QuarantineEntry("", "text", f"is not UTF-8 at byte {error.start:,} of the record", where))
         return
     except ValueError as error:
-        bad.append(QuarantineEntry("", "read", f"is no JSON: {error}", where))
+        bad.append(QuarantineEntry("", "read", f"is not valid JSON: {error}", where))
         return
     for name in ("Envelope", "Payload-Metadata", "HTTP-Response-Metadata", "HTML-Metadata"):
         envelope = envelope.get(name) if isinstance(envelope, dict) else None

@@ -215,7 +215,7 @@ def remote_connection(folder: Path) -> Iterator[socket.socket]:
     """Connection to the process that has the index open; RunError when it has ended."""
     line = _connect(folder)
     if line is None:
-        raise RunError(f"the process that had {folder} open has ended: ask again")
+        raise RunError(f"the process that had {folder} open has ended: try again")
     with line:
         yield line
 

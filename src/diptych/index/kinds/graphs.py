@@ -174,13 +174,13 @@ class GraphIndex(Index):
     def _read(self, image: ImageSource) -> SceneGraph:
         """Scene graph that the detector predicts for a picture."""
         if isinstance(self._ready(), AnnotatedGraphs):
-            raise ConfigError("an index of annotations cannot read a picture: ask for a triplet, or build it with a detector")
+            raise ConfigError("an index of annotations cannot read a picture: search by triplet, or build it with a detector")
         return self._detect_graphs([image])[0].strongest(top=TOP, min_score=self._facts.option("min_confidence", float))
 
     def _spelled_pattern(self, pattern: Pattern) -> Pattern:
         """The pattern in the spelling of the index."""
         if all(name == ANY for name in pattern):
-            raise ConfigError('the triplet names nothing (expected "person, riding, horse"; a * leaves one or two of them open)')
+            raise ConfigError('the triplet is empty (expected "person, riding, horse"; a * leaves one or two of them open)')
         there = self.triplets()
         roles = ("subject", "relation", "object")
         return tuple(  # type: ignore[return-value]

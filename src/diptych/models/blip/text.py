@@ -36,7 +36,7 @@ class BlipBlock(nn.Module):
     def forward(self, x_BLD: Tensor, may: Tensor, image_BPD: Tensor | None, mode: Mode) -> Tensor:
         attention = self.writing if mode == "write" else self.reading
         if attention is None:
-            raise ConfigError("this text transformer only writes (expected one with reads True)")
+            raise ConfigError("this text transformer can only generate (expected one with reads True)")
         x_BLD = attention(x_BLD, x_BLD, may)
         if image_BPD is not None:
             x_BLD = self.cross(x_BLD, image_BPD, None)

@@ -106,7 +106,7 @@ class PooledConnector(MlpConnector):
     def _grid(self, patches: int) -> Grid:
         side = math.isqrt(patches // self.frames)
         if patches % self.frames or side * side * self.frames != patches:
-            raise ConfigError(f"{patches} patches are no {self.frames} square frames (expected a square of patches each)")
+            raise ConfigError(f"{patches} patches are not {self.frames} square frames (expected a square of patches each)")
         return self.frames, side, side
 
     def reduce(self, feature_BPF: Tensor) -> ReducedTokens:
@@ -133,7 +133,7 @@ class ShuffledConnector(nn.Module):
     def _grid(self, patches: int) -> Grid:
         side = math.isqrt(patches)
         if side * side != patches or side % self.factor:
-            raise ConfigError(f"{patches} patches are no square that {self.factor} divides (expected such a square)")
+            raise ConfigError(f"{patches} patches are not a square that {self.factor} divides (expected such a square)")
         return 1, side, side
 
     def count(self, patches: int) -> int:
@@ -201,7 +201,7 @@ class QueryConnector(nn.Module):
     def forward(self, feature_BPF: Tensor, text_BL: Tensor | None = None, text_mask_BL: Tensor | None = None) -> Tensor:
         if (text_BL is None) == self.reads_text:
             raise ShapeError(
-                "this Q-Former reads the instruction, and got none" if self.reads_text else "this Q-Former reads no text"
+                "this Q-Former reads the instruction, and got none" if self.reads_text else "this Q-Former does not read text"
             )
         rows, queries = len(feature_BPF), len(self.query_QD)
         given: dict[str, Any] = {"encoder_hidden_states": self.norm(feature_BPF)}

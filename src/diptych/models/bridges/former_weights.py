@@ -101,7 +101,7 @@ def take_encoder_(encoder: nn.Module, folder: Path) -> None:
 def _copy(needed: dict[str, Tensor], tensors: dict[str, Tensor], folder: Path, what: str, expected: str) -> None:
     for name, tensor in needed.items():
         if name not in tensors:
-            raise DataError(f"holds no {name} of {what}", file=folder, expected=expected)
+            raise DataError(f"contains no {name} of {what}", file=folder, expected=expected)
         if tensors[name].shape != tensor.shape:
             shapes = f"{list(tensors[name].shape)}, the recipe {list(tensor.shape)}"
             raise DataError(f"{name} is {shapes}", file=folder, expected="the same sizes")
@@ -128,5 +128,5 @@ def _files(folder: Path) -> list[Path]:
             raise DataError("has no weight_map", file=folder / INDEX, expected="the index that transformers writes")
         return [folder / name for name in sorted({Path(str(part)).name for part in parts.values()})]
     if not (folder / "model.safetensors").is_file():
-        raise DataError("holds no weights", file=folder, expected="model.safetensors of BLIP-2 as transformers saves it")
+        raise DataError("contains no weights", file=folder, expected="model.safetensors of BLIP-2 as transformers saves it")
     return [folder / "model.safetensors"]

@@ -42,7 +42,7 @@ def open_released(address: str) -> BridgeGenerator:
         if encoder_folder is not None:
             vision = read_object(encoder_folder / "config.json").get("vision_config")
         if not isinstance(vision, dict):
-            raise DataError("holds no image encoder", file=folder, expected=f"llava:{name}#CLIP-FOLDER")
+            raise DataError("contains no image encoder", file=folder, expected=f"llava:{name}#CLIP-FOLDER")
         tower = image_tower("hf_image", config={"model_type": "clip_vision_model", **vision})
         if encoder_folder is not None:
             own = {k.removeprefix(VISION): v for k, v in weight_tensors(encoder_folder) if k.startswith(VISION)}

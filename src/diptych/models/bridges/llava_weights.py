@@ -154,7 +154,7 @@ def take_llava_(bridge: Bridge, address: str, *, required: str = "", encoder: bo
         ours = bridge_name(name)
         if ours not in needed:
             if ours and ours != NEWLINE and not unread_block(bridge, ours):
-                raise DataError(f"tensor {name} has no place in the recipe's model", file=folder, expected="the same layers")
+                raise DataError(f"tensor {name} does not belong to the recipe's model", file=folder, expected="the same layers")
             continue
         if needed[ours].shape != tensor.shape:
             shapes = f"{list(tensor.shape)}, the recipe's {list(needed[ours].shape)}"
@@ -213,5 +213,5 @@ def _files(folder: Path) -> list[Path]:
             return [folder / name for name in sorted({Path(str(part)).name for part in parts.values()})]
     whole = [folder / name for name in FILES if (folder / name).is_file()]
     if not whole:
-        raise DataError("holds no weights", file=folder, expected=" or ".join((*FILES, *INDEXES)))
+        raise DataError("contains no weights", file=folder, expected=" or ".join((*FILES, *INDEXES)))
     return whole[:1]

@@ -85,7 +85,7 @@ def take_mono_internvl_(bridge: Bridge, address: str) -> None:
         for ours, value in converted(name, tensor, heads=heads, groups=groups).items():
             if ours not in needed:
                 raise DataError(
-                    f"tensor {name} has no place in the recipe's model", file=folder, expected="the same layers and experts"
+                    f"tensor {name} does not belong to the recipe's model", file=folder, expected="the same layers and experts"
                 )
             if needed[ours].shape != value.shape:
                 shapes = f"{list(value.shape)}, the recipe's {list(needed[ours].shape)}"

@@ -129,7 +129,7 @@ class FindingReader:
                 map_P = map_P * (place_AP.mean(0) if site is None else place_AP[site])
             side = math.isqrt(len(map_P))
             if side * side != len(map_P):
-                raise ConfigError(f"the {len(map_P)} image tokens of '{self.name}' make no square")
+                raise ConfigError(f"the {len(map_P)} image tokens of '{self.name}' do not form a square")
             map_PP = (map_P / map_P.max().clamp_min(torch.finfo(map_P.dtype).tiny)).view(side, side).numpy()
             maps.append(in_frame(map_PP, self.preprocess, pixels_HWC.shape[0], pixels_HWC.shape[1], interpolation))
         return maps

@@ -51,6 +51,6 @@ def read_book(path: Path) -> tuple[dict[str, str], tuple[str, ...]]:
     findings, sites = values.get("findings"), values.get("places")
     if not isinstance(findings, dict) or not isinstance(sites, list) or len(findings) < 2 or len(sites) < 2:
         raise DataError(
-            "holds no book", file=path, expected='{"findings": {"nodule": "a round ..."}, "places": ["left lung", ...]}'
+            "contains no book", file=path, expected='{"findings": {"nodule": "a round ..."}, "places": ["left lung", ...]}'
         )
     return {str(name): str(text) for name, text in findings.items()}, tuple(map(str, sites))

@@ -20,11 +20,11 @@ def open_released(spec: str) -> DenseClipDetectorModel | DenseClipSegmenterModel
     """
     path = spec.removeprefix("denseclip:")
     if not path:
-        raise ConfigError(f"{spec!r} names no checkpoint (expected denseclip:CHECKPOINT)")
+        raise ConfigError(f"{spec!r} does not name a checkpoint (expected denseclip:CHECKPOINT)")
     content = read_content(Path(path).expanduser())
     tensors = content.get("state_dict") if isinstance(content, dict) else None
     if not isinstance(tensors, dict):
-        raise DataError("holds no state_dict", file=path, expected="a checkpoint of DenseCLIP, with 'state_dict' and 'meta'")
+        raise DataError("contains no state_dict", file=path, expected="a checkpoint of DenseCLIP, with 'state_dict' and 'meta'")
     classes = tuple(map(str, (content.get("meta") or {}).get("CLASSES") or ()))
     tensors = {name.removeprefix("module."): tensor for name, tensor in tensors.items()}
     try:

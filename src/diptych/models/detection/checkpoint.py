@@ -60,7 +60,7 @@ def checkpoint_and_encoder(spec: str, encoder: str) -> tuple[Path, Path]:
     file, _, folder = rest.partition("#")
     if not file or not folder:
         form = f"{kind}:CHECKPOINT#{encoder.partition('-')[0].upper()}-FOLDER"
-        raise ConfigError(f"{spec!r} names no checkpoint or no text encoder (expected {form})")
+        raise ConfigError(f"{spec!r} does not name a checkpoint and a text encoder (expected {form})")
     if not (Path(folder).expanduser() / "config.json").is_file():
         raise DataError(
             "the folder has no config.json",

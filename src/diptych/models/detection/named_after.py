@@ -284,7 +284,9 @@ class NearestCropDetector:
         except DiptychError as error:
             raise RunError(f"{folder}: what its crops are compared by does not open: {error}") from error
         if compared.fingerprint != config["look_fingerprint"]:
-            raise RunError(f"{folder}: {config['look']['name']} is no longer what the crops were made by (name them anew)")
+            raise RunError(
+                f"{folder}: {config['look']['name']} is not the encoder that embedded the crops (run `diptych named-after` again)"
+            )
         crops = LabelledCrops(stored.vector_ND.numpy(), tuple(names[index] for index in name_N.tolist()))
         detector = open_model(Path(folder, DETECTOR))
         return cls(detector, crops, compared, config["called"], float(config["sharpness"]), config.get("card") or {})

@@ -120,7 +120,7 @@ class RegionAttention(nn.Module):
             height = round(math.sqrt(positions * latent_size[0] / latent_size[1]))
             width = positions // max(1, height)
         if height * width != positions:
-            raise ShapeError(f"{positions} positions are no grid of latents {latent_size} (expected sides that halve evenly)")
+            raise ShapeError(f"{positions} positions are not a grid of latents {latent_size} (expected sides that halve evenly)")
         return height, width
 
 

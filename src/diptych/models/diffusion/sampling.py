@@ -38,7 +38,7 @@ def make_scheduler(config: dict[str, Any], sampler: str = "") -> Any:
     name = SAMPLERS[sampler] if sampler else str(config.get("_class_name", "DDIMScheduler"))
     kind: Any = getattr(library, name, None)
     if not isinstance(kind, type) or not issubclass(kind, library.SchedulerMixin):
-        raise ConfigError(f"scheduler {name!r} is none of diffusers (expected one such as PNDMScheduler)")
+        raise ConfigError(f"scheduler {name!r} is not one of diffusers (expected one such as PNDMScheduler)")
     made: Any = getattr(library, name).from_config(config)
     return made
 

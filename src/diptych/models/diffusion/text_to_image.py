@@ -84,7 +84,9 @@ class TextToImageModel:
     ) -> npt.NDArray[np.uint8]:
         """uint8 [N, H, W, 3]. Raises ConfigError for references, which this model does not read."""
         if references is not None:
-            raise ConfigError(f"'{self.name}' reads no reference pictures (expected prompts alone, or a run of relationbooth)")
+            raise ConfigError(
+                f"'{self.name}' does not read reference pictures (expected prompts alone, or a run of relationbooth)"
+            )
         if steps < 1:
             raise ConfigError(f"steps is {steps} (expected 1 or more)")
         pictures = []

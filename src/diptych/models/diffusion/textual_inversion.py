@@ -73,12 +73,12 @@ def open_released(address: str) -> TextToImageModel:
     """The model of "reversion:FILE#MODEL": a learned_embeds file on the text-to-image model that it was learned with."""
     file, _, base = address.partition(":")[2].partition("#")
     if not file or not base:
-        raise ConfigError(f"{address!r} names no file and model (expected reversion:FILE#hf:FOLDER)")
+        raise ConfigError(f"{address!r} does not name a file and model (expected reversion:FILE#hf:FOLDER)")
     path = Path(file).expanduser()
     placeholder, rows = read_textual_inversion(path)
     if not placeholder:
-        raise DataError("names no placeholder", file=path, expected="one vector under the name of its placeholder")
+        raise DataError("does not name a placeholder", file=path, expected="one vector under the name of its placeholder")
     model = open_address(base)
     if not isinstance(model, TextToImageModel):
-        raise ConfigError(f"{base} is no text-to-image model (expected such as hf:FOLDER of Stable Diffusion 1.5)")
+        raise ConfigError(f"{base} is not a text-to-image model (expected such as hf:FOLDER of Stable Diffusion 1.5)")
     return with_learned_word(model, placeholder, rows)

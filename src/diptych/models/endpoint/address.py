@@ -67,7 +67,7 @@ def read_address(given: str) -> tuple[ServerConnection, str, RequestOptions]:
     address, _, named = given.removeprefix(SCHEME).partition("#")
     model, _, options = named.partition("?")
     if not model:
-        raise ConfigError(f"{given} names no model (expected openai:http://HOST:PORT/v1#MODEL)")
+        raise ConfigError(f"{given} does not name a model (expected openai:http://HOST:PORT/v1#MODEL)")
     asking = RequestOptions(**dict(_option(part) for part in options.split("&") if part))
     return ServerConnection(address.rstrip("/"), asking.timeout, asking.longest, 1, asking.patience, asking.key), model, asking
 

@@ -39,7 +39,7 @@ def open_released(spec: str) -> DenseFiberPhraseDetector:
     tensors = released_tensors(file, "a released checkpoint of FIBER, fine-grained")
     if not is_fine(tensors):
         raise DataError(
-            "holds no FIBER of the second stage",
+            "contains no FIBER of the second stage",
             file=file,
             expected="names such as fusion_backbone.backbone.body.patch_embed.proj.weight",
         )

@@ -41,7 +41,7 @@ def open_released(spec: str) -> DensePhraseDetector:
     tensors = released_tensors(file, "a released checkpoint of GLIP")
     if not is_glip(tensors):
         raise DataError(
-            "holds no GLIP",
+            "contains no GLIP",
             file=file,
             expected="names such as language_backbone.body.model.embeddings.word_embeddings.weight, and rpn.head.bias_lang",
         )

@@ -1,2 +1,2 @@
-"""Models in and out: by address, folders of ours, encoders that come in packages; `foreign/` opens other libraries' models, `export/`
-writes ours for them."""
+"""Opening and saving models: by address, from model folders, and from Python packages. `foreign/` opens models of other libraries,
+`export/` writes models for them."""

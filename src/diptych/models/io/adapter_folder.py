@@ -32,7 +32,7 @@ def save_adapter(model: nn.Module, base: nn.Module, folder: Path, *, rank: int, 
     """Writes the adapters of a module.
 
     base     the same module before training, without adapters
-    address  where the base lies, for `peft` and people
+    address  address of the base, for `peft` and for readers
     Parameters that were trained in full are stored as `modules_to_save`, and so are convolutions whose adapter is loralib's, which `peft`
     cannot hold, with that adapter in their kernel; those that are no module's weight (a temperature) are named in the
     note, since `peft` has no place for them.
@@ -136,7 +136,7 @@ def merge_adapter(model: nn.Module, folder: Path) -> None:
     for name in (CONFIG, WEIGHTS):
         if not (folder / name).is_file():
             raise RunError(
-                f"{folder} is no adapter: it has no {name} (expected a folder that `diptych train --lora` or peft wrote)"
+                f"{folder} is not an adapter: it has no {name} (expected a folder that `diptych train --lora` or peft wrote)"
             )
     try:
         from peft import PeftModel

@@ -1,4 +1,4 @@
-"""The encoders of a model that has an address, frozen: what `locked` and `linear_map` stand on beside the encoders that come in packages.
+"""Frozen encoders of a model that is given by its address, for `locked` and `linear_map`, beside the encoders from Python packages.
 
 A dual encoder gives its vectors of the joint space, unit-norm, for either side; timm: gives images; hf: also a folder of
 transformers with one side alone. Each brings its own image size, preprocessing and tokenizer. Addresses: `open_address`.
@@ -74,12 +74,12 @@ class AddressedEncoder:
 
     @property
     def spec(self) -> dict[str, Any]:
-        """The arguments of `weights.image` or `weights.text` that give this again, in whichever folder a process works."""
+        """Arguments of `weights.image` or `weights.text` that open this encoder again, independent of the working directory."""
         return {"name": absolute_address(self.name)}
 
     @property
     def tower(self) -> nn.Module:
-        """The side as a module whose answer has `pooled_BD`, for export."""
+        """The image or text tower as a module whose output has `pooled_BD`, for export."""
         return self._sided
 
     def encode_images(self, images: Sequence[ImageSource], *, batch_size: int = 64) -> Unit:
@@ -121,7 +121,7 @@ def text(address: str, *, length: int, bf16: bool = False) -> AddressedEncoder |
 
 
 def absolute_address(address: str) -> str:
-    """The same address from whichever folder a process works in."""
+    """The address with an absolute path, independent of the working directory."""
     prefix = next((kind for kind in FOREIGN if address.startswith(kind)), "")
     path = Path(address.removeprefix(prefix)).expanduser()
     return f"{prefix}{path.resolve()}" if is_folder(path) else address

@@ -18,7 +18,7 @@ def blended(first: PairEmbedder, second: PairEmbedder, share: float) -> PairEmbe
     """(1 - share) of the first model's tensors and `share` of the second's, the temperature in log space and running statistics too.
 
     Integer tensors are the second's. Everything beside the weights is the second's. Raises ConfigError for models of other architecture,
-    tokenizer or preprocessing: their mean would mean nothing.
+    tokenizer or preprocessing, whose mean has no meaning.
     """
     if not 0 <= share <= 1:
         raise ConfigError(f"share is {share} (expected between 0, the first model, and 1, the second)")

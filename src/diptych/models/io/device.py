@@ -1,7 +1,7 @@
 """Device of a model: one rule for training, evaluation, embedding, search, detection, writing, curation and service.
 
-`auto` is the current CUDA device if there is one, else the processor. `cpu`, `cuda`, `cuda:N` and `mps` name one; MPS is taken only by
-name, since not every operator of every model has a kernel there. DIPTYCH_DEVICE says what `auto` is, also to processes that are started.
+`auto` is the current CUDA device if there is one, else the processor. `cpu`, `cuda`, `cuda:N` and `mps` name one; MPS is used only if
+named, since not every operator of every model has a kernel there. DIPTYCH_DEVICE sets the meaning of `auto`, also for child processes.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ R = TypeVar("R")
 
 
 def parts(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
-    """Consecutive parts of the items, `size` each, the last may be shorter; many of them with a bar where a person is watching."""
+    """Consecutive batches of the items, `size` each, the last may be shorter; with a progress bar in a terminal if there are many."""
     starts = range(0, len(items), size)
     for start in with_bar(starts, len(starts), f"{len(items):,} through the model", least=MANY):
         yield items[start : start + size]

@@ -1,4 +1,4 @@
-"""States of a language model's layers, parted into those of a picture and those of the words after it.
+"""Hidden states of a language model's layers, split into those of image tokens and those of the text tokens after them.
 
 Letters: B batch, L positions, D width, E the layers that were asked for.
 """
@@ -12,7 +12,7 @@ from diptych.core.contracts import LayerStates
 
 
 def split_layer_states(state_EBLD: Tensor, slot_BL: Tensor, mask_BL: Tensor) -> list[LayerStates]:
-    """For each row the places of its picture, and all that follow the last of them but padding."""
+    """For each row the hidden states of its image tokens, and those of all tokens after the last of them except padding."""
     place_L = torch.arange(slot_BL.shape[1], device=slot_BL.device)
     last_B1 = torch.where(slot_BL, place_L, -1).amax(1, keepdim=True)
     behind_BL = mask_BL & (place_L > last_B1)

@@ -90,7 +90,7 @@ def is_address(name: str) -> bool:
 
 
 def weights_mtime(address: str) -> tuple[int, ...]:
-    """When the weights of a run, model or hf: folder were written, for who keeps what it opened; () for other addresses."""
+    """Modification times of the weights of a run, model or hf: folder, for callers that cache opened models; () for other addresses."""
     folder = Path(address.removeprefix("hf:")).expanduser()
     files = (Path(folder, *folders, "model.safetensors") for folders in ((), ("model",)))
     return tuple(path.stat().st_mtime_ns for path in files if is_file(path))
@@ -155,7 +155,7 @@ def _opened(address: str, download: bool) -> Any:
     restore(folder)  # where a replacement was killed between its two steps
     if (folder / "run.json").is_file():
         if not (folder / "model" / "config.json").is_file():
-            raise RunError(f"{folder} holds no model yet: its run is {RunFolder.open(folder).state['status']}")
+            raise RunError(f"{folder} contains no model yet: its run is {RunFolder.open(folder).state['status']}")
         folder = folder / "model"
     if library := _library_of(folder):
         return open_address(f"{library}:{folder}", download=download)
@@ -200,10 +200,10 @@ def _adapted(address: str, download: bool) -> Any:
 
     adapter, _, base = address.removeprefix("lora:").partition("#")
     if not adapter or not base:
-        raise ConfigError(f"{address!r} names no adapter and base (expected lora:ADAPTER#BASE)")
+        raise ConfigError(f"{address!r} does not name an adapter and base (expected lora:ADAPTER#BASE)")
     model = open_address(base, download=download)
     if not isinstance(model, PairEmbedder):
-        raise ConfigError(f"{address}: the base is no dual encoder (expected one, such as a run of clip or an hf: folder)")
+        raise ConfigError(f"{address}: the base is not a dual encoder (expected one, such as a run of clip or an hf: folder)")
     merge_adapter(model.model, Path(adapter))
     model.name = f"{Path(adapter).name} on {model.name}"
     return model

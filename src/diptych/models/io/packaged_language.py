@@ -1,8 +1,8 @@
 """The language model that comes in Python packages, so that nothing is fetched at run time: Gemma 3 of 270 million parameters (extra
 `gemma`).
 
-It is not open source: its terms come with the package and have to be accepted, so it is no default anywhere. It is a base model: it
-goes on with a text and obeys no instruction. The packages hold it in 4 bits (Q4_K_M); unpacked it is a folder of transformers that
+It is not open source: its terms come with the package and have to be accepted, so it is never a default. It is a base model: it
+continues a text and does not follow instructions. The packages hold it in 4 bits (Q4_K_M); unpacked it is a folder of transformers that
 `--language-model hf:FOLDER` takes.
 """
 
@@ -46,7 +46,7 @@ def unpack_gemma(folder: Path, *, accept_terms: bool) -> Path:
         return folder
     package = _package()
     if not accept_terms:
-        raise ConfigError("Gemma has terms of use (https://ai.google.dev/gemma/terms): read them, then say that you accept them")
+        raise ConfigError("Gemma has terms of use (https://ai.google.dev/gemma/terms): read them, then accept them")
     for name, distribution in NEEDS:
         if importlib.util.find_spec(name) is None:
             raise MissingExtra(distribution, "gemma", needed_for="unpacking Gemma")

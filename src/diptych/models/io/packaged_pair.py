@@ -24,7 +24,7 @@ HEAD_NAMES = {"norm": "0", "mlp.0": "1", "mlp.3": "4"}
 
 
 def open_packaged_pair() -> PairEmbedder:
-    """Dual encoder with the packaged weights in both towers and fresh projections: a start for training, and no model to use as it is.
+    """Dual encoder with the packaged weights in both towers and random projections: initial weights for training, not a trained model.
 
     Raises MissingExtra without the packages, RunError for files other than the known ones.
     """

@@ -1,4 +1,4 @@
-"""Methods that detectors have in common: `detect` of one that predicts no relations, and the names of one with fixed classes."""
+"""Common methods of detectors: `detect` for detectors without relations, and class names for detectors with fixed classes."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class RegionDetector(ABC):
     ) -> list[SceneGraph]:
         """The `top` best regions of each image with a score above `threshold`. Raises ConfigError if `relations` are asked for."""
         if relations:
-            raise ConfigError(f"{self.name} predicts no relations (expected objects alone, or a run of rlipv2)")
+            raise ConfigError(f"{self.name} does not predict relations (expected objects alone, or a run of rlipv2)")
         return self.regions(images, objects, top=top, threshold=threshold, batch_size=batch_size)
 
     @abstractmethod
@@ -51,7 +51,7 @@ class RegionDetector(ABC):
 
 
 class ClosedSetDetector(ABC):
-    """Base of detectors that know the names of their training and no others."""
+    """Base of detectors that detect only the classes of their training."""
 
     name: str
     model: nn.Module

@@ -1,4 +1,4 @@
-"""A saved model back from its folder, whatever kind it is."""
+"""Opening a saved model folder of any kind."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def open_model(folder: Path) -> Any:
             )
         if (folder / "adapter_config.json").is_file():
             raise RunError(
-                f"{folder} holds low-rank adapters alone (expected lora:{folder}#BASE, with the model they were trained on)"
+                f"{folder} contains only low-rank adapters (expected lora:{folder}#BASE, with the model they were trained on)"
             )
         expected = "a run folder, a model folder, hf:NAME, open_clip:ARCH/FILE, timm:NAME"
         raise RunError(f"{folder} is not a model: it has no config.json (expected {expected})")
@@ -41,7 +41,7 @@ def open_model(folder: Path) -> Any:
 
 @contextmanager
 def one_line_errors(folder: Path) -> Iterator[None]:
-    """Around whatever reads a folder of files that may be anybody's: what they do to the libraries that read them comes out as one line.
+    """Context manager that turns errors of libraries that read untrusted files into RunErrors of one line.
     Pipes and devices are refused first, for a library would wait for them."""
     for path in sorted(folder.iterdir()) if folder.is_dir() else ():
         if path.name.startswith(".") or path.is_dir():
@@ -57,4 +57,4 @@ def one_line_errors(folder: Path) -> Iterator[None]:
     except Exception as error:  # a hostile header or configuration can be anything
         first = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
         reason = f"{type(error).__name__}: {first[:200]}" if first else type(error).__name__
-        raise RunError(f"{folder} holds no model that can be opened: {reason}") from error
+        raise RunError(f"{folder} contains no model that can be opened: {reason}") from error

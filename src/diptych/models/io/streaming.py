@@ -1,5 +1,4 @@
-"""Listening to `generate` of transformers: text while it is written, an end before its time, where the answer begins, what another answer
-would have cost.
+"""Streaming from `generate` of transformers: text pieces, early stop, start of the answer, and forced tokens to score another answer.
 
 What implementations get wrong: a token may be part of a letter, and a later token may change what precedes it (a space before a full
 stop), so a piece is given away only when no later token can take it back; and white space is given away with the word after it, so that
@@ -22,7 +21,7 @@ BROKEN = "\ufffd"
 
 
 class _StopGeneration(Exception):
-    """Stops `generate` early: the consumer wants no more text."""
+    """Stops `generate` early, because the consumer closed the stream."""
 
 
 class TextPieceStreamer:
@@ -83,7 +82,7 @@ class TextPieceStreamer:
 
 
 class PromptLengthRecorder:
-    """A stopping criterion that stops nothing: it notes how many tokens stood before the first new one, which models count
+    """A stopping criterion that never stops: it records the number of tokens before the first new one, which models count
     differently."""
 
     def __init__(self) -> None:
@@ -97,7 +96,7 @@ class PromptLengthRecorder:
 
 
 class ForcedTokens:
-    """A logits processor that leaves one choice a step: the tokens of `target`, in order."""
+    """A logits processor that allows only the next token of `target` at each step."""
 
     def __init__(self, target: Sequence[int]) -> None:
         self._left = iter(target)

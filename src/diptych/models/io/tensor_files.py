@@ -1,4 +1,4 @@
-"""Files of tensors: which one an address means, and what is in it. Nothing of a file is run."""
+"""Tensor files: finding the file of an address, and reading it without executing code."""
 
 from __future__ import annotations
 
@@ -38,7 +38,9 @@ def chosen_weights(spec: str, weights: str, download: bool, tags: Sequence[str])
     if weights == "random":
         return None, None
     if not weights:
-        raise ConfigError(f"{spec} names no weights; pass {spec.rstrip('/')}/FILE, or {spec.rstrip('/')}/random for fresh ones")
+        raise ConfigError(
+            f"{spec} does not name a weights file; pass {spec.rstrip('/')}/FILE, or {spec.rstrip('/')}/random for fresh ones"
+        )
     path = Path(weights).expanduser()
     if path.is_file():
         return path, None

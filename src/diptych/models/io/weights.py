@@ -1,6 +1,6 @@
-"""Trained encoders, frozen. Those that come in Python packages are here, so that nothing is fetched at run time (extra `weights`).
+"""Frozen trained encoders. Those from Python packages are here, so that nothing is downloaded at run time (extra `weights`).
 
-An entry owns its preprocessing: the same network reads pictures wrongly under another library's mean and deviation.
+Each encoder has its own preprocessing: a network gives wrong features with another library's mean and standard deviation.
 
 Letters: B batch, N items, C channel, H W, D width.
 """
@@ -41,7 +41,7 @@ from diptych.models.towers.outputs import Tower
 
 @dataclass(frozen=True, slots=True)
 class PackagedEncoder:
-    """Where a packaged encoder comes from and what may be done with it."""
+    """Source and licence of a packaged encoder."""
 
     name: str
     package: str  # as pip knows it

@@ -130,7 +130,7 @@ class LexicalModel(Embedding):
             weight_PT = lexical_weights(logit_PT).float().cpu().numpy()
         side = math.isqrt(len(weight_PT))
         if side * side != len(weight_PT):
-            raise ConfigError(f"the {len(weight_PT)} patches of '{self.name}' make no square")
+            raise ConfigError(f"the {len(weight_PT)} patches of '{self.name}' do not form a square")
         factor_WT = np.array([[one.get(term, 0.0) for term in terms] for one in weights], np.float32).reshape(
             len(weights), len(terms)
         )

@@ -127,7 +127,7 @@ def encoder_of(model: nn.Module) -> DualEncoder:
     """
     encoder = model if isinstance(model, DualEncoder) else getattr(model, "encoder", None)
     if not isinstance(encoder, DualEncoder):
-        raise ConfigError(f"{type(model).__name__} is no dual encoder (expected one, or a model that holds one as `encoder`)")
+        raise ConfigError(f"{type(model).__name__} is not a dual encoder (expected one, or a model that holds one as `encoder`)")
     return encoder
 
 

@@ -188,7 +188,7 @@ class PairEmbedder(Embedding):
                 tokens_BPD = self.model.image_tower(image_BCHW).tokens_BPD
                 side = math.isqrt(tokens_BPD.shape[1])
                 if side * side != tokens_BPD.shape[1]:
-                    raise ConfigError(f"the {tokens_BPD.shape[1]} patches of '{self.name}' make no square")
+                    raise ConfigError(f"the {tokens_BPD.shape[1]} patches of '{self.name}' do not form a square")
                 blocks.append(tokens_BPD.unflatten(1, (side, side)).float().cpu())
         return torch.cat(blocks).numpy()
 

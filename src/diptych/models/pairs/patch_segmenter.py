@@ -93,7 +93,7 @@ class PatchSegmenter:
         if len(labels) < 2:
             raise ConfigError(f"labels are {list(labels)} (expected two or more)")
         if self.background and self.background not in labels:
-            raise ConfigError(f"background is {self.background!r}, which is no label (expected one of {', '.join(labels)})")
+            raise ConfigError(f"background is {self.background!r}, which is not a label (expected one of {', '.join(labels)})")
         index = list(labels).index(self.background) if self.background else None
         text_KD = torch.from_numpy(self._classes([label for label in labels if label != self.background]))
         label_maps = []
@@ -166,7 +166,7 @@ class PatchSegmenter:
         if member_GRC is None:
             side = math.isqrt(len(score_GK))
             if side * side != len(score_GK):
-                raise ConfigError(f"the {len(score_GK)} patches of '{self.name}' make no square")
+                raise ConfigError(f"the {len(score_GK)} patches of '{self.name}' do not form a square")
             score_KRC = score_GK.T.unflatten(1, (side, side))
         else:
             if self.rule == "groupvit":  # groups are assigned to pixels at full size

@@ -99,7 +99,9 @@ def open_released(spec: str) -> GraphRelater:
     """
     path, _, setting = spec.removeprefix("penet:").partition("#")
     if not path or not setting:
-        raise ConfigError(f"{spec!r} names no checkpoint or no setting (expected penet:CHECKPOINT#predcls, #sgcls or #sgdet)")
+        raise ConfigError(
+            f"{spec!r} does not name a checkpoint and a setting (expected penet:CHECKPOINT#predcls, #sgcls or #sgdet)"
+        )
     if setting not in get_args(Setting):
         raise UnknownName("setting of PE-Net", setting, get_args(Setting))
     released = read_checkpoint(Path(path).expanduser())
@@ -194,6 +196,6 @@ def _lists(tensors: Mapping[str, Tensor], released: ReleasedCheckpoint) -> Label
         if counts == (len(names.object_texts), len(names.predicate_texts)):
             return LabelLists(names.object_texts, names.predicate_texts)
     raise ConfigError(
-        f"{released.file}: {counts[0]} objects and {counts[1]} predicates are no known vocabulary (expected a checkpoint of PE-Net's "
+        f"{released.file}: {counts[0]} objects and {counts[1]} predicates are not a known vocabulary (expected a checkpoint of PE-Net's "
         f"release for {' or '.join(VOCABULARIES)})"
     )

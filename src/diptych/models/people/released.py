@@ -39,7 +39,7 @@ def open_released(spec: str) -> PersonEmbedder:
     entries = content if isinstance(content, dict) else {}
     sides = [side for name in ("Img", "Txt") if isinstance(side := entries.get(f"{name}Encoder_state_dict"), dict)]
     if len(sides) != 2:
-        raise DataError("holds no two encoders", file=file, expected=SOURCE)
+        raise DataError("does not contain two encoders", file=file, expected=SOURCE)
     words = from_transformers(folder)
     settings = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     image, text = ({name.removeprefix("module."): tensor for name, tensor in side.items()} for side in sides)

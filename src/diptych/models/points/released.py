@@ -122,7 +122,7 @@ def released_anchor(tensors: Mapping[str, Tensor]) -> DualEncoder:
         return build_dual_encoder(open_clip_parts(_architecture(), _inside(tensors, OPEN_CLIP)))
     if "visual.cls_token" not in tensors or "token_embedding.weight" not in tensors:
         raise ConfigError(
-            "holds no image and text towers (expected ulip:CHECKPOINT#MODEL, with the dual encoder it was trained towards)"
+            "contains no image and text towers (expected ulip:CHECKPOINT#MODEL, with the dual encoder it was trained towards)"
         )
     image = image_tower(**slip_image(tensors))
     words, positions = tensors["token_embedding.weight"], tensors["positional_embedding"]
@@ -174,7 +174,7 @@ def _tensors(file: Path) -> dict[str, Tensor]:
     content = read_tensors(file) if file.suffix == ".safetensors" else read_content(file)
     tensors = content.get("state_dict", content) if isinstance(content, dict) else None
     if not isinstance(tensors, dict) or not all(isinstance(tensor, Tensor) for tensor in tensors.values()):
-        raise DataError("holds no state_dict", file=file, expected=SOURCE)
+        raise DataError("contains no state_dict", file=file, expected=SOURCE)
     return {str(name).removeprefix("module."): tensor for name, tensor in tensors.items()}
 
 
@@ -185,7 +185,7 @@ def given_anchor(address: str) -> tuple[DualEncoder, Preprocess, Any, int]:
 
     opened = open_address(address)
     if not isinstance(opened, PairEmbedder):
-        raise ConfigError(f"{address} is no dual encoder (expected the one that the checkpoint was trained towards)")
+        raise ConfigError(f"{address} is not a dual encoder (expected the one that the checkpoint was trained towards)")
     return opened.model, opened.preprocess, opened.tokenizer, opened.text_length
 
 

@@ -66,7 +66,7 @@ def voxel_level(place_P4: Tensor) -> tuple[VoxelLevel, Tensor]:
     Raises ShapeError for a cloud of too many voxels per side, on the CPU only, since the check would wait for a GPU.
     """
     if place_P4.device.type == "cpu" and not torch.compiler.is_exporting() and int(place_P4[:, 1:].max()) > MOST:
-        raise ShapeError(f"{int(place_P4[:, 1:].max())} voxels a side (expected {MOST} at most: larger voxels)")
+        raise ShapeError(f"{int(place_P4[:, 1:].max())} voxels per side (expected {MOST} at most: larger voxels)")
     key_N, index_P = torch.unique(_key(place_P4), return_inverse=True)
     torch._check(key_N.shape[0] > 0)  # unknown to `torch.export`
     shifts_4 = torch.arange(3, -1, -1, device=key_N.device) * BITS

@@ -244,7 +244,7 @@ def dense_map(encoder: DualEncoder, image_BCHW: Tensor) -> Tensor:
     side = round(token_BPD.shape[1] ** 0.5)
     if side * side != token_BPD.shape[1]:
         raise ConfigError(
-            f"the {token_BPD.shape[1]} places of the image tower make no square (expected a tower with a square of patches)"
+            f"the {token_BPD.shape[1]} places of the image tower do not form a square (expected a tower with a square of patches)"
         )
     map_BDHW: Tensor = token_BPD.transpose(1, 2).unflatten(2, (side, side))
     return map_BDHW

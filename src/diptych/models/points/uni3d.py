@@ -56,7 +56,7 @@ class Uni3DTower(nn.Module):
             raise ConfigError(f"timm has no model {settings.model!r} (expected such as eva02_base_patch14_448)")
         net: Any = timm.create_model(settings.model, num_classes=0)
         if not all(hasattr(net, part) for part in ("blocks", "norm", "fc_norm", "embed_dim")):
-            raise ConfigError(f"model {settings.model!r} of timm is no transformer of the EVA family (expected one)")
+            raise ConfigError(f"model {settings.model!r} of timm is not a transformer of the EVA family (expected one)")
         self.settings, self.out_width = settings, int(net.embed_dim)
         self.group_encoder = GroupEncoder(settings.in_channels, settings.encoder)
         self.reduce = nn.Linear(settings.encoder, self.out_width)

@@ -55,7 +55,9 @@ def open_uni3d(spec: str) -> PointCloudEmbedder:
     """
     path, _, address = spec.partition(":")[2].partition("#")
     if not address:
-        raise ConfigError(f"{spec!r} names no dual encoder (expected uni3d:CHECKPOINT#MODEL, the one it was trained towards)")
+        raise ConfigError(
+            f"{spec!r} does not name a dual encoder (expected uni3d:CHECKPOINT#MODEL, the one it was trained towards)"
+        )
     tensors = _tensors(Path(path).expanduser())
     try:
         settings = uni3d_settings(tensors)
@@ -105,5 +107,5 @@ def _tensors(file: Path) -> dict[str, Tensor]:
     content = read_tensors(file) if file.suffix == ".safetensors" else read_content(file)
     tensors = content.get("module", content) if isinstance(content, dict) else None
     if not isinstance(tensors, dict) or not all(isinstance(tensor, Tensor) for tensor in tensors.values()):
-        raise DataError("holds no entry 'module' with tensors", file=file, expected=SOURCE)
+        raise DataError("contains no entry 'module' with tensors", file=file, expected=SOURCE)
     return {str(name).removeprefix("module."): tensor for name, tensor in tensors.items()}

@@ -64,7 +64,7 @@ class RelationalNetwork(nn.Module):
         self.by_node, classes = form.problem == "sudoku", len(form.names)
         if shape.network == "mlp":
             if not self.by_node:
-                raise ConfigError("network 'mlp' reads grids alone (expected network='recurrent')")
+                raise ConfigError("network 'mlp' works only on grids (expected network='recurrent')")
             cells = form.side**2
             self.plain = MLP([cells * self.encoder.width, *[shape.hidden] * HIDDEN_LAYERS, cells * classes])
             xavier_(self.plain)

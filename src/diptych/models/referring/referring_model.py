@@ -241,7 +241,7 @@ class ReferringModel:
         Raises ConfigError for relations, which are not supported.
         """
         if relations:
-            raise ConfigError(f"'{self.name}' predicts no relations (expected objects alone, or a run of rlipv2)")
+            raise ConfigError(f"'{self.name}' does not predict relations (expected objects alone, or a run of rlipv2)")
         requests = [self.form.detection(objects, unit)] * len(images)
         graphs = []
         for answer in self.refer(images, requests, batch_size=batch_size):

@@ -88,7 +88,7 @@ def take_ref_vlm_(bridge: ReferringBridge, address: str) -> None:
             continue
         if ours not in needed:
             raise DataError(
-                f"tensor {name} has no place in the recipe's model", file=file, expected="the same decoders and layers"
+                f"tensor {name} does not belong to the recipe's model", file=file, expected="the same decoders and layers"
             )
         _copy(needed[ours], tensor, name, file)
         filled.add(ours)

@@ -59,7 +59,7 @@ class ObjectEncoder:
     def segment(self, images: Sequence[ImageSource], labels: Sequence[str] = ()) -> list[npt.NDArray[np.int32]]:
         """The slot of largest mask at every pixel, int32 [H, W] at each image's own size. Slots have no names to choose by."""
         if labels and tuple(labels) != self.classes:
-            raise ConfigError(f"'{self.name}' knows slots and no classes, and was asked for {labels[0]!r} (expected no labels)")
+            raise ConfigError(f"'{self.name}' has slots but no classes, so it cannot segment {labels[0]!r} (expected no labels)")
         maps = []
         for image, mask_SHW in zip(images, self.masks(images), strict=True):
             slot = Image.fromarray(mask_SHW.argmax(0).astype(np.uint8))

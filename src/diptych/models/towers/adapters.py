@@ -63,7 +63,7 @@ class LoRAConfig:
             try:
                 re.compile(pattern)
             except re.error as error:
-                raise ConfigError(f"lora {words!r}: {pattern!r} is no pattern of names ({error})") from error
+                raise ConfigError(f"lora {words!r}: {pattern!r} is not a pattern of names ({error})") from error
         return cls(int(rank), patterns, alpha, dropout, random, kernel)
 
 

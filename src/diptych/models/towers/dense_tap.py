@@ -226,7 +226,7 @@ def _cut(position_PC: Tensor, height: int, width: int) -> Tensor:
     side = round((len(position_PC) - 1) ** 0.5)
     if max(height, width) > side:
         here = f"{height * STRIDE} x {width * STRIDE}"
-        raise ShapeError(f"an image has {here} pixels (expected {side * STRIDE} a side at most, for which there are positions)")
+        raise ShapeError(f"an image has {here} pixels (expected {side * STRIDE} per side at most, for which there are positions)")
     square_HWC = position_PC[1:].unflatten(0, (side, side))[:height, :width]
     return torch.cat([position_PC[:1], square_HWC.flatten(0, 1)])
 

@@ -59,7 +59,7 @@ def deepen(blocks: nn.ModuleList, layers: int, inherit: GrowthInit, *, like: Blo
             continue
         model = old[number] if old else like
         if model is None:
-            raise ConfigError("an empty stack of blocks needs one to be like")
+            raise ConfigError("an empty stack of blocks needs a block to copy the sizes from")
         grown.append(_new_block(model, layers, inherit))
     del blocks[:]
     blocks.extend(grown)

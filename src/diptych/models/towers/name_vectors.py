@@ -93,7 +93,7 @@ def _vector(numbers: Sequence[str], width: int, file: Path, row: int) -> Vector:
         vector_E = np.array(numbers, np.float32)
     except ValueError as error:
         raise DataError(
-            f"is no vector: {error}", file=file, row=row, expected="a word and numbers, blanks between them"
+            f"is not a vector: {error}", file=file, row=row, expected="a word and numbers, blanks between them"
         ) from error
     if len(vector_E) != width or not np.isfinite(vector_E).all():
         raise DataError(f"has {len(vector_E)} numbers", file=file, row=row, expected=f"{width} finite ones (word_width)")

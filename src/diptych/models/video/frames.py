@@ -86,7 +86,9 @@ class FrameTower(nn.Module):
         if drop not in ("places", "frames") or begins not in ("released", "plain"):
             raise ConfigError(f"drop is {drop!r} and begins {begins!r} (expected places | frames, and released | plain)")
         if not isinstance(tower, VisionTransformer) or tower.class_token_D is None:
-            raise ConfigError(f"{type(tower).__name__} reads no clips (expected CLIP's vision transformer with a class token)")
+            raise ConfigError(
+                f"{type(tower).__name__} does not read clips (expected CLIP's vision transformer with a class token)"
+            )
         self.tower, self.projection = tower, projection
         self.drop_path, self.drop_messages_only, self.drop = drop_path, drop_messages_only, drop
         blocks = [_block(block) for block in tower.transformer.blocks]

@@ -233,4 +233,4 @@ def _check(
         if of_E is not None and extra_NE is None:
             raise ShapeError(f"{name} needs extra_NE, whose columns it refers to")
         if of_E is not None and extra_NE is not None and of_E.shape != extra_NE.shape[1:]:
-            raise ShapeError(f"{name} must be [{extra_NE.shape[1]}], one a column; got {list(of_E.shape)}")
+            raise ShapeError(f"{name} must be [{extra_NE.shape[1]}], one per column; got {list(of_E.shape)}")

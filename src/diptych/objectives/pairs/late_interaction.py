@@ -208,7 +208,7 @@ def _checked(
             mask = torch.ones(token.shape[:2], dtype=torch.bool, device=token.device)
         if mask.shape != token.shape[:2]:
             raise ShapeError(
-                f"the mask of the {what}s must be {list(token.shape[:2])}, one value a token; got {list(mask.shape)}"
+                f"the mask of the {what}s must be {list(token.shape[:2])}, one value per token; got {list(mask.shape)}"
             )
         # this would synchronise with a GPU
         empty: list[int] = torch.where(~mask.bool().any(1))[0].tolist() if mask.device.type == "cpu" else []

@@ -83,10 +83,10 @@ def _moment(text: str | None, file: Path, row: int) -> tuple[int, int]:
 def frames_of(folder: Path) -> list[tuple[float, Path]]:
     """Frame files with their seconds, sorted by time. Raises DataError for a name that is not a time, or for duplicate times."""
     if not folder.is_dir():
-        raise DataError("is no folder", file=folder, expected="a folder of frames")
+        raise DataError("is not a folder", file=folder, expected="a folder of frames")
     frames = _timed(folder / TIMES) if (folder / TIMES).is_file() else [_named(path) for path in _pictures(folder)]
     if not frames:
-        raise DataError("holds no frame", file=folder, expected=f"pictures named by their second (12.5.jpg), or {TIMES}")
+        raise DataError("contains no frame", file=folder, expected=f"pictures named by their second (12.5.jpg), or {TIMES}")
     frames.sort()
     for (time, first), (other, second) in pairwise(frames):
         if time == other:

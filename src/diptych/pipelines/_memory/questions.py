@@ -78,6 +78,6 @@ def _question(entry: Any) -> MemoryQuestion:
     options = tuple(str(entry[f"option {number}"]) for number in range(OPTIONS))
     answer = entry.get("answer", entry.get("truth"))
     if answer is not None and int(answer) not in range(OPTIONS):
-        raise ValueError(f"question {entry['q_uid']} has the answer {answer}, which is no option")
+        raise ValueError(f"question {entry['q_uid']} has the answer {answer}, which is not an option")
     uid = str(entry["q_uid"])
     return MemoryQuestion(uid, (uid,), entry["question"], options, answer=None if answer is None else int(answer))

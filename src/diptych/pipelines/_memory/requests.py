@@ -60,7 +60,7 @@ def read_wording(path: Path | None) -> Wording:
     except (OSError, ValueError) as error:
         raise DataError(f"cannot be read: {error}", file=path, expected=f"a JSON object of {', '.join(names)}") from error
     if not isinstance(given, dict) or not all(isinstance(text, str) for text in given.values()) or set(given) - set(names):
-        raise DataError("is no wording", file=path, expected=f"a JSON object with texts for some of {', '.join(names)}")
+        raise DataError("is not a string", file=path, expected=f"a JSON object with texts for some of {', '.join(names)}")
     return replace(Wording(), **given)
 
 

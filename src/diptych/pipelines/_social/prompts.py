@@ -103,7 +103,7 @@ class Segments:
                 f"cannot be read: {error}", file=path, expected=json.dumps(dict.fromkeys(SEGMENTS, "text"))
             ) from error
         if not isinstance(value, dict) or not all(isinstance(text, str) for text in value.values()) or set(value) - set(SEGMENTS):
-            raise DataError("holds no texts by segment", file=path, expected=f"texts for some of {', '.join(SEGMENTS)}")
+            raise DataError("contains no texts by segment", file=path, expected=f"texts for some of {', '.join(SEGMENTS)}")
         usual = cls.usual(relations)
         return cls(*(value.get(name, getattr(usual, name)) for name in SEGMENTS))
 
@@ -124,7 +124,7 @@ def relations_of(name: str) -> dict[str, str]:
     except (OSError, UnicodeDecodeError, ValueError) as error:
         raise DataError(f"cannot be read: {error}", file=path, expected='{"colleagues": "people who ...", ...}') from error
     if not isinstance(value, dict) or len(value) < 2 or not all(isinstance(words, str) for words in value.values()):
-        raise DataError("holds no definitions", file=path, expected='{"colleagues": "people who ...", ...}')
+        raise DataError("contains no definitions", file=path, expected='{"colleagues": "people who ...", ...}')
     return {str(label): words for label, words in value.items()}
 
 

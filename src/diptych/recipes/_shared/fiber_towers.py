@@ -115,7 +115,7 @@ class FiberRecipe(PairRecipe[M, B, F]):
         tables of relative positions are resized to the windows that it asks for."""
         if not isinstance(model, FiberModel):
             raise ConfigError(
-                f"'{self.slug}' starts from a FIBER, and {getattr(model, 'name', model)} is none (expected a run of fiber)"
+                f"'{self.slug}' starts from a FIBER, and {getattr(model, 'name', model)} is not one (expected a run of fiber)"
             )
         return replace(self, **self.sizes_of(model))
 

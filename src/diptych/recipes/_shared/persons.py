@@ -13,6 +13,6 @@ def person_number(sample: Sample, persons: Sequence[str]) -> int:
     group = sample.group or sample.uid
     if group not in persons:
         raise DataError(
-            f"'{group}' of sample '{sample.uid}' is no person of the training rows", field="group", expected="one of them"
+            f"'{group}' of sample '{sample.uid}' is not a person of the training rows", field="group", expected="one of them"
         )
     return persons.index(group)

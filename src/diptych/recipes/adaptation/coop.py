@@ -1,4 +1,4 @@
-"""CoOp: words of a prompt that are learned from a few labelled images."""
+"""CoOp: learned context vectors before class names, trained on a few labelled images."""
 
 from __future__ import annotations
 

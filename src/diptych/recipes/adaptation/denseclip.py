@@ -1,4 +1,4 @@
-"""DenseCLIP: places of a picture are compared with class names, and what comes out helps to name every pixel."""
+"""DenseCLIP: semantic segmentation with pixel-text score maps of a trained dual encoder."""
 
 from __future__ import annotations
 

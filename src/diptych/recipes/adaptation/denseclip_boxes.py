@@ -1,4 +1,4 @@
-"""DenseCLIP for boxes: class names guide a RetinaNet on the image side of a trained model."""
+"""DenseCLIP for boxes: a RetinaNet with pixel-text scores, on the image tower of a trained dual encoder."""
 
 from __future__ import annotations
 

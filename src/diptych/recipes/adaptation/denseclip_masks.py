@@ -1,4 +1,4 @@
-"""DenseCLIP for instances: class names guide a Mask R-CNN on the image side of a trained model."""
+"""DenseCLIP for instances: a Mask R-CNN with pixel-text scores, on the image tower of a trained dual encoder."""
 
 from __future__ import annotations
 

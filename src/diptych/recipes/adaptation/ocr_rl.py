@@ -1,4 +1,4 @@
-"""Encoders of objects, learned from pictures alone, for an agent to read."""
+"""Object-centric representations, pre-trained on pictures, as input of a reinforcement-learning agent."""
 
 from __future__ import annotations
 

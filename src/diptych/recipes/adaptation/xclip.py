@@ -1,4 +1,4 @@
-"""X-CLIP: frames of a clip talk to each other, a small transformer knows their order, and class names look at the clip."""
+"""X-CLIP: cross-frame attention, a small temporal transformer and video-specific prompts, on a trained CLIP."""
 
 from __future__ import annotations
 

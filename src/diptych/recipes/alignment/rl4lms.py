@@ -1,4 +1,4 @@
-"""RL4LMs: a language model learns a reward of its own texts, token by token; NLPO masks what it may write."""
+"""RL4LMs: a language model trained by reinforcement learning on a reward of its texts; NLPO masks unlikely tokens."""
 
 from __future__ import annotations
 

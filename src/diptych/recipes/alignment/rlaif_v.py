@@ -1,4 +1,4 @@
-"""RLAIF-V: a model answers, an equal judges each statement of its answers, and it learns from pairs of them, round after round."""
+"""RLAIF-V: iterative preference learning on a model's own answers, whose statements a labeler model judges."""
 
 from __future__ import annotations
 

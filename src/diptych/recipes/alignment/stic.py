@@ -1,4 +1,4 @@
-"""STIC: a model learns to prefer its careful descriptions of unlabelled images, then answers questions behind its own descriptions."""
+"""STIC: preference learning on a model's own image descriptions, then fine-tuning with descriptions in the prompt."""
 
 from __future__ import annotations
 

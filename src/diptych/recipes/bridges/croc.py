@@ -1,4 +1,4 @@
-"""Croc: between projector and dialogues the language model learns to reconstruct image tokens, most of which were replaced."""
+"""Croc: a pre-training stage between projector and dialogues, in which the language model reconstructs replaced image tokens."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""InstructBLIP: what a picture becomes depends on what is asked, since the Q-Former reads the question too."""
+"""InstructBLIP: a Q-Former that also reads the instruction, so that image tokens depend on the question."""
 
 from __future__ import annotations
 
@@ -216,7 +216,7 @@ class InstructBLIP(InstructionRecipe):
 
     def features(self, model: Bridge, batch: BridgeBatch) -> AnswerLikelihood:
         if not isinstance(batch, QFormerBatch):
-            raise ConfigError("instructblip reads batches of its own making")
+            raise ConfigError("instructblip needs batches made by its own method `batch`")
         written: AnswerLikelihood = model(batch.image_BCHW, batch.layout, batch.question_BL, batch.question_mask_BL)
         return written
 

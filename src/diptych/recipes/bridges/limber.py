@@ -1,4 +1,4 @@
-"""LiMBeR: one linear map makes words of image features, for a language model that stays as it is."""
+"""LiMBeR: one linear map from image features to tokens of a frozen language model."""
 
 from __future__ import annotations
 

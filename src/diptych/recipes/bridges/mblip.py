@@ -1,4 +1,4 @@
-"""mBLIP: a Q-Former that was trained before an English language model, aligned anew to one of many languages."""
+"""mBLIP: a Q-Former trained with an English language model, re-aligned to a multilingual one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""MiniGPT-4: one linear map between a frozen Q-Former and a frozen chat model, and a second stage that mends its language."""
+"""MiniGPT-4: one linear map between a frozen Q-Former and a frozen chat model, with a second stage on detailed captions."""
 
 from __future__ import annotations
 

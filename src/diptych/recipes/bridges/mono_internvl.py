@@ -1,4 +1,4 @@
-"""Mono-InternVL: no image encoder, but feed-forward maps of their own for image tokens in every layer of a language model."""
+"""Mono-InternVL: no image encoder; image tokens have feed-forward layers of their own in a language model."""
 
 from __future__ import annotations
 
@@ -129,7 +129,7 @@ class MonoInternVL(VisualInstructionRecipe):
             raise ConfigError(f"shares {shares} of three steps (expected 0 or more, 1 at most together)")
         if self.image_size % (2 * self.patch):
             raise ConfigError(
-                f"tiles of {self.image_size} pixels in patches of {self.patch} (expected an even number of patches a side)"
+                f"tiles of {self.image_size} pixels in patches of {self.patch} (expected an even number of patches per side)"
             )
 
     @property
@@ -201,7 +201,7 @@ class MonoInternVL(VisualInstructionRecipe):
 
     def features(self, model: Bridge, batch: BridgeBatch) -> AnswerLikelihood:
         if not isinstance(batch, TileBatch) or batch.there_BM is None or batch.more_BMCHW is None:
-            raise ConfigError("mono_internvl reads batches of its own making")
+            raise ConfigError("mono_internvl needs batches made by its own method `batch`")
         tile_T = batch.there_BM.flatten().nonzero()[:, 0] if batch.tile_T is None else batch.tile_T
         image_NCHW = torch.cat((batch.image_BCHW[:, None], batch.more_BMCHW), 1).flatten(0, 1)[tile_T]
         count_B = batch.there_BM.sum(1)

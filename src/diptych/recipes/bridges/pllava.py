@@ -1,4 +1,4 @@
-"""PLLaVA: an image model reads clips by pooling projected frames, and the strength of its adapters is chosen after training."""
+"""PLLaVA: an image model applied to clips by pooling projected frames, with an adapter strength chosen after training."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""SimVLG: a connector that merges alike image tokens layer by layer, trained in one stage by the language model's loss alone."""
+"""SimVLG: a connector that merges similar image tokens layer by layer, trained in one stage by the language model's loss."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""SITTA: words for a picture are looked up in the embedding table of a language model, by a map that is solved for and not trained."""
+"""SITTA: a matrix in closed form maps images to the token embeddings of a language model; the nearest words form the prompt."""
 
 from __future__ import annotations
 
@@ -130,12 +130,12 @@ class SITTA(LanguageModelRecipe[SemanticMap, WordsBatch, AlignmentDistances]):
         prepared.joint()
         if self.judge and isinstance(prepared.images(), DualEncoder):
             raise ConfigError(
-                f"judge is {self.judge!r}, but {self.image_weights!r} reads texts and chooses itself (expected no judge, or images alone)"
+                f"judge is {self.judge!r}, but {self.image_weights!r} embeds texts itself (expected no judge, or an encoder of images only)"
             )
         if self.learned_from == "vocabulary" and not isinstance(prepared.images(), DualEncoder):
             raise ConfigError(
-                f"image_weights is {self.image_weights!r}, which reads no words of a vocabulary (expected learned_from='captions', or a "
-                "model of images and texts)"
+                f"image_weights is {self.image_weights!r}, which does not read words of a vocabulary (expected learned_from='captions', or "
+                "a model of images and texts)"
             )
         return prepared
 
@@ -146,7 +146,7 @@ class SITTA(LanguageModelRecipe[SemanticMap, WordsBatch, AlignmentDistances]):
             name, value = ("judge", self.judge) if self.judge else ("image_weights", self.image_weights)
             more = "" if self.judge else ", or one that chooses among captions as judge"
             raise ConfigError(
-                f"{name} is {value!r}, which reads no texts (expected a model of both, such as a run of clip or hf:{more})"
+                f"{name} is {value!r}, which does not read texts (expected a model of both, such as a run of clip or hf:{more})"
             )
         return opened
 
@@ -158,7 +158,7 @@ class SITTA(LanguageModelRecipe[SemanticMap, WordsBatch, AlignmentDistances]):
         tower = getattr(module, "image_tower", None)
         if not isinstance(tower, Tower):
             raise ConfigError(
-                f"image_weights is {self.image_weights!r}, which holds no image tower (expected timm:NAME/FILE, or a run of clip)"
+                f"image_weights is {self.image_weights!r}, which contains no image tower (expected timm:NAME/FILE, or a run of clip)"
             )
         return ImageOnlyEncoder(tower)
 

@@ -1,4 +1,4 @@
-"""ALIGN: a plain dual encoder on texts as they are found, with little cleaning and a great many of them."""
+"""ALIGN: a plain dual encoder, trained on many texts with little cleaning."""
 
 from __future__ import annotations
 

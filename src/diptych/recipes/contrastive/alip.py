@@ -1,4 +1,4 @@
-"""ALIP: learn from raw text and a synthetic caption together, and weight down what disagrees instead of filtering it out."""
+"""ALIP: training on raw text and a synthetic caption, with loss weights by the agreement of image, text and caption."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""CLIP: match every image with its own text among all texts of the batch."""
+"""CLIP: a dual encoder trained to match every image with its text among all texts of the batch."""
 
 from __future__ import annotations
 

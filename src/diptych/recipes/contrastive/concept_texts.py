@@ -1,4 +1,4 @@
-"""CoCu's training: the caption as in CLIP, and concepts that the image shows as further positive texts."""
+"""CoCu's training: captions as in CLIP, with concepts of the image as additional positive texts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""CTP: learn one domain after the other without keeping data, and keep who is similar to whom."""
+"""CTP: continual pre-training on one domain after the other without stored data, preserving similarities between samples."""
 
 from __future__ import annotations
 

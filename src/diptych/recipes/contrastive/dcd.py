@@ -1,4 +1,4 @@
-"""DCD: a dual encoder learns from a matcher, on the wrong pairs that are hard."""
+"""DCD: a dual encoder distilled from a fusion model on hard negatives."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""DreamLIP: the sentences of a long caption are several texts of one image, each with the patches that it is about."""
+"""DreamLIP: sentences of a long caption as several positive texts of one image, each aligned with its patches."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""FILIP: every word looks for its patch, and every patch for its word."""
+"""FILIP: token-wise late interaction, each word with its best patch and each patch with its best word."""
 
 from __future__ import annotations
 

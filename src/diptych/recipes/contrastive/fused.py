@@ -1,4 +1,4 @@
-"""Fused: a matcher that reads image and text together, as a teacher and as a yardstick."""
+"""Fused: a fusion model that scores pairs of image and text, as a teacher and as a reference."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""GrowCLIP: when more data come, find out how the model should grow, and let it go on from what it knows."""
+"""GrowCLIP: a dual encoder that grows when data are added: layers, shared layers or MLP width, starting from its weights."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""LaCLIP: texts are augmented as images are, by drawing one of a caption and its rewrites at every step."""
+"""LaCLIP: text augmentation by sampling a caption or one of its rewrites at every step."""
 
 from __future__ import annotations
 

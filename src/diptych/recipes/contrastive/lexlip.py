@@ -1,4 +1,4 @@
-"""LexLIP: pictures and texts become weights over the words of a vocabulary, for an inverted index."""
+"""LexLIP: images and texts as sparse weights over the words of a vocabulary, for an inverted index."""
 
 from __future__ import annotations
 
@@ -133,7 +133,7 @@ class LexLIP(PairRecipe[nn.Module, PairBatch, LexicalOutput]):
         second = self.second_phase
         if self.bottleneck < 1 and (largest := second.momentum_batch or self.batch_size) > second.queue:
             raise ConfigError(
-                f"a batch of {largest} is larger than the queue of {second.queue}: keys would be forgotten in the step that brings them "
+                f"a batch of {largest} is larger than the queue of {second.queue}: keys would leave the queue in the step that adds them "
                 f"(expected --queue {largest} or more)"
             )
 
@@ -166,7 +166,7 @@ class LexLIP(PairRecipe[nn.Module, PairBatch, LexicalOutput]):
         texts = list(strings_of(data, self.texts_of, stride=max(1, len(data) // PROBED_ROWS), language=self.language))
         if (share := unknown_share(prepared.words(), texts, self.text_length)) > 0.5:
             raise DataError(
-                f"{share:.0%} of the tokens of '{data.name}' are no words of the vocabulary '{self.tokenizer}'",
+                f"{share:.0%} of the tokens of '{data.name}' are not words of the vocabulary '{self.tokenizer}'",
                 field="texts",
                 expected="--tokenizer data, a vocabulary of the texts' language, or another --language",
             )

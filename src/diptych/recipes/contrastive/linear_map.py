@@ -1,4 +1,4 @@
-"""Linear map: two frozen encoders and one matrix between them, solved for and not trained."""
+"""Linear map: two frozen encoders and one matrix between them, solved in closed form."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Locked towers: two frozen encoders, their features computed once, a small head on each."""
+"""Locked towers: two frozen encoders with cached features, and a small trained head on each."""
 
 from __future__ import annotations
 

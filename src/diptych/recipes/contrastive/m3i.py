@@ -1,4 +1,4 @@
-"""M3I: labels, texts and other views are targets of one objective, in one stage."""
+"""M3I: one-stage pre-training with labels, texts and other views as targets of one objective."""
 
 from __future__ import annotations
 

@@ -95,7 +95,7 @@ class Mix(TwoTextRecipe[MixEncoder, MixBatch, MixSets]):
             )
         if self.gates and not (self.texts.policy == "two" or (self.texts.policy == "sentences" and self.texts.raw_first)):
             raise ConfigError(
-                f"gates compare a raw text with captions, and policy {self.texts.policy} tells none apart "
+                f"gates compare a raw text with captions, and policy {self.texts.policy} has no separate captions "
                 "(expected policy two, or sentences with raw_first)"
             )
         if self.prefixes.dims and max(self.prefixes.dims) > self.width:

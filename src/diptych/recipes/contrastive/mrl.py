@@ -1,4 +1,4 @@
-"""MRL: any of the dual-encoder recipes, trained so that every prefix of an embedding is an embedding."""
+"""MRL: Matryoshka embeddings for any dual-encoder recipe; every prefix of an embedding can be used as an embedding."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""MRL with class labels: a classifier on every prefix of an image's vector, as in the paper's own models."""
+"""MRL with class labels: a classifier on every prefix of an image embedding, as in the paper's own models."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""NegCLIP: the same words in another order are a wrong text, and an image that looks alike is a hard one."""
+"""NegCLIP: hard negatives, captions with shuffled words and similar images."""
 
 from __future__ import annotations
 

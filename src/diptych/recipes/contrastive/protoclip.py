@@ -1,4 +1,4 @@
-"""ProtoCLIP: prototypes found in each modality are targets for the other."""
+"""ProtoCLIP: prototypes of each modality are targets for the other."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""SigLIP: every pair of the batch is a yes-or-no question of its own."""
+"""SigLIP: sigmoid loss, a binary classification of every pair of the batch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""SVLC: ordinary captions are taught what is in them, by wrong ones that differ in a word and by right ones that put it differently."""
+"""SVLC: training on rule-based negative captions that differ in a word, and on paraphrases as positives."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""SyViC: rendered scenes with long captions teach attributes, relations and order, and adapters keep what was known."""
+"""SyViC: fine-tuning on rendered scenes with long captions, with adapters against forgetting."""
 
 from __future__ import annotations
 

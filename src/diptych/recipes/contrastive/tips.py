@@ -1,4 +1,4 @@
-"""TIPS: one model for images and texts whose patches know where they are."""
+"""TIPS: a dual encoder with spatially aware patch features, by captioning, self-distillation and masking."""
 
 from __future__ import annotations
 

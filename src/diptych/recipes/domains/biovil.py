@@ -1,4 +1,4 @@
-"""BioViL: first a language model of the domain, by hidden words and matching sections; then images, by one global loss."""
+"""BioViL: a language model of radiology reports, then an image encoder trained with one global contrastive loss."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Dr-LLaVA: conversations about an image that are rewarded by a table of logic, for answers that are right and hang together."""
+"""Dr-LLaVA: conversations about an image, rewarded by a table of valid combinations for right and consistent answers."""
 
 from __future__ import annotations
 

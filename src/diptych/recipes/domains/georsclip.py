@@ -1,4 +1,4 @@
-"""GeoRSCLIP: CLIP tuned on pictures from above, at any rotation, in full or by adapters."""
+"""GeoRSCLIP: CLIP fine-tuned on aerial and satellite pictures at any rotation, in full or with adapters."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""KEEP: a tree of diseases teaches the texts, groups the pairs, writes captions, and says which pairs are no negatives."""
+"""KEEP: a disease ontology pre-trains the text encoder, groups pairs, writes captions and excludes false negatives."""
 
 from __future__ import annotations
 

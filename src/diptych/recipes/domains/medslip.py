@@ -1,4 +1,4 @@
-"""MeDSLIP: findings and places of a chest X-ray in two streams, tied to each other and to texts about both."""
+"""MeDSLIP: findings and anatomical locations of a chest X-ray in two streams, aligned with each other and with texts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""PLIP: persons by identity, colour and attributes."""
+"""PLIP: pre-training for persons by identity, colour and attributes."""
 
 from __future__ import annotations
 
@@ -163,7 +163,7 @@ class PLIPPerson(EncoderRecipe[PersonEncoder, PersonBatch, PersonPairs]):
             raise ConfigError(f"pairing is {self.pairing!r} (expected identity | instance)")
         if self.members < 1 or self.batch_size % self.members:
             raise ConfigError(
-                f"a batch of {self.batch_size} holds no whole groups of {self.members} members (expected a multiple, 1 or more)"
+                f"a batch of {self.batch_size} is not a multiple of groups of {self.members} members (expected a multiple, 1 or more)"
             )
         if not self.image_tower.startswith("resnet_clip"):
             raise ConfigError(f"image tower {self.image_tower!r} has no four maps (expected resnet_clip_...)")

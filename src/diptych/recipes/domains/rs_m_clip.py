@@ -1,4 +1,4 @@
-"""RS-M-CLIP: captions in many languages, and an image tower that says of parts of an image what a teacher says of the whole."""
+"""RS-M-CLIP: captions in many languages, and self-distillation of the image tower from whole images to crops."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""UniPT: persons pre-trained on pseudo texts."""
+"""UniPT: pre-training for person search on pseudo texts."""
 
 from __future__ import annotations
 
@@ -222,7 +222,7 @@ class UniPT(EncoderRecipe[UnifiedEncoder, UnifiedBatch, UnifiedPairs]):
             grid, patch = tower.inner.grid, int(tower.inner.patches.kernel_size[0])
             opened = open_address(guess.teacher or self.teacher_folder)
             if not isinstance(opened, PairEmbedder):
-                raise ConfigError(f"teacher {guess.teacher!r} is no pair of towers (expected a model such as CLIP)")
+                raise ConfigError(f"teacher {guess.teacher!r} is not a pair of towers (expected a model such as CLIP)")
             shown = self.deployed_preprocess if guess.teacher_sees == "theirs" else opened.preprocess
             teacher = FrozenPatches(opened, grid, patch, shown, shifted=guess.targets == "released")
             size: dict[str, Any] = {

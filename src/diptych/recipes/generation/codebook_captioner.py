@@ -1,4 +1,4 @@
-"""TL;DR's captioner: it sees an image through a codebook alone, so that its codes say what a caption needs and nothing else."""
+"""TL;DR's captioner: it sees an image only through a codebook, so that the codes represent the caption's content."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""RelationBooth: a low-rank adapter teaches a relation to a diffusion model that is given pictures of the two things."""
+"""RelationBooth: a low-rank adapter for one relation, on a diffusion model conditioned on pictures of the two objects."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""ReVersion: a relation becomes one word of a frozen text-to-image model, learned from a few exemplar pictures."""
+"""ReVersion: textual inversion of a relation from a few exemplar pictures, for a frozen text-to-image model."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Text-to-image diffusion: noise is predicted from a noisy picture and a prompt."""
+"""Text-to-image diffusion: a network that predicts the noise of a picture from the noisy picture and a prompt."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Recipes that tie words to places."""
+"""Recipes that ground texts in image regions."""

@@ -1,4 +1,4 @@
-"""DesCo: a grounding detector that obeys the description in a query and not the name alone."""
+"""DesCo: a grounding detector trained on descriptions, so that it uses the whole query and not only the class name."""
 
 from __future__ import annotations
 

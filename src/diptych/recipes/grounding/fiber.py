@@ -1,4 +1,4 @@
-"""FIBER: cross-attention inside the upper blocks of both towers, shut at the start and left out for retrieval."""
+"""FIBER: gated cross-attention inside the upper blocks of both towers; without it, a dual encoder for retrieval."""
 
 from __future__ import annotations
 

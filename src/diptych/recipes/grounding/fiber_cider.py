@@ -1,4 +1,4 @@
-"""FIBER's last stage of captioning: it draws captions, CIDEr-D rewards them."""
+"""FIBER's CIDEr optimisation: captions are sampled and rewarded by CIDEr-D."""
 
 from __future__ import annotations
 

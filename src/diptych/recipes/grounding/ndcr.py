@@ -1,4 +1,4 @@
-"""NDCR: a long text is divided into propositions, each compared with the pictures of a set, and what they say is put together."""
+"""NDCR: a long text is divided into propositions, each compared with the pictures of a set, and the results are combined."""
 
 from __future__ import annotations
 
@@ -313,7 +313,9 @@ class NDCR(Recipe[PickerNetwork, SetBatch, Picks]):
 
 def _target(asked: ImageSet) -> int:
     if asked.target is None:
-        raise DataError(f"the picture of '{asked.text[:60]}' is kept secret", field="target", expected="a number, to learn from")
+        raise DataError(
+            f"the right picture of '{asked.text[:60]}' is not published", field="target", expected="a number, to learn from"
+        )
     return asked.target
 
 

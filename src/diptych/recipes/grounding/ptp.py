@@ -1,4 +1,4 @@
-"""PTP: a sentence behind the caption says which block of the picture holds a thing."""
+"""PTP: a sentence after the caption states in which block of the picture an object is."""
 
 from __future__ import annotations
 
@@ -130,7 +130,7 @@ class PTP(BlockPromptRecipe[BlipTraining, PairBatch, BlipFeatures]):
         """The architecture, vocabulary and image settings of a BLIP of ours."""
         if not isinstance(model, BlipModel):
             raise ConfigError(
-                f"{getattr(model, 'name', model)} is no BLIP (expected a run of ptp, or a released file as .safetensors)"
+                f"{getattr(model, 'name', model)} is not a BLIP (expected a run of ptp, or a released file as .safetensors)"
             )
         text, preprocess = model.model.text, model.preprocess
         if preprocess.resize == "native" or preprocess.resize == "square":  # two tests narrow the type

@@ -1,4 +1,4 @@
-"""PTP on ViLT: words and patches in one transformer, which has to say the thing from the block and the block from the picture."""
+"""PTP on ViLT: one transformer for words and patches predicts the object from the block and the block from the picture."""
 
 from __future__ import annotations
 
@@ -159,7 +159,7 @@ class PTPViLT(BlockPromptRecipe[ViltTraining, ViltBatch, ViltFeatures]):
         """The architecture, vocabulary and image settings of a ViLT."""
         if not isinstance(model, ViltModel):
             raise ConfigError(
-                f"{getattr(model, 'name', model)} is no ViLT (expected a run of ptp_vilt, hf:FOLDER of a ViLT, or the authors' "
+                f"{getattr(model, 'name', model)} is not a ViLT (expected a run of ptp_vilt, hf:FOLDER of a ViLT, or the authors' "
                 "checkpoint as .safetensors)"
             )
         spec, preprocess = model.model.spec, model.preprocess

@@ -230,7 +230,9 @@ class RefVLM(VisualInstructionRecipe):
         turn = draw_turn(sample, self.tasks, self._most, self.answers, rng) if self.has_dialogue(sample) else None
         if turn is None:
             raise DataError(
-                f"sample '{sample.uid}' has nothing to ask about", field="regions", expected=f"what {list(self.tasks)} need"
+                f"sample '{sample.uid}' has no annotation for a question",
+                field="regions",
+                expected=f"what {list(self.tasks)} need",
             )
         return {**super().load(sample, rng), "turn": turn}
 

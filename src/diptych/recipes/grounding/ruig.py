@@ -1,4 +1,4 @@
-"""RUIG: the box that an instruction means, written as tokens and reinforced by how well it lies."""
+"""RUIG: box of the interface element that an instruction refers to, generated as tokens, reinforced by a reward on its overlap."""
 
 from __future__ import annotations
 

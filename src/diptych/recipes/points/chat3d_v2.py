@@ -1,4 +1,4 @@
-"""Chat-3D v2: a language model refers to the things of a room by identifiers that stand before their tokens."""
+"""Chat-3D v2: a language model refers to the objects of a room by identifiers before their tokens."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""3D scene graph guided pre-training: things of a room are matched with words, phrases and descriptions, and masked ones are predicted."""
+"""3D scene-graph-guided pre-training: objects of a room are matched with words, phrases and descriptions; masked ones are predicted."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Text4Point: points of rooms learn from pictures with depth, and class names guide what the network does with them."""
+"""Text4Point: a point network for rooms, pre-trained on pictures with depth and conditioned on class names."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""ULIP: a point tower learns the space of a frozen image-text model, from a view and the name of each object."""
+"""ULIP: a point-cloud encoder aligned with a frozen image-text model, by a view and the name of each object."""
 
 from __future__ import annotations
 

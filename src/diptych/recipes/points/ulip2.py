@@ -1,4 +1,4 @@
-"""ULIP-2: a coloured point tower learns the space of a frozen image-text model from views and captions of those views."""
+"""ULIP-2: an encoder of coloured point clouds aligned with a frozen image-text model, by views and captions of these views."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""PE-Net: scene graphs by one prototype a predicate, which pairs of things are drawn to in a space made of words."""
+"""PE-Net: scene graphs by one prototype per predicate, computed from word vectors."""
 
 from __future__ import annotations
 
@@ -284,7 +284,7 @@ class PENet(Recipe[SceneGraphNetwork, GraphBatch, GraphScores]):
         """The recipe for weights of another run of it: the same network and names; settings may differ."""
         if not isinstance(model, GraphRelater):
             raise ConfigError(
-                f"{getattr(model, 'name', model)} is no network of penet (expected one of its runs, --preset detection say)"
+                f"{getattr(model, 'name', model)} is not a network of penet (expected one of its runs, --preset detection say)"
             )
         spec = dict(model.model.detector.backbone.spec)
         shape = model.model.shape

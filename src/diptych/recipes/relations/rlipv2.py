@@ -1,4 +1,4 @@
-"""RLIPv2: detect objects and the relations between them from free text, by fusing image and label texts early in the encoder."""
+"""RLIPv2: detection of objects and relations given as free text, with early fusion of image and label features in the encoder."""
 
 from __future__ import annotations
 
@@ -142,7 +142,7 @@ class RLIPv2(GraphRecipe):
         dropout, the released masks (off unless they are asked for), and what it is trained for."""
         if not isinstance(model, GraphDetector) or not isinstance(model.texts, TokenTexts):
             raise ConfigError(
-                f"{getattr(model, 'name', model)} is no detector of relations that reads names (expected rlipv2:... or a run)"
+                f"{getattr(model, 'name', model)} is not a detector of relations that reads names (expected rlipv2:... or a run)"
             )
         if model.model.shape.given != self.shape.given:
             kind = "given regions" if model.model.shape.given else "regions that it finds"

@@ -1,4 +1,4 @@
-"""Recurrent Relational Networks: objects exchange messages for many steps, and answer at each of them."""
+"""Recurrent Relational Networks: message passing between objects for many steps, with an answer after each."""
 
 from __future__ import annotations
 
@@ -88,9 +88,11 @@ class RRN(Recipe[RelationalNetwork, ReasoningBatch, StepLogits]):
                 "(expected 1 or more; 0 or more; above 0 and at most 1)"
             )
         if self.network == "mlp" and self.problem != "sudoku":
-            raise ConfigError(f"network 'mlp' reads grids alone, and problem is '{self.problem}' (expected network='recurrent')")
+            raise ConfigError(
+                f"network 'mlp' works only on grids, and problem is '{self.problem}' (expected network='recurrent')"
+            )
         if self.pixels and self.problem != "jumps":
-            raise ConfigError(f"pixels are of jumps alone, and problem is '{self.problem}' (expected problem='jumps')")
+            raise ConfigError(f"pixels are only for jumps, and problem is '{self.problem}' (expected problem='jumps')")
 
     @property
     def measured_by(self) -> str:

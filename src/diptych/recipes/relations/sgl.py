@@ -1,4 +1,4 @@
-"""SGL: a picture and an instruction become a symbolic goal, and a planner finds the actions."""
+"""SGL: predicts a symbolic goal from a picture and an instruction; a planner finds the actions."""
 
 from __future__ import annotations
 
@@ -338,7 +338,7 @@ def _with(vocabulary: tuple[str, ...], names: Iterable[str]) -> tuple[str, ...]:
 
 def _number(name: str, vocabulary: tuple[str, ...]) -> int:
     if name not in vocabulary:
-        raise DataError(f"'{name}' is none of the names of training", field="goal", expected=", ".join(vocabulary))
+        raise DataError(f"'{name}' is not one of the names of training", field="goal", expected=", ".join(vocabulary))
     return vocabulary.index(name)
 
 

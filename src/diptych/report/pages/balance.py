@@ -38,7 +38,7 @@ def balance_page(
         line_chart("share of all matches, running from the rarest entry", shares, x_label="share of entries"),
     ]
     explained = (
-        "A text is kept with the probability that its rarest entries give it; frequent entries ride along with them, so t is no cap. "
+        "A text is kept with the probability that its rarest entries give it; frequent entries of the text are kept, too: t is no cap. "
         "A flatter curve after than before is what the balance is for."
     )
     sections = [

@@ -115,7 +115,7 @@ def leaderboard_page(path: Path, board: Leaderboard, album: Album) -> Path:
         for pair in board.pairings
     ]
     note = (
-        "Overlapping intervals of two models are no test: the paired difference is. Wins and losses are rows on which one is right and "
+        "Overlapping intervals of two models are not a test: use the paired difference. Wins and losses are rows on which one is right and "
         "the other wrong. P is corrected for all pairs after Holm; it is about these models on questions like these, and not about "
         "training them again."
     )

@@ -73,9 +73,9 @@ def read_access(file: Path) -> tuple[Access, ...]:
     except OSError as error:
         raise ConfigError(f"{file} cannot be read: {error.strerror or error}") from error
     except (ValueError, RecursionError) as error:
-        raise ConfigError(f"{file} is no JSON (expected a list of objects with name and token)") from error
+        raise ConfigError(f"{file} is not valid JSON (expected a list of objects with name and token)") from error
     if not isinstance(rows, list) or not rows:
-        raise ConfigError(f"{file} is no list (expected a list of objects with name and token)")
+        raise ConfigError(f"{file} is not a list (expected a list of objects with name and token)")
     kinds = {"name": str, "token": str, "write": bool, "rate": int | float, "burst": int}
     made = []
     for number, row in enumerate(rows, start=1):

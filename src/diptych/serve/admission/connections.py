@@ -143,7 +143,7 @@ class Connection(H11Protocol):
         """Answer what is no HTTP, or a head above the limit (431), then read on for a moment without keeping anything: closed with bytes
         unread, the connection would be reset, and the client would lose the answer."""
         status = 431 if getattr(sys.exc_info()[1], "error_status_hint", 400) == 431 else 400
-        reason = "the address and the headers are too long" if status == 431 else "this is no HTTP request"
+        reason = "the address and the headers are too long" if status == 431 else "this is not an HTTP request"
         body = b'{"error":{"message":"%s","type":"invalid_request_error","code":%d}}' % (reason.encode(), status)
         head = f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\nContent-Type: application/json\r\nConnection: close\r\n"
         self.transport.write(head.encode() + b"Content-Length: %d\r\n\r\n" % len(body) + body)

@@ -70,7 +70,7 @@ class GuardMiddleware:
         changes = scope["method"] in CHANGING and path.startswith(CHANGED)
         if access is None and not open_to_all and (changes or not self._access.reading_is_open):
             if changes and not self._access.takes_changes:
-                raise RequestError(403, "this service takes no changes (expected diptych serve ... with a write token)")
+                raise RequestError(403, "this service does not accept changes (expected diptych serve ... with a write token)")
             self.service.metrics.refused("token")
             raise RequestError(401, "a bearer token is needed", headers={"WWW-Authenticate": "Bearer"})
         if changes and access is not None and not access.write:

@@ -73,7 +73,7 @@ class Reloader:
         async with self._lock:
             old = self._service.side(request.name)
             if old.index is None or self._service.item_writer is None:
-                raise RequestError(409, "this service has no index, or takes no changes: there is nothing to reload")
+                raise RequestError(409, "this service has no index, or does not accept changes, so it cannot reload")
             folder = Path(request.index) if request.index else old.index.folder
             if not request.build and request.model is None and _identity(folder) == old.index.opened_as:
                 return _answer(old, switched=False, caught_up=0)

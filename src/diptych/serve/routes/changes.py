@@ -83,7 +83,7 @@ def add(app: FastAPI, service: Service, reloader: Reloader | None) -> None:
 
 def _writer(service: Service) -> ItemWriter:
     if service.item_writer is None:
-        raise RequestError(403, "this service takes no changes (expected diptych serve ... with a write token)")
+        raise RequestError(403, "this service does not accept changes (expected diptych serve ... with a write token)")
     return service.item_writer
 
 

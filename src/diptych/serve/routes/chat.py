@@ -156,7 +156,7 @@ async def _read_request(service: Service, side: ServedModel, request: ChatReques
         raise RequestError(422, f"stop has {len(stops)} entries (expected at most {STOPS})")
     temperature = request.temperature or 0.0
     if temperature and not isinstance(side.model, Streamer):
-        raise RequestError(422, f"temperature is {temperature:g}: '{side.name}' takes the likeliest word each time (expected 0)")
+        raise RequestError(422, f"temperature is {temperature:g}: '{side.name}' decodes greedily (expected 0)")
     image, pictures, prompt = await _prompt(service, request)
     given = request.max_completion_tokens or request.max_tokens
     return GenerationRequest(
@@ -198,7 +198,7 @@ async def _prompt(service: Service, request: ChatRequest) -> tuple[ArrayImage, i
         role: Role = "system" if message.role == "developer" else message.role
         turns.append(Turn(role, tuple(parts)))
     if not pictures:
-        raise RequestError(422, "messages hold no picture (expected a part of type image_url)")
+        raise RequestError(422, "messages contain no picture (expected a part of type image_url)")
     if turns[-1].role != "user":
         raise RequestError(422, f"the last message is of '{turns[-1].role}' (expected 'user': the one that is answered)")
     dialogue = Dialogue(tuple(turns))

@@ -49,7 +49,7 @@ def _as_text(side: ServedModel, value: Any) -> Any:
         return value
     tokenizer = getattr(side.model, "tokenizer", None)
     if not isinstance(tokenizer, Tokenizer):
-        raise RequestError(422, f"input holds token ids, and '{side.name}' has no tokenizer that reads them (expected texts)")
+        raise RequestError(422, f"input holds token ids, and '{side.name}' has no tokenizer for them (expected texts)")
     if max(value) >= tokenizer.vocab_size:
         raise RequestError(422, f"input has the token id {max(value)} ('{side.name}' has {tokenizer.vocab_size:,} of its own)")
     return tokenizer.decode(value)

@@ -52,7 +52,7 @@ def _conditions(where: str) -> dict[str, Any]:
     except ValueError:  # Python reads no whole numbers of more than 4,300 digits
         raise RequestError(400, "where holds a number of far too many digits") from None
     if not isinstance(conditions, dict):
-        raise RequestError(422, 'where is no JSON object (expected one such as {"split": "train"})')
+        raise RequestError(422, 'where is not a JSON object (expected one such as {"split": "train"})')
     return conditions
 
 

@@ -18,7 +18,7 @@ from diptych.tasks._scoring.intervals import DRAWS, Floats, percentiles, resampl
 class Means:
     """Columns [N] of values, NaN where a case does not count; `add` all of them, then take metrics.
 
-    groups  of the cases, which are drawn together
+    groups  groups of the cases, resampled together
     """
 
     def __init__(self, groups: Sequence[str], *, draws: int = DRAWS, seed: int = 0) -> None:

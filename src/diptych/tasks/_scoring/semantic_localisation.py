@@ -33,10 +33,10 @@ Polygon = Sequence[Point]
 class PeakOptions:
     """Search for attention peaks.
 
-    blur    side of the box that smooths the map
+    blur    side of the box filter that smooths the map
     passes  number of smoothing passes
-    window  side of the window in which a peak is the highest
-    least   probability that a peak has, in the map before it was smoothed
+    window  side of the window in which a peak must be the highest point
+    least   minimum probability of a peak, in the map before smoothing
     """
 
     blur: int = 50

@@ -66,15 +66,15 @@ class AutoBench:
     half; `consistent` the share of questions whose verdict the order did not change, `took_first` how often the first answer shown was
     taken (.5 without a bias).
 
-    triplets    file of questions; None has programs write them from the data's boxes and relations
-    form        "closed" asks with options, "open" without them, "given" as the question has some or none
-    by          the judge of open questions
-    threshold   cosine from which an answer is right, for embedding
-    options     of questions that programs write
-    suffix      stands behind an open question
-    max_tokens  of an answer
+    triplets    file of questions; None generates questions with programs from the boxes and relations of the data
+    form        "closed": questions with options; "open": without options; "given": as each question has them
+    by          judge of open questions
+    threshold   minimum cosine of a right answer, for the judge "embedding"
+    options     number of options of generated questions
+    suffix      text after an open question
+    max_tokens  maximum number of tokens of an answer
     draws, seed of the intervals, which draw groups of samples; seed of the programs
-    blind       whether the same questions are asked about grey pictures, too
+    blind       also ask the same questions about grey pictures
     """
 
     slug: ClassVar[str] = "auto_bench"
@@ -163,7 +163,7 @@ class AutoBench:
                 symbols[uid] = symbols_of(sample, (width, height))
         if not symbols:
             raise DataError(
-                "no picture has boxes that programs could ask about", field="regions", expected="boxes, or --triplets FILE"
+                "no picture has boxes for the programs' questions", field="regions", expected="boxes, or --triplets FILE"
             )
         vocabulary = SymbolVocabulary.of(list(symbols.values()))
         rngs = {uid: keyed_rng("bench questions", self.seed, uid) for uid in symbols}
@@ -204,7 +204,7 @@ class AutoBench:
 
     def score(self, records: pa.Table) -> Result:
         if not len(records):
-            raise DataError("there is nothing to score: the records hold no question", expected="one row or more")
+            raise DataError("nothing to score: the records contain no question", expected="one row or more")
         groups = records.column("group").to_pylist()
         columns = self._columns(records)
         drawn_RM = resampled_means(np.stack(list(columns.values()), 1), groups, draws=self.draws, seed=self.seed)

@@ -113,7 +113,7 @@ def score_choices(
 ) -> Result:
     """Metrics of the records with intervals over groups, and facts for reading them.
 
-    lettered  options were shown with letters, so that their places can matter
+    lettered  True if options are shown with letters, so that their position can matter
     """
     groups, chosen = records.column("group").to_pylist(), read_chosen(records, extractor)
     columns = ask_columns(records, chosen, none_option)
@@ -175,11 +175,11 @@ def accuracy_by_extractor(records: pa.Table) -> dict[str, float]:
 def position_bias(records: pa.Table, chosen: Sequence[str]) -> dict[str, Any]:
     """Letter frequencies of the choices, against an equal share of those that were offered; {} where nothing was read.
 
-    distance       total variation between the chosen letters and equal shares: 0 to 1
+    distance       total variation distance between the chosen letters and a uniform distribution: 0 to 1
     chi2, df, p    Pearson's test of the same; orders of one question are no independent draws, so that p is too small where
     answers stay entropy_bits   of the chosen letters
-    recall         of each letter: how often it was chosen where it was right
-    recall_spread  the standard deviation of those (Zheng et al., 2023, arXiv 2309.03882)
+    recall         recall of each letter: share of questions with this right letter for which it was chosen
+    recall_spread  standard deviation of the recalls (Zheng et al., 2023, arXiv 2309.03882)
     """
     picked, expected = np.zeros(len(LETTERS)), np.zeros(len(LETTERS))
     hits, truths = np.zeros(len(LETTERS)), np.zeros(len(LETTERS))

@@ -49,9 +49,9 @@ class IIBench(MultipleChoice):
 
     mode        "none"; "cot" asks for steps; "domain", "emotion", "rhetoric" give that word of the data as key words; "1-shot"
                 to "3-shot" put the published examples and their pictures before the question
-    examples    the development split, for the examples
-    max_tokens  0 takes 32, and 1,000 for "cot"
-    submission  a file for the answers; "" writes none
+    examples    development split, the source of the examples
+    max_tokens  maximum number of tokens of an answer; 0 takes 32, and 1,000 for "cot"
+    submission  output file of answers for EvalAI; "" writes none
     """
 
     slug: ClassVar[str] = "ii_bench"
@@ -71,7 +71,9 @@ class IIBench(MultipleChoice):
             expected = "examples=dev.json with a mode of examples, and neither shots nor hint, which the mode stands for"
             raise ConfigError(f"mode is '{self.mode}' and examples {self.examples!r} (expected {expected})")
         if self.how != "write":
-            raise ConfigError(f"how is '{self.how}' (expected write: the benchmark reads replies; multiple_choice ranks options)")
+            raise ConfigError(
+                f"how is '{self.how}' (expected write: the benchmark scores generated replies; multiple_choice can rank options)"
+            )
         if not self.max_tokens:
             object.__setattr__(self, "max_tokens", LONG if self.mode == "cot" else SHORT)
         object.__setattr__(self, "shots", int(self.mode[0]) if self.examples else 0)

@@ -21,13 +21,13 @@ NUMBERED = re.compile(r"<image (\d+)>")
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """uid       of the sample
-    item        which question it is; variants of one question have one name, so that what was chosen in each can be compared
-    group       what is drawn together for intervals
-    options     in the order of the data
-    answer      the text of the right one; None if the data keep it secret
-    answerable  whether an option is right, "none of them" aside
-    pictures    in the order in which marks of the texts mean them
+    """uid       uid of the sample
+    item        name of the question; its variants share it, so that their answers can be compared
+    group       group that is resampled as a whole for intervals
+    options     options in the order of the data
+    answer      text of the right option; None if the data do not publish it
+    answerable  True if an option other than "none of them" is right
+    pictures    pictures in the order of the marks in the texts
     """
 
     uid: str
@@ -47,7 +47,7 @@ def items_of(data: Dataset, *, options: int, seed: int, none_option: str = "") -
     """Every question of every sample. Where a question has no options of its own, its answer and others of its kind in the data
     are offered, drawn and shuffled under `seed`.
 
-    none_option  a question whose right option reads so has no answer
+    none_option  text of the "none of them" option; a question with this right option counts as having no answer
     Raises DataError for data without questions, questions without pictures, and marks that are not as many as the pictures.
     """
     triples: list[tuple[Sample, int, Question]] = []

@@ -52,11 +52,11 @@ class MCBench:
     compat="repo" renames groups as the published evaluator does, which keeps the original predictions for all pairs but the last,
     and pairs images by their position in the file; its scores match the paper's leaderboard.
 
-    how         "single" or "stepwise"
-    least       score below which a box is left out; top: boxes of a phrase at most
-    max_tokens  of a plan
+    how         "single" or "stepwise" prompting
+    least       minimum score of a box; top: maximum number of boxes per phrase
+    max_tokens  maximum number of tokens of a plan
     draws, seed of the intervals, which draw groups of samples
-    compat      "repo" groups and cuts as the published evaluator does; "" does not
+    compat      "repo" groups and crops as the published evaluator does; "" does not
     """
 
     slug: ClassVar[str] = "mc_bench"
@@ -131,7 +131,7 @@ class MCBench:
 
     def score(self, records: pa.Table) -> Result:
         if not len(records):
-            raise DataError("there is nothing to score: the records hold no text", expected="one row or more")
+            raise DataError("nothing to score: the records contain no text", expected="one row or more")
         rows = records.to_pylist()
         compat = facts_of(records).get("options", {}).get("compat", self.compat)
         code_N, count = codes([row["group"] for row in rows])

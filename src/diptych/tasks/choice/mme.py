@@ -34,10 +34,9 @@ class MME:
 
     Data: questions with the answer yes or no and their category as `kind`; the questions of one picture are those of one `group`.
 
-    reader    how an answer is read: "prefix", as released, takes what its first four letters hold; "single" is VLMEvalKit's
-              (`_scoring.answers.yes_no`)
-    suffix    stands behind each question; published questions bring theirs
-    keep      answers of a model on this machine are kept on disk, so that a killed run goes on with what is missing
+    reader    parser of answers: "prefix", as released, reads the first four letters; "single" is VLMEvalKit's (`_scoring.answers.yes_no`)
+    suffix    text after each question; published questions have their own
+    keep      cache answers of a local model on disk, so that a killed run can be resumed
     draws, seed of the intervals, which draw groups
     """
 
@@ -88,7 +87,7 @@ class MME:
 
     def score(self, records: pa.Table) -> Result:
         if not len(records):
-            raise DataError("there is nothing to score: the records hold no question", expected="one row or more")
+            raise DataError("nothing to score: the records contain no question", expected="one row or more")
         groups, category_N = records.column("group").to_pylist(), np.array(records.column("category").to_pylist())
         right_N, plus_N = self._right(records), self._both_right(records)
         categories = sorted(set(category_N.tolist()))

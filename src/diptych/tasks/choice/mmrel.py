@@ -62,18 +62,18 @@ class MMRel:
     between such things in the data of `usual`, while others do, and "usual" where it is the most frequent one. Left and right are the
     viewer's.
 
-    how       "write": the answer in the model's own words; "mean" or "sum": which of "yes" and "no" is likelier, by nats a token or in
-              all (open questions are left out)
-    reader    how a written answer is read: first | released | single | whole | prefix | contained (`_scoring.answers.yes_no`); the
-              last is that of the code that MMRel was measured with, whose suffix is "Please answer this question with one word."
-    unread    an answer that is neither is "wrong" and no yes, or, as MMRel counts it, the "opposite" of the right one: of a question whose
-              answer is no it is then a yes, which precision and the share of yes feel
-    by        the judge of open questions: exact, soft, embedding, likelihood, model; the last three ask the role `judge`
-    suffix    stands behind each yes-or-no question
-    template, count, wrong  of questions that are made, see `RelationQuestionOptions`
-    usual     address of data whose relations are the usual ones, such as what the model was trained on
-    blind     ask about grey pictures too
-    keep      answers of a model on this machine are kept on disk, so that a killed run goes on with what is missing
+    how       "write": generate the answer; "mean" or "sum": compare the likelihoods of "yes" and "no", in nats per token or in total (open
+              questions are left out)
+    reader    parser of generated answers: first | released | single | whole | prefix | contained (`_scoring.answers.yes_no`); the last is
+              that of MMRel's evaluation, whose suffix is "Please answer this question with one word."
+    unread    an answer that is neither yes nor no counts as "wrong" and not as a yes; or, as in MMRel, as the "opposite" of the right
+              answer, which affects precision and the share of yes
+    by        judge of open questions: exact, soft, embedding, likelihood, model; the last three need the role `judge`
+    suffix    text after each yes-or-no question
+    template, count, wrong  options of generated questions, see `RelationQuestionOptions`
+    usual     address of data whose relations count as usual, such as the training data of the model
+    blind     also ask about grey pictures
+    keep      cache answers of a local model on disk, so that a killed run can be resumed
     draws, seed of the intervals, which draw groups of samples; `seed` also of the questions that are made
     """
 
@@ -194,7 +194,7 @@ class MMRel:
 
     def score(self, records: pa.Table) -> Result:
         if not len(records):
-            raise DataError("there is nothing to score: the records hold no question", expected="one row or more")
+            raise DataError("nothing to score: the records contain no question", expected="one row or more")
         reader = self._reader(records)
         closed = records.filter(pc.is_valid(records.column("true")))
         metrics: dict[str, Metric] = {}

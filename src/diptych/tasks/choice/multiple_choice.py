@@ -73,23 +73,23 @@ class MultipleChoice:
     data, drawn and shuffled under `seed`. Results with different `how` are not comparable. The blind row asks the same questions
     about plain grey images.
 
-    how          "write": the options are shown with letters and the reply is read; "letter": shown, the likeliest letter
-                 counts; "mean" or "sum": not shown, the likeliest text by nats a token or in all, for which the order plays no
-                 part
-    options      how many, where the question has none of its own
-    order        "rotate" turns the given order by 0, 1, ... places, "shuffle" draws different orders under `seed`, "given" once
-    orders       how many at most; 1 for mean and sum
-    instruction  stands behind the options
-    none_option  the text of an option for "none of them"; "" adds none
+    how          "write": options are shown with letters and the reply is parsed; "letter": shown, the most likely letter counts; "mean" or
+                 "sum": not shown, the most likely text counts, by nats per token or in total; the order has no effect then
+    options      number of options, for questions without options of their own
+    order        "rotate" rotates the given order by 0, 1, ... positions; "shuffle" samples different orders under `seed`; "given" uses the
+                 given order
+    orders       maximum number of orders; 1 for mean and sum
+    instruction  text after the options
+    none_option  text of an option "none of them"; "" adds none
     unanswerable asks every question that has an answer a second time, without it
-    hint         a name of the questions' hints ("domain"): its words stand before the question
-    shots        so many questions of `examples` stand before each question, with their answers
-    examples     an address of data
-    compat       a released extractor in the place of ours (`core.registry.EXTRACTORS`)
+    hint         name of a hint of the questions ("domain"), whose text is put before the question
+    shots        number of questions of `examples`, with answers, before each question
+    examples     address of the data of the examples
+    compat       a released parser instead of ours (`core.registry.EXTRACTORS`)
     miller_madow corrects entropies in bits and nats for few orders
-    keep         answers of a model on this machine are kept on disk, so that a killed run goes on with what is missing
-    draws, seed  of the intervals, which draw groups of samples
-    blind       whether the same questions are asked about grey pictures, too
+    keep         cache answers of a local model on disk, so that a killed run can be resumed
+    draws, seed  bootstrap draws and seed of the intervals, which resample groups of samples
+    blind       also ask the same questions about grey pictures
     """
 
     name: ClassVar[str] = "multiple_choice"
@@ -241,7 +241,7 @@ class MultipleChoice:
 
     def score(self, records: pa.Table) -> Result:
         if not len(records):
-            raise DataError("there is nothing to score: the records hold no question", expected="one row or more")
+            raise DataError("nothing to score: the records contain no question", expected="one row or more")
         notes: dict[str, Any] = {"extractor": self._extractor}
         if self.how == "write":
             notes["accuracy_by_extractor"] = accuracy_by_extractor(records)

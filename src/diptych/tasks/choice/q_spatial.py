@@ -53,12 +53,12 @@ class QSpatial:
     ratio of success with and without a reference, adjusted for the kind of question by logistic regression. That is an
     association, not a causal effect: to compare prompts, use the same questions (`diptych leaderboard`).
 
-    prompt     "standard" asks the question; "zero_shot" lets it think step by step; "single" and "steps" are SpatialPrompt
-    delta      the factor of a success
-    compat     "released": the published parser, and the wording with its slip; "" reads what is meant and corrects the slip
-    system_as  "turn" gives the form of the answer as a message of the system; "front" puts it before the question, for models
-               that take one prompt: a departure
-    keep       answers of a model on this machine are kept on disk, so that a killed run goes on with what is missing
+    prompt     "standard": the question; "zero_shot": with "think step by step"; "single" and "steps": SpatialPrompt
+    delta      largest factor between estimate and true length of a success
+    compat     "released": published parser and wording, with its typing error; "": our parser, and the corrected wording
+    system_as  "turn": the answer format is a system message; "front": it is put before the question, for models without system messages (a
+               departure)
+    keep       cache answers of a local model on disk, so that a killed run can be resumed
     """
 
     slug: ClassVar[str] = "q_spatial"
@@ -115,7 +115,7 @@ class QSpatial:
 
     def score(self, records: pa.Table) -> Result:
         if not len(records):
-            raise DataError("there is nothing to score: the records hold no question", expected="one row or more")
+            raise DataError("nothing to score: the records contain no question", expected="one row or more")
         groups, kinds = records.column("group").to_pylist(), records.column("kind").to_pylist()
         factor_N = self.factors(records)
         columns = self._columns(records, factor_N)
@@ -193,7 +193,7 @@ def _question_of(value: Any, name: str, row: int) -> dict[str, Any]:
         raise DataError(f"is {str(value)[:60]}", file=name, row=row, field=FIELD, expected=expected)
     length = centimetres(float(value["value"]), str(value["unit"]))
     if length is None or not length > 0:
-        problem = f"'{value['value']} {value['unit']}' is no length"
+        problem = f"'{value['value']} {value['unit']}' is not a length"
         raise DataError(problem, file=name, row=row, field="unit", expected="m, cm, feet, ...")
     return {**value, "cm": length}
 

@@ -41,15 +41,15 @@ class ARO:
     counts so; by default ties are shared and options that equal the true one are dropped (and counted). Its shuffles are drawn anew in
     every run, ours by key.
 
-    leave_out   relations that count in no mean: those that the release leaves out (they hold both ways, or are rare), or "none"
-    minimum     cases that a pair of attributes needs to count. Relations need none, as released
-    ties        what equal scores are worth: expected (shared) | pessimistic | optimistic | index (the first option as published)
-    compare, prompt, question, keep_equal   how a model is asked, see `diptych.tasks.composition.caption_scoring`
-    normalise   whether every option is written from the same tokens
-    most_words  of an option of order
-    tagger      of the words that are shuffled: our own, or "spacy:en_core_web_sm", the published one
-    trigrams    whose words the threes of order are cut from: the "tagger"'s, or the Penn "treebank"'s, as released
-    train       whose captions the blind scorer counts words in; the split "train" where there is one
+    leave_out   relations that are left out of the means: those that the release leaves out (symmetric or rare ones), or "none"
+    minimum     number of cases that a pair of attributes needs. Relations need none, as released
+    ties        credit of equal scores: expected (shared) | pessimistic | optimistic | index (the first option, as published)
+    compare, prompt, question, keep_equal   how captions are scored, see `diptych.tasks.composition.caption_scoring`
+    normalise   write every option from the same tokens
+    most_words  maximum number of words of an option of order
+    tagger      part-of-speech tagger for the shuffled words: the built-in one, or "spacy:en_core_web_sm", the published one
+    trigrams    tokenizer for the shuffled trigrams: the "tagger"'s, or the Penn "treebank"'s, as released
+    train       data whose captions the blind scorer counts words in; by default the split "train" if there is one
     """
 
     name: ClassVar[str] = "aro"

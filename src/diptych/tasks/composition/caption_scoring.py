@@ -44,12 +44,12 @@ class CaptionScoring:
     compare     "vectors" (cosine), "pairs" (`score_pairs`), "mean" or "sum" (likelihood of the caption, in nats a token or in all), "ask"
                 (each caption is asked for in words; an answer with "yes" in it scores 1, another 0, as SNARE asks generators); "auto" is
                 the first of pairs, vectors, mean, ask that the model can
-    prompt      stands before a caption whose likelihood is asked
-    question    what is asked of a caption under "ask", with one {}; or "snare": as SNARE's release asks BLIP-2, which first describes the
-                picture, and then answers about each caption behind its own description (`snare_question`)
-    keep_equal  False drops false options that equal a true one but for case and punctuation, which no model could tell apart; True keeps
-                them as published code does
-    batch_size  pictures that are read at once
+    prompt      text before a caption whose likelihood is computed
+    question    question about a caption under "ask", with one {}; or "snare": as in SNARE's release for BLIP-2, which first describes the
+                picture, and then answers about each caption after its own description (`snare_question`)
+    keep_equal  False drops false options that equal a true one except for case and punctuation, since no model could distinguish them; True
+                keeps them, as published code does
+    batch_size  number of pictures per batch
     """
 
     compare: Compare = "auto"
@@ -75,7 +75,7 @@ class CaptionScoring:
         elif able[self.compare]:
             return self.compare
         ways = " | ".join(way for way, can in able.items() if can) or "a model that embeds, scores pairs or writes"
-        raise ConfigError(f"'{getattr(model, 'name', model)}' cannot be asked by compare={self.compare} (expected {ways})")
+        raise ConfigError(f"'{getattr(model, 'name', model)}' does not support compare={self.compare} (expected {ways})")
 
     def records(
         self,
@@ -89,8 +89,8 @@ class CaptionScoring:
     ) -> pa.Table:
         """Returns one row per case in the order of the data, with the scores of text-only baselines.
 
-        missing     what data need for this task, for the error when there is no case
-        trained_on  captions that the blind scorer counts words in; the true captions of other groups where there are none
+        missing     data that this task needs, for the error message if there is no case
+        trained_on  captions in which the blind scorer counts words; by default the true captions of other groups
         """
         way = self.way(model)
         cases: list[Case] = []

@@ -26,13 +26,13 @@ CONTENT = (to.NOUN, to.VERB, to.ADJECTIVE)  # in the order in which they are shu
 class OrderOptions:
     """Word-order perturbations of captions, as answer options.
 
-    tagger     turns a caption into words with tags
-    normalise  True writes every option, the true one too, from the same tokens; False takes the true one as it stands, as published: it
-               then differs from the others by its spaces alone in some captions, which a model can see without the image
-    trigrams   what the threes of ARO are cut from: the words of the "tagger", or those of the "treebank", as released, where a hyphen cuts
-               nothing
+    tagger     tokenizer and part-of-speech tagger of captions
+    normalise  True writes every option, including the true one, from the same tokens; False leaves the true one unchanged, as published: in
+               some captions it then differs from the others only by its spaces, which a model can detect without the image
+    trigrams   tokens from which ARO's trigrams are made: words of the "tagger", or of the "treebank", as released, which does not split at
+               hyphens
     most_words of an option, 0 for all
-    seed       of the shuffles, with the uid and the number of the caption
+    seed       seed of the shuffles, combined with the uid and the number of the caption
     """
 
     tagger: Tagger

@@ -40,12 +40,12 @@ from diptych.tasks.composition.caption_scoring import CaptionScoring
 class Probe:
     """Accuracy by kind of mistake, macro-averaged, with intervals over groups.
 
-    language  of the true caption, where a sample's wrong captions do not say which one they were made from
-    minimum   cases that a kind needs to count in `macro`
-    ties      what equal scores are worth: expected (shared) | pessimistic | optimistic | index (the first option wins)
+    language  language of the true caption, if the wrong captions of a sample do not name their source
+    minimum   number of cases that a kind needs to be part of `macro`
+    ties      credit of equal scores: expected (shared) | pessimistic | optimistic | index (the first option wins)
     leave_out kinds that count in no mean; each keeps its own number
-    compare   by "vectors", or by the scores that the model gives pairs ("pairs": late interaction, models that read both at once);
-              "auto" is "pairs" for models that have such scores
+    compare   "vectors": cosine; "pairs": scores of pairs (late interaction, fusion models); "auto": "pairs" for models that have such
+              scores
     """
 
     name: ClassVar[str] = "probe"

@@ -63,12 +63,12 @@ class SNARE:
     with a question of ours, or with `question="snare"` in the words of the release.
 
     Fields as in `aro`.
-    compare, prompt, question, keep_equal   how a model is asked, see `diptych.tasks.composition.caption_scoring`
-    minimum     cases that a single relation, or pair of attributes, needs for a number of its own
-    normalise   whether every option is written from the same tokens
-    most_words  of a caption that is shuffled
-    tagger      of the words that are shuffled: our own, or "spacy:en_core_web_sm", the published one
-    train       whose captions the blind scorer counts words in; the split "train" where there is one
+    compare, prompt, question, keep_equal   how captions are scored, see `diptych.tasks.composition.caption_scoring`
+    minimum     number of cases that a relation, or a pair of attributes, needs for a result of its own
+    normalise   write every option from the same tokens
+    most_words  maximum number of words of a shuffled caption
+    tagger      part-of-speech tagger for the shuffled words: the built-in one, or "spacy:en_core_web_sm", the published one
+    train       data whose captions the blind scorer counts words in; by default the split "train" if there is one
     """
 
     slug: ClassVar[str] = "snare"

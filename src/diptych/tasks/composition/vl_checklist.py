@@ -32,10 +32,10 @@ class VLChecklist:
 
     Published ties are wrong: `ties="pessimistic"`.
 
-    decide       "choice" (released as "itc"): the true caption has to score higher than the false one. "threshold" (released as "itm"):
-                 each of the two is judged by itself: yes where a matching head's probability is above a half. `macro` and the kinds are the
-                 shares of right answers, with precision, recall and F1 of every kind beside them. For models that say yes or no
-    most         cases of each kind that are asked, from the first on; the released configuration has 1,000, 0 asks all
+    decide       "choice" (released as "itc"): the true caption must score higher than the false one. "threshold" (released as "itm"): each
+                 caption is judged by itself, yes if the probability of a matching head is above .5. `macro` and the kinds are shares of
+                 right answers, with precision, recall and F1 of every kind. For models that answer yes or no
+    most         maximum number of cases per kind, the first ones; the released configuration has 1,000; 0 uses all
     all_captions compare every true caption with the false one at its place, not the first pair alone, as the release does
     ties, compare, prompt, question, keep_equal, train   as in `aro`
     """

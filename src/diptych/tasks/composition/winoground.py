@@ -72,7 +72,7 @@ class Winoground:
     def score(self, records: pa.Table) -> Result:
         """Metrics of the records. Pure: the same rows and options give the same numbers."""
         if not len(records):
-            raise DataError("there is nothing to score: the records hold no example", expected="two rows an example")
+            raise DataError("nothing to score: the records contain no example", expected="two rows per example")
         examples, alone = examples_of(records)
         if not examples:
             raise DataError("no example has both of its pictures", expected="two rows a group, with the same two captions")

@@ -62,20 +62,21 @@ Run = tuple[float, bool, bool, float, int]
 class BenchX:
     """AUROC and F1 of an image encoder that is fine-tuned for several labels.
 
-    label         the extra that holds the labels of an image: a list, or one word
-    group         the extra that holds the patient; images without it are grouped by the sample's own group
-    train_split, val_split, test_split  names of splits of the data
+    label         name of the extra with the labels of an image: a list, or one word
+    group         name of the extra with the patient; images without it are grouped by the sample's own group
+    train_split, val_split, test_split  names of the splits
     train, val    data sets to use instead of splits; with `train`, all of the evaluated data is the test
-    shares        of the training patients
-    share_lists   a share below 1 is the images of its published list, by the extra `shares` ("train_10" for .1), and is not drawn
-    norms, small_heads, encoder_rates  settings that are tried; 0 keeps the encoder as it is, the only one for an encoder without a tower
-    seeds         of the runs
-    lr, head_batch, epochs, patience, cosine_steps  of fine-tuning (`FineTuning`); released configurations have 3,000 `cosine_steps`
+    shares        shares of the training patients
+    share_lists   use the images of the published list for a share below 1, by the extra `shares` ("train_10" for .1), instead of sampling
+    norms, small_heads, encoder_rates  settings of the head to try; an encoder rate of 0 freezes the encoder, and is the only one for an
+                                       encoder without a tower
+    seeds         seeds of the runs
+    lr, head_batch, epochs, patience, cosine_steps  options of fine-tuning (`FineTuning`); released configurations have 3,000 `cosine_steps`
     augment       random views of training images: "crop", "released" or "none" (`head_images.Augmentation`)
-    group_by      extras whose values are groups of the results; "age" is one of bands
-    least_group   test images that a group has at least
-    specificity   at which sensitivity is read
-    compat        "released" fits the threshold of F1 on the test images and applies it as "above", as BenchX's code does
+    group_by      extras whose values define groups of the results; "age" gives age bands
+    least_group   minimum number of test images of a group
+    specificity   specificity at which sensitivity is reported
+    compat        "released" fits the F1 threshold on the test images and applies it as "above", as BenchX's code does
     """
 
     slug: ClassVar[str] = "benchx"
@@ -191,7 +192,7 @@ class BenchX:
         """Metrics of the records. Pure: the same rows and options give the same numbers."""
         facts = facts_of(records)
         if not len(records) or "runs" not in facts:
-            raise DataError("there is nothing to score: the records hold no run", expected="one row or more")
+            raise DataError("nothing to score: the records contain no run", expected="one row or more")
         parts = read_runs(records)
         metrics: dict[str, Metric] = {}
         chosen_runs: dict[float, list[tuple[Part, Part]]] = {}

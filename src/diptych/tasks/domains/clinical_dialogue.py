@@ -28,8 +28,8 @@ class ClinicalDialogue:
     The question's kind is its name in the table; the facet "reference", else the answer, is what is right. Data with shuffled questions or
     misleading requests are protocols of their own: `world:tissue_dialogues?misleading=true`.
 
-    table   a shipped table by name, or a YAML file
-    turns   "multi": each question behind the model's own answers; "single": each alone
+    table   name of a packaged table, or a YAML file
+    turns   "multi": each question follows the model's own answers; "single": each question alone
     max_tokens of an answer
     draws, seed of the intervals, which draw groups of images
     """
@@ -87,7 +87,7 @@ class ClinicalDialogue:
 
     def score(self, records: pa.Table) -> Result:
         if not len(records):
-            raise DataError("there is nothing to score: the records hold no item", expected="one row or more")
+            raise DataError("nothing to score: the records contain no item", expected="one row or more")
         groups = records.column("group").to_pylist()
         values, true = records.column("values").to_pylist(), records.column("true").to_pylist()
         rows = list[list[float]]()

@@ -89,13 +89,13 @@ class UPerHead(nn.Module):
 class FrozenSegmentation:
     """mDice of a UPerNet head on the dense features of an encoder that is not trained.
 
-    labels        labels of regions that are classes; () takes all of the training images
-    group         the extra that holds the patient, or the sample's own group
-    train_split, val_split, test_split  names of splits of the data
+    labels        labels of regions that are classes; () uses all labels of the training images
+    group         name of the extra with the patient, or of the sample's own group
+    train_split, val_split, test_split  names of the splits
     train, val    data sets to use instead of splits; with `train`, all of the evaluated data is the test
-    side          pixels per side of the targets
-    channels      of the head
-    steps, head_batch, lr, decay, warmup  of its training
+    side          side of the targets in pixels
+    channels      channels of the head
+    steps, head_batch, lr, decay, warmup  training options of the head
     """
 
     name: ClassVar[str] = "frozen_segmentation"
@@ -154,7 +154,7 @@ class FrozenSegmentation:
     def score(self, records: pa.Table) -> Result:
         """Metrics of the records. Pure: the same rows and options give the same numbers."""
         if not len(records):
-            raise DataError("there is nothing to score: the records hold no image", expected="one row or more")
+            raise DataError("nothing to score: the records contain no image", expected="one row or more")
         groups = records.column("group").to_pylist()
         pixel_N3C = np.stack(
             [np.array(records.column(name).to_pylist(), np.float64) for name in ("right", "predicted", "true")], 1

@@ -27,8 +27,8 @@ class HeadSwitches:
     """Head settings of the hyperparameter search for each encoder.
 
     norm          LayerNorm (eps 1e-6) before the head
-    small_head    weights of the head start from a truncated normal of deviation 2e-5, else as PyTorch's do
-    encoder_rate  factor of the encoder's learning rate; 0 keeps the encoder as it is
+    small_head    initialise weights of the head from a truncated normal with standard deviation 2e-5, otherwise with PyTorch's default
+    encoder_rate  factor of the encoder's learning rate; 0 freezes the encoder
     """
 
     norm: bool
@@ -95,7 +95,7 @@ def fine_tuned_scores(
 ) -> list[Floats]:
     """Scores [N, K] of the validation images and of each of `tests`, from the best validation epoch. The model is not modified.
 
-    rows  those of `train` that are trained on
+    rows  rows of `train` to train on
     """
     view_rng = keyed_rng("views of training images", seed)
     with torch.random.fork_rng():

@@ -51,8 +51,8 @@ def group_aurocs(
 ) -> dict[str, Metric]:
     """AUROC of each group, mean over labels and runs, as "auroc/sex=F", with an interval over its patients.
 
-    scores  [N, K] of each run
-    least   minimum number of images; smaller groups are left out, as are those where no label has both positives and negatives
+    scores  scores of each run, [N, K]
+    least   minimum number of images; smaller groups are left out, as are groups without both positives and negatives for any label
     """
     metrics = {}
     for name, values in columns.items():

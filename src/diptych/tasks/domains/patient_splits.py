@@ -20,14 +20,14 @@ def split_images(
 ) -> dict[str, list[Sample]]:
     """Samples with an image of "train", "val" and "test".
 
-    splits      the name in `data` of each of the three
+    splits      names in `data` of the three splits
     train, val  data sets to use instead; then all of `data` is the test
-    column      the extra that holds the patient
+    column      name of the extra with the patient
 
     Raises ConfigError for a training set without validation, DataError for a part without images or a patient in two parts.
     """
     if train is not None and val is None:
-        raise ConfigError("val names no data (expected a validation set beside train)")
+        raise ConfigError("val is empty (expected a validation set beside train)")
     rows: dict[str, Any] = {"train": train, "val": val, "test": data}
     if train is None:
         rows = {part: data.split(name) for part, name in splits.items()}

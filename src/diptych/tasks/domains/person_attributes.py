@@ -38,8 +38,8 @@ UNKNOWN = "unknown"
 class PersonAttributes:
     """Person attribute recognition: mean accuracy and accuracy over six parts of the description.
 
-    column  extra that holds the six phrases, "unknown" where nothing is known
-    gender_prompt, prompt  with one `{}` for the phrase
+    column  name of the extra with the six phrases, "unknown" if not visible
+    gender_prompt, prompt  prompts with one `{}` for the phrase
     """
 
     name: ClassVar[str] = "person_attributes"
@@ -97,7 +97,7 @@ class PersonAttributes:
         """Metrics of the records. Pure: the same rows and options give the same numbers."""
         table = records.to_pydict()
         if not table["query"]:
-            raise DataError("there is nothing to score: the records hold no question", expected="one row or more")
+            raise DataError("nothing to score: the records contain no question", expected="one row or more")
         right_N = np.array([a == t for a, t in zip(table["answer"], table["truth"], strict=True)], np.float64)
         found_NK, spared_NK = _per_phrase(table)
         count = found_NK.shape[1]

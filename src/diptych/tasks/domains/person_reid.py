@@ -41,7 +41,8 @@ SHOWN = 5
 class PersonReid:
     """Image-to-image re-identification: mAP, mINP and CMC at rank K.
 
-    same_camera  "junk": a match from the query's own camera leaves the list; "kept": it counts. Without the extra `camera` there is no junk
+    same_camera  "junk": matches from the query's own camera are removed from the list; "kept": they count. Without the extra `camera`
+                 nothing is removed
     """
 
     name: ClassVar[str] = "person_reid"
@@ -98,7 +99,7 @@ class PersonReid:
                 rows["top_score"].append(score_M[best].astype(float).tolist())
         if not rows["query"]:
             raise DataError(
-                f"no picture of '{data.name}' that asks has a match",
+                f"no query picture of '{data.name}' has a match",
                 field="group",
                 expected="another picture of its person, from another camera unless same_camera is kept",
             )

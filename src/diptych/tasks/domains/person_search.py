@@ -38,10 +38,10 @@ from diptych.tasks._scoring.records import array, facts_of, with_facts
 class PersonSearch:
     """Text-to-image re-identification: mAP, mINP and CMC at rank K.
 
-    asks       "texts" among pictures, or "pictures" among texts
+    asks       queries: "texts", against pictures, or "pictures", against texts
     language   captions of this language or of an unknown one; "" takes all
-    texts_per_image  the first so many captions of a picture; 0 takes all
-    trapezoid  `map_trapezoid` is given, too
+    texts_per_image  number of captions per picture, the first ones; 0 uses all
+    trapezoid  also report `map_trapezoid`
     """
 
     name: ClassVar[str] = "person_search"
@@ -83,7 +83,7 @@ class PersonSearch:
         if not len(there):
             missing = "picture" if self.asks == "texts" else "caption"
             raise DataError(
-                f"no identity that is asked for has a {missing} in '{data.name}'",
+                f"no queried identity has a {missing} in '{data.name}'",
                 field="group",
                 expected=f"{missing}s of those persons",
             )

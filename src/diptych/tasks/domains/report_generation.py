@@ -45,14 +45,14 @@ from diptych.tasks.domains.patient_splits import patient_of
 class ReportGeneration:
     """BLEU, ROUGE-L and F1 of findings of generated reports.
 
-    prompt      what is asked of the model; "" asks for what its own template asks for
-    section     of a report that is the reference, such as "findings"; "" takes the whole. Images without it are left out
-    group       the extra that holds the patient, or the sample's own group
-    max_tokens  of a generated report
-    cut         words of a reference that count; 0 takes all
-    cleaning    of words, "iu_xray" or "mimic_cxr", as R2Gen's code has it for these data sets
-    uncertain   what an uncertain finding counts as
-    blind       write reports of grey pictures too
+    prompt      prompt of the model; "" uses its own default prompt
+    section     section of a report that is the reference, such as "findings"; "" uses the whole report. Images without it are left out
+    group       name of the extra with the patient, or of the sample's own group
+    max_tokens  maximum number of tokens of a generated report
+    cut         maximum number of words of a reference; 0 uses all
+    cleaning    cleaning of words, "iu_xray" or "mimic_cxr", as in R2Gen's code for these data sets
+    uncertain   class of an uncertain finding
+    blind       also generate reports of grey pictures
     draws, seed of the intervals, which draw patients
     """
 
@@ -103,7 +103,7 @@ class ReportGeneration:
     def score(self, records: pa.Table) -> Result:
         """Metrics of the records. Pure: the same rows and options give the same numbers."""
         if not len(records):
-            raise DataError("there is nothing to score: the records hold no report", expected="one row or more")
+            raise DataError("nothing to score: the records contain no report", expected="one row or more")
         groups = records.column("group").to_pylist()
         metrics = self._metrics(records, "generated", groups)
         if f"generated{BLIND}" in records.column_names:

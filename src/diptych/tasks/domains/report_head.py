@@ -38,22 +38,22 @@ from diptych.tasks.domains.report_training import ReportTraining, trained_report
 class ReportHead:
     """BLEU, ROUGE-L and F1 of findings of reports that a decoder on an encoder writes.
 
-    section       of a report that is written, such as "findings"; "" takes the whole. Images without it are left out
-    group         the extra that holds the patient, or the sample's own group
-    train_split, val_split, test_split  names of splits of the data
+    section       section of a report to generate, such as "findings"; "" uses the whole report. Images without it are left out
+    group         name of the extra with the patient, or of the sample's own group
+    train_split, val_split, test_split  names of the splits
     train, val    data sets to use instead of splits; with `train`, all of the evaluated data is the test
-    encoder_rate  factor of the encoder's learning rate; 0 keeps it as it is, .5 is R2Gen's
-    augment       random views of the training images of an encoder that is trained (`head_images.Augmentation`)
-    threshold     occurrences of a word in the training reports, below which it is "<unk>"
-    cleaning      of words, "iu_xray" or "mimic_cxr"
-    length        ids of a report, the one that begins it among them
-    beams         of the search
-    width, heads, layers, mlp_width, slots, dropout, feature_dropout  of the decoder (`MemoryTransformerConfig`)
-    lr, decay, head_batch, epochs, patience  of its training (`ReportTraining`)
-    uncertain     what an uncertain finding counts as
-    blind         write reports of grey pictures too
-    compat        "released" cuts references and replaces their rare words, as BenchX's code does
-    draws, seed   of the intervals, which draw patients; the seed is that of the training, too
+    encoder_rate  factor of the encoder's learning rate; 0 freezes it; .5 is R2Gen's
+    augment       random views of the training images, if the encoder is trained (`head_images.Augmentation`)
+    threshold     minimum number of occurrences of a word in the training reports; rarer words become "<unk>"
+    cleaning      cleaning of words, "iu_xray" or "mimic_cxr"
+    length        maximum number of token ids of a report, including the start token
+    beams         beams of the search
+    width, heads, layers, mlp_width, slots, dropout, feature_dropout  sizes of the decoder (`MemoryTransformerConfig`)
+    lr, decay, head_batch, epochs, patience  training options (`ReportTraining`)
+    uncertain     class of an uncertain finding
+    blind         also generate reports of grey pictures
+    compat        "released" truncates references and replaces their rare words, as BenchX's code does
+    draws, seed   bootstrap draws of the intervals, which resample patients, and seed of intervals and training
     """
 
     name: ClassVar[str] = "report_head"

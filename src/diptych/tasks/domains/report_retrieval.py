@@ -31,9 +31,9 @@ from diptych.tasks.domains.patient_splits import patient_of
 class ReportRetrieval:
     """Hit@k and precision@k of reports by image.
 
-    label  the extra that holds the classes of an image, of which the first counts; images without one are left out
-    group  the extra that holds the patient, or the sample's own group
-    ks     lengths of the lists
+    label  name of the extra with the classes of an image, of which the first counts; images without one are left out
+    group  name of the extra with the patient, or of the sample's own group
+    ks     values of k
     """
 
     name: ClassVar[str] = "report_retrieval"
@@ -79,7 +79,7 @@ class ReportRetrieval:
     def score(self, records: pa.Table) -> Result:
         """Metrics of the records. Pure: the same rows and options give the same numbers."""
         if not len(records):
-            raise DataError("there is nothing to score: the records hold no image", expected="one row or more")
+            raise DataError("nothing to score: the records contain no image", expected="one row or more")
         groups = records.column("group").to_pylist()
         metrics = {}
         for name in [f"{name}@{k}" for name in METRICS for k in self.ks]:

@@ -37,16 +37,16 @@ FACTOR, PLATEAU, LEAST = 0.8, 1, 1e-6
 class ReportTraining:
     """Options of the decoder and of its training; the defaults are BenchX's.
 
-    decoder       sizes
-    encoder_rate  factor of the encoder's learning rate; 0 keeps it as it is and reads each image once
-    augment       random views of the training images of an encoder that is trained
-    threshold     occurrences of a word in the training reports, below which it is `<unk>`
-    cleaning      of reports
-    length        ids of a report, the one that begins it among them
-    beams         of the search
+    decoder       sizes of the decoder
+    encoder_rate  factor of the encoder's learning rate; 0 freezes it, and each image is encoded once
+    augment       random views of the training images, if the encoder is trained
+    threshold     minimum number of occurrences of a word in the training reports; rarer words become `<unk>`
+    cleaning      cleaning of reports
+    length        maximum number of token ids of a report, including the start token
+    beams         beams of the search
     lr, decay     of Adam (AMSGrad), whose gradients are clipped at norm 1
-    batch_size, epochs  of training
-    patience      epochs without a better BLEU-4 on validation that end it
+    batch_size, epochs  reports per step, and passes over the data
+    patience      epochs without a better validation BLEU-4 after which training ends
     """
 
     decoder: MemoryTransformerConfig = field(default_factory=MemoryTransformerConfig)

@@ -28,9 +28,9 @@ from diptych.tasks.domains.slide_task import SlideTask
 class SlideDetection(SlideTask):
     """Zero-shot tumour detection on slides: AUROC of the share of tumour tiles.
 
-    label     the column that says whether a slide shows a tumour: 0 or 1, or true or false
-    normal    names of tissue without a tumour
-    tumour    names of tissue with one
+    label     the column with the slide label: 1 or true for a tumour, 0 or false for none
+    normal    class names of tissue without a tumour
+    tumour    class names of tissue with a tumour
     threshold  probability above which a tile counts as tumour
     """
 
@@ -62,7 +62,7 @@ class SlideDetection(SlideTask):
     def score(self, records: pa.Table) -> Result:
         """Metrics of the records. Pure: the same rows give the same numbers."""
         if not len(records):
-            raise DataError("there is nothing to score: the records hold no slide", expected="one row or more")
+            raise DataError("nothing to score: the records contain no slide", expected="one row or more")
         truth_N, groups = array(records, "tumour").astype(bool), records.column("group").to_pylist()
         if truth_N.all() or not truth_N.any():
             raise DataError("all slides are of one kind", field=self.label, expected="slides with a tumour and slides without")

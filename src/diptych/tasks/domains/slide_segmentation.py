@@ -35,10 +35,10 @@ TUMOUR = 1
 class SlideSegmentation(SlideTask):
     """Dice of the tumour map at a threshold from validation slides.
 
-    threshold   a fixed one; 0 chooses it on the validation slides
-    validation  data to choose it on; of data with splits the split "val"
-    oracle_threshold  adds `dice_oracle_threshold`, each slide at the threshold that is best for itself: no result, an upper bound
-    normal, tumour   names that the model is asked for, whose mean stands for the class
+    threshold   a fixed threshold; 0 chooses it on the validation slides
+    validation  data on which the threshold is chosen; by default the split "val"
+    oracle_threshold  also report `dice_oracle_threshold`, with the best threshold for each slide: an upper bound, not a result
+    normal, tumour   names of the two classes; a class is the mean of its names
     """
 
     name: ClassVar[str] = "slide_segmentation"
@@ -74,7 +74,7 @@ class SlideSegmentation(SlideTask):
     def score(self, records: pa.Table) -> Result:
         """Metrics of the records. Pure: the same rows give the same numbers."""
         if not len(records):
-            raise DataError("there is nothing to score: the records hold no slide", expected="one row or more")
+            raise DataError("nothing to score: the records contain no slide", expected="one row or more")
         names = [name for name in ("dice", "auroc", "dice_oracle_threshold") if name in records.column_names]
         value_NM = np.stack([array(records, name).astype(float) for name in names], 1)
         groups = records.column("group").to_pylist()

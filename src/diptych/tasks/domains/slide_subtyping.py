@@ -30,9 +30,9 @@ NORMAL = "normal"
 class SlideSubtyping(SlideTask):
     """Zero-shot tumour subtyping of slides: balanced accuracy over subtypes.
 
-    label   the column that holds a slide's kind, or else its text of origin "label"; slides of others are left out, and counted
-    kinds   "LABEL=NAME|NAME" each, or labels that are their own names
-    normal  names of tissue without a tumour, a further class that cannot win
+    label   the column with a slide's subtype, otherwise its text of origin "label"; slides of other subtypes are left out and counted
+    kinds   subtypes as "LABEL=NAME|NAME", or labels that are their own names
+    normal  names of tissue without a tumour, an additional class that cannot be predicted for a slide
     """
 
     name: ClassVar[str] = "slide_subtyping"
@@ -75,7 +75,7 @@ class SlideSubtyping(SlideTask):
     def score(self, records: pa.Table) -> Result:
         """Metrics of the records. Pure: the same rows give the same numbers."""
         if not len(records):
-            raise DataError("there is nothing to score: the records hold no slide", expected="one row or more")
+            raise DataError("nothing to score: the records contain no slide", expected="one row or more")
         labels, groups = records.column("label").to_pylist(), records.column("group").to_pylist()
         kinds = [kind for kind in facts_of(records)["kinds"] if kind in labels]
         kind_N = np.array([kinds.index(label) for label in labels])

@@ -34,7 +34,7 @@ class SlidePrediction:
     """Prediction for a slide: the class probabilities of its tiles.
 
     pooled_K  class probabilities of the mean tile embedding: a slide-level prediction without tiles
-    chosen    number of prompt sets that make up its classes
+    chosen    number of prompt sets used for its classes
     """
 
     sample: Sample
@@ -48,18 +48,18 @@ class SlidePrediction:
 class SlideTask:
     """Options of reading slides that every slide protocol shares. Published values are KEEP's (2412.13126).
 
-    size       pixels of a tile; 0 takes what the model is shown
+    size       side of a tile in pixels; 0 uses the input size of the model
     mpp        micrometres per pixel of a tile
-    overlap    share of a tile that neighbours have in common; above 0 a tile is averaged with those above and to the left
-    tissue     least share of a tile that is tissue
-    spacing    micrometres per pixel of slides that do not say so; 0 leaves those out
-    templates  "pathology" for KEEP's 22, "pathology/held_out" for those that `keep --wordings training` never draws, or sentences with one
-               {} each
-    sets       so many sets of prompts at most (a name for each class, a template), drawn with `seed` where there are more
-    best       so many sets are summed: those of the highest screening score, a slide at a time and without a label; 0 sums all of them
-    factor     of the cosines before the softmax over classes
-    features   a folder that keeps a file a slide, "" keeps none
-    barcode    a column of TCGA barcodes, or "uid", whose patients are the unit of the intervals; "" takes the group of each slide
+    overlap    share of a tile that neighbouring tiles have in common; above 0 a tile is averaged with those above and to the left
+    tissue     minimum share of tissue of a tile
+    spacing    micrometres per pixel of slides without a resolution; 0 leaves them out
+    templates  "pathology" for KEEP's 22, "pathology/held_out" for those not used by `keep --wordings training`, or sentences with one {}
+               each
+    sets       maximum number of prompt sets (a name for each class, a template), sampled with `seed` if there are more
+    best       number of prompt sets to sum: those with the highest screening score, per slide and without labels; 0 sums all
+    factor     factor of the cosines before the softmax over classes
+    features   folder with one file of features per slide; "" stores none
+    barcode    a column of TCGA barcodes, or "uid", whose patients are the unit of the intervals; "" uses the group of each slide
     """
 
     needs: ClassVar[type] = Embedder
@@ -174,7 +174,7 @@ def tile_scores(
     place_N2     (x, y) of each tile, level-0 pixels; of tiles at the same position the first counts
     class_SKD    class embeddings under each prompt set, unit norm
     best         number of prompt sets to average: those that separate the tiles best; 0 averages all
-    factor       of the cosines before the softmax
+    factor       factor of the cosines before the softmax
     smoothed_by  stride of overlapping tiles, whose scores are averaged with their neighbours'; 0 turns smoothing off
 
     Raises ShapeError.

@@ -30,8 +30,8 @@ def worst_cases(records: pa.Table, data: Dataset, model: Any = None, *, count: i
     """The `count` test images of each finding whose probability is furthest from the truth, the worst first.
 
     Probabilities are those of the setting that is best on validation at the largest share, a mean over its seeds.
-    records  of `benchx`, data  the data that was evaluated
-    model    the encoder before fine-tuning, whose map goes with each case (`finding_maps`)
+    records  records of `benchx`, data  the evaluated data
+    model    the encoder before fine-tuning, whose maps illustrate the cases (`finding_maps`)
 
     Raises ConfigError for a count below 1, DataError for an image that is not in the data.
     """

@@ -40,15 +40,15 @@ class Captions:
 
     The blind row (`cider_d/blind`, `rouge_l/blind`) scores captions of plain grey images against the same texts.
 
-    prompt      what is asked of the model; "" asks for what its own template asks for
-    blind       caption grey pictures too
-    language    texts of this language or an unknown one are references; "" takes all
-    max_tokens  of a caption
-    cut         "spaces": words stand between spaces; "letters": every character is a word, as mBLIP scores Chinese (Japanese and Thai it
-                cuts by programs of their own)
-    composed    letters and their marks are one character where Unicode has one (NFC), as mBLIP scores XM3600
-    brackets    "kept": a bracket is a word, as in the COCO evaluation code, whose list of punctuation misses them; "dropped": as the list
-                means it, and as version 1 had it
+    prompt      prompt of the model; "" uses its own default prompt
+    blind       also caption grey pictures
+    language    language of the references; texts of unknown language count, too; "" uses all
+    max_tokens  maximum number of tokens of a caption
+    cut         tokenisation: "spaces": words between spaces; "letters": every character is a word, as mBLIP scores Chinese (for Japanese
+                and Thai it uses other programs)
+    composed    normalise letters and their marks to one character (NFC), as mBLIP scores XM3600
+    brackets    "kept": a bracket is a word, as in the COCO evaluation code, whose punctuation list does not match brackets; "dropped":
+                brackets are removed, as that list intends, and as in version 1
     draws, seed of the intervals
     """
 
@@ -91,7 +91,7 @@ class Captions:
 
     def score(self, records: pa.Table) -> Result:
         if not len(records):
-            raise DataError("there is nothing to score: the records hold no item", expected="one row or more")
+            raise DataError("nothing to score: the records contain no item", expected="one row or more")
         captions = [self._words(text) for text in records.column("caption").to_pylist()]
         references = [[self._words(text) for text in texts] for texts in records.column("references").to_pylist()]
         groups = records.column("group").to_pylist()

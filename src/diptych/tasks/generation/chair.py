@@ -45,10 +45,10 @@ class CHAIR:
 
     The blind row scores captions of plain grey images against the truth of the real images.
 
-    vocabulary  a file with a line an object: its name, and other words for it; "" takes the labels of all regions of the data
-    texts       what the texts of an image name is there, too
-    prompt      what is asked of the model; "" asks for what its own template asks for
-    blind       caption grey pictures too
+    vocabulary  a file with one object per line: its name and synonyms; "" uses the labels of all regions of the data
+    texts       objects named in the texts of an image count as present, too
+    prompt      prompt of the model; "" uses its own default prompt
+    blind       also caption grey pictures
     draws, seed of the intervals, which draw groups of images
     """
 
@@ -94,7 +94,9 @@ class CHAIR:
             return ObjectVocabulary.read(Path(self.vocabulary))
         labels = dict.fromkeys(region.label for sample in samples for region in sample.regions if words_in(region.label))
         if not labels:
-            raise DataError(f"'{name}' names no objects", field="regions", expected="regions with labels, or --vocabulary FILE")
+            raise DataError(
+                f"'{name}' has no labelled objects", field="regions", expected="regions with labels, or --vocabulary FILE"
+            )
         return ObjectVocabulary.of(labels)
 
     def _there(self, sample: Sample, vocabulary: ObjectVocabulary) -> list[str]:
@@ -105,7 +107,7 @@ class CHAIR:
 
     def score(self, records: pa.Table) -> Result:
         if not len(records):
-            raise DataError("there is nothing to score: the records hold no item", expected="one row or more")
+            raise DataError("nothing to score: the records contain no item", expected="one row or more")
         groups = records.column("group").to_pylist()
         metrics = self._metrics(records, "", groups)
         if records.column("blind_caption").null_count == 0:
@@ -113,7 +115,7 @@ class CHAIR:
             metrics |= {f"{name}{BLIND}": blind[name] for name in ("chair_i", "chair_s", "recall")}
         notes: dict[str, Any] = {
             **facts_of(records),
-            "chair_i": "mentions of what is not there, of all mentions; NaN where no caption names anything",
+            "chair_i": "share of mentions of absent objects; NaN if no caption names an object",
             "interval": f"95 % percentile, {self.draws} draws of groups, seed {self.seed}",
         }
         return Result(self.name, self.version, self.main, metrics, len(records), len(set(groups)), notes=notes)

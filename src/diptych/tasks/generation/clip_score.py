@@ -31,10 +31,10 @@ class CLIPScore:
     Also reported: the score of the images' own texts (`human`, the first of each), and the blind row: captions of plain grey
     images, scored with the real images.
 
-    weight   of the cosine (published 2.5)
-    prefix   before every text that the judge reads (published "A photo depicts ", for CLIP ViT-B/32)
-    prompt   what is asked of the model; "" asks for what its own template asks for
-    blind    caption grey pictures too
+    weight   factor of the cosine (published 2.5)
+    prefix   text before every caption for the judge (published "A photo depicts ", for CLIP ViT-B/32)
+    prompt   prompt of the model; "" uses its own default prompt
+    blind    also caption grey pictures
     draws, seed of the intervals, which draw groups of images
     """
 
@@ -88,7 +88,7 @@ class CLIPScore:
 
     def score(self, records: pa.Table) -> Result:
         if not len(records):
-            raise DataError("there is nothing to score: the records hold no item", expected="one row or more")
+            raise DataError("nothing to score: the records contain no item", expected="one row or more")
         groups = records.column("group").to_pylist()
         columns = {name: value for name, value in self._columns(records).items() if not np.isnan(value).all()}
         drawn_RM = resampled_means(np.stack(list(columns.values()), 1), groups, draws=self.draws, seed=self.seed)

@@ -43,9 +43,9 @@ class FigureGeneration:
     if each figure's colour is on its own side. The published CLIP and DINO similarities are available through `clip_score`; on
     drawings of 32 pixels they are uninformative.
 
-    limit     rows that are drawn, the first ones
-    steps, guidance  of denoising
-    draws, seed      of the intervals; the seed is that of the noise, too
+    limit     number of rows to generate, the first ones
+    steps, guidance  denoising steps, and scale of classifier-free guidance
+    draws, seed      bootstrap draws of the intervals, and seed of intervals and noise
     """
 
     name: ClassVar[str] = "figure_generation"
@@ -87,7 +87,7 @@ class FigureGeneration:
 
     def score(self, records: pa.Table) -> Result:
         if not len(records):
-            raise DataError("there is nothing to score: the records hold no item", expected="one row or more")
+            raise DataError("nothing to score: the records contain no item", expected="one row or more")
         groups = records.column("group").to_pylist()
         metrics = mean_metrics(
             _values(records), NAMES, groups, lower_is_better=("key_point_error",), draws=self.draws, seed=self.seed

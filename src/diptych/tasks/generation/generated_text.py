@@ -40,11 +40,11 @@ class TextGeneration:
     The first of `rewards` decides. Naturalness is of the answers as one corpus: perplexity under the model itself, where it gives one,
     MSTTR, distinct n-grams, entropies, vocabulary, length; and the share of word pairs that an answer repeats.
 
-    prompts     where a prompt comes from: the extra "prompt", the "concepts" of the first text, its "opening", "nothing"
-    rewards     by name, as a policy is rewarded ("meteor", "rougeL", "increasing_numbers:20"); several in one with "+"
+    prompts     source of the prompts: the extra "prompt", the "concepts" of the first text, its "opening", "nothing"
+    rewards     names of rewards, as for a policy ("meteor", "rougeL", "increasing_numbers:20"); several are joined with "+"
     language    texts of this language or an unknown one; "" takes all
-    max_tokens  of an answer
-    window      words of a segment of MSTTR
+    max_tokens  maximum number of tokens of an answer
+    window      words per segment of MSTTR
     draws, seed of the intervals
     """
 
@@ -92,7 +92,7 @@ class TextGeneration:
 
     def score(self, records: pa.Table) -> Result:
         if not len(records):
-            raise DataError("there is nothing to score: the records hold no item", expected="one row or more")
+            raise DataError("nothing to score: the records contain no item", expected="one row or more")
         prompts, answers, references = (records.column(name).to_pylist() for name in ("prompt", "answer", "references"))
         words = [words_of(answer) for answer in answers]
         columns = {name: checked_rewards(name, text_reward(name), prompts, answers, references) for name in self.rewards}

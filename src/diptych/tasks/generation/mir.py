@@ -42,14 +42,14 @@ class MIR:
     root, which is what the release's default, "fast", amounts to with more tokens than dimensions (with fewer it inverts a
     singular matrix); it is NaN if that term exceeds the rest.
 
-    samples   pictures, and texts; drawn by `seed`, all where there are fewer (published: 100)
-    texts     a folder of text files or one file with a text a line; of a story in the form of CNN/DM what stands before its highlights.
+    samples   number of pictures and texts, sampled by `seed`; all if there are fewer (published: 100)
+    texts     a folder of text files, or one file with one text per line; of a story in the format of CNN/DM the part before its highlights.
               "": texts of the other pictures
-    words     texts are put together until there are so many words; 0 takes one text a picture. A text that is longer than the model
-              allows is cut
-    template  what stands before the text, "{image}" where the picture goes; "": the model's own, as published
-    language  of the texts of the data; "" takes all
-    memory    GiB that states may take: with less, fewer layers are read at a time, and all pictures anew for each part of them
+    words     minimum number of words; texts are joined until they have as many; 0 uses one text per picture. A text longer than the model
+              allows is truncated
+    template  prompt before the text, with "{image}" for the picture; "": the model's own, as published
+    language  language of the texts of the data; "" uses all
+    memory    GiB for hidden states; with less, fewer layers are computed at a time, in several passes over the pictures
     """
 
     name: ClassVar[str] = "mir"
@@ -132,7 +132,7 @@ class MIR:
 
     def score(self, records: pa.Table) -> Result:
         if not len(records):
-            raise DataError("there is nothing to score: the records hold no layer", expected="one row or more")
+            raise DataError("nothing to score: the records contain no layer", expected="one row or more")
         rows = records.to_pylist()
         plain = [row["means"] + row["visual"] + row["text"] for row in rows]
         distance = [max(0.0, base - 2 * row["root"]) for base, row in zip(plain, rows, strict=True)]
@@ -191,7 +191,7 @@ def _put_together(texts: Iterator[str], count: int, words: int) -> list[str]:
 def _read_texts(source: Path) -> list[str]:
     """One text per file of a folder, sorted by name, or one text per line of a single file."""
     if not source.exists():
-        raise DataError("does not exist", file=source, expected="a folder of text files, or a file with a text a line")
+        raise DataError("does not exist", file=source, expected="a folder of text files, or a file with one text per line")
     files = sorted(path for path in source.iterdir() if path.is_file()) if source.is_dir() else [source]
     try:
         read = [path.read_text(encoding="utf-8") for path in files]
@@ -200,5 +200,5 @@ def _read_texts(source: Path) -> list[str]:
     texts = [text.partition(HIGHLIGHT)[0] for text in read] if source.is_dir() else read[0].splitlines()
     texts = [text.strip() for text in texts if text.strip()]
     if not texts:
-        raise DataError("holds no text", file=source, expected="a folder of text files, or a file with a text a line")
+        raise DataError("contains no text", file=source, expected="a folder of text files, or a file with one text per line")
     return texts

@@ -44,9 +44,9 @@ class PictureSimilarity:
     compare only equal sizes; the kernel distance is unbiased but noisy. The scale of all four depends on the embedder: compare
     models under the same one, and never use one that was not trained on such images, like InceptionV3 on drawings.
 
-    limit     rows that are drawn, the first ones
-    steps, guidance  of denoising
-    draws, seed      of the intervals; the seed is that of the noise, too
+    limit     number of rows to generate, the first ones
+    steps, guidance  denoising steps, and scale of classifier-free guidance
+    draws, seed      bootstrap draws of the intervals, and seed of intervals and noise
     """
 
     name: ClassVar[str] = "picture_similarity"
@@ -94,7 +94,7 @@ class PictureSimilarity:
 
     def score(self, records: pa.Table) -> Result:
         if not len(records):
-            raise DataError("there is nothing to score: the records hold no item", expected="one row or more")
+            raise DataError("nothing to score: the records contain no item", expected="one row or more")
         groups = records.column("group").to_pylist()
         metrics = mean_metrics(_values(records), NAMES, groups, unit="cosine", draws=self.draws, seed=self.seed)
         if len(records) > 1:

@@ -32,12 +32,12 @@ class POPE:
     `unread`. The blind row asks the same questions about a plain grey image: an F1 far above 2/3 there means that the questions
     can be answered from the frequencies of objects.
 
-    count     pairs of questions per image and setting, at most (published 3, for images with more than 3 objects)
-    template  {} is the object; an "a " before it becomes "an " where the object begins with a vowel, which the released generator tries
-    how       "write": the answer in the model's own words; "mean" or "sum": which of "yes" and "no" is likelier, by nats a token or in all
-    reader    how a written answer is read: first | released | single | whole | prefix | contained (`_scoring.answers.yes_no`)
-    suffix    stands behind each question
-    blind     ask about grey pictures too
+    count     maximum number of pairs of questions per image and setting (published 3, for images with more than 3 objects)
+    template  question with {} for the object; "a " becomes "an " before a vowel, as intended by the released generator
+    how       "write": generate the answer; "mean" or "sum": compare the likelihoods of "yes" and "no", in nats per token or in total
+    reader    parser of generated answers: first | released | single | whole | prefix | contained (`_scoring.answers.yes_no`)
+    suffix    text after each question
+    blind     also ask about grey pictures
     draws, seed of the intervals, which draw groups of samples; `seed` also of the absent objects at random
     """
 
@@ -79,7 +79,7 @@ class POPE:
         ]
         if not rows:
             raise DataError(
-                f"'{data.name}' names no objects to ask about",
+                f"'{data.name}' has no labelled objects to ask about",
                 field="regions",
                 expected="regions with labels, of two kinds or more",
             )
@@ -121,7 +121,7 @@ class POPE:
 
     def score(self, records: pa.Table) -> Result:
         if not len(records):
-            raise DataError("there is nothing to score: the records hold no question", expected="one row or more")
+            raise DataError("nothing to score: the records contain no question", expected="one row or more")
         groups, blind = records.column("group").to_pylist(), records.column("blind_answer").null_count == 0
         metrics = self._metrics(records, "answer", groups, "")
         if blind:

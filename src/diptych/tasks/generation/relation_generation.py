@@ -42,12 +42,12 @@ class RelationGeneration:
     it has the entities if both also have the right shape; `both` is the fraction with relation and entities. ReVersion
     (2303.13495) uses human judgements of relation and entities; here geometry decides.
 
-    relation  word of the relation in the prompts: "" takes the predicate itself; "<R>" that of relation inversion
-    leaks     colours of the exemplars: a picture leaks where it shows a thing of one of them that its prompt does not name
-    limit     rows that are drawn, the first ones
-    samples   pictures of a prompt
-    steps, guidance  of denoising
-    draws, seed      of the intervals; the seed is that of the noise, too
+    relation  word for the relation in the prompts: "" uses the predicate itself; "<R>" that of relation inversion
+    leaks     colours of the exemplars: a picture leaks if it shows an object in one of them that its prompt does not name
+    limit     number of rows to generate, the first ones
+    samples   pictures per prompt
+    steps, guidance  denoising steps, and scale of classifier-free guidance
+    draws, seed      bootstrap draws of the intervals, and seed of intervals and noise
     """
 
     name: ClassVar[str] = "relation_generation"
@@ -92,7 +92,7 @@ class RelationGeneration:
 
     def score(self, records: pa.Table) -> Result:
         if not len(records):
-            raise DataError("there is nothing to score: the records hold no item", expected="one row or more")
+            raise DataError("nothing to score: the records contain no item", expected="one row or more")
         groups = records.column("group").to_pylist()
         metrics = mean_metrics(_values(records), NAMES, groups, lower_is_better=("leak_rate",), draws=self.draws, seed=self.seed)
         notes: dict[str, Any] = {

@@ -33,12 +33,12 @@ class VQA:
     questions. The chance level is the accuracy of always giving the most frequent answer of the kind; the blind row
     (`accuracy/blind`) is the accuracy with plain grey images.
 
-    how         "write": in the model's own words, the likeliest token each time; "mean" or "sum": the likeliest of all answers that any
-                question of that kind has, by nats a token or in all
-    prefix      stands before each question
-    suffix      stands behind each question: "Answer with a single word or phrase." for models that would write more
-    blind       ask about grey pictures too
-    max_tokens  of a written answer
+    how         "write": greedy decoding; "mean" or "sum": the most likely of all answers to questions of that kind, by nats per token or in
+                total
+    prefix      text before each question
+    suffix      text after each question, such as "Answer with a single word or phrase."
+    blind       also ask about grey pictures
+    max_tokens  maximum number of tokens of a generated answer
     draws, seed of the intervals, which draw groups of samples
     released   leaves out what the evaluator and its text disagree about, as the release does
     """
@@ -102,7 +102,7 @@ class VQA:
 
     def score(self, records: pa.Table) -> Result:
         if not len(records):
-            raise DataError("there is nothing to score: the records hold no question", expected="one row or more")
+            raise DataError("nothing to score: the records contain no question", expected="one row or more")
         kinds, answers, groups = (records.column(name).to_pylist() for name in ("kind", "answer", "group"))
         people = records.column("people").to_pylist()
         right_N = self._right(records)

@@ -36,7 +36,7 @@ class WordRanking:
 
     always      words that are relevant to every image; released: the start mark ("<s>",), which the released code reads among a caption's
                 words and ranks among the vocabulary's (`marks` of the recipe)
-    first       words that are looked at for `hit` and `recall`
+    first       number of top words for `hit` and `recall`
     language    texts of this language or an unknown one count; "" takes all
     draws, seed of the intervals
     """

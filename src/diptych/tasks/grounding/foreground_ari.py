@@ -22,7 +22,7 @@ class ForegroundARI:
     """FG-ARI: agreement between the segments that a model predicts and the true objects, ignoring labels. Background pixels do
     not count. 1 for equal partitions, about 0 for random ones.
 
-    bound      share of a picture's FG-ARI from which its objects count as found (`bound_share`)
+    bound      minimum share of a picture's FG-ARI at which its objects count as bound (`bound_share`)
     draws, seed of the intervals
     """
 
@@ -58,7 +58,7 @@ class ForegroundARI:
 
     def score(self, records: pa.Table) -> Result:
         if not len(records):
-            raise DataError("there is nothing to score: the records hold no item", expected="one row or more")
+            raise DataError("nothing to score: the records contain no item", expected="one row or more")
         ari_N = np.asarray(records.column("fg_ari").to_pylist(), np.float64)
         columns = {"fg_ari": ari_N, "bound_share": (ari_N >= self.bound).astype(np.float64)}
         columns["parts"] = np.asarray(records.column("parts").to_pylist(), np.float64)

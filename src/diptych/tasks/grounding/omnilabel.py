@@ -51,7 +51,7 @@ SMALL = 1e-5
 class OmniLabel:
     """Average precision over free descriptions and names (`extras["grounding"]`, as the reader of `omnilabel` gives it).
 
-    together   descriptions in one text that a model which grounds is asked with; 1: each alone (DesCo is reported with 20)
+    together   number of descriptions per text for a grounding model; 1: each description alone (DesCo is reported with 20)
     """
 
     name: ClassVar[str] = "omnilabel"

@@ -50,13 +50,13 @@ PER_CLASS = 10_000
 class OpenDetection:
     """Average precision over the classes of the data.
 
-    wording    "plain": names as GLIP asks for them, "aerosol_can" as "aerosol can" and "bow_(weapon)" as "bow", so that classes of the same
-               words get the same boxes; "as_is": as they stand
-    queries    "names", or "descriptions": each class by name and description, eight in a text (DesCo), which needs a model that grounds
-    knowledge  the file of descriptions; "" takes what lies beside the samples
+    wording    "plain": names as GLIP writes them, "aerosol_can" as "aerosol can" and "bow_(weapon)" as "bow", so that classes with equal
+               words get the same boxes; "as_is": unchanged
+    queries    "names", or "descriptions": each class by name and description, eight per text (DesCo), which needs a grounding model
+    knowledge  file of descriptions; "" uses the file beside the samples
     rule       "coco" or "fixed"
-    top        boxes that a model is asked for, of all classes in an image; of each class, with descriptions
-    shapes     "boxes", or "masks", which true regions need as much as found ones (COCO's "segm")
+    top        maximum number of boxes per image over all classes; with descriptions, per class
+    shapes     "boxes", or "masks" (COCO's "segm"), which both true and predicted regions must have
     """
 
     name: ClassVar[str] = "open_detection"
@@ -224,7 +224,7 @@ def _codes(sample: Sample) -> list[dict[str, Any]]:
 def _code(region: Region, model: Any) -> dict[str, Any]:
     if not isinstance(region.mask, dict):
         name = getattr(model, "name", type(model).__name__)
-        raise ConfigError(f"{name} finds boxes without masks (expected shapes='boxes', or a run of denseclip_masks)")
+        raise ConfigError(f"{name} detects boxes without masks (expected shapes='boxes', or a run of denseclip_masks)")
     return region.mask
 
 

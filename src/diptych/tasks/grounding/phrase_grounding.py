@@ -43,8 +43,8 @@ NEVER = 2**31 - 1
 class PhraseGrounding:
     """Recall of phrases among the first boxes. boxes  how several true boxes count: "any" or "merged"; top  boxes that are asked for
 
-    boxes   how several true boxes count: "any", or "merged" to one that holds them all
-    top     boxes that are asked for
+    boxes   rule for several true boxes: "any", or "merged" to one box that encloses them all
+    top     maximum number of predicted boxes per phrase
     """
 
     name: ClassVar[str] = "phrase_grounding"

@@ -74,7 +74,7 @@ class PhraseMaps:
     """Contrast to noise, mean IoU and pointing game of phrase maps.
 
     template  the phrase of a region: `{label}`, and `{place}` for its first attribute
-    most      phrases of an image at most, in the order of its regions; 0 takes all
+    most      maximum number of phrases per image, in the order of its regions; 0 uses all
     """
 
     name: ClassVar[str] = "phrase_maps"
@@ -121,7 +121,7 @@ class PhraseMaps:
         """Metrics of the records. Pure: the same rows and options give the same numbers."""
         table = records.to_pydict()
         if not table["query"]:
-            raise DataError("there is nothing to score: the records hold no phrase", expected="one row or more")
+            raise DataError("nothing to score: the records contain no phrase", expected="one row or more")
         value_NM = np.stack([np.asarray(table[name], np.float64) for name in METRICS], 1)
         drawn_RM = resampled_means(value_NM, table["group"], draws=self.draws, seed=self.seed)
         metrics = {name: Metric(float(value_NM[:, at].mean()), *percentiles(drawn_RM[:, at])) for at, name in enumerate(METRICS)}

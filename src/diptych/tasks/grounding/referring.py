@@ -46,7 +46,7 @@ ASKED = 50
 class Referring:
     """Accuracy of the best box over expressions of one phrase with one region (`extras["grounding"]`).
 
-    compat  "published" thresholds the generalised IoU and breaks ties by coordinates, as released; `iou` stays what it is
+    compat  "published" thresholds the generalised IoU and breaks ties by coordinates, as released; `iou` is not affected
     """
 
     name: ClassVar[str] = "referring"

@@ -40,9 +40,9 @@ DEEP = 10
 class CategorySearch:
     """Category retrieval: mean average precision among the first K.
 
-    category  metadata columns that may hold the category; the first that a sample has is taken
-    queries   "column=value": the rows that ask, the others are the gallery; "" lets every row ask all rows
-    language  the first text of this language or of an unknown one is read; "" takes any
+    category  metadata columns that may have the category; the first that a sample has is used
+    queries   "column=value": rows that are queries, the others are the gallery; "" uses every row as query against all rows
+    language  language of the texts; the first of this or of unknown language is used; "" uses any
     """
 
     name: ClassVar[str] = "category_search"

@@ -93,7 +93,7 @@ def score_classes(records: pa.Table, task: ClassTask) -> Result:
     that are only predicted.
     """
     if not len(records):
-        raise DataError("there is nothing to score: the records hold no item", expected="one row or more")
+        raise DataError("nothing to score: the records contain no item", expected="one row or more")
     ties, draws, seed = task.ties, task.draws, task.seed
     above, tied, tied_relevant, relevant, gallery, by_index = (array(records, column).astype(np.int64) for column, _ in COUNTS)
     groups = records.column("group").to_pylist()

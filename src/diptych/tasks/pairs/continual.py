@@ -72,7 +72,7 @@ class TaskStream:
     def read(cls, file: Path) -> TaskStream:
         """Stream from the file that `write` made. Raises ConfigError if there is no such file."""
         if not file.is_file():
-            raise ConfigError(f"{file} is no file (expected {FILE} in the folder `snapshots` of a run of recipe ctp)")
+            raise ConfigError(f"{file} is not a file (expected {FILE} in the folder `snapshots` of a run of recipe ctp)")
         plain = json.loads(file.read_text(encoding="utf-8"))
         return cls(plain["column"], tuple(tuple(values) for values in plain["values"]))
 
@@ -86,8 +86,8 @@ def value_of(sample: Sample, column: str) -> str | None:
 def stream_of(data: Dataset, columns: Sequence[str], *, order: Sequence[str] = (), at_most: int = 0) -> TaskStream:
     """Task stream of a data set, by the first of `columns` that all of its samples have.
 
-    order    values in the order in which they come; those it does not name are left out. Empty: all values, sorted
-    at_most  so many tasks: neighbouring values share one; 0 gives each value its own
+    order    values in task order; others are left out. Empty: all values, sorted
+    at_most  maximum number of tasks: neighbouring values share one; 0 gives each value its own
     """
     counts: dict[str, Counter[str]] = {column: Counter() for column in columns}
     for row in range(len(data)):
@@ -120,8 +120,8 @@ class Continual:
     Asks for `snapshots` beside the model: those of a run of recipe `ctp`, the one from before the first task first. The model that is
     evaluated has to be the last of them.
 
-    stream    the file `stream.json` beside the snapshots, which says what the tasks are
-    language, origins   which texts are retrieved, as in `retrieval`
+    stream    file `stream.json` beside the snapshots, which defines the tasks
+    language, origins   texts to retrieve, as in `retrieval`
     """
 
     name: ClassVar[str] = "continual"

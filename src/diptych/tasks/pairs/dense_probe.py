@@ -47,13 +47,13 @@ HIDING = ("in front of", "inside")
 class DenseProbe:
     """miou (segmentation), pixel accuracy and depth_order (share of pairs in the right order).
 
-    train        data set that the probes are trained on; else the split `train_split`
-    attribute    which of a region's attributes is its class; -1 takes its label
-    patches      training patches at most, of images evenly spaced
-    l2           penalty of both probes, against the mean loss
-    ties         a pair of equal depths is worth: expected (half) | pessimistic (nothing) | optimistic (all) | index (the region that
-                 comes first is taken to be nearer)
-    leave_out    classes that do not count in miou, "" the background; pixel_accuracy keeps them
+    train        training data of the probes; by default the split `train_split`
+    attribute    index of the attribute of a region that is its class; -1 uses its label
+    patches      maximum number of training patches, from evenly spaced images
+    l2           L2 penalty of both probes, relative to the mean loss
+    ties         credit of a pair with equal depths: expected (half) | pessimistic (nothing) | optimistic (all) | index (the first region
+                 counts as nearer)
+    leave_out    classes that are left out of miou, "" is the background; pixel_accuracy includes them
     """
 
     name: ClassVar[str] = "dense_probe"
@@ -121,7 +121,7 @@ class DenseProbe:
         if self.ties == "expected":
             return ordered_N
         if "tied" not in records.column_names:
-            raise DataError("the records do not say which pairs tie", field="ties", expected="records made anew by predict")
+            raise DataError("the records have no column of ties", field="ties", expected="records made anew by predict")
         if self.ties == "index":
             won_N: Floats = array(records, "tied_first").astype(np.float64)
         else:

@@ -44,16 +44,16 @@ PROBE, HEAD = "linear_probe", "zero_shot"
 class FewShot:
     """Accuracy by images a class: "acc" of the method at the most shots, and "METHOD/SHOTS" of all three.
 
-    method      a recipe that adapts a dual encoder from shots, such as coop
-    shots       sizes of the grid; repeats: draws of each size
+    method      a recipe that adapts a dual encoder to few labelled images, such as coop
+    shots       images per class; repeats: draws for each number
     part        "all" classes, or "base_to_new"
     class_order the classes by their numbers, which are halved so, as published; empty: sorted by their names
-    shot_files  a folder: files of shots that are there are read, others are drawn and written, shots-16-draw-1.json; "": drawn anew
-    probe       how the linear probe's penalty is chosen: "bracket" as in `linear_probe`, or "coop" as CoOp's released code does; its
-                features, not brought to norm 1 there, have norm 1 here
-    templates   of the zero-shot head: a set's name or one sentence with {}
-    passes, context, start  of the recipe: passes over the shots, context vectors, words to start from; 0 and "": as the recipe has it
-    train       labelled images to draw from; None: the split "train"
+    shot_files  folder of files of shots: existing files are used, others are sampled and written, shots-16-draw-1.json; "": sampled anew
+    probe       penalty of the linear probe: "bracket" as in `linear_probe`, or "coop" as in CoOp's released code; its features, not
+                normalised there, have unit norm here
+    templates   template of the zero-shot classifier: the name of a set, or one sentence with {}
+    passes, context, start  options of the recipe: passes over the shots, context vectors, words to start from; 0 and "": the recipe's own
+    train       labelled images to sample from; None: the split "train"
     """
 
     name: ClassVar[str] = "few_shot"
@@ -90,7 +90,7 @@ class FewShot:
         """One row for each method, number of shots, draw, part and test image."""
         if self.train is None:
             raise DataError(
-                f"'{data.name}' brings no images to draw shots from", field="split", expected="a split 'train', or train="
+                f"'{data.name}' has no images to draw shots from", field="split", expected="a split 'train', or train="
             )
         test = _embed_test(model, data, self.label, self.language, self.batch_size)
         drawn = {(n, draw): self._shots(n, draw) for n in self.shots for draw in range(1, self.repeats + 1)}
@@ -131,7 +131,7 @@ class FewShot:
     def score(self, records: pa.Table) -> Result:
         """Metrics of the records. Pure: the same rows give the same numbers."""
         if not len(records):
-            raise DataError("there is nothing to score: the records hold no item", expected="one row or more")
+            raise DataError("nothing to score: the records contain no item", expected="one row or more")
         facts = facts_of(records)
         method, split = facts["options"]["method"], facts["options"]["part"] == "base_to_new"
         accuracy, metrics = _accuracies(records), dict[str, Metric]()

@@ -62,19 +62,19 @@ Labels = npt.NDArray[np.int64]
 class LinearProbe:
     """acc@1, acc@5 and mean per-class recall of a classifier on frozen embeddings.
 
-    label       the column that holds the class
+    label       the column with the class
     train_split, val_split, test_split
                 names of splits of the data; without `val_split` a fifth of the training groups is held out
     train, val  data sets to use instead of splits; with `train`, all of the evaluated data is the test
     l2          a fixed lambda; 0 searches for it
-    ties        what equal scores of classes are worth: expected | pessimistic | optimistic | index
-    l2_ties     which of the lambdas of equal validation accuracy is taken: the "largest" or the "smallest"
-    neighbour_ties  which of the training images that are as near as the k-th vote: "index", the earlier rows, or "shared", all of
-                them, each with its share of the places that are left
+    ties        credit of equal scores of classes: expected | pessimistic | optimistic | index
+    l2_ties     choice among lambdas with equal validation accuracy: the "largest" or the "smallest"
+    neighbour_ties  training images with the same distance as the k-th: "index", the earlier rows vote, or "shared", all of them vote, with
+                    equal shares of the remaining votes
     head        "logistic" or "knn" (k neighbours, votes weighted by exp(cosine / temperature))
-    k           neighbours that vote, with the head "knn"
+    k           number of neighbours that vote, with the head "knn"
     lists       with the head "knn": lengths of the lists of nearest training images whose classes are compared with the own one
-    max_iterations   of the solver, with the head "logistic"
+    max_iterations   maximum number of iterations of the solver, with the head "logistic"
     """
 
     name: ClassVar[str] = "linear_probe"

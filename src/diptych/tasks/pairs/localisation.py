@@ -50,8 +50,8 @@ Bools = npt.NDArray[np.bool_]
 class Localisation:
     """Pointing, AUC and AUC among things over named regions, with intervals over groups.
 
-    context   take a phrase's tokens from the sample's own text where that holds the phrase; False always asks for the phrase alone
-    language  of the texts that are looked through
+    context   take a phrase's tokens from the sample's own text if it contains the phrase; False always encodes the phrase alone
+    language  language of the texts that are searched
     """
 
     name: ClassVar[str] = "localisation"
@@ -91,7 +91,7 @@ class Localisation:
     def score(self, records: pa.Table) -> Result:
         """Metrics of the records. Pure: the same rows give the same numbers."""
         if not len(records):
-            raise DataError("there is nothing to score: the records hold no region", expected="one row or more")
+            raise DataError("nothing to score: the records contain no region", expected="one row or more")
         groups = records.column("group").to_pylist()
         value_NM = np.stack([array(records, name).astype(np.float64) for name in METRICS], axis=1)
         drawn_RM = resampled_means(value_NM, groups, draws=self.draws, seed=self.seed)
@@ -116,7 +116,7 @@ class Localisation:
     def _rows(self, model: TokenEmbedder, sample: Sample, patch_PD: Unit) -> list[dict[str, Any]]:
         side = math.isqrt(len(patch_PD))
         if side * side != len(patch_PD):
-            raise ConfigError(f"{len(patch_PD)} patches make no square grid")
+            raise ConfigError(f"{len(patch_PD)} patches do not form a square grid")
         assert sample.image is not None
         height, width = decode(sample.image, exact=True).shape[:2]
         visible = visible_share(getattr(model, "preprocess", None), width, height)

@@ -33,8 +33,8 @@ SHOWN = ("r@1", "t2i_r@1", "i2t_r@1")
 class MultilingualRetrieval:
     """Recall at K of every language, its mean recall (of all K, both ways), the share of its texts that are cut, and means over languages.
 
-    languages  tags of those that are asked; () takes every language of the data, texts without one left out
-    least      a language needs so many images
+    languages  language tags of the queries; () uses every language of the data, without texts of unknown language
+    least      minimum number of images of a language
     origins, texts_per_image, relevant, ks, ties, draws  see `retrieval`
     """
 

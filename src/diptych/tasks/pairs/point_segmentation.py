@@ -26,9 +26,9 @@ from diptych.tasks.pairs.segmentation import Segmentation, pixel_counts
 class PointSegmentation:
     """Mean intersection over union of classes of points.
 
-    classes  names in the order of their numbers in `point_labels`; empty takes the model's own
-    medium   the name of the cloud among a sample's media
-    unseen   classes that training never saw, for the harmonic mean
+    classes  names in the order of their indices in `point_labels`; empty uses the model's own
+    medium   name of the cloud among a sample's media
+    unseen   classes that were not in training, for the harmonic mean
     """
 
     name: ClassVar[str] = "point_segmentation"

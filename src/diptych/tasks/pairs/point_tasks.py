@@ -30,8 +30,8 @@ from diptych.tasks.pairs.zero_shot import ZeroShot
 class PointClassification:
     """Zero-shot acc@1, acc@5 and mean per-class recall of point clouds.
 
-    label      the column with the class; classes: the names, where not those of the data
-    medium     the name of the cloud among a sample's media
+    label      the column with the class; classes: names, if not those of the data
+    medium     name of the cloud among a sample's media
     templates  of class names; "clouds" are the 64 of ULIP
     """
 
@@ -66,8 +66,8 @@ class PointClassification:
 class PointRetrieval:
     """Recall at K both ways, mean reciprocal rank, median rank; i2t: texts (or pictures) by cloud, t2i: clouds by text (or picture).
 
-    other     what clouds are compared with: "texts", or "images", the picture of each sample
-    medium    the name of the cloud among a sample's media
+    other     side that clouds are compared with: "texts", or "images", the picture of each sample
+    medium    name of the cloud among a sample's media
     language, origins, texts_per_image, relevant, ks  see `retrieval`
     """
 
@@ -160,5 +160,5 @@ class PicturesAsTexts(ClipsAsImages):
 
 def _cloud(image: ImageSource) -> MediaItem:
     if not isinstance(image, ClipSource):
-        raise ConfigError(f"{image.name} is no cloud")
+        raise ConfigError(f"{image.name} is not a cloud")
     return image.clip

@@ -55,13 +55,13 @@ WANTED = "samples with images and texts"
 class Retrieval:
     """Recall at K both ways, mean reciprocal rank, median rank, with intervals over groups.
 
-    language         texts of this language or of an unknown one; "" takes all
-    origins          only texts of these origins ("label", "caption", "tags", ...); empty takes all but negatives
-    texts_per_image  the first so many texts of a sample (5 for COCO and Flickr30k); 0 takes all
-    relevant         what counts as relevant: the same "group" or the same "uid"; "auto" is "group" when groups repeat
-    compare          by "vectors", or by the scores that the model gives pairs ("pairs": late interaction, models that read both at once);
-                     "auto" is "pairs" for models that have such scores. All of them are held at once, images by texts
-    ties             what tied scores are worth: expected | pessimistic | optimistic | index (lower gallery row first)
+    language         language of the texts; texts of unknown language are included; "" uses all
+    origins          origins of the texts ("label", "caption", "tags", ...); empty uses all except negatives
+    texts_per_image  number of texts per sample, the first ones (5 for COCO and Flickr30k); 0 uses all
+    relevant         relevant items have the same "group" or the same "uid"; "auto" is "group" if groups repeat
+    compare          "vectors": cosine; "pairs": scores of pairs (late interaction, fusion models), which are all in memory at once, images
+                     by texts; "auto": "pairs" for models that have such scores
+    ties             credit of tied scores: expected | pessimistic | optimistic | index (lower gallery row first)
     """
 
     name: ClassVar[str] = "retrieval"
@@ -140,7 +140,7 @@ class Retrieval:
         at once."""
         direction, groups = array(records, "direction"), records.column("group").to_pylist()
         if not len(direction):
-            raise DataError("there is nothing to score: the records hold no query", expected="one row or more")
+            raise DataError("nothing to score: the records contain no query", expected="one row or more")
         columns: dict[str, Floats] = {}
         chance: dict[str, float] = {}
         ranks: dict[str, Floats] = {}

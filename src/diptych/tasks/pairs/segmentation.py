@@ -47,15 +47,15 @@ ZERO_SHOT = ("templates", "threshold", "short_side", "stride", "window", "rule")
 class Segmentation:
     """Mean intersection over union of label maps.
 
-    classes      names in the order of their numbers; empty takes the model's own
-    background   the class of pixels of no region; "" ignores them. reduce_zero: of label maps, 0 is ignored and 1 is the first class
-    unseen       classes that training never saw, for the harmonic mean
+    classes      names in the order of their indices; empty uses the model's own
+    background   class of pixels without a region; "" ignores them. reduce_zero: in label maps, 0 is ignored and 1 is the first class
+    unseen       classes that were not in training, for the harmonic mean
 
     Of dual encoders:
     templates    sentences for a class name, as in `zero_shot`
-    threshold    the score of `background` everywhere, where that is a class: it has no sentence then
-    short_side, stride, window   0 squeezes an image into the model's square; else images of that short side are read in windows
-                 (published: 448 pixels, windows of 448 at steps of 224)
+    threshold    score of `background` at every pixel, if that is a class; it has no sentence then
+    short_side, stride, window   0 resizes an image to the model's square; otherwise images with this short side are processed in windows
+                                 (published: 448 pixels, windows of 448 at steps of 224)
     rule         "cosine", or "groupvit" as GroupViT and CoCu are released: see `PatchSegmenter`
     """
 
@@ -139,7 +139,7 @@ class Segmentation:
     def score(self, records: pa.Table) -> Result:
         """Metrics of the records. Pure: the same rows give the same numbers."""
         if not len(records):
-            raise DataError("there is nothing to score: the records hold no item", expected="one row or more")
+            raise DataError("nothing to score: the records contain no item", expected="one row or more")
         facts = facts_of(records)
         names: list[str] = facts["class_names"]
         count_N3K = np.stack([np.array(records.column(side).to_pylist(), np.int64) for side in ("both", "predicted", "truth")], 1)

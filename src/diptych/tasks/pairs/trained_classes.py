@@ -44,8 +44,8 @@ BLOCK = 512
 class Classification:
     """acc@1, acc@5 and mean per-class recall of a model's own classifier; acc@1 at each further width of a nested one.
 
-    label   the column that holds the class; "label" falls back to the text of origin "label"
-    widths  whether a nested model is scored at each of its widths
+    label   the column with the class; "label" falls back to the text of origin "label"
+    widths  also score a nested model at each of its widths
     cascade share of the images on which the thresholds of a cascade are found (published: a fifth); 0 leaves it out
     sharpness  confidences are softmax shares of so many times the scores: 2 is as released for a model that takes the mean of an image's
             scores and its mirror image's, which the released code adds up

@@ -26,10 +26,10 @@ from diptych.tasks.pairs.zero_shot import ZeroShot
 class VideoClassification:
     """acc@1, acc@5 and mean per-class recall of videos.
 
-    medium        the name of the clip among a sample's media
-    views, crops  stretches in time, and places in a frame (1 or 3); published: 1 x 1, and 4 x 3
-    templates     of class names; X-CLIP reads the bare name
-    classes   the names, where not those of the data
+    medium        name of the clip among a sample's media
+    views, crops  temporal views, and spatial crops (1 or 3); published: 1 x 1, and 4 x 3
+    templates     templates of class names; X-CLIP uses the bare name
+    classes   class names, if not those of the data
     """
 
     name: ClassVar[str] = "video_classification"

@@ -23,7 +23,7 @@ from diptych.tasks.pairs.retrieval import Retrieval
 class VideoRetrieval:
     """Recall at K both ways, mean reciprocal rank, median rank; i2t: texts by video, t2i: videos by text.
 
-    medium    the name of the clip among a sample's media
+    medium    name of the clip among a sample's media
     language, origins, texts_per_image, relevant, ks  see `retrieval`
     """
 

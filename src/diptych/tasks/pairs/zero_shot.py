@@ -48,13 +48,13 @@ Ensemble = Literal["mean", "raw_mean", "mean_scores", "max"]
 class ZeroShot:
     """Zero-shot classification: acc@1, acc@5 and mean per-class recall without any training on the classes.
 
-    label      the column that holds the class; "label" falls back to the text of origin "label"
-    classes    their order and extent; empty takes the distinct labels of the data, sorted
-    templates  a set's name (plain | one | symbols | seven | eighty | overhead), one sentence, or several, each with one `{}`
-    ensemble   "mean" of normalised embeddings, normalised again; "raw_mean" of embeddings as they are, normalised then; "mean_scores";
-               "max". Scores of pairs have neither mean of embeddings
-    compare    by "vectors", or by the scores that the model gives pairs ("pairs": late interaction, models that read both at once);
-               "auto" is "pairs" for models that have such scores
+    label      the column with the class; "label" falls back to the text of origin "label"
+    classes    class names, in order; empty uses the distinct labels of the data, sorted
+    templates  name of a set (plain | one | symbols | seven | eighty | overhead), one sentence, or several, each with one `{}`
+    ensemble   "mean" of normalised embeddings, normalised again; "raw_mean" of embeddings before normalisation, then normalised;
+               "mean_scores"; "max". Scores of pairs support only the last two
+    compare    "vectors": cosine; "pairs": scores of pairs (late interaction, fusion models); "auto": "pairs" for models that have such
+               scores
     """
 
     name: ClassVar[str] = "zero_shot"
@@ -129,7 +129,7 @@ class ZeroShot:
         """[K, D], unit rows: the normalised mean of each class's embeddings as they are. Raises ConfigError for a model without such."""
         embed = getattr(model, "embed_prompts", None)
         if embed is None:
-            raise ConfigError(f"'{model.name}' gives unit vectors alone (expected a dual encoder of ours, or ensemble mean)")
+            raise ConfigError(f"'{model.name}' gives only unit vectors (expected a dual encoder of ours, or ensemble mean)")
         sentences = templates(self.templates)
         heads = [embed([fill(sentence, spell(name)) for sentence in sentences]) for name in names]
         return np.stack(heads).astype(np.float64)

@@ -91,7 +91,7 @@ class SymbolicGoals:
 
     def score(self, records: pa.Table) -> Result:
         if not len(records):
-            raise DataError("there is nothing to score: the records hold no goal", expected="one row or more")
+            raise DataError("nothing to score: the records contain no goal", expected="one row or more")
         columns = self._columns(records)
         groups = records.column("group").to_pylist()
         drawn_RM = resampled_means(np.stack(list(columns.values()), 1), groups, draws=self.draws, seed=self.seed)

@@ -41,10 +41,10 @@ class ImageChoice:
     pictures means something, as published. `accuracy/N_propositions` says it by the number of statements. Of tied pictures each is as
     likely to be taken. Texts whose picture is kept secret are left out and counted.
 
-    by    how a model that only compares pictures with texts is asked: by the "whole" text, or by its statements, whose softmax over the
-          pictures (at `scale`) is averaged ("mean") or multiplied ("product")
+    by    for a model that only compares pictures with texts: the "whole" text, or its statements, whose softmax over the pictures (at
+          `scale`) is averaged ("mean") or multiplied ("product")
     scale what similarities are multiplied by before the softmax
-    draws, seed  of the intervals, which draw sets of pictures
+    draws, seed  bootstrap draws and seed of the intervals, which resample sets of pictures
     """
 
     name: ClassVar[str] = "image_choice"
@@ -65,7 +65,7 @@ class ImageChoice:
     def predict(self, model: Any, data: Dataset) -> pa.Table:
         """A row a text: "shares" of the pictures, in their order."""
         if isinstance(model, PictureChooser) and self.by != "whole":
-            raise ConfigError(f"'{getattr(model, 'name', model)}' reads the statements by itself (expected by='whole')")
+            raise ConfigError(f"'{getattr(model, 'name', model)}' splits statements itself (expected by='whole')")
         rows, secret = [], 0
         for start in range(0, len(data), BLOCK):
             samples = [data[row] for row in range(start, min(start + BLOCK, len(data)))]
@@ -119,7 +119,7 @@ class ImageChoice:
 
     def score(self, records: pa.Table) -> Result:
         if not len(records):
-            raise DataError("there is nothing to score: the records hold no text", expected="one row or more")
+            raise DataError("nothing to score: the records contain no text", expected="one row or more")
         columns = self._columns(records)
         groups = records.column("group").to_pylist()
         chance_N = np.array([1 / len(share) for share in records.column("shares").to_pylist()])

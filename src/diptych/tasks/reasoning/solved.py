@@ -29,8 +29,8 @@ class ReasoningTask:
     """`solved` is the share of problems that are solved after the last step, `answers` that of single answers; `solved/step_2` and so on
     say it after earlier steps, at powers of two, and `solved/LEVEL` by level: given cells, the story's task, or jumps.
 
-    steps   of reasoning; 0 takes the model's own
-    draws, seed  of the intervals, which draw groups of problems
+    steps   reasoning steps; 0 uses the model's own number
+    draws, seed  bootstrap draws and seed of the intervals, which resample groups of problems
     """
 
     name: ClassVar[str] = "reasoning"
@@ -73,7 +73,7 @@ class ReasoningTask:
 
     def score(self, records: pa.Table) -> Result:
         if not len(records):
-            raise DataError("there is nothing to score: the records hold no problem", expected="one row or more")
+            raise DataError("nothing to score: the records contain no problem", expected="one row or more")
         columns = self._columns(records)
         groups = records.column("group").to_pylist()
         drawn_RM = resampled_means(np.stack(list(columns.values()), 1), groups, draws=self.draws, seed=self.seed)

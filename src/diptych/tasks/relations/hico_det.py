@@ -71,18 +71,18 @@ SIDES: tuple[Literal["truth"], Literal["prediction"]] = ("truth", "prediction")
 class HicoDet:
     """mAP on HICO-DET: Full, Rare, Non-Rare, with the object unknown (default) and known (ko_...).
 
-    vocabulary  "hico-det": the 600 published classes; "data": the triplets that occur in the truth of your own data
-    zero_shot   adds Unseen and Seen: uc_rf | uc_nf | uo; nf changes nothing but the notes
-    unseen      positions of the unseen classes, in place of the published list
-    train       the whole training set, for Rare with your own vocabulary (and unseen combinations by the published rule); the
-                published classes have a published list, so there a part of the training set does no harm
-    top         so many triplets of an image count, the best-scored; 0 takes all
-    nms         relation NMS: a triplet goes when IoU_s x IoU_o ** .5 with a better one of its class is above this; 0 is off
+    vocabulary  "hico-det": the 600 published classes; "data": the triplets in the ground truth of your own data
+    zero_shot   also report Unseen and Seen: uc_rf | uc_nf | uo; nf changes only the notes
+    unseen      indices of the unseen classes, instead of the published list
+    train       the whole training set, for Rare with your own vocabulary (and unseen combinations by the published rule); the published
+                classes have a published list, so a part of the training set is enough for them
+    top         maximum number of triplets per image, the best ones; 0 uses all
+    nms         relation NMS: a triplet is removed if IoU_s x IoU_o ** .5 with a better one of its class is above this; 0 is off
     ap          11-point | area (under the envelope)
     iou         inclusive (both edge pixels count, "+1") | half_open
-    ties        what equal scores are worth: together (no order) | index (earlier row first, as published)
-    compat      faults of released scorers: matlab | qpic | strict
-    triplets    published: by the rule above, where the detector can follow one | detector: by its own `detect`
+    ties        rule for equal scores: together (no order) | index (earlier row first, as published)
+    compat      differences of released scorers: matlab | qpic | strict
+    triplets    published: by the rule above, if the detector supports it | detector: by its own `detect`
     """
 
     name: ClassVar[str] = "hico_det"
@@ -201,7 +201,7 @@ class HicoDet:
         graphs, published = GraphColumns.of(data), vocabulary("hico-det")
         if self.vocabulary == "hico-det":
             if strange := graphs.first_outside(published.objects, published.predicates):
-                problem = f"{strange[1]!r} is no name of HICO-DET"
+                problem = f"{strange[1]!r} is not a name of HICO-DET"
                 expected = 'its 80 objects and 117 verbs, or vocabulary="data"'
                 raise DataError(problem, file=data.name, row=strange[0], field="relations", expected=expected)
             return list(published.triplets)
@@ -308,7 +308,7 @@ def _objects_shown(records: pa.Table, truth: ClassTriplets, object_K: Ints, obje
         for row, names in enumerate(records.column(LABELLED).to_pylist()):
             if strange := [name for name in names or () if name not in column]:
                 raise DataError(
-                    f"{strange[0]!r} is no object of the classes", row=row, field=LABELLED, expected=f"such as {objects[0]!r}"
+                    f"{strange[0]!r} is not an object of the classes", row=row, field=LABELLED, expected=f"such as {objects[0]!r}"
                 )
             shown[row, [column[name] for name in names or ()]] = True
     return shown

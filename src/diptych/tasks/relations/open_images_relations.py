@@ -60,9 +60,9 @@ WEIGHTS = {"r@50": 0.2, "wmap_rel": 0.4, "wmap_phr": 0.4}
 class OpenImagesPredicates:
     """R@50, wmAP of relations and of phrases, one AP a predicate, and their weighted sum (the protocol of most scene-graph papers).
 
-    vocabulary  "open-images" for its 30 predicates (objects come from the data), "vg150", ...; "" takes the names of the data
-    ranking     what orders triplets: "confidence" as the detector gives it, or its "product" with both region scores
-    compat      "published" repeats what the released scorer does differently (docs: relation protocols)
+    vocabulary  "open-images" for its 30 predicates (objects come from the data), "vg150", ...; "" uses the names of the data
+    ranking     order of triplets: "confidence" of the detector, or its "product" with both region scores
+    compat      "published" reproduces the differences of the released scorer (docs: relation protocols)
     """
 
     name: ClassVar[str] = "open_images_predicates"

@@ -26,9 +26,8 @@ NMS_TRIPLETS, NMS_PHRASES = 0.7, 0.5
 class OpenImagesTriplets(OpenImagesPredicates):
     """The same numbers with one AP a whole triplet, as RLIPv2 scores them. Fields as in `OpenImagesPredicates`, and:
 
-    nms       weed out near-duplicates of equal names: triplets whose boxes overlap beyond .7, then phrases beyond .5
-    triplets  published: relation x subject x object, boxes as they are, where the detector can follow a rule | detector: by its
-              own `detect`
+    nms       remove near-duplicates of equal names: triplets whose boxes overlap by more than .7, then phrases by more than .5
+    triplets  published: relation x subject x object, boxes unchanged, if the detector supports it | detector: by its own `detect`
     """
 
     name: ClassVar[str] = "open_images_triplets"

@@ -27,9 +27,9 @@ ALIKE = 0.7  # sum over predicates of sqrt(p^2 + q^2)
 
 @dataclass(frozen=True, slots=True)
 class PredicateNmsResult:
-    """stays    [R] bool: the relation that its pair keeps
-    closed   [R] bool: one row of each pair that keeps none
-    nothing  [R] what is left of 1 by the confidences of that row's pair: the probability of "no relation", if they are a softmax's
+    """stays    [R] bool: the relation that is kept for its pair
+    closed   [R] bool: one row of each pair without a kept relation
+    nothing  [R] 1 minus the sum of the confidences of that row's pair: the probability of "no relation" under a softmax
     """
 
     stays: Bools

@@ -75,5 +75,5 @@ def _read_list(path: Path) -> list[Any]:
 
 def _triple(entry: Any, file: str, row: int) -> Triple:
     if not (isinstance(entry, list) and len(entry) == 3 and all(isinstance(name, str) for name in entry)):
-        raise DataError(f"{entry!r} is no triplet", file=file, row=row, expected="[subject, predicate, object], three strings")
+        raise DataError(f"{entry!r} is not a triplet", file=file, row=row, expected="[subject, predicate, object], three strings")
     return entry[0], entry[1], entry[2]

@@ -67,14 +67,14 @@ LEFT_OUT = "point instr"
 class VCoco:
     """AP role in scenario 1 and 2 (24 action-roles, and all 25), and agent AP.
 
-    nms   relation NMS: a triplet goes when IoU_s x IoU_o ** .5 with a better one of its role is above this; 0 is off
+    nms   relation NMS: a triplet is removed if IoU_s x IoU_o ** .5 with a better one of its role is above this; 0 is off
     ap    area (under the envelope) | 11-point
     iou   inclusive (both edge pixels count, "+1") | half_open
-    ties  what equal scores are worth: together (no order) | index (earlier row first, as published)
+    ties  rule for equal scores: together (no order) | index (earlier row first, as published)
     texts     published: phrases, and "missing objects" | roles: the names of action-roles and 80 objects
-    possible  a file of numpy, the published ``corre_vcoco.npy``: [29, 80], above 0 where an object can play a role; all other
-              combinations are left out. "": all can be. What is missing can always be
-    triplets  published: by the rule above, where the detector can follow one | detector: by its own `detect`
+    possible  a NumPy file, the published ``corre_vcoco.npy``: [29, 80], above 0 if an object can have a role; all other combinations are
+              left out. "": all are allowed. Missing objects are always allowed
+    triplets  published: by the rule above, if the detector supports it | detector: by its own `detect`
     """
 
     name: ClassVar[str] = "v_coco"
@@ -111,7 +111,7 @@ class VCoco:
         """One row an image. The detector is asked for the 29 action-roles, COCO's 80 objects, and the one that is missing."""
         annotated = dict(zip(data.uids, extras_of(data, ANNOTATED), strict=True))
         if strange := GraphColumns.of(data).first_outside(None, ROLES):
-            problem, expected = f"{strange[1]!r} is no action-role of V-COCO", f"such as {ROLES[0]!r}, {ROLES[1]!r}"
+            problem, expected = f"{strange[1]!r} is not an action-role of V-COCO", f"such as {ROLES[0]!r}, {ROLES[1]!r}"
             raise DataError(problem, file=data.name, row=strange[0], field="relations", expected=expected)
         published, rule = vocabulary("v-coco"), self.rule() if self.triplets == "published" else None
         objects, words = (

@@ -89,6 +89,6 @@ def _annotated_boxes(records: pa.Table, graphs: GraphArrays) -> Bools:
             continue
         if len(each) != stop - start:
             problem = f"{graphs.uids[row]} has {len(each)} values for {stop - start} boxes"
-            raise DataError(problem, row=row, field=ANNOTATED, expected="one a box")
+            raise DataError(problem, row=row, field=ANNOTATED, expected="one per box")
         annotated[start:stop] = each
     return annotated

@@ -40,8 +40,8 @@ PARTS = {"thesis": HAS_ROLE & (np.array(ROLES) != LEFT_OUT), "all": np.ones(len(
 class VCocoTriplets(VCoco):
     """Mean AP over 24 action-roles, and over all 29. Fields as in `VCoco`, and:
 
-    top     so many triplets of an image count, the best-scored; 0 takes all
-    compat  "published" repeats what the released scorer does differently
+    top     maximum number of triplets per image, the best ones; 0 uses all
+    compat  "published" reproduces the differences of the released scorer
     """
 
     name: ClassVar[str] = "v_coco_triplets"

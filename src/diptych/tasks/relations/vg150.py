@@ -54,14 +54,14 @@ IOU = 0.5
 class VG150:
     """Scene-graph detection: neither boxes nor labels are given (SGDet).
 
-    vocabulary    "vg150", "open-images", ... ; "" takes the names that occur in the data
+    vocabulary    "vg150", "open-images", ... ; "" uses the names in the data
     ks            numbers of triplets per image; (5,) suits worlds with a few relations
     train         data whose triplets count as seen, for zr@K
     seen          or a JSON file of them: a list of [subject, predicate, object]
-    ranking       what orders triplets: "confidence" as the detector gives it, or its "product" with both region scores
-    relation_nms  under the graph constraint, let near-duplicate pairs not share a predicate, as PE-Net's evaluation does
-    ties          what tied triplets are worth: expected | pessimistic | optimistic | index
-    compat        "published" repeats what released scorers do differently (docs: relation protocols)
+    ranking       order of triplets: "confidence" of the detector, or its "product" with both region scores
+    relation_nms  near-duplicate pairs may not have the same predicate under the graph constraint, as in PE-Net's evaluation
+    ties          credit of tied triplets: expected | pessimistic | optimistic | index
+    compat        "published" reproduces the differences of released scorers (docs: relation protocols)
     """
 
     name: ClassVar[str] = "vg150"

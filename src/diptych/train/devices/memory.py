@@ -40,7 +40,7 @@ def with_smaller_chunks(run: Training, batch: Batch, work: Callable[[int], R]) -
             )
         if run.world.size > 1:
             raise RunError(
-                f"the memory of {device} does not hold {size} samples at once: go on with fewer, such as "
+                f"the memory of {device} is too small for {size} samples at once: continue with fewer, such as "
                 f"--resume {run.folder.path} --micro-batch {max(1, size // 2)}"
             )
         run.micro_batch = halved(size, device, "samples")

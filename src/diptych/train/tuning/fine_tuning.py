@@ -28,7 +28,7 @@ def tuning_of(recipe: Recipe, options: TrainOptions) -> Tuning:
     tuning = options.tune.over(recipe.tuning())
     if tuning != Tuning(keep_positions=tuning.keep_positions) and not engine_kind(recipe).descends:
         raise ConfigError(
-            f"the engine '{recipe.engine}' of '{recipe.slug}' takes no gradient steps: it has no adapters, frozen parts, rates or teacher"
+            f"the engine '{recipe.engine}' of '{recipe.slug}' takes no gradient steps: adapters, frozen parts, rates and teacher need them"
         )
     return tuning
 
@@ -73,7 +73,9 @@ def check_adapters_used(silent: Iterable[str]) -> None:
     """Refuses adapters that no gradient reaches: their modules are read and not called."""
     idle = [name.partition(MARK)[0] for name in silent if MARK in name]
     if idle:
-        raise RunError(f"--lora: the adapter of {idle[0]} does nothing, since the model does not call that module (leave it out)")
+        raise RunError(
+            f"--lora: the adapter of {idle[0]} has no effect, since the model does not call that module (leave it out)"
+        )
 
 
 def deployable(recipe: Recipe, model: nn.Module) -> Any:

@@ -78,7 +78,7 @@ def resized_grid(position_PD: Tensor, patches: int) -> Tensor:
             wide = F.interpolate(grid_1DHW.float(), size=(new, new), mode="bicubic", antialias=True, align_corners=False)
             return torch.cat([position_PD[:front], wide.flatten(2)[0].T.to(position_PD.dtype)])
     raise ConfigError(
-        f"{len(position_PD)} image positions cannot become {patches}: they make no square of patches with class tokens"
+        f"{len(position_PD)} image positions cannot become {patches}: they do not form a square of patches with class tokens"
     )
 
 

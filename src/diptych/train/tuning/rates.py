@@ -88,6 +88,6 @@ def _check_pattern(pattern: str, names: list[str], option: str) -> None:
     try:
         matches = any(re.search(pattern, name) for name in names)
     except re.error as error:
-        raise ConfigError(f"{option} {pattern!r} is no pattern of names ({error})") from error
+        raise ConfigError(f"{option} {pattern!r} is not a pattern of names ({error})") from error
     if not matches:
         raise UnknownName(f"parameter for {option}", pattern, sorted({name.rpartition(".")[0] or name for name in names}))

@@ -117,7 +117,7 @@ def pair_of(features: Any, recipe: Recipe) -> tuple[Tensor, Tensor, Tensor]:
     values: list[Any] = [getattr(features, name, None) for name in ("image_ND", "text_ND", "scale")]
     if any(value is None for value in values):
         raise ConfigError(
-            f"--distill: the features of '{recipe.slug}' are no image and text vectors with a scale "
+            f"--distill: the features of '{recipe.slug}' are not image and text vectors with a scale "
             "(expected a recipe of a dual encoder, such as clip)"
         )
     image_ND, text_ND, scale = values

@@ -184,7 +184,7 @@ def test_a_word_of_a_list_becomes_another_of_it() -> None:
         "a red bus and a big old dog",
         "a red bus and a small new dog",
     }
-    assert outcomes("a man standing") == set(), "'tan' in 'standing' is no colour"
+    assert outcomes("a man standing") == set(), "'tan' in 'standing' is not a colour"
     assert outcomes("A Red bus") == {"A Tan bus", "A Blue bus"}
     kind, three = replaced_by_rule("a red bus", rng(), lists=LISTS, count=3)
     assert (kind, sorted(three)) == ("colour", ["a blue bus", "a tan bus"]), "as many as there are, all different"

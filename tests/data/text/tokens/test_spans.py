@@ -187,7 +187,7 @@ def test_offsets_on_the_left_stand_where_the_ids_stand() -> None:
 
 def test_a_text_that_cleaning_rewrites_has_no_offsets() -> None:
     words = Tokenizer.from_spec("clip")
-    with pytest.raises(DataError, match="where its words stood is lost"):
+    with pytest.raises(DataError, match="the positions of its words are lost"):
         words.offsets("fish &amp; chips", 16)
     siglip = Tokenizer(words.inner, pad_id=0, prefix=(49406,), suffix=(49407,), clean="siglip")
     text = SpanText.from_phrases("A red bus, and (maybe) a tree.", {0: "maybe", 1: "tree"})

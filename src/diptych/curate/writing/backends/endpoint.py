@@ -26,14 +26,14 @@ LETTERS_A_TOKEN = 4
 
 @dataclass(frozen=True)
 class Endpoint:
-    """address   up to and with the version, "http://localhost:8000/v1"
-    model     as the server calls it
-    chat      messages and not a bare prompt
-    timeout   seconds that one try may wait for the next bytes
-    longest   seconds that one try may take in all, however steadily bytes come
-    tries     of one request
-    calls     requests in the air
-    terms     under which its texts may be used
+    """address   base address including the version, "http://localhost:8000/v1"
+    model     name of the model on the server
+    chat      use the chat API instead of the completion API
+    timeout   maximum number of seconds of an attempt without new bytes
+    longest   maximum number of seconds of an attempt in total
+    tries     number of attempts per request
+    calls     number of parallel requests
+    terms     terms of use of its texts
     """
 
     address: str
@@ -52,7 +52,7 @@ class Endpoint:
     def __post_init__(self) -> None:
         self._line()
         if not self.model:
-            raise ConfigError(f"{self.address} names no model (expected {self.address}#MODEL)")
+            raise ConfigError(f"{self.address} does not name a model (expected {self.address}#MODEL)")
         if self.calls < 1:
             raise ConfigError(f"calls {self.calls} (expected 1 or more)")
 

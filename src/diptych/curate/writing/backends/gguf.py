@@ -25,7 +25,7 @@ PIECE = 2**22
 
 
 class GGUF(LanguageFolder):
-    """folder  the file itself"""
+    """folder  path of the file"""
 
     @cached_property
     def model(self) -> LanguageModel:

@@ -44,9 +44,9 @@ MOST_LETTERS = 2_000
 
 @dataclass(frozen=True)
 class RewriteRates:
-    """turned    how often a sentence that can be turned is
-    replaced  how often a word that has others is replaced
-    dropped   how often an attribute that is not needed goes
+    """turned    probability that a sentence is turned, if it can be
+    replaced  probability that a word with synonyms is replaced
+    dropped   probability that an attribute that is not needed is dropped
     """
 
     turned: float

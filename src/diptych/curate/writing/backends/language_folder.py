@@ -27,9 +27,9 @@ from diptych.models.io.folder import fingerprint
 
 
 class LanguageFolder:
-    """folder   config.json, model.safetensors and tokenizer.json
-    context  tokens of a prompt at most; 0 takes what the model has places for. A prompt that is longer is a fault, never cut: its end is
-             what the text is about
+    """folder   folder of config.json, model.safetensors and tokenizer.json
+    context  maximum number of tokens of a prompt; 0 uses the model's limit. A longer prompt is an error and is not truncated, since the
+             caption is at its end
     """
 
     calls = 1

@@ -35,8 +35,8 @@ LONGEST = 2
 
 @dataclass(frozen=True, eq=False)
 class NGramRewriter:
-    """model  of captions
-    gaps   the most frequent runs of small words between two others
+    """model  n-gram model of captions
+    gaps   the most frequent sequences of function words between two other words
     """
 
     model: NGram

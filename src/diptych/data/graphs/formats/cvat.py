@@ -42,13 +42,13 @@ def read(source: Path, *, name: str, root: Path | None = None) -> Pool:
 def _images(file: Path) -> list[ElementTree.Element]:
     text = read_text(file)
     if "<!DOCTYPE" in text or "<!ENTITY" in text:
-        raise DataError("declares entities of its own", file=file, expected="CVAT for images 1.1")
+        raise DataError("declares its own entities", file=file, expected="CVAT for images 1.1")
     try:
         tree = ElementTree.fromstring(text)
     except (ElementTree.ParseError, ValueError) as error:
         raise DataError(f"is not XML: {error}", file=file) from error
     if tree.tag != "annotations" or tree.find("image") is None:
-        raise DataError(f"holds no image below <{tree.tag}>", file=file, expected="CVAT for images 1.1, not for video")
+        raise DataError(f"contains no image below <{tree.tag}>", file=file, expected="CVAT for images 1.1, not for video")
     return tree.findall("image")
 
 
@@ -74,11 +74,11 @@ def _box(number: int, element: ElementTree.Element) -> BoxAnnotation:
     elif element.tag == "polygon":
         points = [tuple(map(float, point.split(","))) for point in element.get("points", "").split(";")]
         if any(len(point) != 2 or not all(map(math.isfinite, point)) for point in points):
-            raise DataError("has points that are no pairs of numbers", field="points", expected="x,y;x,y;...")
+            raise DataError("has points that are not pairs of numbers", field="points", expected="x,y;x,y;...")
         xs, ys = zip(*points, strict=True)
         xyxy, mask = (min(xs), min(ys), max(xs), max(ys)), [[side for point in points for side in point]]
     else:
-        fault = f"a {element.tag} is no box and no polygon"
+        fault = f"a {element.tag} is neither a box nor a polygon"
     attributes = tuple(filter(None, map(_attribute, element.findall("attribute"))))
     return BoxAnnotation(number, xyxy, element.get("label", ""), attributes, mask=mask, fault=fault, where=f"shape {number}")
 

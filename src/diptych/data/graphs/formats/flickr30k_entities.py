@@ -40,7 +40,7 @@ def read(source: Path, *, name: str, root: Path | None = None) -> Pool:
     }
     files = sorted(sentences.glob("*.txt"))
     if not files:
-        raise DataError("holds no sentence", file=sentences, expected="ID.txt for each image")
+        raise DataError("contains no sentence", file=sentences, expected="ID.txt for each image")
     collect = Collector(source, files[0], root=root)
 
     def entry(row: int, file: Path) -> ImageAnnotation:
@@ -108,7 +108,7 @@ def _boxes(file: Path) -> dict[str, list[BoxAnnotation]]:
     """The boxes of each entity."""
     text = read_text(file)
     if "<!DOCTYPE" in text or "<!ENTITY" in text:
-        raise DataError("declares entities of its own", file=file, expected="the XML of Flickr30k Entities")
+        raise DataError("declares its own entities", file=file, expected="the XML of Flickr30k Entities")
     try:
         tree = ElementTree.fromstring(text)
     except ElementTree.ParseError as error:

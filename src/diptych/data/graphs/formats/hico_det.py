@@ -55,8 +55,12 @@ def write(samples: Sequence[Sample], folder: Path, placer: ImageExporter) -> lis
                 triplet = (labels[relation.subject], relation.predicate, labels[relation.object])
                 if triplet not in triplets:
                     verb = label_id(verbs, relation.predicate, "verb", sample)
-                    problem = "the subject is no person" if triplet[0] != PERSON else f"verb {verb} does not go with {triplet[2]}"
-                    raise DataError(f"sample '{sample.uid}': {' '.join(triplet)} is none of the 600 triplets", expected=problem)
+                    problem = (
+                        "the subject is not a person" if triplet[0] != PERSON else f"verb {verb} does not go with {triplet[2]}"
+                    )
+                    raise DataError(
+                        f"sample '{sample.uid}': {' '.join(triplet)} is not one of the 600 triplets", expected=problem
+                    )
                 hois.append(
                     {
                         "subject_id": relation.subject,
@@ -79,7 +83,7 @@ def _entry(row: int, value: Any, split: str, *, labels: Mapping[str, list[str]])
         if not all(0 <= end < len(boxes) for end in ends):
             raise DataError(f"a triplet points at box {max(ends)}, and there are {len(boxes)}", field="hoi_annotation")
         verb = whole(need(hoi, "category_id"), "category_id")
-        fault = "" if 1 <= verb <= len(verbs) else f"category_id {verb} is none of the {len(verbs)} verbs"
+        fault = "" if 1 <= verb <= len(verbs) else f"category_id {verb} is not one of the {len(verbs)} verbs"
         links.append(RelationAnnotation(ends[0], "" if fault else verbs[verb - 1], ends[1], fault=fault))
     file = need(value, "file_name", str)
     image_id = whole(value.get("img_id", row), "img_id")
@@ -97,7 +101,7 @@ def hoia_boxes(value: Any) -> list[BoxAnnotation]:
     boxes = []
     for at, box in enumerate(need(value, "annotations", list)):
         category = whole(need(box, "category_id"), "category_id")
-        fault = "" if category in labels else f"category_id {category} is none of COCO's"
+        fault = "" if category in labels else f"category_id {category} is not one of COCO's"
         boxes.append(BoxAnnotation(at, corners(need(box, "bbox")), labels.get(category, ""), fault=fault))
     return boxes
 

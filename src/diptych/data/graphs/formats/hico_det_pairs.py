@@ -109,7 +109,7 @@ def write(samples: Sequence[Sample], folder: Path, placer: ImageExporter) -> lis
                 subject, other = sample.regions[relation.subject], sample.regions[relation.object]
                 triplet = (subject.label, relation.predicate, other.label)
                 if triplet not in triplets:
-                    raise DataError(f"sample '{sample.uid}': {' '.join(triplet)} is none of the 600 triplets")
+                    raise DataError(f"sample '{sample.uid}': {' '.join(triplet)} is not one of the 600 triplets")
                 row["boxes_h"].append(list(subject.box))
                 row["boxes_o"].append(list(other.box))
                 row["hoi"].append(triplets[triplet])

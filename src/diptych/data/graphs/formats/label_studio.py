@@ -60,7 +60,7 @@ def _names(task: dict[str, Any]) -> list[str]:
     data = need(task, "data", dict)
     address = data.get("image") or next((value for value in data.values() if isinstance(value, str) and "." in value), None)
     if not isinstance(address, str):
-        raise DataError("names no picture", field="data", expected='{"image": path or address}')
+        raise DataError("does not name a picture", field="data", expected='{"image": path or address}')
     parts = urlsplit(address)
     path = parse_qs(parts.query).get("d", [unquote(parts.path)])[0].lstrip("/")
     last = path.rpartition("/")[2]
@@ -83,7 +83,7 @@ def _read_result(result: list[Any], made: ImageAnnotation) -> None:
             made.boxes.append(_box(part, where, named["labels"].get(key, []), named["choices"].get(key, [])))
         elif kind != "choices" and not (kind == "labels" and part.get("id") in shapes):
             made.boxes.append(
-                BoxAnnotation(("part", number), corners(None), "", fault=f"{kind} is no box and no polygon", where=where)
+                BoxAnnotation(("part", number), corners(None), "", fault=f"{kind} is neither a box nor a polygon", where=where)
             )
 
 

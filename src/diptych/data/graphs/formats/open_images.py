@@ -62,12 +62,12 @@ def _entry(row: int, value: Any, labels: Sequence[str], predicates: Sequence[str
     boxes = []
     for n, (bbox, label) in enumerate(zip(bboxes, numbers, strict=True)):
         is_valid = isinstance(label, int) and 0 <= label < len(labels)
-        fault = "" if is_valid else f"det_label {label} is none of the {len(labels)} classes"
+        fault = "" if is_valid else f"det_label {label} is not one of the {len(labels)} classes"
         boxes.append(BoxAnnotation(n, corners(bbox), labels[label] if is_valid else "", fault=fault))
     links = []
     for subject, thing, predicate in need(value, "rel", list):
         is_valid = isinstance(predicate, int) and 0 <= predicate < len(predicates)
-        fault = "" if is_valid else f"predicate {predicate} is none of the {len(predicates)}"
+        fault = "" if is_valid else f"predicate {predicate} is not one of the {len(predicates)}"
         links.append(RelationAnnotation(subject, predicates[predicate] if is_valid else "", thing, fault=fault))
     names = [file, *(file + suffix for suffix in SUFFIXES)]
     extras = {"split": split} if split else {}

@@ -56,7 +56,7 @@ def _sample(key: str, path: str, annotation: dict[str, Any], file: Path, finder:
     image = finder.find([path, Path(path).name])
     if image is None:
         raise DataError(
-            f"the image '{path}' of '{key}' is not there", file=file, field="data_path", expected="it beside the file, or root="
+            f"the image '{path}' of '{key}' does not exist", file=file, field="data_path", expected="it beside the file, or root="
         )
     labels = annotation.get("labels") or []
     given = {field: annotation.get(field) or [None] * len(labels) for field in LISTS}
@@ -118,6 +118,6 @@ def _array(key: str, annotation: dict[str, Any], field: str, file: Path) -> Path
     path = next((candidate for candidate in paths if candidate.is_file()), None)
     if path is None:
         raise DataError(
-            f"the array '{named}' of '{key}' is not there", file=file, field=field, expected=f"it in {FOLDERS[field]}/"
+            f"the array '{named}' of '{key}' does not exist", file=file, field=field, expected=f"it in {FOLDERS[field]}/"
         )
     return path

@@ -35,7 +35,7 @@ def read(source: Path, *, name: str, root: Path | None = None) -> Pool:
     """``psg.json``, or a folder that holds one: images in ``test_image_ids`` are "test", the others "train"."""
     file = source if source.is_file() else next(iter(matching_files(source, *PATTERNS)), None)
     if file is None:
-        raise DataError("holds no PSG annotations", file=source, expected=" or ".join(PATTERNS))
+        raise DataError("contains no PSG annotations", file=source, expected=" or ".join(PATTERNS))
     collect = Collector(source, file, root=root)
     value = load_json(file)
     try:
@@ -70,7 +70,7 @@ class _PsgReader:
     def _box(self, n: int, value: Any) -> BoxAnnotation:
         category = need(value, "category_id", int)
         is_valid = 0 <= category < len(self.labels)
-        fault = "" if is_valid else f"category_id {category} is none of the {len(self.labels)} classes"
+        fault = "" if is_valid else f"category_id {category} is not one of the {len(self.labels)} classes"
         mode = value.get("bbox_mode", XYXY)
         if mode not in (XYXY, XYWH):
             fault = f"bbox_mode is {mode}, not 0 or 1"
@@ -83,7 +83,7 @@ class _PsgReader:
             return RelationAnnotation(None, "", None, fault=f"{value} is not [subject, object, predicate]")
         subject, thing, predicate = value
         is_valid = isinstance(predicate, int) and 0 <= predicate < len(self.predicates)
-        fault = "" if is_valid else f"predicate {predicate} is none of the {len(self.predicates)} classes"
+        fault = "" if is_valid else f"predicate {predicate} is not one of the {len(self.predicates)} classes"
         return RelationAnnotation(subject, self.predicates[predicate] if is_valid else "", thing, fault=fault)
 
 

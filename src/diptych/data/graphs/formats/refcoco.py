@@ -49,7 +49,7 @@ def read(source: Path, *, name: str, root: Path | None = None) -> Pool:
     for row, reference in enumerate(references):
         key = reference.get("image_id") if isinstance(reference, dict) else None
         if not isinstance(key, int | str):
-            collect.bad(row, f"is no reference with an image_id: {str(reference)[:60]}")
+            collect.bad(row, f"is not a reference with an image_id: {str(reference)[:60]}")
             continue
         by_image.setdefault(key, []).append((row, reference))
 

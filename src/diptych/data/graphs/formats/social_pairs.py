@@ -39,7 +39,9 @@ def read_social_pairs(path: Path, format: str, *, name: str = "", root: Path | N
         raise UnknownName("format of pairs", format, RELATIONS)
     samples = list(_pairs(path, RELATIONS[format], root or path.parent))
     if not samples:
-        raise DataError("holds no pair", file=path, expected="picture.jpg, eight numbers of two boxes, and a label a line")
+        raise DataError(
+            "contains no pair", file=path, expected="one pair per line: picture.jpg, eight numbers of two boxes, a label"
+        )
     pool = Pool.from_samples(samples, name=name or path.stem)
     pool.notes.append(f"read as {format}: {len(pool):,} pairs of people")
     return pool
@@ -105,4 +107,4 @@ def _lines(path: Path) -> list[str]:
     except OSError as error:
         raise DataError(f"{error.strerror or error}", file=path, expected="a text file") from error
     except UnicodeDecodeError as error:
-        raise DataError(f"is no UTF-8 at byte {error.start}", file=path, expected="a text file") from error
+        raise DataError(f"is not valid UTF-8 at byte {error.start}", file=path, expected="a text file") from error

@@ -51,7 +51,9 @@ def read(source: Path, *, name: str, root: Path | None = None) -> Pool:
     instances = next((matches[0] for folder in folders if (matches := matching_files(folder, *INSTANCES))), None)
     if not by_name or instances is None:
         what = "vcoco_*.json" if not by_name else "instances_vcoco_all_2014.json"
-        raise DataError(f"holds no {what}", file=source, expected="vcoco_{train,val,test}.json and COCO's instances beside them")
+        raise DataError(
+            f"contains no {what}", file=source, expected="vcoco_{train,val,test}.json and COCO's instances beside them"
+        )
     coco = Instances(instances, load_json(instances), named=True)
     collect = Collector(source, files[0], root=root)
     for file in by_name.values():
@@ -242,7 +244,7 @@ def _hoia_entry(row: int, value: Any, split: str) -> ImageAnnotation:
     links = []
     for hoi in need(value, "hoi_annotation", list):
         subject, thing, verb = (need(hoi, key, int) for key in ("subject_id", "object_id", "category_id"))
-        fault = "" if 0 <= verb < len(verbs) else f"category_id {verb} is none of the {len(verbs)} action-roles"
+        fault = "" if 0 <= verb < len(verbs) else f"category_id {verb} is not one of the {len(verbs)} action-roles"
         links.append(RelationAnnotation(subject, "" if fault else verbs[verb], subject if thing == -1 else thing, fault=fault))
     doing = {link.subject for link in links}
     file = need(value, "file_name", str)

@@ -52,7 +52,7 @@ def read(source: Path, *, name: str, root: Path | None = None) -> Pool:
     """The h5, or the folder that holds it with its dictionaries and ``image_data.json``."""
     file = source if source.is_file() else next(iter(matching_files(source, *PATTERNS)), None)
     if file is None:
-        raise DataError("holds no VG-SGG*.h5", file=source, expected="VG-SGG-with-attri.h5")
+        raise DataError("contains no VG-SGG*.h5", file=source, expected="VG-SGG-with-attri.h5")
     near = (file.parent, file.parent.parent)
     dicts = next((matches[0] for folder in near if (matches := matching_files(folder, "*SGG-dicts*.json", "*dicts*.json"))), None)
     listed = next((matches[0] for folder in near if (matches := matching_files(folder, "image_data.json"))), None)

@@ -37,7 +37,7 @@ def read(source: Path, *, name: str, root: Path | None = None) -> Pool:
     folder = source.parent if source.is_file() else source
     missing = [file for file in FILES if not (folder / file).is_file()]
     if FILES[0] in missing or {FILES[1], FILES[2]} <= set(missing):
-        raise DataError(f"holds no {missing[0]}", file=folder, expected="image_data.json, objects.json and relationships.json")
+        raise DataError(f"contains no {missing[0]}", file=folder, expected="image_data.json, objects.json and relationships.json")
     genome = _Genome(folder, missing)
     collect = Collector(source, folder / FILES[0], root=root)
     for file, row, reason in genome.lost:

@@ -61,7 +61,9 @@ class Deidentifier:
             )
         patient = str(dataset.get("PatientID", ""))
         if not patient:
-            raise DataError("it names no patient", file=name, field="PatientID", expected="one, for hash and shift of dates")
+            raise DataError(
+                "it does not name a patient", file=name, field="PatientID", expected="one, for hash and shift of dates"
+            )
         dataset.remove_private_tags()
         dataset.walk(lambda parent, element: self._changed(parent, element, patient))
         dataset.PatientIdentityRemoved, dataset.DeidentificationMethod = "YES", "keyed hash, dates moved, private tags removed"

@@ -78,7 +78,7 @@ def _text(body: bytes, points: int, width: int, item: MediaItem) -> npt.NDArray[
     try:
         values = np.array(body.split(), np.float64)
     except ValueError as error:
-        raise _wrong(f"has a value that is no number ({error})", item) from error
+        raise _wrong(f"has a value that is not a number ({error})", item) from error
     if len(values) < points * width:
         raise _wrong(f"has {len(values):,} values for {points:,} points of {width}", item)
     return values[: points * width].reshape(points, width)

@@ -31,7 +31,7 @@ def read_video(data: bytes, item: MediaItem, limit: MediaLimit, frame_indices: C
     """uint8 [T, H, W, 3]: the frames at `places(number of frames)`, in that order; frames between them are decoded and dropped."""
     count = count_frames(data, item)
     if not count:
-        raise DecodeError("holds no frame", file=item.name, medium=item.medium)
+        raise DecodeError("contains no frame", file=item.name, medium=item.medium)
     if count > limit.parts:
         raise DecodeError(f"{count:,} frames are more than the limit of {limit.parts:,}", file=item.name, medium=item.medium)
     chosen = frame_indices(count).tolist()

@@ -55,7 +55,7 @@ def read_chest_table(path: Path, format: str, *, root: Path | None = None, name:
         raise UnknownName("format of a chest X-ray table", format, FORMATS)
     samples = list(FORMATS[format](path, root or path.parent))
     if not samples:
-        raise DataError("holds no image", file=path, expected=f"a table of {format}")
+        raise DataError("contains no image", file=path, expected=f"a table of {format}")
     # CheXpert's pictures have one name in many folders, and its folders are its splits.
     splits, shares = ({}, {}) if format == "chexpert" else read_split_lists(path.parent)
     if splits or shares:
@@ -75,7 +75,7 @@ def rows_of_table(path: Path, needed: tuple[str, ...] = ()) -> Iterator[tuple[in
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             member = next((info for info in archive.infolist() if info.filename.endswith(".csv")), None)
             if member is None or member.file_size > LARGEST:
-                raise DataError("holds no table", file=path, expected="a .csv of at most 1 GB")
+                raise DataError("contains no table", file=path, expected="a .csv of at most 1 GB")
             data = archive.read(member)
     elif path.suffix == ".gz":
         with gzip.open(io.BytesIO(data)) as stream:
@@ -227,7 +227,7 @@ def _sample(
     if not file or path_problem(file) or Path(file).is_absolute() or ".." in Path(file).parts:
         raise DataError(f"names the picture {file[:60]!r}", file=path, row=row, expected="a name below the folder of pictures")
     if not group:
-        raise DataError("names no patient", file=path, row=row, expected="one: images of a patient stay in one split")
+        raise DataError("does not name a patient", file=path, row=row, expected="one: images of a patient stay in one split")
     return Sample(
         uid_of(file), FileImage(root / file, str(root)), texts, regions, group=group, source=path.stem, extras=dict(extras)
     )

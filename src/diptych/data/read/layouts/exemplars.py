@@ -41,7 +41,7 @@ def read_exemplars(path: Path, *, name: str = "", within: str | None = None) -> 
     for picture, texts in sorted(named.items()):
         where = path / picture
         if not where.is_file():
-            raise DataError("is not there", file=where, expected=f"every picture of {file}")
+            raise DataError("does not exist", file=where, expected=f"every picture of {file}")
         if Path(picture).is_absolute() or (within is not None and escapes_folder(where, within)):
             raise DataError(f"lies outside of {path}", file=where, expected="pictures of the folder")
         if not texts or not all(isinstance(text, str) and text.count(PLACE) == 1 for text in texts):

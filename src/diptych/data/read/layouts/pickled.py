@@ -56,7 +56,7 @@ def read_plain(path: Path) -> Any:
         raise
     except Exception as error:  # a damaged file can be anything
         reason = next(iter(str(error).splitlines()), "")[:100] or type(error).__name__
-        raise DataError(f"is no whole pickle: {reason}", file=path, expected="lists, dicts, texts and numbers") from error
+        raise DataError(f"is not a complete pickle: {reason}", file=path, expected="lists, dicts, texts and numbers") from error
     raise DataError("is cut off: it has no end", file=path, expected="a whole pickle")
 
 

@@ -89,7 +89,7 @@ def _phrase(entry: Any, text: str, regions: int, where: str) -> GroundedPhrase:
     if not isinstance(region_numbers, list | tuple) or not all(
         type(number) is int and 0 <= number < regions for number in region_numbers
     ):
-        expected = f"places among the {regions} regions of the sample; [] for what is not there"
+        expected = f"places among the {regions} regions of the sample; [] for an absent thing"
         raise DataError(f"{where} has the regions {str(region_numbers)[:60]}", field="regions", expected=expected)
     spans = entry.get("spans")
     return GroundedPhrase(

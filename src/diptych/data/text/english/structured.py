@@ -62,12 +62,14 @@ def word_lists(path: str = "") -> Lists:
     try:
         lists = json.loads(text)
     except ValueError as error:
-        raise DataError(f"is no JSON: {error}", file=path, expected='{"colour": ["red", ...], ...}') from error
+        raise DataError(f"is not valid JSON: {error}", file=path, expected='{"colour": ["red", ...], ...}') from error
     good = isinstance(lists, dict) and all(
         isinstance(v, list) and len(set(v)) > 1 and all(map(str.strip, v)) for v in lists.values()
     )
     if not lists or not good:
-        raise DataError("holds no lists of words", file=path, expected='{"colour": ["red", ...], ...}, two words or more a type')
+        raise DataError(
+            "contains no lists of words", file=path, expected='{"colour": ["red", ...], ...}, two words or more per type'
+        )
     return {kind: tuple(dict.fromkeys(word.strip().lower() for word in words)) for kind, words in lists.items()}
 
 

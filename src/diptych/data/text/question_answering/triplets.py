@@ -56,7 +56,7 @@ def read_triplets(path: Path) -> list[Triplet]:
         raise DataError(f"cannot be read: {error}", file=path, expected="JSON lines of triplets") from error
     triplets = [_triplet(line, path, row) for row, line in enumerate(lines, start=1) if line.strip()]
     if not triplets:
-        raise DataError("holds no question", file=path, expected="one JSON object a line")
+        raise DataError("contains no question", file=path, expected="one JSON object per line")
     return triplets
 
 
@@ -65,7 +65,7 @@ def _triplet(line: str, file: Path, row: int) -> Triplet:
         value = json.loads(line)
     except json.JSONDecodeError as error:
         raise DataError(
-            f"is no JSON: {error.msg}", file=file, row=row, expected="an object with uid, question and answer"
+            f"is not valid JSON: {error.msg}", file=file, row=row, expected="an object with uid, question and answer"
         ) from error
     if not isinstance(value, Mapping):
         raise DataError(f"is a {type(value).__name__}", file=file, row=row, expected="an object with uid, question and answer")

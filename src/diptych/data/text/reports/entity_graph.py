@@ -47,7 +47,7 @@ class EntityGraph:
         for head, relation, tail in self.triples:
             if not (0 <= head < len(self.names) and 0 <= tail < len(self.names) and 0 <= relation < len(self.relations)):
                 raise DataError(
-                    f"triple {[head, relation, tail]} names no entity", field="triples", expected="indices that exist"
+                    f"triple {[head, relation, tail]} does not name an entity", field="triples", expected="indices that exist"
                 )
 
     def linked(self, text: str) -> list[LinkedEntity]:
@@ -93,7 +93,7 @@ def read_graph(path: Path) -> EntityGraph:
     values = read_object(path)
     entities, triples = values.get("entities"), values.get("triples", [])
     if not isinstance(entities, dict) or not entities or not isinstance(triples, list):
-        raise DataError("holds no entities", file=path, expected=EXPECTED)
+        raise DataError("contains no entities", file=path, expected=EXPECTED)
     index = {str(name): at for at, name in enumerate(entities)}
     relations = list(dict.fromkeys(str(row[1]) for row in triples if isinstance(row, list) and len(row) == 3))
     made = []

@@ -73,7 +73,7 @@ def cleaned_positions(text: str, cleaned: str) -> list[int]:
                 at += 1
             if at >= len(lower) or not _same(lower[at][0], letter):
                 raise DataError(
-                    f"cleaning makes {cleaned[:60]!r} of {text[:60]!r}: where its words stood is lost",
+                    f"cleaning makes {cleaned[:60]!r} of {text[:60]!r}: the positions of its words are lost",
                     field="text",
                     expected="a text that is clean already (composed letters, no HTML entities, no mojibake)",
                 )

@@ -65,7 +65,7 @@ def plan_units(
     if not 0 <= masked <= 1 or not 0 <= random <= 1 or masked + random > 1 + 1e-9:
         raise ConfigError(f"masked is {masked} and random {random} (expected shares that add up to 1 at most)")
     if not len(ids_BL) == len(units) == len(rngs):
-        raise ShapeError(f"{len(ids_BL)} texts, units of {len(units)} and {len(rngs)} generators (expected one each a text)")
+        raise ShapeError(f"{len(ids_BL)} texts, units of {len(units)} and {len(rngs)} generators (expected one each per text)")
     ids, never = ids_BL.numpy(), set(special)
     rows: list[tuple[dict[int, int], list[int], int]] = []
     for row, (of_text, rng) in enumerate(zip(units, rngs, strict=True)):

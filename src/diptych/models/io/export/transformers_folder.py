@@ -81,7 +81,7 @@ def refuse_other_vectors(embedder: PairEmbedder) -> None:
     """Raises ConfigError for a model that compares otherwise than by one vector of an image and one of a text."""
     if embedder.kind != PairEmbedder.kind:
         raise ConfigError(
-            f"'{embedder.name}' compares more than one vector of an image with one of a text, and an export holds those alone "
+            f"'{embedder.name}' does not embed an image and a text as one vector each, which an export needs "
             f"(its kind is {embedder.kind}, expected {PairEmbedder.kind})"
         )
 

@@ -1,4 +1,4 @@
-"""A dialogue as chat templates of transformers take it: messages of parts, and the pictures in the order in which they stand."""
+"""A dialogue in the format of transformers' chat templates: messages of parts, and the pictures in their order."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ def pictures_in_order(
 
     images  what parts mean by their place; none goes with a dialogue of text only. A dialogue without any picture part is about the first
             one, which then stands first
-    Raises DataError for a part that is neither words nor picture, for a place that has no picture, and for a turn that nobody answers.
+    Raises DataError for a part that is neither text nor picture, for an index without a picture, and for a dialogue that ends
+    with an answer.
     """
     if not dialogue.awaits_answer:
         raise DataError("the last turn is the assistant's", field="turns", expected="a turn of the user, which the model answers")

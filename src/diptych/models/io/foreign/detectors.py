@@ -1,6 +1,6 @@
-"""Folders of transformers whose models find phrases in images: Grounding DINO (also MMDetection's), OWL-ViT and OWLv2.
+"""Phrase-grounding models of transformers, opened from a folder: Grounding DINO (also MMDetection's), OWL-ViT and OWLv2.
 
-Images are shown one at a time, so that no neighbour in a batch changes an answer by its padding.
+Images are processed one at a time, because padding in a batch would change the results.
 Letters: Q boxes that a model proposes, L tokens, E phrases.
 """
 
@@ -55,7 +55,7 @@ def open_detector(folder: Path, spec: str) -> TransformersPhraseDetector:
     plain = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     name = FAMILIES[plain["model_type"]]
     if plain.get("architectures") not in (None, [name]):
-        raise ConfigError(f"{spec} holds a {plain['architectures'][0]}, which is no phrase detector (expected a {name})")
+        raise ConfigError(f"{spec} holds a {plain['architectures'][0]}, which is not a phrase detector (expected a {name})")
     with silence_transformers():
         try:
             processor = transformers.AutoProcessor.from_pretrained(str(folder), local_files_only=True)
@@ -119,7 +119,7 @@ class TransformersPhraseDetector(RegionDetector):
         return answers
 
     def _unit(self, height: int, width: int) -> Tensor:
-        """Pixels of a side that boxes are shares of: x, y, x, y."""
+        """Side lengths in pixels by which relative boxes are multiplied: x, y, x, y."""
         return torch.tensor([width, height, width, height])
 
     @abstractmethod

@@ -38,7 +38,7 @@ def load_foreign(
     if kind not in KINDS:
         raise UnknownName("model prefix", kind, KINDS)
     if not rest:
-        raise ConfigError(f"{spec!r} names no model (expected {kind}:NAME)")
+        raise ConfigError(f"{spec!r} does not name a model (expected {kind}:NAME)")
     if kind == "hf":
         from diptych.models.io.foreign.detectors import is_phrase_detector, open_detector
         from diptych.models.io.foreign.generators import is_generator, open_generator

@@ -79,10 +79,10 @@ def _folder(address: str) -> Path:
     folder = Path(address)
     if (folder / "run.json").is_file():
         if not (folder / "model" / "config.json").is_file():
-            raise ConfigError(f"{folder} holds no model yet: its run is {RunFolder.open(folder).state['status']}")
+            raise ConfigError(f"{folder} contains no model yet: its run is {RunFolder.open(folder).state['status']}")
         folder = folder / "model"
     if not (folder / "config.json").is_file():
-        raise ConfigError(f"{address} is no matcher (expected a run of recipe fused, or hf:FOLDER of a BLIP for retrieval)")
+        raise ConfigError(f"{address} is not a matcher (expected a run of recipe fused, or hf:FOLDER of a BLIP for retrieval)")
     return folder
 
 

@@ -64,9 +64,7 @@ def opens(model_type: str, classes: list[str]) -> str:
         return f"no: {REFUSED[model_type]}"
     writers = [name for name in classes if name.endswith(WRITES)]
     if not writers:
-        return (
-            f"no: {' and '.join(classes)} has no opener: it is none of the embedders, and does not end in {' or '.join(WRITES)}"
-        )
+        return f"no: {' and '.join(classes)} cannot be opened: it is not an embedder, and does not end in {' or '.join(WRITES)}"
     if not _sees(model_type):
         return f"no: {writers[0]} has no vision_config, by which generators are known"
     return "generator"

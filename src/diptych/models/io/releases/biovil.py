@@ -48,7 +48,7 @@ def open_released(spec: str) -> PhraseEmbedder:
     where, _, file = spec.partition(":")[2].partition("#")
     folder, image = Path(where).expanduser(), Path(file).expanduser()
     if not file or not (folder / "config.json").is_file():
-        raise DataError("names no folder with config.json, or no image file", file=spec, expected=SOURCE)
+        raise DataError("does not name both a folder with config.json and an image file", file=spec, expected=SOURCE)
     config = read_object(folder / "config.json")
     if config.get("model_type") != "cxr-bert":
         raise ConfigError(f"{folder}: model_type is {config.get('model_type')!r} (expected 'cxr-bert', {SOURCE})")
@@ -70,7 +70,7 @@ def released_parts(config: Mapping[str, Any], text: Mapping[str, Tensor], image:
     first = image.get("projector.model.0.weight")
     fc = image.get("encoder.encoder.fc.weight")
     if first is None or fc is None or fc.shape[1] not in NETWORKS or len(first) != width:
-        raise ConfigError(f"holds no image side of BioViL (expected {SOURCE}, a projector to {width} dimensions)")
+        raise ConfigError(f"contains no image side of BioViL (expected {SOURCE}, a projector to {width} dimensions)")
     network, size = NETWORKS[fc.shape[1]], TEMPORAL_CROP if temporal else PLAIN_CROP
     inner: dict[str, Any] = {"name": f"timm:{network}", "image_size": size}
     if temporal:

@@ -67,7 +67,7 @@ def open_released(spec: str) -> PairEmbedder:
     """
     name, _, path = spec.partition(":")
     if not path:
-        raise ConfigError(f"{spec!r} names no file (expected {name}:FILE)")
+        raise ConfigError(f"{spec!r} does not name a file (expected {name}:FILE)")
     file, release = Path(path).expanduser(), CLIP_RELEASES[name]
     if not file.is_file():
         raise DataError("there is no such file", file=file, expected=f"the released weights of {release.title}")

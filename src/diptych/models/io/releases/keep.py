@@ -51,7 +51,7 @@ def released_parts(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> 
     """Towers and tensors of a `DualEncoder`. Raises ConfigError for tensors that are not KEEP's."""
     patches, positions = (tensors.get(f"visual.{name}") for name in ("patch_embed.proj.weight", "pos_embed"))
     if patches is None or positions is None or "visual_head.2.weight" not in tensors:
-        raise ConfigError(f"holds no image side of KEEP (expected {SOURCE}, with visual.pos_embed and visual_head.2.weight)")
+        raise ConfigError(f"contains no image side of KEEP (expected {SOURCE}, with visual.pos_embed and visual_head.2.weight)")
     if len(patches) not in VISIONS:
         raise ConfigError(f"the vision transformer is {len(patches)} wide (expected {' | '.join(map(str, VISIONS))})")
     side = patches.shape[-1] * round((positions.shape[1] - 1) ** 0.5)

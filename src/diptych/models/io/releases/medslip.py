@@ -51,7 +51,7 @@ def open_released(spec: str) -> FindingReader:
     where, _, beside = spec.partition(":")[2].partition("#")
     file, folder = Path(where).expanduser(), Path(beside).expanduser()
     if not beside or not (folder / "book.json").is_file():
-        raise DataError("names no folder with a book.json", file=spec, expected=SOURCE)
+        raise DataError("does not name a folder with a book.json", file=spec, expected=SOURCE)
     findings, sites = read_book(folder / "book.json")
     texts = [*findings.values(), *(PLACE_TEXT.format(site) for site in sites)]
     encoder = f"hf-bare:{folder}"
@@ -68,7 +68,7 @@ def released_streams(tensors: Mapping[str, Tensor], finding_book_KE: Tensor, pla
         renamed[_renamed(name.removeprefix("module."))] = tensor
     gate, book = renamed.get("gate.weight"), renamed.get("book.weight")
     if gate is None or book is None or book.shape[1] != finding_book_KE.shape[1]:
-        raise ConfigError(f"holds no MeDSLIP for vectors of {finding_book_KE.shape[1]} dimensions (expected {SOURCE})")
+        raise ConfigError(f"contains no MeDSLIP for vectors of {finding_book_KE.shape[1]} dimensions (expected {SOURCE})")
     layers = len({name.split(".")[2] for name in renamed if name.startswith("finding_decoder.layers.")})
     network = "resnet50" if "image_tower.net.layer1.0.conv3.weight" in renamed else "resnet18"
     with torch.random.fork_rng(devices=[]):

@@ -104,5 +104,5 @@ def _ratio(transformer: Transformer) -> int:
     assert isinstance(block, Block)
     ratio, rest = divmod(block.mlp_in.out_features, transformer.width)
     if rest:
-        raise ConfigError(f"an MLP of {block.mlp_in.out_features} units is no multiple of the width {transformer.width}")
+        raise ConfigError(f"an MLP of {block.mlp_in.out_features} units is not a multiple of the width {transformer.width}")
     return ratio

@@ -63,8 +63,10 @@ class PromptSettings:
             classes = {class_text(name) for name in self.classes}
             strange = next((name for name in names if class_text(name) not in classes), "")
             if strange:
-                raise UnknownName("class", strange, classes, hint="each class has a context of its own, so no other can be read")
-            raise ConfigError("a context of its own for each class needs all classes of training, in their order")
+                raise UnknownName(
+                    "class", strange, classes, hint="each class has its own context, so other classes cannot be used"
+                )
+            raise ConfigError("per-class context needs all classes of training, in their order")
         options: dict[str, Any] = {"context": self.count, "placement": self.placement, "tail": self.tail, "words": self.words}
         spoken = names if self.hyphens else [name.replace("-", " ") for name in names]
         return class_prompts(spoken, tokenizer, length, **options)
@@ -141,7 +143,7 @@ class PromptedEmbedder(PairEmbedder):
     def _place(self, text: str) -> int:
         classes = [class_text(name) for name in self.classes]
         if class_text(text) not in classes:
-            raise UnknownName("class", text, classes, hint="each class has a context of its own, so no other can be read")
+            raise UnknownName("class", text, classes, hint="each class has its own context, so other classes cannot be used")
         return classes.index(class_text(text))
 
     def _vectors(self, names: Sequence[str]) -> Unit:
@@ -198,7 +200,7 @@ class PromptedEmbedder(PairEmbedder):
         except (OSError, SafetensorError) as error:
             raise DataError(f"cannot be read: {error}", file=path, expected=f"the {PROMPT_FILE} of a run of coop") from error
         if facts.get("kind") != "prompts" or facts.get("format") != FORMAT:
-            raise DataError("holds no prompts", file=path, expected=f"the {PROMPT_FILE} of a run of coop")
+            raise DataError("contains no prompts", file=path, expected=f"the {PROMPT_FILE} of a run of coop")
         plain = json.loads(facts["prompts"])
         if plain.pop("text_side") != text_side(base.model):
             raise ConfigError(

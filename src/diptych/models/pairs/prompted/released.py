@@ -41,12 +41,12 @@ def open_released(spec: str) -> PromptedEmbedder:
     path, _, rest = spec.partition(":")[2].partition("#")
     address, names = _split(rest)
     if not path or not address:
-        raise ConfigError(f"{spec!r} names no prompts or no model (expected {FORM})")
+        raise ConfigError(f"{spec!r} does not name prompts and a model (expected {FORM})")
     file = Path(path).expanduser()
     tensors = _tensors(file)
     base = open_address(address)
     if not isinstance(base, PairEmbedder):
-        raise ConfigError(f"{address} is no dual encoder (expected the CLIP that {file.name} was learned for)")
+        raise ConfigError(f"{address} is not a dual encoder (expected the CLIP that {file.name} was learned for)")
     try:
         return with_released(base, tensors, _class_names(names), spec)
     except ConfigError as error:
@@ -59,7 +59,7 @@ def with_released(base: PairEmbedder, tensors: Mapping[str, Tensor], classes: tu
     if strange := [key for key in tensors if key not in NAMES and key not in IGNORED]:
         raise ConfigError(f"not of CoOp: {first_names(strange)} (expected {SOURCE})")
     if "bank.context" not in read:
-        raise ConfigError(f"holds no ctx (expected {SOURCE})")
+        raise ConfigError(f"contains no ctx (expected {SOURCE})")
     context = read["bank.context"]
     width, per_class = token_table(base.model.text_tower).embedding_dim, context.ndim == 3
     counted = len(context) if per_class else len(tensors["token_prefix"]) if "token_prefix" in tensors else len(classes)
@@ -92,7 +92,7 @@ def _tensors(file: Path) -> dict[str, Tensor]:
     content = read_content(file)
     tensors = content.get("state_dict") if isinstance(content, dict) else None
     if not isinstance(tensors, dict) or not all(isinstance(tensor, Tensor) for tensor in tensors.values()):
-        raise DataError("holds no state_dict", file=file, expected=SOURCE)
+        raise DataError("contains no state_dict", file=file, expected=SOURCE)
     return {str(name).removeprefix("module.").removeprefix("prompt_learner."): tensor for name, tensor in tensors.items()}
 
 

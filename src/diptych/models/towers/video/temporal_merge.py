@@ -36,7 +36,7 @@ class TemporalMerge(nn.Module):
 
     def forward(self, x_NLD: Tensor, frames: int) -> Tensor:
         if len(x_NLD) % frames:
-            raise ShapeError(f"{len(x_NLD)} frames are no clips of {frames} (expected a multiple)")
+            raise ShapeError(f"{len(x_NLD)} frames are not clips of {frames} (expected a multiple)")
         clip_BLTD = x_NLD.unflatten(0, (-1, frames)).transpose(1, 2)
         query, key, value = (
             part.unflatten(3, (self.heads, -1)).transpose(2, 3)

@@ -133,7 +133,7 @@ def _opened(weights: str, adapter: str, image_encoder: str, local_encoder: str, 
             raise ConfigError(f"weights is {weights!r} (expected hf:FOLDER of SDXL, or a model with reference pictures)")
         if not adapter or not image_encoder:
             raise ConfigError(
-                f"{weights} reads no reference pictures (expected --adapter ms_adapter.bin and --image-encoder hf:FOLDER)"
+                f"{weights} does not read reference pictures (expected --adapter ms_adapter.bin and --image-encoder hf:FOLDER)"
             )
         from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
@@ -156,7 +156,7 @@ def _opened(weights: str, adapter: str, image_encoder: str, local_encoder: str, 
 def adapter_settings(tensors: Any, where: str) -> ReferenceSettings:
     """Sizes of the resampler from the tensors of ms_adapter.bin. Raises DataError for another file."""
     if not isinstance(tensors, Mapping) or not {"image_proj", "ms_adapter", "dummy_image_tokens"} <= set(tensors):
-        raise DataError("is no adapter of MS-Diffusion", file=where, expected="image_proj, ms_adapter and dummy_image_tokens")
+        raise DataError("is not an adapter of MS-Diffusion", file=where, expected="image_proj, ms_adapter and dummy_image_tokens")
     image = tensors["image_proj"]
     queries, width = image["grounding_latents"].shape[1:]
     depth = 1 + max(int(name.split(".")[1]) for name in image if name.startswith("layers."))

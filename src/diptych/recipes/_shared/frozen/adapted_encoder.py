@@ -51,7 +51,7 @@ class AdaptedEncoderRecipe(Recipe[M, B, F]):
 
     def started(self, model: Any) -> Self:
         """Refuses: `--init` brings tensors, and this recipe needs the whole model."""
-        raise ConfigError(f"recipe '{self.slug}' takes the model that it adapts by --weights, not by --init")
+        raise ConfigError(f"recipe '{self.slug}' needs the model that it adapts as --weights, not --init")
 
     def base(self) -> PairEmbedder:
         """The model that is adapted, with a module of its own that may be trained. Fresh towers draw from the torch random state."""

@@ -145,7 +145,7 @@ class BridgeRecipe(LanguageModelRecipe[Bridge, BridgeBatch, AnswerLikelihood]):
         tower = getattr(getattr(opened, "model", None), "image_tower", None)
         if not isinstance(tower, Tower):
             raise ConfigError(
-                f"image_weights is {self.image_weights!r}, which holds no image tower (expected the run of a dual encoder, such as clip)"
+                f"image_weights is {self.image_weights!r}, which contains no image tower (expected the run of a dual encoder, such as clip)"
             )
         return tower.eval(), opened.preprocess
 

@@ -97,7 +97,7 @@ class LanguageModelRecipe(Recipe[M, B, F]):
         if not self.language_folder:
             raise ConfigError(f"'{self.slug}' has no language model yet: call prepare(data) first")
         if not Path(self.language_folder, "config.json").is_file():
-            raise ConfigError(f"the language model is gone from {self.language_folder} (expected it there: start the run again)")
+            raise ConfigError(f"the language model is no longer in {self.language_folder} (start the run again)")
         return self.language_folder
 
     def trained_images(self) -> Any:

@@ -19,7 +19,7 @@ MAIN = "main"
 def ontology_at(address: str) -> Ontology:
     """The ontology of an .obo or .json file, or of the rendered tissue ("world:tissue")."""
     if not address:
-        raise ConfigError(f"knowledge names no ontology (expected an .obo or .json file, or '{WORLD}')")
+        raise ConfigError(f"knowledge does not name an ontology (expected an .obo or .json file, or '{WORLD}')")
     return tissue_ontology() if address == WORLD else open_ontology(address)
 
 

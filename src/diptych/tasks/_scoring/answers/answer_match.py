@@ -71,8 +71,8 @@ def trimmed(answer: str) -> str:
 def vqa_accuracy(answer: str, people: Sequence[str], *, always: bool = False) -> float:
     """VQA accuracy of an answer: over each annotator, min(1, matches among the others / 3); the mean.
 
-    people  the annotators' answers, ten as published; with fewer than four, one match is enough
-    always  normalise even if all annotators agree; the release does not, so there the answer has to equal theirs exactly
+    people  answers of the annotators, ten in the published data; with fewer than four, one match is enough
+    always  normalise also if all annotators agree; the released code does not, so there the answer must equal theirs exactly
     """
     given, own = [trimmed(person) for person in people], trimmed(answer)
     if always or len(set(given)) > 1:

@@ -48,9 +48,9 @@ def shuffles(options: int, count: int, *key: str | int) -> list[list[int]]:
 def entropy(chosen: Sequence[str], *, base: float = math.e, corrected: bool = False) -> float:
     """Entropy of the choice over the orders of its options: 0 if the same content is always chosen.
 
-    chosen     what was chosen in each order, by content; an unread reply is a choice of its own
+    chosen     content of the option chosen in each order; an unread reply counts as an option of its own
     base       e gives nats, 2 gives bits
-    corrected  adds (K - 1) / 2n nats for K different choices of n (Miller and Madow, 1955): few orders make it too low
+    corrected  add (K - 1) / 2n nats for K different choices of n (Miller and Madow, 1955), since the estimate is too low for few orders
 
     >>> round(entropy(["a", "a", "b"], base=2), 3), round(entropy(["a", "b", "c"], base=2), 3)
     (0.918, 1.585)

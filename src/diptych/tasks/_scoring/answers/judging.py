@@ -47,7 +47,7 @@ class JudgedAnswer:
 
 @dataclass(frozen=True, slots=True)
 class JudgeRating:
-    """score  0 to 1; None if the judge's reply cannot be read. reply: its text, or its number"""
+    """score  0 to 1; None if the judge's reply cannot be parsed. reply: text of the reply, or its number"""
 
     score: float | None
     reply: str = ""
@@ -58,9 +58,9 @@ def judge_answers(
 ) -> list[JudgeRating]:
     """Rating of each answer by a judge.
 
-    kind       exact: equal without articles and marks; soft: F1 of their words; embedding: 1 where the cosine is at least `threshold`;
-               likelihood: the share that "yes" has against "no"; model: its rating of 0 to 10
-    judge      an `Embedder`, `Ranker` or `Generator`, in the last three
+    kind       exact: equal without articles and punctuation; soft: F1 of the words; embedding: 1 if the cosine is at least `threshold`;
+               likelihood: probability of "yes" against "no"; model: rating from 0 to 10
+    judge      an `Embedder`, `Ranker` or `Generator`, for the last three kinds
     Raises ConfigError for a judge without the capability.
     """
     if kind not in get_args(Kind):
@@ -130,9 +130,9 @@ def _by_embedding(answers: Sequence[JudgedAnswer], judge: Embedder, threshold: f
 class PairwisePreference:
     """Result of a pairwise comparison of two answers, asked in both orders.
 
-    better      "first" or "second" where both orders say so; "tie" where both do or they disagree; "unread" where a reply is
-    consistent  whether both orders say the same; None if one is unread
-    took_first  how many of the two replies name the answer that was shown first
+    better      "first" or "second" if both orders agree; "tie" if both give a tie or they disagree; "unread" if a reply cannot be parsed
+    consistent  True if both orders agree; None if a reply cannot be parsed
+    took_first  number of the two replies that prefer the answer shown first
     replies     both replies
     """
 

@@ -1,8 +1,8 @@
 """Object polling: questions on objects that are in an image, and on as many that are not (POPE, Li et al., 2023).
 
-random       any object of the data that the image does not have
-popular      the most frequent ones of those
-adversarial  those that most often stand beside the object that was asked about before
+random       any object of the data that is not in the image
+popular      the most frequent objects that are not in the image
+adversarial  the objects that co-occur most often with the object of the question before
 
 Equal counts keep the order in which the data name objects first, as in the released code; where no object is left by the rule, any other
 is taken. An object is asked about once an image.
@@ -26,8 +26,8 @@ def poll_questions(
 ) -> list[list[tuple[str, bool]]]:
     """Questions of each image: an object, and whether it is in the image; present and absent in turn.
 
-    objects  what each image has, without repetition, in the order in which it is asked about
-    count    pairs an image, at most; fewer where an image has fewer objects, or nearly all there are
+    objects  objects of each image, without repetition, in the order of the questions
+    count    maximum number of pairs per image; fewer if an image has fewer objects, or nearly all objects there are
     """
     if setting not in SETTINGS:
         raise ConfigError(f"setting is {setting!r} (expected {' | '.join(SETTINGS)})")

@@ -2,7 +2,7 @@
 
 Published harnesses read answers differently, by several points of F1 on models that write sentences:
 
-first     the first "yes" or "no" that stands as a word; without one the answer is unread (ours)
+first     the first "yes" or "no" that is a word of its own; otherwise unread (ours)
 released  the evaluation code of POPE (Li et al., 2023): the first sentence is a no where "No", "no" or "not" is a word of it, else a yes,
           so that an empty answer is a yes
 single    VLMEvalKit: a yes or a no where exactly one of them is a word, else unread; words stand between spaces once marks are taken out as

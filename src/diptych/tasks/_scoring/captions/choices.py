@@ -180,9 +180,9 @@ def kinds_below(node: str, kinds: Iterable[str]) -> list[str]:
 class AveragingOptions:
     """Options of averaging: cases to accuracies by kind and to means over kinds.
 
-    minimum    cases that a kind needs to count in a mean over kinds
-    exempt     beginnings of kinds that need no such number
-    leave_out  kinds that count in no mean; each keeps its own number
+    minimum    number of cases that a kind needs to be part of a mean over kinds
+    exempt     beginnings of kinds that are exempt from `minimum`
+    leave_out  kinds that are left out of all means; they are reported by themselves
     """
 
     ties: rk.Ties = "expected"
@@ -200,7 +200,7 @@ class AveragingOptions:
     def kinds(self, records: pa.Table) -> Counter[str]:
         """Number of cases by kind. Raises DataError for records without any."""
         if not len(records):
-            raise DataError("there is nothing to score: the records hold no case", expected="one row or more")
+            raise DataError("nothing to score: the records contain no case", expected="one row or more")
         return Counter(records.column("kind").to_pylist())
 
     def counted(self, kinds: Collection[str]) -> list[str]:

@@ -26,7 +26,7 @@ _IRREGULAR = dict(pair.split(":") for pair in _PLURALS.split())
 
 @dataclass(frozen=True)
 class ObjectVocabulary:
-    """names  every word and phrase, in small letters, to the object that it names"""
+    """names  object by word or phrase, in lower case"""
 
     names: Mapping[str, str]
 

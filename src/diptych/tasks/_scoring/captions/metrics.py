@@ -39,7 +39,7 @@ Grams = Counter[tuple[str, ...]]
 def words_of(caption: str, *, brackets: Brackets = "kept") -> list[str]:
     """Words of a caption, tokenised as the COCO evaluation does.
 
-    brackets  are words ("kept"), as in the COCO evaluation code, or "dropped" like other punctuation
+    brackets  "kept": brackets are words, as in the COCO evaluation code; "dropped": brackets are removed like other punctuation
 
     >>> words_of("Two dogs -- one's black (and white), the other isn't!")
     ['two', 'dogs', 'one', "'s", 'black', '-lrb-', 'and', 'white', '-rrb-', 'the', 'other', 'is', "n't"]

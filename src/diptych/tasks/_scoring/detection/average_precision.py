@@ -43,8 +43,8 @@ class PrecisionRecallCurves:
     segment, group       of every prediction that comes before the last hit of its class: the point it counts towards, its group
     hit_segment, hit_group  the same for hits alone
     bounds               [K + 1]: the points of class k are bounds[k] : bounds[k + 1]
-    positives_CK         true instances of each class in each group
-    share_tied           share of predictions whose score another prediction of the class has
+    positives_CK         number of true instances of each class in each group
+    share_tied           share of predictions whose score equals that of another prediction of the class
     """
 
     segment: Ints

@@ -31,7 +31,7 @@ RECALLS: Floats = np.linspace(0.0, 1.0, 101)
 class Boxes:
     """Boxes of all images in one list: image_N and class_N are numbers, score_N is unread for true ones.
 
-    code_N  COCO codes of masks, which then stand in place of the boxes; None: boxes overlap
+    code_N  COCO run-length codes of masks, whose overlap is used instead of that of the boxes; None: boxes
     """
 
     image_N: Ints
@@ -59,11 +59,12 @@ def average_precision(
 ) -> Floats:
     """Average precision [T, K], NaN for a class without a true box.
 
-    per_image   predictions of a class in an image that count, the best; 0: all (LVIS "fixed")
-    per_class   predictions of a class in all images that count, the best (LVIS "fixed": 10,000); 0: all
-    judged      (image, class) that somebody looked for, found or not: predictions elsewhere do not count (LVIS); None: all
-    partial     (image, class) of which not every box is drawn: predictions without a true box do not count (LVIS)
-    crowds      boxes around many at once (COCO's iscrowd): no true boxes, and predictions that lie in one do not count
+    per_image   maximum number of predictions per class and image, the best ones; 0: all (LVIS "fixed")
+    per_class   maximum number of predictions per class over all images, the best ones (LVIS "fixed": 10,000); 0: all
+    judged      pairs (image, class) that were annotated, with or without boxes; predictions for other pairs are ignored (LVIS); None: all
+                pairs
+    partial     pairs (image, class) that are not exhaustively annotated: predictions without a true box are ignored (LVIS)
+    crowds      boxes around groups (COCO's iscrowd): they are not true boxes, and predictions inside one are ignored
     """
     out = np.full((len(thresholds), classes), np.nan)
     looked, open_ = None if judged is None else set(judged), set(partial)

@@ -25,7 +25,7 @@ def list_metrics(records: pa.Table, ks: Sequence[int], *, draws: int, seed: int,
     columns "blocks" (`ranked_lists.py`) and "gallery", the list length of each query. Raises DataError for empty records."""
     groups = records.column("group").to_pylist()
     if not groups:
-        raise DataError("there is nothing to score: the records hold no query", expected="one row or more")
+        raise DataError("nothing to score: the records contain no query", expected="one row or more")
     lists, gallery = lists_of(records), array(records, "gallery").astype(np.int64)
     relevant = np.array([sum(block[2] for block in ranked.blocks) for ranked in lists], np.int64)
     names = [f"cmc@{k}" for k in ks] + ["map", "minp", *([TRAPEZOID] if trapezoid else [])]

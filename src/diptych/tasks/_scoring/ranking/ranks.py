@@ -74,7 +74,7 @@ def rank(
 ) -> Ranks:
     """Ranks the gallery for every query. An item is relevant if its key equals the query's. Never holds N x M scores.
 
-    width  values that the scorer holds for each query, if more than one per gallery item
+    width  number of values that the scorer returns per query, if more than one per gallery item
     """
     n, m = len(query_key), len(gallery_key)
     top = min(top, m)

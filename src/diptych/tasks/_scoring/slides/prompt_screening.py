@@ -45,7 +45,7 @@ def prompt_sets(
 ) -> list[tuple[str, ...]]:
     """Prompt sets: a name for each class and one template for all, filled. Of more than `at_most` a seeded draw without replacement.
 
-    names      class -> what it may be called, in the order of the classes
+    names      names of each class, in the order of the classes
     templates  sentences with one {}
     """
     if not names or not all(names.values()) or not templates:
