@@ -43,10 +43,10 @@ def parse_yes_no(answer: str, reader: Reader = "first", *, truth: bool | None = 
     [False, False]
     """
     if reader == "contained":
-        words = answer.lower()
+        lowered = answer.lower()
         if truth is not None:
-            return truth if ("yes" if truth else "no") in words else not truth
-        return None if ("yes" in words) == ("no" in words) else "yes" in words
+            return truth if ("yes" if truth else "no") in lowered else not truth
+        return None if ("yes" in lowered) == ("no" in lowered) else "yes" in lowered
     if reader == "released":
         words = answer.split(".")[0].replace(",", "").split(" ")
         return not {"No", "not", "no"} & set(words)
