@@ -149,7 +149,7 @@ class FiberImageEncoder(nn.Module):
         return out_BHWC
 
     def _read(self, number: int, text_BLD: Tensor, mask_BL: Tensor, x_BHWC: Tensor) -> Tensor:
-        """What the gate of that number reads from the text for each place, [B, H, W, C]."""
+        """Output [B, H, W, C] of the gate of that number, which reads the text from each place."""
         read_BHWC: Tensor = self.gates[number](x_BHWC.flatten(1, 2), text_BLD, mask_BL).unflatten(1, x_BHWC.shape[1:3])
         return read_BHWC
 
