@@ -119,7 +119,9 @@ def test_there_are_ten_habits() -> None:
     assert all(found.values())
 
 
-@pytest.mark.parametrize("habit", ["a string or a path to encode", "a model by name", "list what there is", "a DataFrame in"])
+@pytest.mark.parametrize(
+    "habit", ["encode a string or a picture", "load a model by name", "list models and options", "train on a DataFrame"]
+)
 def test_first_habits(habit: str, names: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
     for code in habits()[habit]:
         found = carried_out(code, names)
@@ -152,7 +154,7 @@ def test_the_best_checkpoint_and_evaluation_while_training(names: dict[str, Any]
 
 @pytest.mark.parametrize("board", BOARDS)
 def test_boards(board: str, names: dict[str, Any], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    assert board in habits()["a dashboard"]
+    assert board in habits()["log to a dashboard"]
     monkeypatch.setenv("WANDB_MODE", "offline")
     code = main(["train", "clip", "--data", "pairs", "--out", "runs/board", *TINY, board])
     if importlib.util.find_spec(BOARDS[board]) is None:
@@ -173,7 +175,7 @@ def test_numbers_out(names: dict[str, Any]) -> None:
 
 
 def test_a_folder_for_others(names: dict[str, Any], place: Path) -> None:
-    code, *others, push = habits()["a model card, a folder for others"]
+    code, *others, push = habits()["export a model with a model card"]
     assert push == "--push"
     for kind in ("transformers", *others):
         line = code.replace("out/a", f"out/{kind}").replace("--to transformers", f"--to {kind}")
