@@ -116,10 +116,10 @@ def test_memory_is_admitted_by_declared_pixels(tmp_path: Path) -> None:
 
 
 def test_one_request_cannot_ask_for_more_than_all(service: Victim) -> None:
-    answer = service.embed(*[png(1500, 1500)] * 20)  # 135 MB
+    answer = service.embed(*[png(3000, 3000)] * 20)
     assert answer.status_code == 413
     assert "120,000,000 bytes" in error(answer)
-    assert service.embed(png(1500, 1500)).status_code == 200
+    assert service.embed(png(3000, 3000)).status_code == 200
 
 
 def test_the_time_of_an_answer_holds_for_pictures_too(tmp_path: Path) -> None:
