@@ -15,6 +15,7 @@ from PIL import Image
 
 from diptych.core.contracts import CurationStepResult, Drop
 from diptych.core.image import BytesImage
+from diptych.core.terminal.progress import with_bar
 from diptych.curate.duplicates import near, semantic, text_candidates
 from diptych.curate.duplicates.exact import ExactDuplicates
 from diptych.curate.duplicates.near import NearDuplicates
@@ -121,6 +122,7 @@ def test_memory_of_python_and_numpy_by_row(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     Path("entries.txt").write_text("\n".join(f"{number:05x}" for number in range(0, 5_000, 7)))
+    list(with_bar(range(2), 2, "imports of the bar", least=1))
     peak_bytes(links(SMALL, pictures), step, tmp_path / "imports and models")
     few, many = (peak_bytes(links(rows, pictures), step, tmp_path / str(rows)) for rows in (SMALL, LARGE))
     grown = (many - few) / (LARGE - SMALL)
