@@ -212,8 +212,8 @@ RELEASES: tuple[Release, ...] = (
         checked="the file in the repository's layout; pictures of a diffusers pipeline that loaded the same word", prompt="'cat <R> stone'",
     ),
     Release(
-        slug="llava", systems=("llava",), title="LLaVA 1.5, as its authors save it", address="llava:FOLDER#CLIP-FOLDER",
-        source="huggingface.co/liuhaotian/llava-v1.5-7b and -13b", licence="Llama 2 Community License (model card)",
+        slug="llava", systems=("llava",), title="LLaVA 1.5 and 1.6, as their authors save them", address="llava:FOLDER#CLIP-FOLDER",
+        source="huggingface.co/liuhaotian/llava-v1.5-7b, -13b and llava-v1.6-*", licence="Llama 2 Community License (model card of 1.5)",
         opens="BridgeGenerator", checked="every tensor of the published sizes; logits of transformers on a small folder",
         names=(r"model\.mm_projector\.0\.weight",),
     ),
