@@ -78,7 +78,7 @@ def test_a_curation_step_has_its_published_preset(capsys: pytest.CaptureFixture[
     with pytest.raises(SystemExit):
         main(["curate", "tldr", "--preset", "paper", "--help"])
     words = " ".join(capsys.readouterr().out.replace("│", " ").split())
-    assert "a fortieth of the rows (default: 1000)" in words
+    assert "a fortieth of the number of rows (default: 1000)" in words
     assert "(default: all)" in words
     assert main(["curate", "exact_duplicates", "x", "y", "--preset", "paper"]) == 2
     assert "exact_duplicates has no presets" in capsys.readouterr().err

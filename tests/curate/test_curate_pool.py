@@ -103,7 +103,7 @@ def test_a_full_disk_ends_a_curation_in_one_line(data: Pool, tmp_path, monkeypat
 
     with monkeypatch.context() as patch:
         patch.setattr("diptych.data.columns.write_atomic", full)
-        with pytest.raises(RunError, match=r"the disk of .*out is full: what is finished is kept; make room") as caught:
+        with pytest.raises(RunError, match=r"the disk of .*out is full: finished parts are kept; free some space") as caught:
             curate(data, [ExactDuplicates()], tmp_path / "out")
     assert "\n" not in str(caught.value)
     assert curate(data, [ExactDuplicates()], tmp_path / "out").removed

@@ -62,13 +62,18 @@ class Program:
 
     def communicate(self, timeout: float | None = None) -> tuple[str, str]:
         """What it still prints to stdout and stderr, once it has ended."""
-        errors: list[str] = []
-        reader = threading.Thread(target=lambda: errors.append(self.stderr.read()), daemon=True)
-        reader.start()
-        out = self.stdout.read()
-        reader.join()
+        texts = dict[str, str]()
+
+        def read(name: str) -> None:
+            texts[name] = getattr(self, name).read()
+
+        readers = [threading.Thread(target=read, args=[name], daemon=True) for name in ("stdout", "stderr")]
+        for reader in readers:
+            reader.start()
         self.wait(timeout)
-        return out, errors[0]
+        for reader in readers:
+            reader.join(timeout)
+        return texts["stdout"], texts["stderr"]
 
     def send_signal(self, number: int) -> None:
         if self.poll() is None:

@@ -58,7 +58,7 @@ def test_what_each_kind_can_do(kit: Any, tmp_path: Path) -> None:
         with DenseIndex.build(kit.model(), pool, tmp_path / "dense", progress=False) as dense:
             assert hybrid.answer(SearchPlan.of("text 3", mode="dense")) == dense.answer(SearchPlan.of("text 3"))
             assert hybrid.answer(vector) == dense.answer(vector)
-            with pytest.raises(ConfigError, match="mode exact needs a text alone"):
+            with pytest.raises(ConfigError, match="mode exact needs either a text or an image"):
                 dense.answer(SearchPlan.of("a", like=("u1",), mode="exact"))
             with pytest.raises(ConfigError, match="kind 'dense' does not search by triplets"):
                 dense.answer(SearchPlan((ByTriplet(("a", "", "")),)))

@@ -77,7 +77,7 @@ def test_alignment_as_a_pipeline_is_the_function(model: Any) -> None:
     [
         ("composed_search", {}, {}, ConfigError, r"pipeline 'composed_search' asks for index: .* \(expected --index INDEX\)"),
         ("composed_search", {"index": "a"}, {}, ConfigError, "for its index got the address a .expected an open index"),
-        ("composed_search", {"index": opened(), "judge": 1}, {}, ConfigError, "asks for no judge .it asks for index, embedder"),
+        ("composed_search", {"index": opened(), "judge": 1}, {}, ConfigError, "has no role judge .its roles are index, embedder"),
         ("composed_search", {"index": HandMade()}, {}, ConfigError, "is a VectorIndex; 'hand-made' offers Embedder"),
         ("alignment", {"model": opened()}, {}, ConfigError, "is a TokenEmbedder or Embedder; "),
         ("alignment", {"model": Mean()}, {"girth": 2}, UnknownName, "unknown option of pipeline 'alignment' 'girth'"),

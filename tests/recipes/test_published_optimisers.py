@@ -78,7 +78,8 @@ RELEASED = (
              "Mono-InternVL shell/zero_stage1_config.json, whose optimiser takes every parameter", stage=3, vectors=True),
     Released("mrl_classes", "paper", (0.9, 0.98), 1e-6, 1e-4, 0.0, 4000, {0: 4.25e-5, 100: 0.21252125, 2100: 0.2125},
              "MRL train/train_imagenet.py", kind="sgd"),
-    Released("ndcr", "paper", *CLIP, 0.1, 0.0, 3000, {0: 4e-5, 150: 3.8e-5, 1550: 1.853164921e-5},
+    # Its gradients are sums over 32 pairs; of means, eps and the coupled decay are a 32nd.
+    Released("ndcr", "paper", (0.9, 0.98), 1e-6 / 32, 0.1 / 32, 0.0, 3000, {0: 4e-5, 150: 3.8e-5, 1550: 1.853164921e-5},
              "NDCR OFA_encoder_Divide_and_Conquer.py", vectors=True),
     Released("negclip", "paper", *CLIP, 0.2, 0.0, 1000, {0: 2e-8, 49: 1e-6, 750: 1.613592142e-7},
              "open_clip as called by ARO README.md"),

@@ -14,6 +14,8 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import httpx
 import pytest
@@ -102,6 +104,17 @@ def test_a_graceful_end_answers_what_is_under_way(folder: Path) -> None:
     assert "red circle" not in said
 
 
+def test_a_signal_in_the_middle_of_a_log_line_is_not_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    def reentrant(*_: object, **__: object) -> None:
+        raise RuntimeError("reentrant call inside <_io.BufferedWriter>")
+
+    monkeypatch.setattr("diptych.serve.logs.event", reentrant)
+    server = object.__new__(Server)
+    server.service, server.ended_by, server.should_exit = cast(Any, SimpleNamespace(draining=False, waiting=0)), 0, False
+    server.handle_exit(signal.SIGTERM, None)
+    assert (server.service.draining, server.should_exit, server.ended_by) == (True, True, signal.SIGTERM)
+
+
 def _is_taken(end: socket.socket, line: socket.socket) -> bool:
     """Whether this is the service's end of a connection that came in on the line."""
     try:
@@ -187,7 +200,7 @@ def test_a_port_that_is_taken_is_said_in_one_line(folder: Path, capsys: pytest.C
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         assert main(["serve", str(folder / "one"), "--port", str(port)]) == 1
-    assert f"127.0.0.1:{port} cannot be listened on: address already in use" in capsys.readouterr().err
+    assert f"127.0.0.1:{port} cannot be used: address already in use" in capsys.readouterr().err
 
 
 def test_a_host_that_others_reach_is_warned_about(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

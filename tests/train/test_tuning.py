@@ -164,7 +164,7 @@ def test_an_adapter_on_a_module_that_is_never_called_is_refused(tmp_path: Path, 
         return model
 
     monkeypatch.setattr(kind, "model", with_idle_layer)
-    with pytest.raises(RunError, match=r"adapter of image_tower\.idle does nothing"):
+    with pytest.raises(RunError, match=r"adapter of image_tower\.idle has no effect"):
         api.train("clip", WORLD, tmp_path / "run", steps=1, lora="2", **SMALL)
 
 

@@ -55,12 +55,12 @@ class Server(uvicorn.Server):
         self._sweeper = asyncio.create_task(self._sweep())
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        logs.event("stopping", signal=self.ended_by, waiting=self.service.waiting)
         await super().shutdown(sockets)
         self._sweeper.cancel()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        if not self.service.draining:
-            logs.event("stopping", signal=int(sig), waiting=self.service.waiting)
+        # Only flags: a signal that interrupts a line of the log cannot write another, and would be lost with the error.
         self.service.draining = True
         self.ended_by = self.ended_by or int(sig)
         self.force_exit = self.should_exit and sig == signal.SIGINT  # Ctrl-C twice

@@ -163,7 +163,7 @@ def test_documents_are_read_in_order_and_climb_nowhere(tmp_path: Path) -> None:
         "a picture elsewhere, which is not fetched",
         "a picture that climbs out of the folder",
         "a picture that climbs out of the folder",
-        "a picture that is not there",
+        "a picture that does not exist",
         "has no picture; its sentences are read",
     ]
 

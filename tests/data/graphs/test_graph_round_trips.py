@@ -227,7 +227,7 @@ def one(label: str = "person", predicate: str = "ride", other: str = "horse", **
         ("hico-det", one(other="cat"), "person ride cat is not one of the 600 triplets .*does not go with cat"),
         ("hico-det", one(predicate="rid"), r"unknown verb 'rid'; did you mean 'ride'\?"),
         ("hico-det", one(label="dog"), "the subject is not a person"),
-        ("hico-det-pairs", one(other="cat"), "none of the 600 triplets"),
+        ("hico-det-pairs", one(other="cat"), "not one of the 600 triplets"),
         ("v-coco", one(), "unknown action and role 'ride'"),
         ("v-coco", one(label="dog", predicate="ride instr"), "a dog does something"),
         ("v-coco", one(predicate="ride instr", other="unicorn"), "unknown object 'unicorn'"),

@@ -139,7 +139,7 @@ def test_counts_of_a_pool_a_world_and_the_published_file_agree() -> None:
 @pytest.mark.parametrize(
     ("objects", "relations", "says"),
     [
-        (("dog", "cat", "dog"), (), "'dog' stands 2 times"),
+        (("dog", "cat", "dog"), (), "'dog' is 2 times in the list"),
         (("dog",), ("on", "on"), "field 'relations'"),
         (("dog", " "), (), "name 1 of the list is ' '"),
         ((NO_OBJECTS,), (), "is the background"),
@@ -154,7 +154,7 @@ def test_a_question_needs_a_name() -> None:
     assert LabelLists.of_query([" dog ", "cat"], ["on"]) == LabelLists(("dog", "cat"), ("on",))
     with pytest.raises(DataError, match="the list is empty"):
         LabelLists.of_query([])
-    with pytest.raises(DataError, match="'dog' stands 2 times"):
+    with pytest.raises(DataError, match="'dog' is 2 times in the list"):
         LabelLists.of_query(["dog", "dog "])
 
 

@@ -178,7 +178,7 @@ def test_duplicate_uids_name_both_rows(root: Path) -> None:
     assert pool.uids == ("x", "y")
     (bad,) = map(str, pool.quarantine)
     assert re.search(r"t\.csv, row 3: uid 'x' comes twice: the first one, .*t\.csv, row 1, is kept", bad)
-    with pytest.raises(DataError, match=r"t\.csv, row 2, field 'uid': uid 'x' comes twice.* with 2 of 3 rows"):
+    with pytest.raises(DataError, match=r"t\.csv, row 2, field 'uid': uid 'x' comes twice.* the same holds for 2 of 3 rows"):
         read(write(root / "t.csv", head + rows[0] + rows[2] + rows[2]))
 
 

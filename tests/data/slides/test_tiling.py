@@ -121,7 +121,7 @@ def test_tiles_of_glass_are_passed_over_and_tiles_of_tissue_are_not() -> None:
     ("spacing", "tiling", "message"),
     [
         (None, Tiling(size=32), r"has no micrometres per pixel .*--spacing"),
-        (1.0, Tiling(size=32, mpp=0.5), "scanned at 1 micrometres per pixel, more coarsely than the 0.5"),
+        (1.0, Tiling(size=32, mpp=0.5), "scanned at 1 micrometres per pixel, more coarsely than the requested 0.5"),
         (0.5, Tiling(size=512), "has 300 x 200 pixels, a tile 512"),
     ],
 )

@@ -214,14 +214,14 @@ def test_wrong_lists_of_labels_are_named() -> None:
     model, pictures = detector(), images((20, 20))
     for objects, message in (
         ((), "field 'objects': the list is empty"),
-        (("dog", "dog"), "'dog' stands 2 times"),
+        (("dog", "dog"), "'dog' is 2 times in the list"),
         (("dog", " "), "name 1 of the list is ''"),
         (("no objects",), "is the background"),
     ):
         for relations in (RELATIONS, ()):
             with pytest.raises(DataError, match=message):
                 model.detect(pictures, objects=objects, relations=relations)
-    with pytest.raises(DataError, match="field 'relations': 'on' stands 2 times"):
+    with pytest.raises(DataError, match="field 'relations': 'on' is 2 times in the list"):
         model.detect(pictures, objects=OBJECTS, relations=("on", "on"))
     with pytest.raises(DataError, match="field 'relations': the list is empty"):
         model.triplets(pictures, objects=OBJECTS, relations=())

@@ -249,7 +249,7 @@ def test_published_weights_find_their_places(tmp_path: Path, parity: Any) -> Non
     pairs = [(value, source.state_dict()[name]) for name, value in taken.state_dict().items()]
     parity("mono_internvl", "published names and packed attention", "packing by a loop", pairs, tolerance=0)
     save_file({**tensors, "language_model.model.layers.7.ffn_norm.weight": torch.ones(32)}, tmp_path / "model.safetensors")
-    with pytest.raises(DataError, match=r"layers\.7\.ffn_norm\.weight has no place"):
+    with pytest.raises(DataError, match=r"layers\.7\.ffn_norm\.weight does not belong"):
         take_mono_internvl_(taken, f"hf:{tmp_path}")
     save_file({name: value for name, value in tensors.items() if "mlp1.3" not in name}, tmp_path / "model.safetensors")
     with pytest.raises(DataError, match=r"connector\.linear_2\.bias is missing"):

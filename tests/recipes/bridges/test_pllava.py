@@ -93,7 +93,7 @@ def test_the_connector_is_llavas_projector_and_then_a_pool(parity: Any) -> None:
     against = "LlavaMultiModalProjector of transformers, then AdaptiveAvgPool3d"
     parity("pllava", "projector and pool", against, [(found.token_BKD, expected)], tolerance=1e-6)
     assert made.count(100) == 18
-    with pytest.raises(ConfigError, match="no 4 square frames"):
+    with pytest.raises(ConfigError, match="are not 4 square frames"):
         made.count(99)
 
 

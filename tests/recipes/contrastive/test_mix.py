@@ -182,7 +182,7 @@ def test_a_loss_of_ones_own_is_a_function_in_a_file(rows: Any, tmp_path: Path, m
     torch.manual_seed(0)
     model, batch = recipe.model(), first_batch(recipe, rows)
     features = recipe.features(model, batch)
-    with pytest.raises(RunError, match=r"loss names .*losses\.py, a program that nobody named"):
+    with pytest.raises(RunError, match=r"loss names .*losses\.py, a program that was not used on this machine before"):
         recipe.losses(features, batch)
     trust(file)
     wanted = replace(recipe, loss="softmax").losses(features, batch)["contrastive"]

@@ -250,7 +250,7 @@ def test_generators_are_asked_by_likelihood_or_in_words(tmp_path: Path) -> None:
         assert result.notes["compare"] == ("mean" if compare == "auto" else compare)
         assert model.asked[0] == ("a picture of" if compare != "ask" else find("sugarcrepe").question.format(model.known))
     assert evaluate(Writer("nothing"), "sugarcrepe", data, compare="ask", draws=10).value == 0.5, "no to both is a tie"
-    with pytest.raises(ConfigError, match=r"cannot be asked by compare=vectors \(expected mean \| sum \| ask\)"):
+    with pytest.raises(ConfigError, match=r"does not support compare=vectors \(expected mean \| sum \| ask\)"):
         evaluate(Writer(""), "sugarcrepe", data, compare="vectors")
 
 

@@ -182,7 +182,7 @@ def test_masks_count_by_their_pixels() -> None:
     # One is found at every overlap; .6 of the other at .5, .55 and .6: full precision, and half of the recalls at the other seven.
     assert result.value == pytest.approx((3 + 7 * 51 / 101) / 10)
     assert OpenDetection().score(OpenDetection().predict(Drawn(), rows)).value == 1
-    with pytest.raises(ConfigError, match="told finds boxes without masks"):
+    with pytest.raises(ConfigError, match="told detects boxes without masks"):
         task.predict(Told({"cup": [(LEFT, 0.9)]}), rows)
     with pytest.raises(DataError, match="'s0' has a region 'cup' without a mask"):
         task.predict(Drawn(), data(expression("x", 0)))

@@ -175,7 +175,7 @@ def test_the_models_of_a_run_are_asked_for(tmp_path: Path) -> None:
     model = Knows(data, stream, set())
     with pytest.raises(ConfigError, match=r"task 'continual' asks for snapshots: .* \(expected --snapshots FOLDER\)"):
         evaluate(Continual(), model, data)
-    with pytest.raises(ConfigError, match="asks for no judge"):
+    with pytest.raises(ConfigError, match="has no role judge"):
         evaluate(Continual(), model, data, others={"judge": model})
     with pytest.raises(ConfigError, match="for its snapshots needs a model that is an Embedder"):
         evaluate(Continual(), model, data, others={"snapshots": [object()]})

@@ -71,7 +71,9 @@ def config_of(argv: Sequence[str], *sections: str) -> ConfigFile:
     try:
         read = read_sections(path)
     except ValueError as error:
-        raise ConfigError(str(error).replace("expected what a run wrote", f"expected sections such as {sections[0]}:")) from error
+        raise ConfigError(
+            str(error).replace("expected the file of a run", f"expected sections such as {sections[0]}:")
+        ) from error
     for name in read:
         if name not in sections:
             raise ConfigError(f"{path}: {UnknownName('section', name, sections)}")

@@ -297,7 +297,7 @@ def test_lists_are_checked(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="two words or more"):
         word_lists(str(tmp_path / "bad.json"))
     (tmp_path / "no.json").write_text("red")
-    with pytest.raises(DataError, match="no JSON"):
+    with pytest.raises(DataError, match="not valid JSON"):
         word_lists(str(tmp_path / "no.json"))
     with pytest.raises(ConfigError, match="'taste'"):
         checked_lists(word_lists(), ("taste",))
