@@ -166,12 +166,15 @@ def survives(mutant: Mutant, files: list[Path]) -> bool:
             os.dup2(silence.fileno(), 1)
             os.dup2(silence.fileno(), 2)
         sys.meta_path.insert(0, Replaced(mutant))
-        options = ["-x", "-q", "-m", "not slow", "-p", "no:cacheprovider", "-p", "no:timeout", "-o", "timeout=0"]
+        options = ["-x", "-q", "-m", "not slow", "-p", "no:cacheprovider"]
         os._exit(int(pytest.main([*options, *map(str, files)])))
     _, status = os.waitpid(child, 0)
     with contextlib.suppress(ProcessLookupError):
         os.killpg(child, signal.SIGKILL)
-    return status == 0
+    code = os.waitstatus_to_exitcode(status)
+    if code in (4, 5):  # a wrong option, no tests
+        raise RuntimeError(f"pytest ran no test of {', '.join(map(str, files))} (exit code {code})")
+    return code == 0
 
 
 def main() -> int:
