@@ -54,6 +54,7 @@ def trained_scores(way: str, data: Pool, seed: int, options: argparse.Namespace)
         if way == AFTER_LOCKED:
             heads = dp.train("locked", data, Path(folder, "heads"), seed=seed, evaluation=False, progress=False)
             settings = settings | {"init": f"unlocked:{heads.path}", "lr": options.lr}
+            settings = settings | ({"freeze": ()} if options.train_batch_norm else {})
         run = dp.train(recipe, data, Path(folder, "run"), seed=seed, evaluation=False, progress=False, **settings)
         seconds = time.process_time() - begin
         return {**scores_of(str(run.path), data), "seconds": seconds}
@@ -99,6 +100,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--lr", type=float, default=1e-4, help="of the way that goes on from locked")
+    parser.add_argument("--train-batch-norm", action="store_true", help="in the way that goes on from locked")
     parser.add_argument("--ways", nargs="+", default=[*WAYS], choices=[*WAYS])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     options = parser.parse_args()
