@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from diptych.core.contracts import Recipe
-from diptych.core.errors import RunError
+from diptych.core.errors import ConfigError, RunError
 
 if TYPE_CHECKING:
     from diptych.train.options import TrainOptions
@@ -17,6 +17,7 @@ def with_initial_weights(made: Recipe, init: str | Path, options: TrainOptions, 
     """The recipe as the weights of `init` have it, and their model; a recipe without fields of that kind as it is, and None."""
     from diptych.models.io.open_address import is_published, open_address
     from diptych.models.pairs.embedder import Embedding
+    from diptych.models.pairs.frozen.locked import LockedEmbedder
     from diptych.models.vilt.vilt_model import ViltModel
     from diptych.recipes._shared.frozen.initial_weights import refuse_conflicts, with_tuning_rate
     from diptych.recipes._shared.frozen.resized import resized
@@ -27,6 +28,8 @@ def with_initial_weights(made: Recipe, init: str | Path, options: TrainOptions, 
     if not foreign and not (Path(options.init).parent / "config.json").is_file():
         return made, None  # tensors only
     model = open_address(str(init) if foreign else Path(options.init).parent, download=options.download)
+    if type(model) is LockedEmbedder:
+        raise ConfigError(f"{init} holds heads on frozen encoders (expected --init unlocked:{init}, which trains both on)")
     if not foreign and not isinstance(model, Embedding | ViltModel):
         return made, None  # a recipe of another kind of model: tensors of equal name and shape
     adapted = resized(made, made.started(model), asked)

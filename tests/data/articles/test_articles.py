@@ -110,7 +110,7 @@ def test_records_are_those_of_the_released_pipeline(tmp_path: Path) -> None:
     assert [(one.pmcid, one.code) for one in read_file_list(listed)] == [("PMC13900", "NO-CC CODE")]
     listed.write_text("2024-01-01\na\tb\n")
     with pytest.raises(DataError, match="row 1: has 2 fields"):
-        read_file_list(listed)
+        list(read_file_list(listed))
 
 
 def test_a_caption_has_all_of_its_words_and_the_sentences_about_it() -> None:

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import diptych as dp
-from diptych.core.errors import RunError, UnknownName
+from diptych.core.errors import ConfigError, RunError, UnknownName
 from diptych.core.image import ArrayImage
 from diptych.core.sample import Sample, Text
 from diptych.data.dataset import Pool
@@ -96,6 +96,8 @@ def test_a_locked_model_unlocked_embeds_alike_and_is_trained_on(tmp_path: Path) 
     images, texts = [sample.image for sample in pool()], ["a red bus", "two very small dogs on a hill, at night"]
     np.testing.assert_allclose(model.embed_images(images), before.embed_images(images), rtol=1e-3, atol=1e-4)
     np.testing.assert_allclose(model.embed_texts(texts), before.embed_texts(texts), rtol=1e-3, atol=1e-4)
+    with pytest.raises(ConfigError, match=f"expected --init unlocked:{locked.path}"):
+        dp.train("clip", pool(), tmp_path / "heads", init=locked.path, **SHORT)
     said: list[str] = []
     made = dp.train(
         "clip", pool(), tmp_path / "tuned", init=f"unlocked:{locked.path}", lr=1e-4, warmup=0, say=said.append, **SHORT

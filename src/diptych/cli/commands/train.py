@@ -67,7 +67,7 @@ class TrainArgs:
         float, arg(help="share of data without splits to hold out by group for the evaluation; 0 trains on all rows")
     ] = 0.1
     init: Annotated[
-        str, arg(help="weights to start from: a run or model folder, packaged, hf:FOLDER, open_clip:ARCH/FILE, timm:NAME/FILE")
+        str, arg(help="weights to start from: a run or model folder, unlocked:RUN, packaged, hf:FOLDER, open_clip:ARCH/FILE, ...")
     ] = ""
     config: Annotated[Path, arg(metavar="FILE.yaml", help="file of fields and options, in the format of a run's config.yaml")] = (
         Path()

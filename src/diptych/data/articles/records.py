@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from diptych.core.disk.paths import read_file
+from diptych.core.disk.paths import open_file
 from diptych.core.errors import DataError
 from diptych.data.articles.jats import Article
 
-LARGEST = 2**32
-FIELDS = ("path", "title", "pmcid", "pmid", "code")
-ENDING = ".jpg"
+LONGEST_LINE = 2**20
+"""Bytes, far above those of any entry."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,19 +26,22 @@ class ListedArticle:
     code: str
 
 
-def read_file_list(path: Path) -> list[ListedArticle]:
-    """The articles of PubMed Central's oa_file_list.txt, whose first line is a date. Raises DataError that names file and row."""
+def read_file_list(path: Path) -> Iterator[ListedArticle]:
+    """The articles of PubMed Central's oa_file_list.txt, whose first line is a date, one at a time. Raises DataError that names file and
+    row."""
+    names = [field.name for field in fields(ListedArticle)]
     try:
-        lines = read_file(path, most=LARGEST).decode("utf-8").splitlines()[1:]
+        with open_file(path) as file:
+            file.readline(LONGEST_LINE)
+            for row, line in enumerate(iter(lambda: file.readline(LONGEST_LINE), b""), 1):
+                values = line.decode("utf-8").strip().split("\t")
+                if len(values) != len(names):
+                    raise DataError(
+                        f"has {len(values)} fields", file=path, row=row, expected=f"{', '.join(names)} with tabs between"
+                    )
+                yield ListedArticle(*values)
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"cannot be read: {error}", file=path, expected="oa_file_list.txt of PubMed Central") from error
-    articles = []
-    for row, line in enumerate(lines, 1):
-        fields = line.strip().split("\t")
-        if len(fields) != len(FIELDS):
-            raise DataError(f"has {len(fields)} fields", file=path, row=row, expected=f"{', '.join(FIELDS)} with tabs between")
-        articles.append(ListedArticle(*fields))
-    return articles
 
 
 def pmc15_record(article: Article, location: str) -> dict[str, Any] | None:
@@ -53,7 +56,7 @@ def pmc15_record(article: Article, location: str) -> dict[str, Any] | None:
             "fig_caption": figure.caption,
             "fig_id": figure.id,
             "fig_label": figure.label,
-            "graphic_ref": str(PurePosixPath(location) / f"{figure.graphic}{ENDING}") if figure.graphic else "",
+            "graphic_ref": str(PurePosixPath(location) / f"{figure.graphic}.jpg") if figure.graphic else "",
             "pair_id": f"{article.pmid}_{figure.id}",
         }
         for figure in article.figures

@@ -23,14 +23,14 @@ class LengthGroupedOrder:
     sorted by length, and dealt to `parts` of nearly equal total length, which follow one another. The two batches that are not full come
     last, as one in the order of the rows.
 
-    lengths  words of each row, negative for a row without an image
+    lengths  [N] words of each row, negative for a row without an image
     members  rows of a part: of a process
     """
 
-    def __init__(self, lengths: Sequence[int], members: int, parts: int) -> None:
+    def __init__(self, lengths: Sequence[int] | Ints, members: int, parts: int) -> None:
         if members < 1 or parts < 1 or 0 in lengths:
             raise ConfigError(f"parts of {members} rows, {parts} a batch (expected 1 or more each), and no length of 0")
-        self.lengths, self.members, self.parts = tuple(lengths), members, parts
+        self.lengths, self.members, self.parts = np.asarray(lengths, np.int64), members, parts
 
     def __call__(self, seed: int, epoch: int, n: int) -> Ints:
         if n != len(self.lengths):
@@ -44,7 +44,7 @@ def _order_of_epoch(order: LengthGroupedOrder, seed: int, epoch: int) -> Ints:
         drawn: list[int] = keyed_rng(seed, "length order", epoch, name).permutation(count).tolist()
         return drawn
 
-    row_N = np.array(grouped_by_modality(order.lengths, order.members, order.parts, permutation), np.int64)
+    row_N = np.array(grouped_by_modality(order.lengths.tolist(), order.members, order.parts, permutation), np.int64)
     row_N.flags.writeable = False
     return row_N
 

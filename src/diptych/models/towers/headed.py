@@ -21,14 +21,13 @@ class HeadedTower(Tower):
                 layers of GroupViT (2202.11094)
     gelu        Linear, GELU, Linear, weights from a normal of deviation `std`: the whole head of KEEP (2412.13126),
                 which maps into the joint space without a further projection (published: 0.01 for images,
-    `hidden` ** -0.5 for texts)
+                `hidden` ** -0.5 for texts)
     mlp         Linear, GELU, Linear without biases into `hidden` dimensions, with the mean of both widths between: open_clip's
                 projection "mlp", as for BiomedCLIP's texts (2303.00915); no further projection. PyTorch's default initialisation
     cxr_bert    Linear into `hidden` dimensions, GELU, norm, Linear: CXR-BERT's head of the first token (2204.09817), which maps
                 into the joint space; initialised as BERT
-    normed_mlp  Linear into `middle` dimensions, batch norm, ReLU, Linear into `hidden`,
-                batch norm without weights: MGCA's
-                            head (2210.06044), which maps into the joint space; PyTorch's default initialisation
+    normed_mlp  Linear into `middle` dimensions, batch norm, ReLU, Linear into `hidden`, batch norm without weights: MGCA's head
+                (2210.06044), which maps into the joint space; PyTorch's default initialisation
     norm_mlp    layer norm, Linear into `middle` dimensions, GELU, dropout, Linear into `hidden`: the head of recipe `locked`, which maps
                 into the joint space
 

@@ -6,7 +6,6 @@ The released file is `geometa_extraction_tool/geometa_template.json` of om-ai-la
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from datetime import datetime
@@ -15,12 +14,16 @@ from typing import Any
 
 import numpy as np
 
+from diptych.core.disk.json_text import parse_json
+from diptych.core.disk.paths import read_file
 from diptych.core.errors import ConfigError
 from diptych.data.text.captions.meta_captions import MONTHS, utm_zone
 
 SEASONS = ("Winter", "Spring", "Summer", "Fall")
 ROUNDED = ("ground_sample_distance", "target_azimuth", "off_nadir")
 """Placeholders whose numbers have two decimals."""
+LARGEST = 2**24
+"""Bytes of a file of templates, at most; the released one has 56,000."""
 ROWS, COLUMNS = ("top", "center", "bottom"), ("left", "center", "right")
 
 
@@ -28,7 +31,7 @@ def read_geo_templates(address: str) -> tuple[str, ...]:
     """Templates of a JSON file, "FILE#NAME". Raises ConfigError where there are none of that name."""
     file, _, name = address.rpartition("#")
     try:
-        lists = json.loads(Path(file).expanduser().read_text(encoding="utf-8"))
+        lists = parse_json(read_file(Path(file).expanduser(), most=LARGEST))
     except (OSError, ValueError) as error:
         raise ConfigError(f"templates {address!r}: {error} (expected FILE.json#NAME)") from error
     chosen = lists.get(name) if isinstance(lists, dict) else None

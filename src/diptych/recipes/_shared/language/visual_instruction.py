@@ -134,9 +134,8 @@ class VisualInstructionRecipe(BridgeRecipe):
         if not self.instruct or not self.group_by_length:
             return None
         members = self.rows_a_mean or self.batch_size
-        return LengthGroupedOrder(
-            [signed_words(data[row]) for row in range(len(data))], members, max(1, self.batch_size // members)
-        )
+        lengths = np.fromiter((signed_words(data[row]) for row in range(len(data))), np.int64, len(data))
+        return LengthGroupedOrder(lengths, members, max(1, self.batch_size // members))
 
     def batch(self, draws: Draws) -> BridgeBatch:
         if not self.instruct:
