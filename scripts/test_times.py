@@ -62,11 +62,12 @@ class FileTimes:
 class Times:
     """A plugin of pytest that times each file and adds it to the ledger when its last test ends.
 
-    `done` are files that are not collected; after `minutes` no further file is begun.
+    `done` are files that are not collected; after `minutes` no further file is begun. With `slow`, files that do not contain the word
+    are not collected: importing them takes minutes.
     """
 
-    def __init__(self, ledger: Path | None, done: set[str], minutes: float) -> None:
-        self.ledger, self.done, self.minutes, self.began = ledger, done, minutes, time.monotonic()
+    def __init__(self, ledger: Path | None, done: set[str], minutes: float, *, slow: bool = False) -> None:
+        self.ledger, self.done, self.minutes, self.slow, self.began = ledger, done, minutes, slow, time.monotonic()
         self.out_of_time = False
         self.files: dict[str, FileTimes] = {}
         self.setting_up = [0.0]  # seconds of fixtures inside the fixture or test that runs, innermost last
@@ -76,7 +77,11 @@ class Times:
         return self.files.setdefault(file, FileTimes(file))
 
     def pytest_ignore_collect(self, collection_path: Path, config: pytest.Config) -> bool | None:
-        return True if collection_path.relative_to(config.rootpath).as_posix() in self.done else None
+        if collection_path.relative_to(config.rootpath).as_posix() in self.done:
+            return True
+        if self.slow and collection_path.match("test_*.py") and "slow" not in collection_path.read_text(encoding="utf-8"):
+            return True
+        return None
 
     @pytest.hookimpl(wrapper=True)
     def pytest_make_collect_report(self, collector: pytest.Collector) -> Iterator[None]:
@@ -211,7 +216,7 @@ def main(arguments: list[str]) -> int:
         show(read_ledger(options.show))
         return 0
     before = read_ledger(options.ledger) if options.ledger else []
-    times = Times(options.ledger, {row.file for row in before if not row.failed}, options.minutes)
+    times = Times(options.ledger, {row.file for row in before if not row.failed}, options.minutes, slow=options.slow)
     marked = "slow" if options.slow else "not slow"
     code = int(pytest.main(["-q", "-m", marked, "-p", "no:cacheprovider", *options.paths], plugins=[times]))
     rows = {row.file: row for row in (*before, *times.files.values())}
