@@ -21,6 +21,7 @@ from diptych.curate.engine.embedding import embed_pool
 from diptych.curate.engine.parts import PartStore
 from diptych.curate.engine.pool import curate
 from diptych.data.dataset import Pool
+from diptych.data.lineage.record import lineage_of
 from diptych.data.media.decode import decode
 from diptych.data.shards.build import build, open_built
 from diptych.index import embedding_table
@@ -53,7 +54,7 @@ def png(seed: int) -> bytes:
 def pool(count: int = 40) -> Pool:
     samples = [Sample(f"u{n:03}", BytesImage(png(n), f"{n}.png"), (Text(f"text {n}"),)) for n in range(count)]
     odd = [Sample("bad", BytesImage(b"nothing", "bad.png")), Sample("none", None, (Text("no picture"),))]
-    odd += [Sample("gone", FileImage("nowhere/gone.png")), Sample("copy", BytesImage(png(3), "copy.png"))]
+    odd += [Sample("gone", FileImage(Path("nowhere/gone.png"))), Sample("copy", BytesImage(png(3), "copy.png"))]
     odd += [Sample("drawn", ArrayImage(np.full((9, 9, 3), 9, np.uint8)))]
     return Pool.from_samples([*samples, *odd])
 
@@ -247,3 +248,7 @@ def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: py
     for expected in (41, 0):
         assert main(["embed", "model", str(tmp_path / "built"), str(tmp_path / "e"), "--json"]) == 0
         assert json.loads(capsys.readouterr().out)["computed"] == expected
+    steps = lineage_of(tmp_path / "e")
+    assert [step.step for step in steps] == ["data build", "embed"], "the second call changed nothing"
+    assert (steps[1].source, steps[1].counts["rows"]) == (str(tmp_path / "built"), 41)
+    assert steps[1].config["model"] == "model"

@@ -57,7 +57,7 @@ def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(matching, "CHUNK", BLOCK)
     monkeypatch.setattr(near, "BLOCK", BLOCK)
     monkeypatch.setattr(embedding, "PART_ROWS", BLOCK)
-    for module in (semantic, target_clusters, image_heads):
+    for module in (semantic, target_clusters, image_heads, laion):
         monkeypatch.setattr(module, "open_embedder", lambda address: DrawnVectors())
     monkeypatch.setattr(target_clusters, "open_data", lambda address: links(20, True))
     monkeypatch.setattr(embedding_table, "BLOCK", BLOCK)
@@ -69,6 +69,9 @@ class DrawnVectors:
     """Embedder whose vectors are drawn by the bytes of a picture."""
 
     name, fingerprint = "drawn", "drawn"
+
+    def embed_texts(self, texts: Any, *, batch_size: int = 256) -> np.ndarray:
+        return np.eye(WIDTH, dtype=np.float32)[[len(text) % WIDTH for text in texts]]
 
     def embed_images(self, images: Any, *, batch_size: int = 64) -> np.ndarray:
         rows = [np.random.default_rng(list(image.read()[-16:])).standard_normal(WIDTH) for image in images]
@@ -118,6 +121,7 @@ def peak_bytes(data: Pool, step: Any, out: Path, embeddings: Path | None = None)
         (AlignFilters(short_side=0, min_words=0, max_words=0), False, 80),
         (TextDuplicates(), False, 250),
         (LAION(min_bytes=0), False, 100),
+        (LAION(min_bytes=0, model="drawn", similarity=-1, similarity_other=-1), True, 300),
         (PersonalData(), False, 60),
         (TopFraction("score"), False, 100),
         (MetaCLIP(entries="entries.txt"), False, 100),

@@ -34,12 +34,17 @@ def main(argv: Sequence[str]) -> int:
         "Image embeddings, computed once, for curation and search. Several processes share it under torchrun.",
     )
     from diptych.curate.engine.embedding_workers import embed_images
+    from diptych.data.lineage.record import add_lineage, made_now
 
     start = time.perf_counter()
     report = embed_images(args.model, args.data, args.out, engine=args.engine, workers=args.workers, device=args.device)
     if report is None:  # the first of several processes says it
         return 0
     seconds, unreadable = time.perf_counter() - start, report.unreadable
+    here = Path(args.data).expanduser()
+    source = str(here.resolve()) if here.exists() else args.data
+    config = {"model": args.model, "folder": report.folder.name}
+    add_lineage(args.out, made_now("embed", source, config=config, samples=report.samples, rows=report.rows), source)
     lines = [
         f"{report.computed:,} pictures of {report.samples:,} samples embedded in {seconds:.1f} s; "
         f"{report.rows:,} are in {report.folder}"

@@ -83,7 +83,7 @@ def nearest_centres(vector_ND: Unit, centre_KD: Unit, probe: int, *, unit: bool 
 
 
 def greedy_duplicates(
-    vector_ND: Unit, order: Sequence[int], cosine: float, *, near_NP: Ints | None = None
+    vector_ND: Unit, order: Sequence[int] | Ints, cosine: float, *, near_NP: Ints | None = None
 ) -> dict[int, tuple[int, float]]:
     """Greedy duplicates: dropped row -> (kept row, cosine). `near_NP`, the clusters of each row, bounds what is compared; None compares
     all."""
@@ -92,7 +92,7 @@ def greedy_duplicates(
     kept = [np.empty(16, np.int64) for _ in range(clusters)]
     held = [np.empty((16, vector_ND.shape[1]), np.float32) for _ in range(clusters)]
     out: dict[int, tuple[int, float]] = {}
-    for row in order:
+    for row in map(int, order):
         homes = near_NP[row].tolist() if near_NP is not None else [0]
         best = (-2.0, -1)
         for home in homes:

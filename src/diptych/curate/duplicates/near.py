@@ -35,6 +35,7 @@ from diptych.curate.duplicates.clusters import greedy_duplicates, kmeans_centres
 from diptych.curate.duplicates.hamming import CodeRuns, Codes, Ints
 from diptych.curate.duplicates.result import duplicates_result
 from diptych.curate.engine.costs import estimate_cost
+from diptych.curate.engine.embedding import embed_pool
 from diptych.curate.engine.images import image_facts
 from diptych.curate.engine.parts import PartStore
 from diptych.curate.engine.verdicts import StringColumn
@@ -138,12 +139,19 @@ class NearDuplicateEmbeddings:
         return estimate_cost(data, lambda image: self.embedder.embed_images([image]), unit="embedding (one at a time)")
 
     def __call__(self, data: Dataset) -> CurationStepResult:
+        return self.run(data, PartStore())
+
+    def run(self, data: Dataset, parts: PartStore) -> CurationStepResult:
+        """Result of the step, resuming from sizes and embeddings that an earlier run has computed."""
         start = time.perf_counter()
-        facts, unreadable = _largest_first(image_facts(data, PartStore(), _area, pa.schema([("area", pa.int64())])))
-        images = [image for row in facts["row"].to_pylist() if (image := data[row].image) is not None]
-        vector_ND: Unit = self.embedder.embed_images(images) if images else np.zeros((0, 1), np.float32)
+        facts, unreadable = _largest_first(image_facts(data, parts, _area, pa.schema([("area", pa.int64())]), "sizes"))
+        embeddings = embed_pool(data, self.embedder, parts)
+        facts = facts.filter(pc.is_in(facts["uid"], value_set=pa.array(embeddings.uids, pa.string())))
+        position = pc.index_in(one_chunk(facts["uid"]), value_set=pa.array(embeddings.uids, pa.string()))
+        vector_ND = embeddings.vector_ND[position.to_numpy(zero_copy_only=False).astype(np.int64)]
+        unreadable = embeddings.unreadable | unreadable
         near_NP = cluster_rows(vector_ND, self.clusters, self.probe, seed=self.seed)
-        near = greedy_duplicates(vector_ND, range(len(images)), self.cosine, near_NP=near_NP)
+        near = greedy_duplicates(vector_ND, range(len(vector_ND)), self.cosine, near_NP=near_NP)
         pairs = {position: (other, f"cosine {alike:.3f}") for position, (other, alike) in near.items()}
         return duplicates_result(data, self.slug, facts["uid"], pairs, column="duplicate_of", start=start, unreadable=unreadable)
 

@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import hashlib
 import time
+from array import array
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -110,7 +111,7 @@ class LAION:
         self._cheap(data, texts, parts, state)
         if self.model or self.watermark:
             rows = pc.sort_indices(uid_column(data)).to_numpy()
-            left = selected(data, rows[[row not in state.faults for row in range(len(rows))]])
+            left = selected(data, np.delete(rows, list(state.faults)))
             embeddings = self._by_embedding(left, texts, parts, state) if self.model else None
             if self.watermark:
                 self._by_watermark(left, state)
@@ -184,52 +185,58 @@ class LAION:
     def _by_embedding(self, left: Dataset, texts: _TaggedTexts, parts: PartStore, state: _FilterState) -> ImageEmbeddings:
         model = open_embedder(self.model)
         embeddings = embed_pool(left, model, parts)
-        rows = state.rows(embeddings.uids)
+        row_I = state.rows(embeddings.uids)
         state.faults |= {
             row: f"unreadable: {reason}"
-            for row, reason in zip(state.rows(embeddings.unreadable), embeddings.unreadable.values(), strict=True)
+            for row, reason in zip(state.rows(embeddings.unreadable).tolist(), embeddings.unreadable.values(), strict=True)
         }
-        pairs = [(at, text, language) for at, row in enumerate(rows) for text, language in texts.of(row)]
-        text_MD = embed_texts(model, [text for _, text, _ in pairs], [embeddings.uids[at] for at, _, _ in pairs])
-        agree_I, language_I = np.full(len(rows), -np.inf), [""] * len(rows)
-        for (at, _, language), vector in zip(pairs, text_MD, strict=True):
-            if (agree := float(embeddings.vector_ND[at] @ vector)) > agree_I[at]:
-                agree_I[at], language_I[at] = agree, language
+        agree_I = np.full(len(row_I), -np.inf)
+        english_I = np.zeros(len(row_I), bool)
+        for start in range(0, len(row_I), BLOCK):
+            block = enumerate(row_I[start : start + BLOCK].tolist(), start)
+            pairs = [(at, text, language) for at, row in block for text, language in texts.of(row)]
+            text_MD = embed_texts(model, [text for _, text, _ in pairs], [embeddings.uids[at] for at, _, _ in pairs])
+            for (at, _, language), vector in zip(pairs, text_MD, strict=True):
+                if (agree := float(embeddings.vector_ND[at] @ vector)) > agree_I[at]:
+                    agree_I[at], english_I[at] = agree, language == "en"
         state.columns["similarity"] = column_by_uid("similarity", embeddings.uids, agree_I)
-        for row, agree, language in zip(rows, agree_I.tolist(), language_I, strict=True):
-            least = self.similarity if language == "en" else self.similarity_other
-            if agree < least:
-                state.faults[row] = f"similarity: {agree:.3f} (expected at least {least:g})"
+        least_I = np.where(english_I, self.similarity, self.similarity_other)
+        for at in np.flatnonzero(agree_I < least_I).tolist():
+            state.faults[int(row_I[at])] = f"similarity: {agree_I[at]:.3f} (expected at least {least_I[at]:g})"
         if self.unsafe:
             chance_I = open_head(Path(self.unsafe)).probability(embeddings.vector_ND, model.fingerprint).astype(np.float64)
             state.columns["punsafe"] = column_by_uid("punsafe", embeddings.uids, chance_I)
-            for row, p in zip(rows, chance_I.tolist(), strict=True):
-                if p > self.unsafe_above:
-                    state.faults.setdefault(row, f"unsafe: {p:.2f} (expected at most {self.unsafe_above:g})")
+            for at in np.flatnonzero(chance_I > self.unsafe_above).tolist():
+                fault = f"unsafe: {chance_I[at]:.2f} (expected at most {self.unsafe_above:g})"
+                state.faults.setdefault(int(row_I[at]), fault)
         return embeddings
 
     def _by_nearness(self, embeddings: ImageEmbeddings, state: _FilterState) -> None:
-        rows = state.rows(embeddings.uids)
-        there = [at for at, row in enumerate(rows) if row not in state.faults]
+        row_I = state.rows(embeddings.uids)
+        there = np.flatnonzero(np.isin(row_I, list(state.faults), invert=True))
         for at, (other, alike) in greedy_duplicates(embeddings.vector_ND, there, self.near).items():
             state.duplicate_of[embeddings.uids[at]] = embeddings.uids[other]
-            state.faults[rows[at]] = f"near {embeddings.uids[other]}: cosine {alike:.3f}"
+            state.faults[int(row_I[at])] = f"near {embeddings.uids[other]}: cosine {alike:.3f}"
 
     def _by_watermark(self, left: Dataset, state: _FilterState) -> None:
         head = open_head(Path(self.watermark))
-        chances: dict[str, float] = {}
+        judged, chances = array("q"), array("d")
         for at, row in enumerate(state.rows(left.uids)):
-            image = left[at].image
-            if row in state.faults or image is None:
+            row = int(row)
+            image = None if row in state.faults else left[at].image
+            if image is None:
                 continue
             try:
-                chances[left.uids[at]] = p = float(head.probability([image])[0])
+                p = float(head.probability([image])[0])
             except (DecodeError, OSError) as error:
                 state.faults[row] = f"unreadable: {error}"
                 continue
+            judged.append(row)
+            chances.append(p)
             if p > self.watermark_above:
                 state.faults[row] = f"watermark: {p:.2f} (expected at most {self.watermark_above:g})"
-        state.columns["pwatermark"] = chances
+        uids = StringColumn(state.uids.take(pa.array(judged, pa.int64())))
+        state.columns["pwatermark"] = column_by_uid("pwatermark", uids, np.array(chances))
 
 
 @dataclass(frozen=True)
@@ -287,10 +294,11 @@ class _FilterState:
         self.duplicate_of[self.uids[row].as_py()] = self.uids[first].as_py()
         self.faults[row] = f"{rule}: as {self.uids[first].as_py()}"
 
-    def rows(self, uids: Iterable[str]) -> list[int]:
-        """Rows of some uids."""
-        rows: list[int] = pc.index_in(pa.array(uids, pa.string()), value_set=self.uids).to_pylist()
-        return rows
+    def rows(self, uids: Iterable[str]) -> npt.NDArray[np.int64]:
+        """Rows of some uids, [N]."""
+        rows = pc.index_in(pa.array(uids, pa.string()), value_set=self.uids)
+        row_N: npt.NDArray[np.int64] = rows.to_numpy(zero_copy_only=False).astype(np.int64)
+        return row_N
 
 
 def _addresses(data: Dataset, rows: range) -> pa.Array:
