@@ -255,7 +255,9 @@ def test_pairs_without_relations_pull_relations_down() -> None:
 @pytest.mark.parametrize("matching", ["layer", "last"])
 def test_unlabelled_pairs_left_out_teach_boxes_and_names_alone(matching: Any) -> None:
     predictions, targets = example()
-    some = dataclasses.replace(targets, relation_BGR=targets.relation_BGR * (torch.arange(targets.relation_BGR.shape[1]) > 0)[:, None])
+    some = dataclasses.replace(
+        targets, relation_BGR=targets.relation_BGR * (torch.arange(targets.relation_BGR.shape[1]) > 0)[:, None]
+    )
     (_, _, _, _, logit) = leaves(predictions)
     rule = PairSetLoss(matching=matching)
     kept, _ = rule(predictions, some, relation_text_RD=TEXT)
