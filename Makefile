@@ -30,9 +30,10 @@ demo: $(VENV)/.use ## curate, train, evaluate and search real data, then write r
 # Compiled files are kept, also where the shell says otherwise: without them workers spend a minute compiling tests, and so does each program
 # that a test starts.
 export PYTHONDONTWRITEBYTECODE :=
-# A worker a core, each with one thread; the tests of a file stay together, since they share what is trained once. tests/conftest.py puts
-# files into order.
-PARALLEL := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder
+# A worker more than there are cores, each with one thread (1.5 GiB): tests that wait for a process or a port leave cores idle otherwise.
+# The tests of a file stay together, since they share what is trained once. tests/conftest.py puts files into order.
+WORKERS ?= $(shell expr $$(getconf _NPROCESSORS_ONLN) + 1)
+PARALLEL := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 test: $(VENV)/.dev ## the fast tests, in parallel
 	$(PARALLEL) -m 'not slow'

@@ -51,12 +51,13 @@ def pytest_collection() -> Iterator[None]:
 
 
 LONGEST = (
-    "tests/cli/test_contrastive_commands.py",
     "tests/claims/test_smoke.py",
+    "tests/cli/test_contrastive_commands.py",
     "tests/recipes/test_recipe_contract.py",
     "tests/claims/test_freshness.py",
     "tests/core/test_systems.py",
     "tests/recipes/alignment/test_rl4lms.py",
+    "tests/test_docs.py",
     "tests/test_add_a_system_page.py",
     "tests/tasks/relations/test_open_images_relations.py",
     "tests/serve/test_command.py",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -31,6 +32,7 @@ from diptych.worlds.resolve import resolve
 from diptych.worlds.scenes.world import scenes
 
 RETRIEVAL = "retrieval:draws=100"
+TASKS = (RETRIEVAL, "probe:minimum=2,draws=100")
 QUIET = TrainOptions(progress=False)
 ONE_POINT = Margins(0.01, 0.01)
 SMALL = {"batch_size": 8, "steps": 2, "warmup": 0.0, "width": 16, "image_size": 32, "text_length": 12, "pieces": 300}
@@ -53,7 +55,13 @@ def world() -> Any:
 def done(world: Any, tmp_path_factory: pytest.TempPathFactory) -> Comparison:
     arms = [ComparedArm("clip", clip()), ComparedArm("siglip", siglip()), ComparedArm("clip again", clip(lr=CLIP.tiny().lr))]
     out = tmp_path_factory.mktemp("compare")
-    return compare(arms, world, out, tasks=(RETRIEVAL, "probe:minimum=2,draws=100"), seeds=(0, 1, 2), options=QUIET)
+    return compare(arms, world, out, tasks=TASKS, seeds=(0, 1, 2), options=QUIET)
+
+
+@pytest.fixture
+def finished(done: Comparison, tmp_path: Path) -> Path:
+    """A copy of the cells of clip and siglip under three seeds."""
+    return Path(shutil.copytree(done.out, tmp_path / "finished"))
 
 
 # ---------------------------------------------------------------- what came out
@@ -168,21 +176,23 @@ class Broken(CLIP):
         raise RuntimeError("the paper forgot a bracket")
 
 
-def test_an_arm_that_crashes_costs_itself(world: Any, tmp_path: Path) -> None:
+def test_an_arm_that_crashes_costs_itself(world: Any, finished: Path) -> None:
     broken = Broken(**{f: getattr(clip(), f) for f in SMALL}, tokenizer="data", image_tower="vit_tiny", text_tower="text_tiny")
-    out = compare(
-        [ComparedArm("clip", clip()), ComparedArm("broken", broken)], world, tmp_path, seeds=(0,), options=QUIET
-    ).measured
+    arms = [ComparedArm("clip", clip()), ComparedArm("broken", broken)]
+    out = compare(arms, world, finished, tasks=TASKS, seeds=(0,), options=QUIET).measured
     assert [(f.arm, f.seed) for f in out.failures] == [("broken", 0)]
     assert "bracket" in out.failures[0].reason
     assert out.main_measures[0].values["broken"] == {}
     assert out.main_measures[0].contrasts[0].verdict == "no verdict"
 
 
-def test_one_seed_gives_numbers_and_two_give_no_verdict(world: Any, tmp_path: Path) -> None:
+def test_one_seed_gives_numbers_and_two_give_no_verdict(world: Any, finished: Path, monkeypatch: Any) -> None:
+    monkeypatch.setattr(cells, "run_job", lambda *args, **more: pytest.fail("something was trained"))
     arms = [ComparedArm("clip", clip()), ComparedArm("siglip", siglip())]
-    one = compare(arms, world, tmp_path, seeds=(0,), options=QUIET).measured.main_measures[0].contrasts[0]
-    two = compare(arms, world, tmp_path, seeds=(0, 1), options=QUIET).measured.main_measures[0].contrasts[0]
+    one, two = (
+        compare(arms, world, finished, tasks=TASKS, seeds=seeds, options=QUIET).measured.main_measures[0].contrasts[0]
+        for seeds in ((0,), (0, 1))
+    )
     assert one.verdict == two.verdict == "no verdict"
     assert (one.why, two.why) == ("one seed", "2 seeds; a verdict needs 3")
     assert math.isnan(one.low)

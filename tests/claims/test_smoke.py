@@ -12,11 +12,12 @@ import pytest
 
 from diptych.claims import engine, registry
 from diptych.claims.cell import Cell, run_cell
-from diptych.claims.cells.domains import abstracts
+from diptych.claims.cells.domains import abstracts, masked_findings
 from diptych.claims.trace import differences, trace
 from diptych.core.errors import UnknownName
 from diptych.data.articles import medline
 from diptych.recipes._shared import small_encoder
+from diptych.recipes._shared.diffusion import base_model, reference_base
 from diptych.recipes._shared.language import small_language
 from diptych.worlds.address import open_data
 
@@ -25,6 +26,10 @@ HEAVY = {"mblip", "sitta"}
 """Their models are made before anything is learned, which takes ten seconds and more."""
 FEW = 128
 """Rows at most, where a claim asks for thousands."""
+ROOMS = 24
+"""Rows at most of rendered rooms, which take a twentieth of a second each."""
+TESTED = 48
+"""Findings that are guessed, where a cell's smoke test would ask for as many as a full one."""
 ABSTRACTS = 600
 """Abstracts read of the newest dump: nine in ten have the sections that are asked for."""
 
@@ -35,10 +40,12 @@ def few_shared_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     most of the time."""
 
     def smaller(address: str) -> Any:
-        return open_data(re.sub(r"\bn=\d+", f"n={FEW}", address))
+        count = ROOMS if "world:rooms" in address else FEW
+        return open_data(re.sub(r"\bn=\d+", f"n={count}", address))
 
-    for module in (small_encoder, small_language):
+    for module in (small_encoder, small_language, base_model, reference_base):
         monkeypatch.setattr(module, "open_data", smaller)
+    monkeypatch.setattr(masked_findings, "TESTED", TESTED)
     sections, newest = medline.abstract_sections, medline.packaged_dumps()[-1:]
     monkeypatch.setattr(medline, "packaged_dumps", lambda: newest)
     monkeypatch.setattr(medline, "abstract_sections", lambda path: islice(sections(path), ABSTRACTS))
