@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import shutil
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,8 +17,10 @@ from diptych import api
 from diptych.cli import main
 from diptych.core.errors import RunError
 from diptych.core.run_folder import RunFolder
+from diptych.core.sources.closure import SOURCES
 from diptych.core.sources.program import code_hash, local_files, same_syntax
 from diptych.recipes.contrastive.clip import CLIP
+from diptych.train.provenance import changed_modules, changed_packages, edited_fields, installed_packages, keep_config
 
 WORLD = "world:scenes?n=16&test=8"
 CALLS: list[str] = []
@@ -131,3 +135,27 @@ def test_the_hash_of_code_follows_files_and_ignores_space(tmp_path: Path) -> Non
     assert code_hash([CLIP]) != code_hash([Mine])
     assert same_syntax("x = 1", "x  =  1  # one")
     assert not same_syntax("x = 1", "x = 2")
+
+
+def test_changed_packages_modules_and_fields_are_listed(tmp_path: Path) -> None:
+    torch_now = metadata.version("torch")
+    packages = {"torch": torch_now, "numpy": "0.1", "never-installed": "3"}
+    folder: Any = SimpleNamespace(path=tmp_path, source=tmp_path / "source", state={"environment": {"packages": packages}})
+    assert changed_packages(folder) == [f"numpy 0.1 -> {metadata.version('numpy')}", "never-installed 3 -> missing"]
+    assert changed_modules(folder) == [], "a run of an earlier version kept none"
+    assert edited_fields(folder) == []
+    folder.source.mkdir()
+    (tmp_path / "config.yaml").write_text("recipe: {lr: 0.1, betas: [0.9, 0.98], gone: 1}\n", encoding="utf-8")
+    keep_config(folder)
+    assert edited_fields(folder) == []
+    (tmp_path / "config.yaml").write_text("recipe: {lr: 0.2, betas: [0.9, 0.98], new: x}\n", encoding="utf-8")
+    assert edited_fields(folder) == ["recipe.lr 0.1 -> 0.2", "recipe.gone 1 -> None", "recipe.new None -> 'x'"]
+    changed, own = "diptych/train/provenance.py", "diptych/train/fit.py"
+    recipe = SOURCES / own
+    folder.state["source_files"] = {"fit.py": str(recipe)}
+    hashes = {changed: "0" * 12, own: "0" * 12, "diptych/train/gone.py": "0" * 12}
+    (folder.source / "modules.json").write_text(json.dumps(hashes), encoding="utf-8")
+    assert changed_modules(folder) == [changed]
+    listed = installed_packages()
+    assert listed == sorted(listed, key=lambda line: line.partition("==")[0])
+    assert f"torch=={torch_now}" in listed

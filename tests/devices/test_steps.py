@@ -42,6 +42,8 @@ def results(request: pytest.FixtureRequest) -> dict[tuple[str, str], dict[str, A
         [sys.executable, SCRIPT, "--precision", *PRECISIONS, "--", *slugs], capture_output=True, text=True, check=False
     )
     rows = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+    ended = {"precision": "-", "error": f"the program ended with status {done.returncode}", "traceback": done.stderr[-3000:]}
+    rows += [{"slug": slug, **ended} for slug in slugs if done.returncode and slug not in {row["slug"] for row in rows}]
     return {(row["slug"], row["precision"]): row for row in rows}
 
 
