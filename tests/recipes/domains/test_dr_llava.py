@@ -221,9 +221,9 @@ def test_weights_of_the_reward_change_it_and_not_what_is_logged(prepared: DrLLaV
     torch.manual_seed(0)
     model = prepared.model().eval()
     (step,) = batches(DATA, prepared, seed=0, stop=1)
-    rollouts = []
-    for weights in ({"correct": 0.0}, {"correct": 2.0, "consistent": 0.0}, {}):
-        recipe = replace(prepared, reward=replace(prepared.reward, brief=0.0, unfinished=0.0, **weights))
+    rollouts, alone = [], replace(prepared.reward, brief=0.0, unfinished=0.0)
+    for reward in (replace(alone, correct=0.0), replace(alone, correct=2.0, consistent=0.0), alone):
+        recipe = replace(prepared, reward=reward)
         torch.manual_seed(1)
         rollouts.append(recipe.rollout(model, recipe.companions(model), step.batch))
     pairs, right, both = rollouts

@@ -67,7 +67,7 @@ class RewardedDialogues:
 
 
 def claims() -> tuple[Claim, ...]:
-    made = replace(DrLLaVA.tiny(), image_weights=WORLD, small_image_steps=800, steps=200)
+    made = replace(DrLLaVA.tiny(), image_weights=WORLD, small_steps=800, small_image_steps=400, steps=200)
     correct = replace(made, reward=replace(made.reward, consistent=0.0))
     rates = around(made.policy_lr)
     return (

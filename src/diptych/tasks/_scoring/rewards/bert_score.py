@@ -133,8 +133,8 @@ class BertScore:
         if not self.idf:
             return _Weights(1.0, marks)
         counts = Counter(token for ids in references for token in set(ids))
-        known = {token: math.log((len(references) + 1) / (count + 1)) for token, count in counts.items()}
-        return _Weights(math.log(len(references) + 1), known)
+        frequencies = {token: math.log((len(references) + 1) / (count + 1)) for token, count in counts.items()}
+        return _Weights(math.log(len(references) + 1), frequencies)
 
     @torch.no_grad()
     def _vectors(self, rows: Sequence[Sequence[int]]) -> list[Tensor]:
@@ -163,8 +163,8 @@ class BertScore:
 
 
 class _Weights(dict[int, float]):
-    def __init__(self, others: float, known: Mapping[int, float]) -> None:
-        super().__init__(known)
+    def __init__(self, others: float, weights: Mapping[int, float]) -> None:
+        super().__init__(weights)
         self.others = others
 
     def __missing__(self, token: int) -> float:
@@ -192,12 +192,12 @@ def baseline_of(file: Path, layer: int) -> tuple[float, float, float]:
     expected = "a table with the header LAYER,P,R,F, and values below 1"
     try:
         lines = list(csv.DictReader(file.read_text(encoding="utf-8").splitlines()))
-        found = {int(line["LAYER"]): tuple(float(line[name]) for name in "PRF") for line in lines}
+        baselines = {int(line["LAYER"]): tuple(float(line[name]) for name in "PRF") for line in lines}
     except (OSError, UnicodeDecodeError, KeyError, TypeError, ValueError) as error:
         raise DataError(f"no table of baselines: {error}", file=file, expected=expected) from error
-    values = found.get(layer)
+    values = baselines.get(layer)
     if values is None:
-        raise DataError(f"has no layer {layer}", file=file, field="LAYER", expected=f"one of {sorted(found)}")
+        raise DataError(f"has no layer {layer}", file=file, field="LAYER", expected=f"one of {sorted(baselines)}")
     if not all(np.isfinite(value) and value < 1 for value in values):
         raise DataError(f"layer {layer} has {values}", file=file, expected=expected)
     return values[0], values[1], values[2]
