@@ -56,6 +56,7 @@ def steps(folder: Path) -> dict[str, tuple[bool, Callable[[], Any]]]:
     from diptych.curate.duplicates.near import NearDuplicates
     from diptych.curate.duplicates.semantic import SemanticDuplicates
     from diptych.curate.duplicates.text import TextDuplicates
+    from diptych.curate.filters.image_heads import ImageScores
     from diptych.curate.filters.personal_data import PersonalData
     from diptych.curate.filters.target_clusters import TargetClusters
     from diptych.curate.operators.align import AlignFilters
@@ -66,6 +67,7 @@ def steps(folder: Path) -> dict[str, tuple[bool, Callable[[], Any]]]:
     return {
         "align": (True, lambda: AlignFilters(short_side=0)),
         "exact_duplicates": (True, ExactDuplicates),
+        "image_scores": (True, lambda: ImageScores(str(folder / "head"), "made up")),
         "laion": (True, lambda: LAION(min_bytes=0)),
         "metaclip": (False, lambda: MetaCLIP(entries=str(folder / "entries.txt"))),
         "near_duplicates": (True, NearDuplicates),
@@ -84,16 +86,20 @@ def one_size(name: str, rows: int) -> dict[str, Any]:
 
     from diptych.curate.duplicates import semantic
     from diptych.curate.engine.pool import curate
-    from diptych.curate.filters import target_clusters
+    from diptych.curate.filters import image_heads, target_clusters
+    from diptych.curate.operators.filter_heads import train_aesthetic
     from diptych.data.read import read
     from diptych.data.read.links import read_links
 
-    semantic.open_embedder = target_clusters.open_embedder = lambda address: MadeUpEmbedder()  # type: ignore[assignment]
+    for module in (semantic, target_clusters, image_heads):
+        module.open_embedder = lambda address: MadeUpEmbedder()  # type: ignore[attr-defined]
     with tempfile.TemporaryDirectory(prefix="operators-") as scratch:
         folder = Path(scratch)
         pictures, make = steps(folder)[name]
         texts = templated(rows, 12)
         uids = [f"{row:08d}" for row in range(rows)]
+        vector_ND = np.random.default_rng(0).standard_normal((2 * WIDTH, WIDTH)).astype(np.float32)
+        train_aesthetic(vector_ND, vector_ND[:, 0], fingerprint=MadeUpEmbedder.fingerprint).save(folder / "head")
         words = sorted({word for text in texts for word in text.split()})
         (folder / "entries.txt").write_text("\n".join(entries_of(texts, words, 100_000)), encoding="utf-8")
         columns = {"uid": uids, "text": texts, "score": np.random.default_rng(0).random(rows)}

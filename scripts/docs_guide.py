@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from diptych.claims import registry
-from diptych.claims.table import rows
+from diptych.claims.table import processor_hours, rows
 from diptych.core import systems
 from diptych.core.contracts import Recipe
 
@@ -26,6 +26,12 @@ WORDS = {
     "no verdict": "withheld: a control did as well",
     "not judged": "not judged",
 }
+REAL = (
+    ({"texts"}, "`emoji`, the packaged abstracts of MEDLINE"),
+    ({"image", "texts"}, "`emoji`, `openclipart`, `stamps`, `icons`"),
+    ({"image", "texts", "regions"}, "`geography`"),
+)
+"""Fields of samples -> real data that have them: packaged, or built by `diptych data fetch NAME`."""
 HEAD = """# Which system for my data
 
 A published system was shown to help on its authors' data, at their size. What it does on yours, nobody knows before it is tried. This
@@ -38,8 +44,9 @@ CAUTION = """## What was shown, and how small
 Every line is a system against its own baseline at equal, measured budget, over the seeds named, with controls; *helped* and *hurt* mean
 a two-sided t test over seed-paired differences at .05 whose interval reaches what was declared to matter, main claims after Holm's
 correction over all of them, those without a verdict too. **All of it was run on two
-processor cores, with small presets, on rendered scenes or on emoji**: it shows that a mechanism does something and in which direction,
-not how much it will do at a thousand times the size. *Undecided* is weak evidence: the effect may be smaller than the seeds' spread.
+processor cores, with small presets**, on real data (emoji, abstracts of MEDLINE) where the table says so and else on rendered pictures: it
+shows that a mechanism does something and in which direction, not how much it will do at a thousand times the size. *Undecided* is weak
+evidence: the effect may be smaller than the seeds' spread.
 """
 
 
@@ -55,19 +62,27 @@ def by_data() -> list[str]:
         entry = row.load()
         if inspect.isclass(entry) and issubclass(entry, Recipe):
             groups[tuple(entry.needs)].append(row)
-    lines = ["## What your samples carry", "", "| every sample has | then you can train | what it does |", "|---|---|---|"]
+    lines = ["## What your samples carry", "", "| every sample has | then you can train | what it does | real data at hand |"]
+    lines.append("|---|---|---|---|")
     for needs, members in sorted(groups.items(), key=lambda item: (len(item[0]), item[0])):
         what = ", ".join(FIELDS.get(need, f"`{need}`") for need in needs)
+        data = real_data(needs)
         for row in members:
-            lines.append(f"| {what} | [`{row.slug}`]({row.slug}.md) | {does(row)} |")
-            what = ""
+            lines.append(f"| {what} | [`{row.slug}`]({row.slug}.md) | {does(row)} | {data} |")
+            what = data = ""
     planned = sum(not row.built for row in systems.SYSTEMS)
     return [
         *lines,
         "",
         "`diptych data inspect DIR` says which of these fields your data have. A recipe whose field is missing says so before it starts, "
-        f"with the curation step that makes it. {planned} further systems are [planned](index.md).",
+        "with the curation step that makes it. Real data at hand are packaged (`emoji`) or built by `diptych data fetch NAME`; where none "
+        f"are named, `world:NAME` renders some ([worlds](../worlds.md)). {planned} further systems are [planned](index.md).",
     ]
+
+
+def real_data(needs: Sequence[str]) -> str:
+    """Names of real data whose samples have all of these fields; "" where none are known."""
+    return next((names for fields, names in REAL if needs and {*needs} <= fields), "")
 
 
 def by_verdict(folder: Path) -> list[str]:
@@ -76,14 +91,15 @@ def by_verdict(folder: Path) -> list[str]:
     found = sorted(rows(folder, registry.every()), key=lambda row: order.index(row.counted))
     judged = [(row, row.entry) for row in found if row.entry]
     waiting = [f"`{row.claim.key}`" for row in found if row.entry is None]
-    lines = ["| system | claim | verdict | difference |", "|---|---|---|---|"] if judged else []
+    lines = ["| system | claim | data | verdict | difference |", "|---|---|---|---|---|"] if judged else []
     for row, entry in judged:
         low, high = entry.interval
         state = "" if row.state == "fresh" else " (its code has changed since)"
         lines.append(
-            f"| [`{row.claim.slug}`]({row.claim.slug}.md) | {row.claim.sentence} | {WORDS[row.counted]}{state} "
+            f"| [`{row.claim.slug}`]({row.claim.slug}.md) | {row.claim.sentence} | {row.claim.data} | {WORDS[row.counted]}{state} "
             f"| {entry.difference:+.3f} [{low:+.3f}, {high:+.3f}], {len(entry.seeds)} seeds |"
         )
+    lines += ["", f"All verdicts together took {processor_hours(found):.1f} processor hours."]
     return [*lines, "", f"Not judged by the present rules yet: {', '.join(waiting)}."] if waiting else lines
 
 

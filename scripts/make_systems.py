@@ -18,7 +18,7 @@ from unittest import mock
 
 from diptych.claims import registry
 from diptych.claims.ledger import learned
-from diptych.claims.table import NOT_JUDGED, Row, rows
+from diptych.claims.table import NOT_JUDGED, Row, processor_hours, rows
 from diptych.cli import main as main_command
 from diptych.cli.options import cached_help
 from diptych.core import systems
@@ -83,7 +83,7 @@ def parity(slug: str) -> list[str]:
     return [f"{check['what']}: {check['against']}, within {check['difference']:.1e}" for check in checks]
 
 
-def paragraph(found: dict[str, dict[str, Any]], main: int) -> str:
+def paragraph(found: dict[str, dict[str, Any]], main: int, hours: float) -> str:
     """Count of the published systems that work, with what was shown of them, in the words of the README."""
     published = {system.slug: found[system.slug]["missing"] for system in systems.SYSTEMS}
     work = sum(not missing for missing in published.values())
@@ -96,19 +96,20 @@ def paragraph(found: dict[str, dict[str, Any]], main: int) -> str:
     return (
         f"Of {len(published)} published systems on the list {work} work and {built} more are built (`diptych systems` lists them, "
         f"[claims](docs/claiming.md) says how they are judged). What its paper claims is shown of {len(shown)} ({', '.join(shown)}) after "
-        f"Holm's correction over all {main} main claims.\n"
+        f"Holm's correction over all {main} main claims; all verdicts together took {hours:.0f} processor hours.\n"
     )
 
 
 def main() -> int:
     judged: dict[str, list[Row]] = {}
-    for row in rows(LEDGER, registry.every(), states=False):
+    every = rows(LEDGER, registry.every(), states=False)
+    for row in every:
         judged.setdefault(row.claim.slug, []).append(row)
     found = {system.slug: facts(system, judged.get(system.slug, [])) for system in (*systems.SYSTEMS, *systems.BASELINES)}
     before, _, rest = README.read_text(encoding="utf-8").partition(BEGIN)
     wanted = {
         TARGET: json.dumps(found, indent=1) + "\n",
-        README: before + BEGIN + paragraph(found, len(judged)) + END + rest.partition(END)[2],
+        README: before + BEGIN + paragraph(found, len(judged), processor_hours(every)) + END + rest.partition(END)[2],
     }
     old = [path for path, text in wanted.items() if not path.exists() or path.read_text(encoding="utf-8") != text]
     if "--check" in sys.argv:

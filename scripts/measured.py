@@ -198,7 +198,8 @@ def operator_table(root: Path) -> list[str]:
         cells = [f"{row['cpu_seconds']:.2f}" for row in rows]
         cells += [f"N^{estimate['exponent']:.2f}", f"{estimate['core_hours']:,.1f}"]
         lines.append(f"| `{name}` | {' | '.join(cells)} |")
-    return [*lines, "", f"Commit {run['environment']['commit']}, {run['date']}, {run['processor']}."]
+    where = f"{run['environment']['commit']}, {run['date']}, {run['processor']}, {run['environment']['cores']} cores"
+    return [*lines, "", f"Commit {where} at a load of {run['load_average']:.0f}."]
 
 
 def tagging_table(root: Path) -> list[str]:

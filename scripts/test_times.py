@@ -5,7 +5,8 @@
     python scripts/test_times.py --show runs/slow.jsonl                        # the tables of what has run so far
 
 Processor time, children included, hardly depends on what else the machine does. With --ledger each file's result is added to a file of
-JSON lines when its last test ends, and files that stand there as passed are left out: a run that was stopped goes on where it was.
+JSON lines when its last test ends, or when the minutes are over; tests that stand there as passed are left out: a run that was stopped
+goes on where it was.
 
 A file counts for the system in its name (`test_clip.py`, `test_clip_released.py`), whose tests should take about six seconds together.
 A fixture's seconds stand under its own name and not under the test that was the first to need it. Collecting is the import of a test
@@ -21,7 +22,7 @@ import resource
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from multiprocessing import forkserver
 from pathlib import Path
@@ -45,6 +46,7 @@ class FileTimes:
     fixtures   processor seconds by fixture that a test of this file was the first to need
     failed     its tests that failed
     skipped    how many of its tests were skipped
+    whole      False where the minutes were over before its last test
     """
 
     file: str
@@ -53,20 +55,37 @@ class FileTimes:
     fixtures: dict[str, float] = field(default_factory=dict)
     failed: list[str] = field(default_factory=list)
     skipped: int = 0
+    whole: bool = True
 
     @property
     def seconds(self) -> float:
         return self.collecting + sum(self.tests.values()) + sum(self.fixtures.values())
 
+    @property
+    def passed(self) -> set[str]:
+        return {f"{self.file}::{test}" for test in self.tests.keys() - set(self.failed)}
+
+    def then(self, later: FileTimes) -> FileTimes:
+        """This and a later run of other tests of the file, or of some again."""
+        fixtures = {
+            name: self.fixtures.get(name, 0.0) + later.fixtures.get(name, 0.0) for name in {**self.fixtures, **later.fixtures}
+        }
+        failed = [test for test in self.failed if test not in later.tests] + later.failed
+        collecting, skipped = self.collecting + later.collecting, self.skipped + later.skipped
+        return FileTimes(self.file, collecting, {**self.tests, **later.tests}, fixtures, failed, skipped, later.whole)
+
 
 class Times:
     """A plugin of pytest that times each file and adds it to the ledger when its last test ends.
 
-    `done` are files that are not collected; after `minutes` no further file is begun.
+    Tests that passed in `before` are left out, and files that are done are not collected; after `minutes` no further test is begun.
+    With `slow`, files that do not contain the word are not collected: importing them takes minutes.
     """
 
-    def __init__(self, ledger: Path | None, done: set[str], minutes: float) -> None:
-        self.ledger, self.done, self.minutes, self.began = ledger, done, minutes, time.monotonic()
+    def __init__(self, ledger: Path | None, before: list[FileTimes], minutes: float, *, slow: bool = False) -> None:
+        self.ledger, self.minutes, self.slow, self.began = ledger, minutes, slow, time.monotonic()
+        self.done = {row.file for row in before if row.whole and not row.failed}
+        self.passed = {test for row in before for test in row.passed}
         self.out_of_time = False
         self.files: dict[str, FileTimes] = {}
         self.setting_up = [0.0]  # seconds of fixtures inside the fixture or test that runs, innermost last
@@ -76,7 +95,16 @@ class Times:
         return self.files.setdefault(file, FileTimes(file))
 
     def pytest_ignore_collect(self, collection_path: Path, config: pytest.Config) -> bool | None:
-        return True if collection_path.relative_to(config.rootpath).as_posix() in self.done else None
+        if collection_path.relative_to(config.rootpath).as_posix() in self.done:
+            return True
+        if self.slow and collection_path.match("test_*.py") and "slow" not in collection_path.read_text(encoding="utf-8"):
+            return True
+        return None
+
+    def pytest_collection_modifyitems(self, config: pytest.Config, items: list[pytest.Item]) -> None:
+        if again := [item for item in items if item.nodeid in self.passed]:
+            config.hook.pytest_deselected(items=again)
+            items[:] = [item for item in items if item.nodeid not in self.passed]
 
     @pytest.hookimpl(wrapper=True)
     def pytest_make_collect_report(self, collector: pytest.Collector) -> Iterator[None]:
@@ -105,11 +133,13 @@ class Times:
         result = yield
         times = self.of(item.nodeid)
         times.tests[item.nodeid.partition("::")[2]] = spent() - before - self.setting_up[0]
-        if nextitem is None or self.of(nextitem.nodeid) is not times:
+        over = bool(self.minutes) and time.monotonic() - self.began > self.minutes * 60
+        times.whole = nextitem is None or self.of(nextitem.nodeid) is not times
+        if over or times.whole:
             self.write(times)
-            if self.minutes and time.monotonic() - self.began > self.minutes * 60:
-                self.out_of_time = nextitem is not None
-                item.session.shouldstop = f"{self.minutes:g} minutes are over: the same command goes on"
+        if over:
+            self.out_of_time = nextitem is not None
+            item.session.shouldstop = f"{self.minutes:g} minutes are over: the same command goes on"
         return result
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
@@ -159,9 +189,21 @@ def folder_of(file: str) -> str:
 
 
 def read_ledger(path: Path) -> list[FileTimes]:
-    """Rows of a ledger; of a file that stands twice, the last."""
+    """A row for each file of a ledger, all its runs put together."""
     rows = [FileTimes(**json.loads(line)) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
-    return list({row.file: row for row in rows}.values())
+    return together(rows)
+
+
+def together(rows: Iterable[FileTimes]) -> list[FileTimes]:
+    """
+    >>> one, two = FileTimes("a", tests={"x": 1.0, "y": 2.0}, failed=["y"], whole=False), FileTimes("a", tests={"y": 3.0, "z": 1.0})
+    >>> [(row.tests, row.failed, row.whole) for row in together([one, two])]
+    [({'x': 1.0, 'y': 3.0, 'z': 1.0}, [], True)]
+    """
+    files: dict[str, FileTimes] = {}
+    for row in rows:
+        files[row.file] = files[row.file].then(row) if row.file in files else row
+    return list(files.values())
 
 
 def show(files: list[FileTimes]) -> set[str]:
@@ -204,20 +246,20 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("paths", nargs="*", default=["tests"])
     parser.add_argument("--slow", action="store_true", help="the tests that are marked slow, in place of the others")
     parser.add_argument("--ledger", type=Path, help="JSON lines that results are added to; files that stand there are left out")
-    parser.add_argument("--minutes", type=float, default=0.0, help="begin no further file after so many minutes")
+    parser.add_argument("--minutes", type=float, default=0.0, help="begin no further test after so many minutes")
     parser.add_argument("--show", type=Path, metavar="LEDGER", help="run nothing, print the tables of a ledger")
     options = parser.parse_args(arguments)
     if options.show:
         show(read_ledger(options.show))
         return 0
     before = read_ledger(options.ledger) if options.ledger else []
-    times = Times(options.ledger, {row.file for row in before if not row.failed}, options.minutes)
+    times = Times(options.ledger, before, options.minutes, slow=options.slow)
     marked = "slow" if options.slow else "not slow"
     code = int(pytest.main(["-q", "-m", marked, "-p", "no:cacheprovider", *options.paths], plugins=[times]))
-    rows = {row.file: row for row in (*before, *times.files.values())}
-    above = show(list(rows.values()))
+    rows = together((*before, *times.files.values()))
+    above = show(rows)
     if code == pytest.ExitCode.NO_TESTS_COLLECTED or times.out_of_time:  # all files are done, or some are left for the next call
-        code = int(any(row.failed for row in rows.values()))
+        code = int(any(row.failed for row in rows))
     return code or int(bool(above) and not options.slow)
 
 

@@ -135,7 +135,9 @@ def test_check_and_table_speak_about_what_is_there(
         assert (row["verdict"], row["counted"]) == ("shown", counted), "three claims that nobody judged stand in the family, too"
         assert row["p_holm"] == pytest.approx(4 * p)
     main(["claims", "table", "--ledger", str(tmp_path)])
-    assert "over all 4 main claims, those without a verdict with p = 1: 0 shown" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "over all 4 main claims, those without a verdict with p = 1: 0 shown" in out
+    assert f"all verdicts together took {entry.cpu_seconds / 3600:.1f} processor hours" in out.splitlines()[-1]
     assert plot.read_text().count("<circle") == 5
 
 

@@ -25,11 +25,11 @@ from diptych.claims.training import SAMPLED
 from diptych.claims.tree import Tree
 from diptych.core.sources.closure import SOURCES, closure, closure_hash
 from diptych.core.sources.syntax import statements
-from diptych.tasks.pairs.zero_shot import ZeroShot
+from diptych.tasks.pairs.retrieval import Retrieval
 from diptych.train import optimise
 
-CLAIM = "diptych.claims.systems.clip"
-KEY = "clip/names"
+CLAIM = "diptych.claims.systems.fusecap"
+KEY = "fusecap"
 
 
 def copied(folder: Path) -> Path:
@@ -80,7 +80,7 @@ def test_the_closure_holds_what_a_claim_reaches_and_nothing_else() -> None:
         "diptych.objectives.pairs.info_nce",
         "diptych.train.optimise",
         "diptych.data.load.batch",
-        "diptych.tasks.pairs.zero_shot",
+        "diptych.tasks.pairs.retrieval",
     } <= found
     assert {"diptych.claims.verdict", "diptych.claims.training"} <= found
     assert not {"diptych.api", "diptych.serve.app", "diptych.recipes.relations.rlipv2", "diptych.claims.systems.siglip"} & found
@@ -91,7 +91,7 @@ def test_comments_docstrings_formatting_and_moves_leave_the_closure_as_it_is(cop
     assert before == closure_hash(CLAIM)
     edited(copy, "objectives/pairs/info_nce.py", '"""', '"""In other words. ')
     edited(copy, "train/optimise.py", "def learning_rate(", "# a comment\n\n\ndef learning_rate(")
-    edited(copy, "claims/systems/clip.py", "TESTED = 6000, 1500", "TESTED = 6_000, 1500")
+    edited(copy, "claims/systems/fusecap.py", "LENGTH = 4000,", "LENGTH = 4_000,")
     assert closure_hash(CLAIM, sources=copy) == before
     moved(copy, "diptych.objectives.pairs.info_nce", "diptych.objectives.two_sides.info_nce")
     moved(copy, "diptych.worlds.small_pairs", "diptych.worlds.tiny_pairs")
@@ -186,7 +186,7 @@ def test_a_trace_is_repeatable_and_sees_optimiser_crop_loss_and_metric(monkeypat
     batch, pairs, state = (
         import_module(f"diptych.{name}") for name in ("data.load.batch", "recipes._shared.pairs", "train.state")
     )
-    build, view, info_nce, score = state.build_optimiser, batch.view, pairs.info_nce, ZeroShot.score
+    build, view, info_nce, score = state.build_optimiser, batch.view, pairs.info_nce, Retrieval.score
 
     def decaying(model: Any, spec: Any) -> Any:
         return build(model, replace(spec, weight_decay=spec.weight_decay + 0.05))
@@ -195,7 +195,7 @@ def test_a_trace_is_repeatable_and_sees_optimiser_crop_loss_and_metric(monkeypat
         (state, "build_optimiser", decaying),
         (batch, "view", lambda *args: view(*args)[:, ::-1].copy()),
         (pairs, "info_nce", lambda *args, **more: (-info_nce(*args, **more)[0], info_nce(*args, **more)[1])),
-        (ZeroShot, "score", lambda self, records: _spoiled(score(self, records))),
+        (Retrieval, "score", lambda self, records: _spoiled(score(self, records))),
     ]
     for place, name, change in changes:
         with monkeypatch.context() as patch:
@@ -224,15 +224,15 @@ def test_full_size_constants_are_seen_and_names_and_places_are_not(copy: Path) -
     claim = registry.find(KEY)
     before = constants(claim, copy)
     assert before == constants(claim) == constants(claim, copy)
-    file = "claims/systems/clip.py"
+    file, pairs = "claims/systems/fusecap.py", "claims/cells/learned_pairs/pairs.py"
     changes = {
-        "tested rows": (file, "IMAGES, TESTED = 6000, 1500", "IMAGES, TESTED = 6000, 150", "1500", "150"),
+        "tested rows": (pairs, "SMOKE_ROWS = 64, 500, 32", "SMOKE_ROWS = 64, 50, 32", "500", "50"),
         "a world's constant": ("worlds/small_pairs.py", "JITTER = 48, 16, 2", "JITTER = 48, 16, 90", "2", "90"),
-        "a text": (file, 'templates="a {}"', 'templates="an {}"', "'a {}'", "'an {}'"),
+        "a text": (file, "{one}, with {other}", "{one}, and {other}", "', with '", "', and '"),
         "a slice": (
             file,
-            'return {\n            f"{part}',
-            'rows = rows[:50]\n        return {\n            f"{part}',
+            "        test = Pool",
+            "        rows = rows.select(range(len(rows))[:50])\n        test = Pool",
             "",
             "[50]",
         ),
@@ -242,12 +242,12 @@ def test_full_size_constants_are_seen_and_names_and_places_are_not(copy: Path) -
         assert (sorted(before - now), sorted(now - before)) == ([gone] if gone else [], [came]), what
         edited(copy, path, new, old)
     for path, old, new in (
-        (file, '"""Zero-shot accuracy', '"""1,234 times the accuracy'),
+        (file, '"""Trains on `rows`', '"""1,234 times on `rows`'),
         (
             file,
-            "CLIP.tiny(), batch_size=size",
-            "CLIP.tiny(), batch_size=7 * size",
-        ),  # of another claim, or in the declaration's own hash
+            "LENGTH = 4000,",
+            "LENGTH = 7000,",
+        ),  # in the declaration's own hash
     ):
         assert constants(claim, edited(copy, path, old, new)) == before
     moved(copy, "diptych.worlds.small_pairs", "diptych.worlds.tiny_pairs")
@@ -260,8 +260,8 @@ def test_full_size_constants_are_seen_and_names_and_places_are_not(copy: Path) -
 
 
 def _spoiled(result: Any) -> Any:
-    metric = result.metrics["acc@1"]
-    return replace(result, metrics={**result.metrics, "acc@1": replace(metric, value=metric.value + 0.01)})
+    metric = result.metrics["i2t_r@1"]
+    return replace(result, metrics={**result.metrics, "i2t_r@1": replace(metric, value=metric.value + 0.01)})
 
 
 def test_differences_name_side_step_and_value() -> None:
@@ -297,9 +297,9 @@ def test_check_on_a_copy_of_the_tree(copy: Path, tmp_path: Path) -> None:
     assert closure_hash(CLAIM, sources=copy) != closure_hash(CLAIM)
     assert check()["state"] == "fresh"
     assert freshness.read(folder)[KEY][0].closure != line.closure
-    edited(copy, "claims/systems/clip.py", "6000, 1500", "6000, 150")
+    edited(copy, "claims/cells/learned_pairs/pairs.py", "64, 500, 32", "64, 50, 32")
     assert check() == {"claim": KEY, "state": "stale", "differences": ["constants of its cells or worlds have changed"]}
-    edited(copy, "claims/systems/clip.py", "6000, 150", "6000, 1500")
+    edited(copy, "claims/cells/learned_pairs/pairs.py", "64, 50, 32", "64, 500, 32")
     for file, old, new in CHANGES.values():
         edited(copy, file, old, new)
         assert check()["state"] == "stale"

@@ -57,8 +57,8 @@ def _main(key: str) -> Any:
 
 def test_a_key_names_a_claim_or_is_told_the_nearest() -> None:
     assert registry.find("clip").key == registry.find("clip/").key == "clip"
-    assert registry.find("clip/names").name == "names"
-    for wrong, right in (("clip/name", "clip/names"), ("realsyn/x", "realsyn")):
+    assert registry.find("clip/adapters").name == "adapters"
+    for wrong, right in (("clip/adapter", "clip/adapters"), ("realsyn/x", "realsyn")):
         with pytest.raises(UnknownName, match=f"unknown claim '{wrong}'; did you mean '{right}'"):
             registry.find(wrong)
 

@@ -93,17 +93,15 @@ def test_a_comparison_killed_in_the_middle_goes_on_with_the_finished_cells(tmp_p
     out = tmp_path / "out"
     words = ["clip", "siglip", "--data", WORLD, "--seeds", "2", "--budget", "steps:30", "--out", str(out), *SMALL]
     command = [sys.executable, "-c", "from diptych.cli import main; raise SystemExit(main())", "compare", *words]
-    first = subprocess.Popen(
-        command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL, env={**os.environ, "OMP_NUM_THREADS": "1"}
-    )
-    deadline = time.monotonic() + 120
-    while len(list(out.glob("cells/*/cell.json"))) < 2 and first.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.05)
-    first.send_signal(signal.SIGKILL)
-    first.wait()
-    kept = {path: path.read_bytes() for path in out.glob("cells/*/cell.json")}
-    assert 2 <= len(kept) < 4
-    time.sleep(3)  # the orphaned cell notices and stops
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=environment) as first:
+        while len(list(out.glob("cells/*/cell.json"))) < 2 and first.poll() is None:
+            time.sleep(0.05)
+        first.send_signal(signal.SIGKILL)
+        kept = {path: path.read_bytes() for path in out.glob("cells/*/cell.json")}
+        assert first.stderr is not None
+        said = first.stderr.read()  # ends when the orphaned cell has noticed and stopped
+    assert 2 <= len(kept) < 4, said.decode()
     second = subprocess.run(command, capture_output=True, text=True, check=True)
     assert second.stderr.count("there already") >= 2
     assert len(list(out.glob("cells/*/cell.json"))) == 4

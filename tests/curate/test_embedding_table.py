@@ -14,7 +14,7 @@ from tests.helpers.killed import KillAt
 from diptych.cli import main
 from diptych.core.contracts import Embedder
 from diptych.core.errors import ConfigError, DataError
-from diptych.core.image import ArrayImage, BytesImage
+from diptych.core.image import ArrayImage, BytesImage, FileImage
 from diptych.core.sample import Sample, Text
 from diptych.curate.duplicates.semantic import SemanticDuplicates
 from diptych.curate.engine.embedding import embed_pool
@@ -53,7 +53,8 @@ def png(seed: int) -> bytes:
 def pool(count: int = 40) -> Pool:
     samples = [Sample(f"u{n:03}", BytesImage(png(n), f"{n}.png"), (Text(f"text {n}"),)) for n in range(count)]
     odd = [Sample("bad", BytesImage(b"nothing", "bad.png")), Sample("none", None, (Text("no picture"),))]
-    odd += [Sample("copy", BytesImage(png(3), "copy.png")), Sample("drawn", ArrayImage(np.full((9, 9, 3), 9, np.uint8)))]
+    odd += [Sample("gone", FileImage("nowhere/gone.png")), Sample("copy", BytesImage(png(3), "copy.png"))]
+    odd += [Sample("drawn", ArrayImage(np.full((9, 9, 3), 9, np.uint8)))]
     return Pool.from_samples([*samples, *odd])
 
 
@@ -69,7 +70,7 @@ def test_the_rows_are_those_of_the_step_without_a_table(tmp_path: Path) -> None:
     for again in range(3):
         read = embed_pool(pool(), model, PartStore(embeddings=tmp_path / "e"))
         assert read.uids == plain.uids
-        assert read.unreadable.keys() == plain.unreadable.keys() == {"bad"}
+        assert read.unreadable.keys() == plain.unreadable.keys() == {"bad", "gone"}, "not the row without a picture"
         np.testing.assert_array_equal(read.vector_ND, plain.vector_ND)
         assert model.calls == 41, f"40 pictures and a drawn one, the copy not, at call {again}"
     few = pool().select([30, 3, 12])

@@ -26,10 +26,13 @@ from diptych.curate.engine.images import first_equal, repeated
 from diptych.curate.engine.pool import curate
 from diptych.curate.engine.run import count_distinct
 from diptych.curate.engine.verdicts import ColumnByUid, DropTable, StringColumn, verdict_result, verdict_table
-from diptych.curate.filters import personal_data
+from diptych.curate.filters import image_heads, personal_data, target_clusters
+from diptych.curate.filters.image_heads import ImageScores
 from diptych.curate.filters.personal_data import PersonalData
+from diptych.curate.filters.target_clusters import TargetClusters
 from diptych.curate.operators import align, alt_text, laion
 from diptych.curate.operators.align import AlignFilters
+from diptych.curate.operators.filter_heads import train_aesthetic
 from diptych.curate.operators.laion import LAION
 from diptych.curate.operators.metaclip import MetaCLIP
 from diptych.curate.operators.top_fraction import TopFraction
@@ -39,6 +42,7 @@ from diptych.data.dataset import Pool
 from diptych.data.media.images import ImageObjects
 from diptych.data.ragged import Ragged
 from diptych.data.texts import Texts
+from diptych.index import embedding_table
 
 SMALL, LARGE, BLOCK, WIDTH = 600, 6_000, 200, 8
 """Rows, rows of which there are Python objects at a time, and dimensions of an embedding."""
@@ -53,7 +57,11 @@ def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(matching, "CHUNK", BLOCK)
     monkeypatch.setattr(near, "BLOCK", BLOCK)
     monkeypatch.setattr(embedding, "PART_ROWS", BLOCK)
-    monkeypatch.setattr(semantic, "open_embedder", lambda address: DrawnVectors())
+    for module in (semantic, target_clusters, image_heads):
+        monkeypatch.setattr(module, "open_embedder", lambda address: DrawnVectors())
+    monkeypatch.setattr(target_clusters, "open_data", lambda address: links(20, True))
+    monkeypatch.setattr(embedding_table, "BLOCK", BLOCK)
+    monkeypatch.setattr(embedding_table, "PART_ROWS", BLOCK)
     monkeypatch.setattr(text_candidates, "CACHED", BLOCK)
 
 
@@ -91,12 +99,12 @@ def picture(seed: int) -> bytes:
     return file.getvalue()
 
 
-def peak_bytes(data: Pool, step: Any, out: Path) -> int:
+def peak_bytes(data: Pool, step: Any, out: Path, embeddings: Path | None = None) -> int:
     """Peak of what Python and numpy allocate while a step runs."""
     gc.collect()
     tracemalloc.start()
     try:
-        curate(data, [step], out)
+        curate(data, [step], out, embeddings=embeddings)
         return tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
@@ -115,12 +123,15 @@ def peak_bytes(data: Pool, step: Any, out: Path) -> int:
         (MetaCLIP(entries="entries.txt"), False, 100),
         (NearDuplicates(), True, 600),
         (SemanticDuplicates("drawn", clusters=8), True, 150),
+        (TargetClusters("drawn", "target", clusters=8), True, 200),
+        (ImageScores("head", "drawn"), True, 150),
     ],
 )
 def test_memory_of_python_and_numpy_by_row(
     step: Any, pictures: bool, bytes_a_row: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    train_aesthetic(np.eye(WIDTH, dtype=np.float32), np.arange(WIDTH), fingerprint="drawn").save(Path("head"))
     Path("entries.txt").write_text("\n".join(f"{number:05x}" for number in range(0, 5_000, 7)))
     list(with_bar(range(2), 2, "imports of the bar", least=1))
     peak_bytes(links(SMALL, pictures), step, tmp_path / "imports and models")
@@ -128,6 +139,17 @@ def test_memory_of_python_and_numpy_by_row(
     grown = (many - few) / (LARGE - SMALL)
     print(step.slug, round(grown), "bytes a row")
     assert grown < bytes_a_row
+
+
+@pytest.mark.usefixtures("small_blocks")
+def test_memory_of_a_stored_embedding_by_row(tmp_path: Path) -> None:
+    step = SemanticDuplicates("drawn", clusters=8)
+    list(with_bar(range(2), 2, "imports of the bar", least=1))
+    peak_bytes(links(SMALL, True), step, tmp_path / "imports", tmp_path / "imports-e")
+    few, many = (peak_bytes(links(rows, True), step, tmp_path / str(rows), tmp_path / f"{rows}-e") for rows in (SMALL, LARGE))
+    grown = (many - few) / (LARGE - SMALL)
+    print(round(grown), "bytes a row")
+    assert grown < 220
 
 
 def test_arrow_columns_equal_the_sequences_they_stand_for() -> None:

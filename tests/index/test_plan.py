@@ -26,7 +26,9 @@ def test_parts_and_weights() -> None:
     assert SearchPlan.of("red").only == ByText("red", 2.0)
     assert SearchPlan.of("red", weight=-1.0).only is None  # to be far from something is arithmetic
     assert SearchPlan.of(like=("a", "b")).only is None
-    assert [SearchPlan.of("red", mode=mode).mode for mode in (None, "exact", "lexical")] == [None, "exact", "lexical"]
+    plans = [SearchPlan.of("red", mode=mode) for mode in (None, "exact", "lexical")]
+    assert [plan.mode for plan in plans] == [None, "exact", "lexical"]
+    assert [(plan.half, plan.exact) for plan in plans] == [("", False), ("", True), ("lexical", False)]
     for wrong in ({"weight": float("nan")}, {"against": float("inf"), "unlike": ("a",)}, {"k": 0}):
         with pytest.raises(ConfigError, match="expected"):
             SearchPlan.of("red", **wrong)

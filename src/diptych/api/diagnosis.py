@@ -45,6 +45,7 @@ EXTRAS = {
     "icons": "the data set of icons (data fetch icons)",
     "medical": "DICOM and NIfTI files",
     "ocr": "curate --ocr",
+    "faces": "curate face_boxes",
     "gguf": "GGUF files of language models",
     "gemma": "a small packaged language model",
 }

@@ -79,6 +79,11 @@ def rows(folder: Path, claims: Sequence[Claim], *, states: bool = True) -> list[
     ]
 
 
+def processor_hours(entries: Sequence[Row]) -> float:
+    """Of the newest verdicts together: sweeps, arms and controls, and the models that cells share, where their cost is known."""
+    return sum(row.entry.cpu_seconds + (row.entry.shared_cpu_seconds or 0.0) for row in entries if row.entry) / 3600
+
+
 def table_lines(entries: Sequence[Row]) -> list[str]:
     """A line a claim for a terminal."""
     lines = []
@@ -98,6 +103,7 @@ def table_lines(entries: Sequence[Row]) -> list[str]:
     return [
         *lines,
         f"after Holm's correction over all {len(main)} main claims, those without a verdict with p = 1: {', '.join(counts)}",
+        f"all verdicts together took {processor_hours(entries):.1f} processor hours",
     ]
 
 

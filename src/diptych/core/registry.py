@@ -96,6 +96,7 @@ OPERATORS = Registry(
             "diptych.curate.duplicates.exact:ExactDuplicates",
             "images that are the same file, or the same pixels",
         ),
+        "face_boxes": ("diptych.curate.filters.face_boxes:FaceBoxes", "drops nothing: boxes of faces, for blurring"),
         "hard_images": ("diptych.curate.operators.hard_images:HardImages", "drops nothing: the images that look most like each"),
         "generated_captions": (
             "diptych.curate.operators.generated_captions:GeneratedCaptions",

@@ -1,4 +1,5 @@
-"""A subset of a data set by uid: a list saved by the search page, written by `diptych index export`, or typed by hand."""
+"""Rows of a data set by uid: subsets by a list (saved by the search page, written by `diptych index export`, or typed by hand), and
+rows in order of uid."""
 
 from __future__ import annotations
 
@@ -7,8 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
 
+from diptych.core.contracts import Dataset
 from diptych.core.errors import DataError
+from diptych.data.dataset import Pool
 
 
 def read_uids(file: Path | str) -> list[str]:
@@ -47,3 +53,14 @@ def subset(data: Any, uids: Sequence[str], *, whole: Any = None, file: object = 
     if not rows:
         raise DataError(f"none of {len(uids):,} uids is in '{data.name}'", file=file, expected="uids of the training rows")
     return data.select(np.array(rows))
+
+
+def uid_column(data: Dataset) -> pa.Array:
+    """Uids of a data set in the order of its rows."""
+    return data.arrow("uid").cast(pa.string()) if isinstance(data, Pool) else pa.array(data.uids, pa.string())
+
+
+def sorted_rows(data: Dataset) -> npt.NDArray[np.int64]:
+    """Rows of a data set in order of uid, int64 [N]."""
+    rows: npt.NDArray[np.int64] = pc.sort_indices(uid_column(data)).to_numpy().astype(np.int64)
+    return rows

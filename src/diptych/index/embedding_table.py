@@ -39,12 +39,17 @@ from diptych.core.errors import DataError
 from diptych.core.image import ArrayImage, ImageSource
 from diptych.core.terminal.progress import with_bar
 from diptych.data.columns import read_parquet, write_parquet
+from diptych.data.dataset import Pool
+from diptych.data.ragged import one_chunk
+from diptych.data.subset import sorted_rows, uid_column
 from diptych.index.embed import image_blocks
 
 MARK, FORMAT, PART_ROWS = "embeddings.json", 1, 2_048
 BEGUN = "filling.json"
 PART = re.compile(r"part-(\d{5,})\.parquet")
 ROWS = pa.schema([("uid", pa.string()), ("content", pa.string())])
+BLOCK = 16_384
+"""Rows of which there are Python objects at a time."""
 Ints = npt.NDArray[np.int64]
 
 
@@ -52,13 +57,13 @@ Ints = npt.NDArray[np.int64]
 class EmbeddedPool:
     """Embeddings of a pool, in order of uid.
 
-    uids        rows with an image that could be read
+    uids        rows with an image that could be read, strings
     vector_ND   their embeddings, unit-norm
     unreadable  reason by uid
     computed    pictures that the model was asked for; the others were in the table
     """
 
-    uids: tuple[str, ...]
+    uids: pa.Array
     vector_ND: Unit
     unreadable: dict[str, str]
     computed: int
@@ -69,20 +74,20 @@ class FillPlan:
     """Pictures that a table lacks, cut into parts of PART_ROWS.
 
     first     number of the first part
-    rows      rows of the data, in order of uid
-    contents  hash of each row's picture; "" where it cannot be read
+    rows      rows of the data, in order of uid, int64 [N]
+    contents  hash of each row's picture, strings [N]; "" where it cannot be read
     left      numbers of the parts that are not there yet
     """
 
     first: int
-    rows: tuple[int, ...]
-    contents: tuple[str, ...]
+    rows: Ints
+    contents: pa.Array
     left: tuple[int, ...]
 
-    def part(self, number: int) -> tuple[tuple[int, ...], tuple[str, ...]]:
+    def part(self, number: int) -> tuple[list[int], list[str]]:
         """Rows and contents of a part."""
         start = (number - self.first) * PART_ROWS
-        return self.rows[start : start + PART_ROWS], self.contents[start : start + PART_ROWS]
+        return self.rows[start : start + PART_ROWS].tolist(), self.contents.slice(start, PART_ROWS).to_pylist()
 
 
 def image_digest(image: ImageSource) -> str:
@@ -96,16 +101,24 @@ def image_digest(image: ImageSource) -> str:
         return ""
 
 
-def content_hashes(data: Dataset) -> list[str]:
-    """Hash of each row's picture: the column `sha256` of built data, else of the bytes; "" without a picture."""
-    stored = data.column("sha256") if "sha256" in getattr(data, "column_names", ()) else [None] * len(data)  # type: ignore[attr-defined]
-    hashes = []
-    for row, value in enumerate(with_bar(stored, len(data), "reading pictures", least=10_000)):
-        if not value:
-            image = data[row].image
-            value = image_digest(image) if image is not None else ""
-        hashes.append(str(value))
-    return hashes
+def content_hashes(data: Dataset) -> pa.Array:
+    """Hash of each row's picture, strings [N]: the column `sha256` of built data, else of the bytes; "" without a picture."""
+    stored = pa.nulls(len(data), pa.string())
+    if isinstance(data, Pool) and data.is_flat("sha256"):
+        stored = one_chunk(data.arrow("sha256")).cast(pa.string())
+    lacking = np.flatnonzero(pc.equal(pc.coalesce(stored, ""), "").to_numpy(zero_copy_only=False))
+    blocks, block = list[pa.Array](), list[str]()
+    for row in with_bar(lacking, len(lacking), "reading pictures", least=10_000):
+        image = data[int(row)].image
+        block.append(image_digest(image) if image is not None else "")
+        if len(block) == BLOCK:
+            blocks, block = [*blocks, pa.array(block, pa.string())], []
+    read = pa.chunked_array([*blocks, pa.array(block, pa.string())]).combine_chunks()
+    if len(read) == len(data):
+        return read
+    mask = np.zeros(len(data), bool)
+    mask[lacking] = True
+    return pc.replace_with_mask(stored, pa.array(mask), read)
 
 
 class EmbeddingTable:
@@ -133,7 +146,7 @@ class EmbeddingTable:
     def __len__(self) -> int:
         return len(self._content)
 
-    def positions(self, contents: Sequence[str]) -> Ints:
+    def positions(self, contents: Sequence[str] | pa.Array) -> Ints:
         """Row of each content hash in the table, int64 [N]; -1 where it is not there."""
         index = pc.index_in(pa.array(contents, pa.string()), value_set=self._content).fill_null(-1)
         position_N: Ints = index.to_numpy(zero_copy_only=False).astype(np.int64)
@@ -155,7 +168,7 @@ class EmbeddingTable:
             out[hit] = part_ND[position_N[hit] - start]
         return out if out is not None else np.zeros((len(position_N), 1), np.float32)
 
-    def fill(self, data: Dataset, contents: Sequence[str] | None = None) -> tuple[int, dict[str, str]]:
+    def fill(self, data: Dataset, contents: pa.Array | None = None) -> tuple[int, dict[str, str]]:
         """Embed the pictures of a pool that are not in the table; returns their number, and reasons of the unreadable ones by uid.
 
         Raises RunError while another process fills it.
@@ -173,7 +186,7 @@ class EmbeddingTable:
         """Context in which no other process fills the table. Raises RunError while one does."""
         return exclusive(self.folder, ".filling", f"{self.folder} is being filled")
 
-    def plan(self, data: Dataset, contents: Sequence[str] | None = None, *, begin: bool = True) -> FillPlan:
+    def plan(self, data: Dataset, contents: pa.Array | None = None, *, begin: bool = True) -> FillPlan:
         """The parts that are to be written for a pool: those of a call that was cut short, else new ones.
 
         begin  False for a process that helps another, which has begun. Raises DataError where that one has other data
@@ -194,18 +207,21 @@ class EmbeddingTable:
             write_json(path, {"first": plan.first, "digest": _plan_digest(data, plan)})
         return plan
 
-    def _plan(self, data: Dataset, contents: Sequence[str], number: int) -> FillPlan:
+    def _plan(self, data: Dataset, contents: pa.Array, number: int) -> FillPlan:
         before = sum(stored < number for _, stored in self._starts)
         end = self._starts[before][0] if before < len(self._starts) else len(self)
-        stored = set(self._content.slice(0, end).to_pylist())
-        first: dict[str, int] = {}
-        for row in sorted(range(len(data)), key=data.uids.__getitem__):
-            if contents[row] not in stored and (contents[row] or data[row].image is not None):
-                first.setdefault(contents[row] or f"unreadable {row}", row)
-        rows = tuple(first.values())
+        order_N = sorted_rows(data)
+        contents = contents.take(pa.array(order_N))
+        missing_N = ~pc.is_in(contents, value_set=self._content.slice(0, end)).to_numpy(zero_copy_only=False)
+        code_N = contents.dictionary_encode().indices.to_numpy()
+        first_N = np.zeros(len(code_N), bool)
+        first_N[np.unique(code_N, return_index=True)[1]] = True  # the first row of each picture
+        for at in np.flatnonzero(missing_N & pc.equal(contents, "").to_numpy(zero_copy_only=False)).tolist():
+            first_N[at] = data[int(order_N[at])].image is not None  # a picture that cannot be read, of its own
+        at_M = np.flatnonzero(missing_N & first_N)
         there = {stored for _, stored in self._starts}
-        left = tuple(n for n in range(number, number + -(-len(rows) // PART_ROWS)) if n not in there)
-        return FillPlan(number, rows, tuple(contents[row] for row in rows), left)
+        left = tuple(n for n in range(number, number + -(-len(at_M) // PART_ROWS)) if n not in there)
+        return FillPlan(number, order_N[at_M], contents.take(pa.array(at_M)), left)
 
     def end(self) -> None:
         """After the last part of a plan: its file goes, and the table has its rows."""
@@ -217,16 +233,18 @@ class EmbeddingTable:
         """Embeddings of a pool, computed where the table lacks them."""
         contents = content_hashes(data)
         computed, unreadable = self.fill(data, contents) if (self.positions(contents) < 0).any() else (0, {})
-        order = sorted(range(len(data)), key=data.uids.__getitem__)
-        position_N = self.positions([contents[row] for row in order])
-        bad_contents = {contents[row]: unreadable[data.uids[row]] for row in order if data.uids[row] in unreadable}
-        wrong = {
-            data.uids[row]: unreadable.get(data.uids[row], bad_contents.get(contents[row], ""))
-            for row, position in zip(order, position_N.tolist(), strict=True)
-            if position < 0 and (data.uids[row] in unreadable or contents[row] in bad_contents)
-        }
-        uids = tuple(data.uids[row] for row, position in zip(order, position_N.tolist(), strict=True) if position >= 0)
-        return EmbeddedPool(uids, self.vectors(position_N[position_N >= 0]), wrong, computed)
+        order = pa.array(sorted_rows(data))
+        uids, contents = uid_column(data).take(order), contents.take(order)
+        position_N = self.positions(contents)
+        named = pa.array(list(unreadable), pa.string())
+        bad = contents.take(pc.index_in(named, value_set=uids)).to_pylist()
+        reason_of = {content: reason for content, reason in zip(bad, unreadable.values(), strict=True) if content}
+        copies = pc.is_in(contents, value_set=pa.array(list(reason_of), pa.string()))
+        wrong_N = (position_N < 0) & pc.or_(copies, pc.is_in(uids, value_set=named)).to_numpy(zero_copy_only=False)
+        pairs = (column.filter(pa.array(wrong_N)).to_pylist() for column in (uids, contents))
+        wrong = {uid: unreadable.get(uid) or reason_of[content] for uid, content in zip(*pairs, strict=True)}
+        good = position_N >= 0
+        return EmbeddedPool(uids.filter(pa.array(good)), self.vectors(position_N[good]), wrong, computed)
 
     def write(self, data: Dataset, number: int, rows: Sequence[int], contents: Sequence[str]) -> tuple[int, dict[str, str]]:
         """Embed the pictures of some rows into the part of that number; returns how many there are, and reasons of the unreadable ones
@@ -343,8 +361,10 @@ def _rewritten_parts(folder: Path, uids: set[str], hashes: set[str]) -> Iterator
 
 def _plan_digest(data: Dataset, plan: FillPlan) -> str:
     digest = hashlib.sha256(f"{PART_ROWS}\n".encode())
-    for row, content in zip(plan.rows, plan.contents, strict=True):
-        digest.update(f"{data.uids[row]} {content}\n".encode())
+    uids = uid_column(data).take(pa.array(plan.rows))
+    for start in range(0, len(uids), BLOCK):
+        for uid, content in zip(uids.slice(start, BLOCK).to_pylist(), plan.contents.slice(start, BLOCK).to_pylist(), strict=True):
+            digest.update(f"{uid} {content}\n".encode())
     return digest.hexdigest()
 
 

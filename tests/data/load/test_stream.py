@@ -115,6 +115,15 @@ def test_workers_change_nothing(workers):
         assert_equal(steps(pool(bad=bad), bad_limit=1.0), steps(pool(bad=bad), bad_limit=1.0, workers=workers))
 
 
+@pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="this system starts workers anew")
+def test_forked_workers_take_recipes_that_cannot_be_pickled():
+    @dataclass(frozen=True, kw_only=True)
+    class Local(Watching):
+        pass
+
+    assert_equal(steps(stop=2), steps(recipe=Local(), stop=2, workers=1))
+
+
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_stream_that_starts_late_is_the_tail(workers):
     data = pool(bad=(4,))

@@ -252,6 +252,25 @@ def test_pairs_without_relations_pull_relations_down() -> None:
     assert (gradient > 0).all()
 
 
+@pytest.mark.parametrize("matching", ["layer", "last"])
+def test_unlabelled_pairs_left_out_teach_boxes_and_names_alone(matching: Any) -> None:
+    predictions, targets = example()
+    some = dataclasses.replace(targets, relation_BGR=targets.relation_BGR * (torch.arange(targets.relation_BGR.shape[1]) > 0)[:, None])
+    (_, _, _, _, logit) = leaves(predictions)
+    rule = PairSetLoss(matching=matching)
+    kept, _ = rule(predictions, some, relation_text_RD=TEXT)
+    left_out, _ = dataclasses.replace(rule, unlabelled="left_out")(predictions, some, relation_text_RD=TEXT)
+    (before,), (after,) = (torch.autograd.grad(terms["relations"], logit) for terms in (kept, left_out))
+    query_BSG = rule.match(predictions, some)
+    expected = before.clone()
+    for b, s, g in itertools.product(*map(range, query_BSG.shape)):
+        if (q := int(query_BSG[b, s, g])) >= 0 and not some.relation_BGR[b, g].any():
+            assert before[b, s, q].abs().min() > 0
+            expected[b, s, q] = 0
+    assert torch.equal(after, expected)
+    assert all(left_out[name] == kept[name] for name in ("labels", "boxes", "giou"))
+
+
 def test_duplicated_pairs_and_saturated_logits_stay_finite() -> None:
     predictions, targets = example()
     twice = PairTargets(*(getattr(targets, n)[:, [0, 0, 1]] for n in list(targets.__dataclass_fields__)[:6]))
@@ -336,6 +355,8 @@ def test_wrong_options_and_missing_texts_are_named() -> None:
     predictions, targets = example()
     with pytest.raises(ConfigError, match=r"PairSetLoss.matching is 'first' \(expected layer \| last \| given\)"):
         PairSetLoss(matching="first")  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match=r"PairSetLoss.unlabelled is 'ignored' \(expected negative \| left_out\)"):
+        PairSetLoss(unlabelled="ignored")  # type: ignore[arg-type]
     with pytest.raises(ShapeError, match=r"text features \[7, D\] of the relation names, got none"):
         PairSetLoss()(predictions, targets)
     with pytest.raises(ShapeError, match=r"got \[5, 8\]"):

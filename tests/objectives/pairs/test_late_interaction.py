@@ -14,7 +14,7 @@ from torch import Tensor
 
 from diptych.core.errors import ConfigError, ShapeError
 from diptych.objectives.pairs.info_nce import info_nce
-from diptych.objectives.pairs.late_interaction import late_interaction, select_tokens
+from diptych.objectives.pairs.late_interaction import late_interaction, pad_with_first_token, select_tokens
 
 N, P, L, D = 6, 5, 7, 4
 GROUP = torch.tensor([4, 1, 4, 2, 1, 9])
@@ -120,6 +120,16 @@ def test_what_padding_holds_and_how_much_of_it_there_is_change_nothing(filler: f
         assert not padded_grad[:, size:].any() if padded_grad.ndim > 1 else True
     real = batch()["word_mask_NL"]
     assert not grads[1][~real].any(), "padding has no gradient"
+
+
+def test_columns_that_are_padding_in_all_rows_cost_nothing() -> None:
+    token_NTD, length_N1 = made(3, 9, D, seed=3), torch.tensor([[2], [5], [1]])
+    found = pad_with_first_token(token_NTD, torch.arange(9) < length_N1)
+    for row, length in enumerate(length_N1.flatten().tolist()):
+        wanted = [token_NTD[row, place if place < length else 0] for place in range(5)]
+        assert torch.equal(found.token_NTD[row], torch.stack(wanted))
+        assert found.weight_NT[row].tolist() == pytest.approx([1 / length] * length + [0.0] * (5 - length))
+    assert pad_with_first_token(token_NTD, torch.ones(3, 9, dtype=torch.bool)).token_NTD.data_ptr() == token_NTD.data_ptr()
 
 
 def test_left_padding_and_holes_are_padding_too() -> None:

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from diptych.core.errors import ConfigError, DataError, RunError
+from diptych.core.errors import ConfigError, DataError, DiptychError, RunError
 from diptych.data.load.stream import batches
 from diptych.models.bridges.language_model import LanguageModel
 from diptych.models.policy.language_policy import LanguagePolicy, answer_logits
@@ -253,6 +253,14 @@ def test_settings_that_cannot_work_are_refused(prepared: RL4LMs) -> None:
         replace(prepared.masks, top_p=0.0)
     with pytest.raises(ConfigError, match="classifier is ''"):
         rolled(replace(prepared, reward="classifier"))
+    refused = {
+        "metor": "unknown reward 'metor'",
+        "bert_score:nowhere": "not a folder of transformers",
+        "classifier": "classifier is ''",
+    }
+    for reward, words in refused.items():
+        with pytest.raises(DiptychError, match=words):  # before a language model is trained
+            RL4LMs(reward=reward, language_model="hf:nowhere").prepare(DATA)
     with pytest.raises(DataError, match="has no prompt"):
         list(batches(DATA, replace(prepared, prompts="extra"), seed=0, stop=1))
 

@@ -216,7 +216,28 @@ def test_the_deployed_model_converses_and_comes_back(prepared: DrLLaVA, tmp_path
     assert diptych.load(tmp_path / "model").converse(images, asked, max_tokens=4) == answers
 
 
-def test_what_does_not_fit_is_named(prepared: DrLLaVA) -> None:
+def test_weights_of_the_reward_change_it_and_not_what_is_logged(prepared: DrLLaVA) -> None:
+    """Right answers weigh 2 and pairs nothing: the log still has the share of pairs that stand together."""
+    torch.manual_seed(0)
+    model = prepared.model().eval()
+    (step,) = batches(DATA, prepared, seed=0, stop=1)
+    rollouts = []
+    for weights in ({"correct": 0.0}, {"correct": 2.0, "consistent": 0.0}, {}):
+        recipe = replace(prepared, reward=replace(prepared.reward, brief=0.0, unfinished=0.0, **weights))
+        torch.manual_seed(1)
+        rollouts.append(recipe.rollout(model, recipe.companions(model), step.batch))
+    pairs, right, both = rollouts
+    assert float(pairs.reward) == pytest.approx(4 * float(pairs.consistent))
+    assert float(both.reward) == pytest.approx(float(pairs.reward) + float(right.reward) / 2, abs=1e-6)
+    assert float(right.consistent) == float(pairs.consistent)
+
+
+def test_what_does_not_fit_is_named(prepared: DrLLaVA, tmp_path: Path) -> None:
+    table = tmp_path / "short.yaml"
+    table.write_text('questions: [usable]\nrules: {usable: [{value: "yes", has: [["yes"]]}]}\nrows: {GOOD: ["yes"]}\n')
+    fresh = replace(prepared, language_model="hf:nowhere", reward=replace(prepared.reward, table=str(table)))
+    with pytest.raises(RunError, match=r"short.yaml' has no question 'quality'.*expected kinds usable"):
+        fresh.prepare(DATA)  # before a language model is made
     with pytest.raises(ConfigError, match="2 or more for advantages"):
         DialoguePPO(advantages="group", samples=1)
     from diptych.data.dataset import Pool

@@ -229,6 +229,19 @@ def test_a_closed_set_refuses_other_names_or_drops_them() -> None:
     assert int(first_batch(replace(recipe, outside="drop"), rows).pair_mask_BG.sum()) == 1
 
 
+def test_other_pairs_are_targets_without_relations_where_labels_miss_many() -> None:
+    """Four regions have twelve ordered pairs; the tagged one is said to be the only one with a relation, or the only one that is known."""
+    sample = named(("man", "riding", "horse"), ("dog", "near", "car"))
+    rows = Pool.from_samples([replace(sample, relations=sample.relations[:1])], name="tagged")
+    recipe = replace(RLIPv2.tiny(), image_size=32, batch_size=1).prepare(rows)
+    assert first_batch(recipe, rows).relation_BGR.sum(-1).tolist() == [[1]]
+    left_out = first_batch(with_changes(recipe, {"unlabelled": "left_out"}), rows)
+    assert left_out.relation_BGR.sum(-1).tolist() == [[1, *[0] * (recipe.shape.pairs - 1)]]
+    assert left_out.true_pairs().valid_BG.all()
+    released = replace(RLIPv2.tagger_tiny(), image_size=32, batch_size=1).prepare(rows)
+    assert first_batch(released, rows).relation_BGR.shape[1] == 12
+
+
 def test_names_of_unsure_relations_are_not_asked_for() -> None:
     """Released pre-training cuts pseudo-labels before it counts and lists names."""
     sample = named(("man", "riding", "horse"), ("man", "near", "horse"))

@@ -173,6 +173,12 @@ def test_features_are_kept_and_used_again(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="was made with mpp"):
         replace(task, mpp=1.0).predict(model, pool)
 
+    class Retrained(Nuclei):
+        fingerprint = "2"
+
+    with pytest.raises(DataError, match="was made with model '1', not '2'"):
+        task.predict(Retrained(), pool)
+
 
 def test_a_slide_that_cannot_be_read_is_named_and_costs_itself() -> None:
     pool = data(4)

@@ -10,16 +10,20 @@ from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 from safetensors.torch import load_file
 from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.tensor import DTensor, Replicate, Shard
+from torch.testing._internal.distributed.fake_pg import FakeStore
 from toy_processes import begin, run
 
 from diptych.core.errors import RunError
 from diptych.train import checkpoint
 from diptych.train.checkpoint import Checkpoint, write_shards
 from diptych.train.devices import shared_save
-from diptych.train.devices.shard_files import ShardedTensors, TensorPart, write_parts
+from diptych.train.devices.shard_files import ShardedTensors, TensorPart, local_part, write_parts
 
 RECIPE = {"steps": 6, "clip_norm": 0.5, "average": True}
 
@@ -140,3 +144,29 @@ def test_a_missing_part_of_a_tensor_is_refused(tmp_path: Path) -> None:
     assert torch.equal(ShardedTensors(files)["w"], whole)
     with pytest.raises(RunError, match="'w' is not whole"):
         ShardedTensors([files[0], files[2]])["w"]
+
+
+@pytest.mark.parametrize("rows", [1, 2, 3])
+def test_processes_of_a_mesh_write_every_row_once(rows: int, tmp_path: Path) -> None:
+    """Two copies of two shards: only the first copy is written, and a shard without a row is not."""
+    whole = torch.arange(2.0 * rows).view(rows, 2)
+    first = (rows + 1) // 2
+    sizes = []
+    for rank in range(4):
+        dist.init_process_group("fake", rank=rank, world_size=4, store=FakeStore())
+        try:
+            mesh = init_device_mesh("cpu", (2, 2))
+            local = whole[:first] if rank % 2 == 0 else whole[first:]
+            placements = [Replicate(), Shard(0)]
+            tensor = DTensor.from_local(local, mesh, placements, run_check=False, shape=whole.shape, stride=whole.stride())
+            part = local_part(tensor, main=rank == 0)
+            alone = local_part(whole, main=rank == 0)
+        finally:
+            dist.destroy_process_group()
+        assert (alone is not None) == (rank == 0)
+        sizes.append(0 if part is None else len(part.tensor))
+        if part is not None:
+            write_parts(tmp_path / f"{rank}.safetensors", {"w": part})
+    assert sizes == [first, rows - first, 0, 0]
+    assert len(list(tmp_path.iterdir())) == min(rows, 2)
+    assert torch.equal(ShardedTensors(sorted(tmp_path.iterdir()))["w"], whole)

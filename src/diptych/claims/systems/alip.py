@@ -6,9 +6,7 @@ from dataclasses import dataclass, replace
 
 from diptych.claims.cell import Cell
 from diptych.claims.cells.learned_pairs.pairs import Paired, SeededPairs, drawn, sized_for
-from diptych.claims.claim import Arm, Claim
-from diptych.claims.sweep import around
-from diptych.claims.verdict import Margins
+from diptych.claims.declaring import QUANTITIES, Arm, Claim, around, declare
 from diptych.data.dataset import Pool
 from diptych.recipes.contrastive.alip import ALIP
 from diptych.recipes.contrastive.clip import CLIP
@@ -34,12 +32,10 @@ def claims() -> tuple[Claim, ...]:
     alip = sized_for(ALIP.tiny(), batch_size=BATCH, steps=STEPS)
     clip = sized_for(CLIP.tiny(), batch_size=BATCH, steps=STEPS)
     ungated = replace(alip, gamma_language=0.0, gamma_description=0.0)
-    gates = Claim(
+    gates = declare(
         slug="alip",
-        kind="paper's claim",
         sentence=f"With {MISMATCHED:.0%} of raw texts wrong, ALIP's gates give a higher recall at 1 than the same two paths without",
         source="2308.08428, ablation of the gates (Flickr30k image to text 68.7 without, 70.5 with all)",
-        refuted="a difference whose interval lies below zero",
         baseline=Arm("no gates", Paired(ungated, SeededPairs(captioned)), around(alip.lr)),
         method=Arm("alip", Paired(alip, SeededPairs(captioned)), around(alip.lr)),
         controls=(
@@ -47,7 +43,8 @@ def claims() -> tuple[Claim, ...]:
             Arm("captions alone", Paired(clip, CaptionsAlone(captioned))),
         ),
         metric="test/i2t_r@1",
-        margins=Margins(matters=0.02, equivalence=0.02),
+        margins=0.02,
+        equal_budget=QUANTITIES,
         data=f"{PAIRS:,} rendered images of two shapes; captions without places, 5 % of them wrong; retrieval among 500 clean pairs",
         reported=("test/t2i_r@1",),
     )

@@ -6,9 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from diptych.claims.cells.domains.masked_findings import TESTED, MaskedFindings
-from diptych.claims.claim import Arm, Claim
-from diptych.claims.sweep import around
-from diptych.claims.verdict import Margins
+from diptych.claims.declaring import Arm, Claim, around, declare
 from diptych.recipes.domains.arl import ARL
 
 PICTURES, STEPS, BATCH = 800, 120, 32
@@ -30,13 +28,11 @@ def claims() -> tuple[Claim, ...]:
     plain = replace(method, entity_graph=replace(graph, aligns=False, reasons=False))
     shuffled = replace(method, entity_graph=replace(graph, shuffled_graph=True))
     return (
-        Claim(
+        declare(
             slug="arl",
-            kind="paper's claim",
             sentence="At equal steps, alignment with a graph of entities and reasoning over it guess more hidden findings than the same "
             "fusion without knowledge",
             source="2209.07118, which injects UMLS; here findings and zones of rendered chests",
-            refuted="a difference whose interval lies below zero",
             baseline=Arm("without knowledge", MaskedFindings(plain, PICTURES), around(3e-3)),
             method=Arm("align and reason", MaskedFindings(method, PICTURES), around(3e-3)),
             controls=(
@@ -44,8 +40,7 @@ def claims() -> tuple[Claim, ...]:
                 Arm("shuffled graph", MaskedFindings(shuffled, PICTURES)),
             ),
             metric="guessed",
-            margins=Margins(matters=0.03, equivalence=0.03),
-            equal_budget=("steps", "samples"),
+            margins=0.03,
             data=f"{PICTURES:,} rendered chests of 48 pixels with at most one lesion; {TESTED} findings of others are asked for",
             reported=("another_picture",),
             seeds=3,

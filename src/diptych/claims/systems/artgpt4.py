@@ -8,10 +8,8 @@ import numpy as np
 
 from diptych.claims.cell import Cell, Scores
 from diptych.claims.cells.bridges import PAIRS, hosted
-from diptych.claims.claim import Arm, Claim
-from diptych.claims.sweep import around
+from diptych.claims.declaring import Arm, Claim, around, declare
 from diptych.claims.training import opened, untrained
-from diptych.claims.verdict import Margins
 from diptych.models.bridges.language_model import LanguageModel
 from diptych.models.bridges.writer import BridgeGenerator
 from diptych.recipes.bridges.artgpt4 import ArtGPT4
@@ -80,18 +78,15 @@ def claims() -> tuple[Claim, ...]:
     adapted = replace(ArtGPT4.tiny(), second_share=0.0, chat="{image}", template="{image}", requests=("",))
     linear = replace(adapted, adapters=False)
     return (
-        Claim(
+        declare(
             slug="artgpt4",
-            kind="paper's claim",
             sentence="With adapters in the language model captions name the style of a picture more often than with one linear map",
             source="2305.07490: adapters in the language model let MiniGPT-4 speak of mood and style",
-            refuted="a difference whose interval lies below zero",
             baseline=Arm("linear map", Styled(linear), around(linear.lr)),
             method=Arm("adapters", Styled(adapted), around(adapted.lr)),
             controls=(Arm("blind", Styled(replace(adapted, blind=True))), Arm("untrained", Styled(adapted, learns=False))),
             metric="style",
-            margins=Margins(matters=0.1, equivalence=0.1),
-            equal_budget=("steps", "samples"),
+            margins=0.1,
             data=f"{SCENES:,} scenes in three styles that their captions name, {TESTED} of the same seed to test",
             reported=("content", "perplexity", "perplexity_before"),
             tuning_seeds=(0,),

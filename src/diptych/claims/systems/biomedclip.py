@@ -6,9 +6,7 @@ from dataclasses import replace
 
 from diptych.claims.cells.domains.long_captions import LongCaptions
 from diptych.claims.cells.learned_pairs.pairs import TESTED, sized_for
-from diptych.claims.claim import Arm, Claim
-from diptych.claims.sweep import around
-from diptych.claims.verdict import Margins
+from diptych.claims.declaring import Arm, Claim, around, declare
 from diptych.recipes.domains.biomedclip import BiomedCLIP
 
 PAIRS, STEPS, BATCH = 4000, 200, 96
@@ -19,18 +17,15 @@ def claims() -> tuple[Claim, ...]:
     long = sized_for(BiomedCLIP.tiny(), text_length=LONG, batch_size=BATCH, steps=STEPS, lr=2e-3)
     short = replace(long, text_length=SHORT)
     return (
-        Claim(
+        declare(
             slug="biomedclip",
-            kind="paper's claim",
             sentence=f"{LONG} tokens of context give a higher recall at 1 than {SHORT}, on captions that name one of two things late",
             source="2303.00915: 256 tokens in place of 77, since captions of figures are long",
-            refuted="a difference whose interval lies below zero",
             baseline=Arm(f"{SHORT} tokens", LongCaptions(short, PAIRS), around(short.lr)),
             method=Arm(f"{LONG} tokens", LongCaptions(long, PAIRS), around(long.lr)),
             controls=(Arm("untrained", LongCaptions(long, PAIRS, learns=False)),),
             metric="test/t2i_r@1",
-            margins=Margins(matters=0.02, equivalence=0.02),
-            equal_budget=("steps", "samples"),
+            margins=0.02,
             data=f"{PAIRS:,} rendered pairs of two shapes, one named in the first sentence and one in the last of six; "
             f"retrieval among {TESTED} new ones",
             reported=("test/i2t_r@1", "tokens"),

@@ -5,9 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from diptych.claims.cells.domains.abstracts import TESTED, BagOfWords, MatchedSections
-from diptych.claims.claim import Arm, Claim
-from diptych.claims.sweep import around
-from diptych.claims.verdict import Margins
+from diptych.claims.declaring import Arm, Claim, around, declare
 from diptych.recipes.domains.biovil import BioViL
 
 ABSTRACTS, STEPS, BATCH, LENGTH = 1500, 120, 32, 64
@@ -30,13 +28,11 @@ def claims() -> tuple[Claim, ...]:
     )
     matched, words = replace(small, phase="sections"), replace(small, phase="words")
     return (
-        Claim(
+        declare(
             slug="biovil",
-            kind="paper's claim",
             sentence="At equal steps, matching sections beside hidden words gives a higher recall at 1 between the sections of an abstract "
             "than hidden words alone",
             source="2204.09817, which adds the matching of sections to the hidden words of radiology reports; here abstracts of MEDLINE",
-            refuted="a difference whose interval lies below zero",
             baseline=Arm("hidden words", MatchedSections(words, ABSTRACTS), around(words.lr)),
             method=Arm("sections too", MatchedSections(matched, ABSTRACTS), around(matched.lr)),
             controls=(
@@ -44,8 +40,7 @@ def claims() -> tuple[Claim, ...]:
                 Arm("bag of words", BagOfWords(ABSTRACTS)),
             ),
             metric="r@1",
-            margins=Margins(matters=0.05, equivalence=0.05),
-            equal_budget=("steps", "samples"),
+            margins=0.05,
             data=f"{ABSTRACTS:,} structured abstracts of MEDLINE (methods and results against conclusions); {TESTED} others are tested",
             reported=("r@5",),
             seeds=3,

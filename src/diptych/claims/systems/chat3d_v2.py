@@ -5,9 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from diptych.claims.cells.domains.rooms import ANCHOR, DESCRIBED, TESTED, ChattedRooms, NamedThing
-from diptych.claims.claim import Arm, Claim
-from diptych.claims.sweep import around
-from diptych.claims.verdict import Margins
+from diptych.claims.declaring import Arm, Claim, around, declare
 from diptych.data.points.room_chat_prompts import ChatPrompt
 from diptych.recipes.points.chat3d_v2 import Chat3Dv2
 
@@ -19,9 +17,8 @@ def claims() -> tuple[Claim, ...]:
     centres = replace(chat, prompt=ChatPrompt(form="tokens", named_by="centres"))
     rates = around(chat.lr)
     return (
-        Claim(
+        declare(
             slug="chat3d_v2",
-            kind="paper's claim",
             sentence="A language model that answers with identifiers of things finds what a sentence means more often than one that "
             "answers with coordinates",
             baseline=Arm("coordinates", ChattedRooms(centres), rates),
@@ -32,10 +29,8 @@ def claims() -> tuple[Claim, ...]:
                 Arm("any thing", NamedThing("chance")),
             ),
             metric="test",
-            margins=Margins(matters=0.02, equivalence=0.02),
-            equal_budget=("steps", "samples"),
+            margins=0.02,
             data=f"{DESCRIBED} rendered rooms of 5 to 9 things with two descriptions each, {TESTED} others to test",
-            refuted="a difference whose interval lies below zero",
             source="2312.08168: identifiers let a language model refer to things (ScanRefer)",
             reported=("multiple",),
             seeds=4,

@@ -14,10 +14,8 @@ import numpy as np
 
 from diptych.claims.cell import Cell, Scores
 from diptych.claims.cells.learned_pairs.pairs import clean_rows, drawn, sized_for
-from diptych.claims.claim import Arm, Claim
-from diptych.claims.sweep import around
+from diptych.claims.declaring import Arm, Claim, around, declare
 from diptych.claims.training import opened, trained, untrained
-from diptych.claims.verdict import Margins
 from diptych.core.randomness import keyed_rng
 from diptych.core.sample import Sample, Text
 from diptych.curate.operators import cocu
@@ -102,9 +100,8 @@ def claims() -> tuple[Claim, ...]:
     small = {"image_tower": "dense_micro", "image_pool": "mean", "batch_size": BATCH}
     recipe = sized_for(replace(ConceptTexts.tiny(), sentences="plain", labels=False), steps=STEPS, **small)
     longer = replace(recipe, concepts=0, steps=STEPS + KNOWN_STEPS)
-    segmentation = Claim(
+    segmentation = declare(
         slug="cocu",
-        kind="paper's claim",
         sentence="Concepts of neighbours beside captions that name one thing of two give a higher zero-shot mIoU than the captions alone",
         source="2309.13505: eight segmentation sets against GroupViT on CC3M at equal data",
         refuted="a difference whose interval lies below zero, or a mean IoU no higher than that of the finder's own pairs alone",
@@ -115,7 +112,7 @@ def claims() -> tuple[Claim, ...]:
             Arm("the finder's pairs", Segmented(longer, pairs, "the finder's pairs")),
         ),
         metric="miou",
-        margins=Margins(matters=0.02, equivalence=0.02),
+        margins=0.02,
         equal_budget=("samples",),
         data=f"{PAIRS:,} rendered images of two shapes, captions that name one; label maps of {TESTED} others. The captions alone are read "
         f"longer by the {KNOWN_STEPS} steps of the model that finds neighbours",

@@ -6,9 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from diptych.claims.cells.adaptation.adapted import CLASSES, POOL, Adapted
-from diptych.claims.claim import Arm, Claim
-from diptych.claims.sweep import around
-from diptych.claims.verdict import Margins
+from diptych.claims.declaring import Arm, Claim, around, declare
 from diptych.recipes.adaptation.coop import CoOp
 
 STEPS = 300
@@ -22,16 +20,14 @@ def claims() -> tuple[Claim, ...]:
     unseen = Adapted("context", 16, recipe, part="new")
     words: dict[str, Any] = {
         "slug": "coop",
-        "kind": "paper's claim",
-        "refuted": "a difference whose interval lies below zero",
         "metric": "acc",
-        "margins": Margins(matters=0.03, equivalence=0.03),
+        "margins": 0.03,
         "equal_budget": ("labelled",),
         "data": f"{len(CLASSES)} kinds of shapes in darker, tinted, noisier pictures than a small CLIP has learned from; shots of {POOL:,}",
         "tuning_seeds": (0, 1),
     }
     return (
-        Claim(
+        declare(
             sentence="With 16 images a class, learned context names more than the best of five hand-made prompts",
             source="2109.01134: about 15 points over hand-made prompts at 16 shots, mean of 11 data sets",
             baseline=Arm("best of five prompts", Adapted("prompts", 16)),
@@ -39,7 +35,7 @@ def claims() -> tuple[Claim, ...]:
             controls=(Arm("prompts, untrained CLIP", Adapted("prompts", 16, taught=False)),),
             **words,
         ),
-        Claim(
+        declare(
             name="probe",
             sentence="With 16 images a class, learned context names more than a linear probe",
             source="2109.01134, figure 3: at 16 shots the two are nearest to each other",
@@ -48,7 +44,7 @@ def claims() -> tuple[Claim, ...]:
             controls=(Arm("prompts, untrained CLIP", Adapted("prompts", 16, taught=False)),),
             **words,
         ),
-        Claim(
+        declare(
             name="four_shots",
             sentence="With 4 images a class, learned context names more than a linear probe",
             source="2109.01134, figure 3: the linear probe is worse at few shots",
@@ -57,7 +53,7 @@ def claims() -> tuple[Claim, ...]:
             controls=(Arm("prompts, untrained CLIP", Adapted("prompts", 4, taught=False)),),
             **words,
         ),
-        Claim(
+        declare(
             name="one_shot",
             sentence="With one image a class, learned context names more than a linear probe",
             source="2109.01134, figure 3: the linear probe is worst at one shot",
@@ -66,7 +62,7 @@ def claims() -> tuple[Claim, ...]:
             controls=(Arm("prompts, untrained CLIP", Adapted("prompts", 1, taught=False)),),
             **words,
         ),
-        Claim(
+        declare(
             name="new_names",
             sentence="On class names that it was not trained with, learned context names less than the best of five hand-made prompts",
             source="2203.05557: on new classes CoOp 63.2, CLIP 74.2, mean of 11 data sets",

@@ -5,9 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from diptych.claims.cells.answered_pairs import PAIRS, TESTED, WORLD, AnsweredPairs
-from diptych.claims.claim import Arm, Claim
-from diptych.claims.sweep import around
-from diptych.claims.verdict import Margins
+from diptych.claims.declaring import Arm, Claim, around, declare
 from diptych.recipes.bridges.croc import Croc
 
 STEPS = 150
@@ -18,19 +16,16 @@ def claims() -> tuple[Claim, ...]:
     captions = replace(made, replaced=0.0, reconstruction_weight=0.0, open="none")
     rates = around(made.lr)
     return (
-        Claim(
+        declare(
             slug="croc",
-            kind="paper's claim",
             sentence="After equally many steps a model whose middle stage reconstructs replaced image tokens answers more questions than "
             "one whose middle stage learns captions alone",
             source="2410.14332: reconstruction beside captions raises the mean of its benchmarks after instruction tuning",
-            refuted="a difference whose interval lies below zero",
             baseline=Arm("captions alone", AnsweredPairs(captions), rates),
             method=Arm("replaced and reconstructed", AnsweredPairs(made), rates),
             controls=(Arm("untrained", AnsweredPairs(made, learns=False)),),
             metric="accuracy",
-            margins=Margins(matters=0.03, equivalence=0.03),
-            equal_budget=("steps", "samples"),
+            margins=0.03,
             data=f"{PAIRS:,} rendered images of two shapes with a caption and four questions each; {TESTED} of the same seed to test",
             reported=("accuracy/colour", "accuracy/shape"),
             seeds=4,

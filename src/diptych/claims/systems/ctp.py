@@ -7,9 +7,7 @@ from dataclasses import replace
 from diptych.claims.cells.learned_pairs.pairs import sized_for
 from diptych.claims.cells.learned_pairs.streams import AtOnce, Stopped, Streamed, Untrained
 from diptych.claims.cells.learned_pairs.task_streams import colours
-from diptych.claims.claim import Arm, Claim
-from diptych.claims.sweep import around
-from diptych.claims.verdict import Margins
+from diptych.claims.declaring import Arm, Claim, around, declare
 from diptych.recipes._shared.continual_config import ContinualWeights, ReplayConfig
 from diptych.recipes.contrastive.ctp import CTP
 
@@ -33,9 +31,8 @@ def plain(recipe: CTP) -> CTP:
 def claims() -> tuple[Claim, ...]:
     ctp = small()
     memory, none = (Streamed(recipe, colours, ROWS, TESTED) for recipe in (ctp, plain(ctp)))
-    union = Claim(
+    union = declare(
         slug="ctp",
-        kind="paper's claim",
         sentence="After all colours and then three tasks of two colours each, CTP retrieves more among all tasks than plain fine-tuning",
         source="2308.07146, whose score is recall among the pictures of all domains so far; tasks of colours are ours",
         refuted="a difference whose interval lies below zero, or a recall no higher than that of whoever stops after the first task",
@@ -44,8 +41,7 @@ def claims() -> tuple[Claim, ...]:
         controls=(Arm("untrained", Untrained(memory)), Arm("stopped after the first task", Stopped(none))),
         bounds=(Arm("all tasks at once", AtOnce(none)),),
         metric="union",
-        margins=Margins(matters=0.02, equivalence=0.02),
-        equal_budget=("steps", "samples"),
+        margins=0.02,
         data=f"{6 * ROWS:,} rendered pictures of two shapes in four tasks; recall at 1 among {4 * TESTED:,} of all tasks",
         reported=("first_task", "last_task", "average", "forgetting", "union_loss", "first_task_then"),
         tuning_seeds=(0,),

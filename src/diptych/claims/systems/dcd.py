@@ -5,9 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from diptych.claims.cells.learned_pairs.pairs import WIDTH, Paired, SeededPairs, sized_for
-from diptych.claims.claim import Arm, Claim
-from diptych.claims.sweep import around
-from diptych.claims.verdict import Margins
+from diptych.claims.declaring import Arm, Claim, around, declare
 from diptych.recipes.contrastive.dcd import DCD
 from diptych.recipes.contrastive.fused import FusedMatcher
 from diptych.worlds.small_pairs import SmallPairs
@@ -22,18 +20,17 @@ def claims() -> tuple[Claim, ...]:
         replace(DCD.tiny(), width=WIDTH, fusion_heads=4, layers=1, candidates=CANDIDATES), batch_size=BATCH, steps=STEPS
     )
     fused = sized_for(replace(FusedMatcher.tiny(), fusion_heads=4), batch_size=BATCH, steps=STEPS // 2)
-    taught = Claim(
+    taught = declare(
         slug="dcd",
         kind="mechanism check",
         sentence="A student of one layer has a higher recall at 1 when it follows a teacher over lists than when it learns from them alone",
         source="2207.01426, abstract; lists and weights are our reading of it",
-        refuted="a difference whose interval lies below zero",
         baseline=Arm("alone", Paired(replace(dcd, weighting="constant", alone=1.0), rows), around(dcd.lr)),
         method=Arm("dcd", Paired(dcd, rows), around(dcd.lr)),
         controls=(Arm("untrained", Paired(dcd, rows, learns=False)),),
         bounds=(Arm("the teacher", Paired(fused, rows)),),
         metric="test/i2t_r@1",
-        margins=Margins(matters=0.02, equivalence=0.02),
+        margins=0.02,
         equal_budget=("steps", "samples", "trained_parameters"),
         data=f"{PAIRS:,} rendered images of two shapes, each text names both and their places; retrieval among 500",
         reported=("test/t2i_r@1",),

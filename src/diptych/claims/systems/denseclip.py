@@ -6,9 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from diptych.claims.cells.adaptation.segmented import MaskedPairs
-from diptych.claims.claim import Arm, Claim
-from diptych.claims.sweep import around
-from diptych.claims.verdict import Margins
+from diptych.claims.declaring import Arm, Claim, around, declare
 from diptych.recipes.adaptation.denseclip import DenseCLIP
 
 MASKS = 150
@@ -20,11 +18,9 @@ def claims() -> tuple[Claim, ...]:
     rates = around(3e-3)
     words: dict[str, Any] = {
         "slug": "denseclip",
-        "kind": "paper's claim",
-        "refuted": "a difference whose interval lies below zero",
         "controls": (Arm("untrained", MaskedPairs(full, MASKS, learns=False)),),
         "metric": "miou",
-        "margins": Margins(matters=0.01, equivalence=0.01),
+        "margins": 0.01,
         "equal_budget": ("steps", "samples", "labelled"),
         "data": f"rendered images of two shapes, {MASKS} with masks of 24 kinds; the CLIP has read 6,000 others, whose texts name both",
         "reported": ("acc", "macc"),
@@ -32,14 +28,14 @@ def claims() -> tuple[Claim, ...]:
         "why_long": "pictures of 96 pixels through a ResNet and a pyramid: a cell takes more than a minute",
     }
     return (
-        Claim(
+        declare(
             sentence="From the same CLIP, language guidance gives a Semantic FPN a higher mean IoU",
             source="2112.01518: ADE20K, ResNet-50, 39.6 without and 43.5 with language",
             baseline=Arm("CLIP and FPN", MaskedPairs(none, MASKS), rates),
             method=Arm("denseclip", MaskedPairs(full, MASKS), rates),
             **words,
         ),
-        Claim(
+        declare(
             name="start",
             sentence="A Semantic FPN that starts from CLIP has a higher mean IoU than one from fresh weights",
             source="2112.01518: its baseline starts from CLIP, which is better than ImageNet's weights",
@@ -47,7 +43,7 @@ def claims() -> tuple[Claim, ...]:
             method=Arm("CLIP and FPN", MaskedPairs(none, MASKS), rates),
             **{**words, "equal_budget": ("labelled",)},
         ),
-        Claim(
+        declare(
             name="decoder",
             sentence="Texts that look at the picture give a higher mean IoU than the score map of fixed texts",
             source="2112.01518, ablation: 42.9 with the score map, 43.5 with post-model context",

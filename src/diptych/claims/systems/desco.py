@@ -9,9 +9,7 @@ can read before.
 from __future__ import annotations
 
 from diptych.claims.cells.relations.invented_names import SCENES, TESTED, Described, small
-from diptych.claims.claim import Arm, Claim
-from diptych.claims.sweep import around
-from diptych.claims.verdict import Margins
+from diptych.claims.declaring import Arm, Claim, around, declare
 
 DATA = f"{SCENES:,} rendered scenes of two shapes with made-up names; {TESTED} each with names that training had and with others to test"
 
@@ -19,9 +17,8 @@ DATA = f"{SCENES:,} rendered scenes of two shapes with made-up names; {TESTED} e
 def claims() -> tuple[Claim, ...]:
     described, named = small(), small(form="name")
     rates = around(described.lr)
-    pairs = Claim(
+    pairs = declare(
         slug="desco",
-        kind="paper's claim",
         sentence=(
             "Asked for a thing by its name with a right description or with one that is wrong in one word, a detector that learned from "
             "descriptions scores the right one higher more often than one that learned from names"
@@ -35,7 +32,7 @@ def claims() -> tuple[Claim, ...]:
             Arm("descriptions of others", Described(described, shuffled=True)),
         ),
         metric="seen/pairs",
-        margins=Margins(matters=0.05, equivalence=0.05),
+        margins=0.05,
         equal_budget=("steps", "samples", "trained_parameters"),
         data=DATA,
         tuned_by="seen/found",

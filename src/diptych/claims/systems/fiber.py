@@ -6,9 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from diptych.claims.cells.learned_pairs.asked_pairs import TESTED, AskedPairs
-from diptych.claims.claim import Arm, Claim
-from diptych.claims.sweep import around
-from diptych.claims.verdict import Margins
+from diptych.claims.declaring import Arm, Claim, around, declare
 from diptych.recipes.grounding.fiber import FIBER
 from diptych.worlds.small_pairs import SIDE
 
@@ -53,20 +51,20 @@ def claims() -> tuple[Claim, ...]:
         "data": f"{PAIRS:,} rendered pictures of two shapes with captions and questions, {TESTED} of the same seed to test",
         "tuning_seeds": (0,),
     }
-    answers = Claim(
+    answers = declare(
         sentence="At equal steps and losses, gates inside both towers answer more questions than a layer of co-attention on top",
         source="2206.07643, ablation of where to fuse: VQA v2 of fusion in the backbone against layers on top",
         metric="accuracy",
-        margins=Margins(matters=0.02, equivalence=0.02),
+        margins=0.02,
         reported=("accuracy/colour", "accuracy/shape", "accuracy/count", "accuracy/there", "t2i_r@1", "i2t_r@1"),
         **shared,
     )
-    finds = Claim(
+    finds = declare(
         name="retrieval",
         sentence="The same weights, gates left out, find captions by vectors better than those of a model fused on top",
         source="2206.07643: one model for fast retrieval and fused tasks",
         metric="t2i_r@1",
-        margins=Margins(matters=0.03, equivalence=0.03),
+        margins=0.03,
         reported=("i2t_r@1", "accuracy"),
         **shared,
     )

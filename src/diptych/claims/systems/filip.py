@@ -6,9 +6,7 @@ from dataclasses import replace
 
 from diptych.claims.cells.learned_pairs.localised import Localised, WhatStandsOut
 from diptych.claims.cells.learned_pairs.pairs import Paired, SeededPairs, sized_for
-from diptych.claims.claim import Arm, Claim
-from diptych.claims.sweep import around
-from diptych.claims.verdict import Margins
+from diptych.claims.declaring import Arm, Claim, around, declare
 from diptych.recipes.contrastive.clip import CLIP
 from diptych.recipes.contrastive.filip import FILIP
 from diptych.worlds.small_pairs import SIDE, SmallPairs
@@ -22,28 +20,24 @@ def claims() -> tuple[Claim, ...]:
     rows = SeededPairs(SmallPairs(PAIRS))
     clip, filip = (sized_for(recipe, batch_size=BATCH, steps=STEPS) for recipe in (CLIP.tiny(), FILIP.tiny()))
     fine_clip, fine_filip = (replace(recipe, image_tower="dense_micro") for recipe in (clip, filip))
-    retrieval = Claim(
+    retrieval = declare(
         slug="filip",
-        kind="paper's claim",
         sentence="At equal steps and data, comparing tokens gives a higher recall at 1 than comparing one vector",
         source="2111.07783, ablation on YFCC15M (COCO image to text 29.2 with CLIP, 30.5 with token-wise interaction)",
-        refuted="a difference whose interval lies below zero",
         baseline=Arm("clip", Paired(clip, rows), around(clip.lr)),
         method=Arm("filip", Paired(filip, rows), around(filip.lr)),
         controls=(Arm("untrained", Paired(filip, rows, learns=False)),),
         metric="test/i2t_r@1",
-        margins=Margins(matters=0.02, equivalence=0.02),
+        margins=0.02,
         equal_budget=("steps", "samples", "trained_parameters"),
         data=f"{PAIRS:,} rendered images of two shapes, each text names both and their places; retrieval among 500",
         reported=("test/t2i_r@1",),
     )
-    words = Claim(
+    words = declare(
         slug="filip",
         name="words",
-        kind="paper's claim",
         sentence="A thing's name weighs more on it than on the other thing of the picture, more often than by CLIP's patches and words",
         source="2111.07783, whose figure shows patches that go with the name of a class, and none for CLIP",
-        refuted="a difference whose interval lies below zero",
         baseline=Arm("clip", Localised(fine_clip, PAIRS), around(clip.lr)),
         method=Arm("filip", Localised(fine_filip, PAIRS), around(filip.lr)),
         controls=(
@@ -51,8 +45,7 @@ def claims() -> tuple[Claim, ...]:
             Arm("what stands out", WhatStandsOut(SIDE // PATCH)),
         ),
         metric="among",
-        margins=Margins(matters=0.03, equivalence=0.03),
-        equal_budget=("steps", "samples"),
+        margins=0.03,
         data=f"{PAIRS:,} rendered images of two shapes in patches of {PATCH} pixels, texts without places; boxes are known",
         reported=("pointing", "auc", "test/i2t_r@1", "test/t2i_r@1"),
         why_long="fine patches, for boxes to be asked of, make four times as many tokens as the other claim has",

@@ -11,10 +11,8 @@ from typing import Literal
 
 from diptych.claims.cell import Cell, Scores
 from diptych.claims.cells.learned_pairs.pairs import clean_rows, drawn, retrieved, sized_for
-from diptych.claims.claim import Arm, Claim
-from diptych.claims.sweep import around
+from diptych.claims.declaring import Arm, Claim, around, declare
 from diptych.claims.training import opened, untrained
-from diptych.claims.verdict import Margins
 from diptych.core.randomness import keyed_rng
 from diptych.core.sample import Sample, Text
 from diptych.core.scene_graph import Region
@@ -97,19 +95,16 @@ class Detailed:
 def claims() -> tuple[Claim, ...]:
     pairs = SmallPairs(PAIRS, regions=True)
     clip = sized_for(CLIP.tiny(), batch_size=BATCH, steps=STEPS, text_length=LENGTH)
-    fused = Claim(
+    fused = declare(
         slug="fusecap",
-        kind="paper's claim",
         sentence="Captions with experts' findings fused in give a higher recall at 1 by detailed queries than the captions alone",
         source="2305.17718: retrieval with long captions improves strongly when trained on fused captions",
-        refuted="a difference whose interval lies below zero",
         baseline=Arm("captions", Detailed(clip, CaptionedRows(pairs)), around(clip.lr)),
         method=Arm("fused", Detailed(clip, CaptionedRows(pairs, "fused")), around(clip.lr)),
         controls=(Arm("untrained", Detailed(clip, CaptionedRows(pairs), learns=False)),),
         bounds=(Arm("findings alone", Detailed(clip, CaptionedRows(pairs, "findings"))),),
         metric="test/i2t_r@1",
-        margins=Margins(matters=0.02, equivalence=0.02),
-        equal_budget=("steps", "samples"),
+        margins=0.02,
         data=f"{PAIRS:,} rendered images of two shapes, captions that name one; experts miss {MISSED:.0%} and are wrong in {WRONG:.0%}",
         reported=("test/t2i_r@1",),
     )

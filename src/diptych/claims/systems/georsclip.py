@@ -6,9 +6,7 @@ from dataclasses import replace
 
 from diptych.claims.cells.domains.overhead import ASKED, TunedOverhead
 from diptych.claims.cells.learned_pairs.pairs import sized_for
-from diptych.claims.claim import Arm, Claim
-from diptych.claims.sweep import around
-from diptych.claims.verdict import Margins
+from diptych.claims.declaring import Arm, Claim, around, declare
 from diptych.recipes.contrastive.clip import CLIP
 from diptych.recipes.domains.georsclip import GeoRSCLIP
 
@@ -20,9 +18,8 @@ def claims() -> tuple[Claim, ...]:
     start = sized_for(CLIP.tiny(), batch_size=128, steps=STARTED, text_length=20)
     tuned = sized_for(GeoRSCLIP.tiny(), batch_size=128, steps=TUNED, warmup=10.0, text_length=20)
     return (
-        Claim(
+        declare(
             slug="georsclip",
-            kind="paper's claim",
             sentence="At equal steps, adapters of low rank tune a CLIP to views from above with a mean recall within three points of that "
             "of tuning every weight",
             source="2306.11300, which tunes CLIP with adapters and in full",
@@ -31,8 +28,7 @@ def claims() -> tuple[Claim, ...]:
             method=Arm("adapters", TunedOverhead(start, replace(tuned, rank=RANK), VIEWS), around(1.2e-2)),
             controls=(Arm("untuned", TunedOverhead(start, tuned, VIEWS, learns=False)),),
             metric="target/mean_recall",
-            margins=Margins(matters=0.03, equivalence=0.03),
-            equal_budget=("steps", "samples"),
+            margins=0.03,
             data=f"{VIEWS:,} general pictures and as many upright views to start from, {VIEWS:,} views at any rotation to tune on; "
             f"{ASKED} fresh ones",
             reported=("source/mean_recall", "start/target", "start/source"),

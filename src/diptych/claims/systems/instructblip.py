@@ -10,10 +10,8 @@ from dataclasses import dataclass, replace
 
 from diptych.claims.cell import Cell, Scores
 from diptych.claims.cells.bridges import hosted
-from diptych.claims.claim import Arm, Claim
-from diptych.claims.sweep import around
+from diptych.claims.declaring import Arm, Claim, around, declare
 from diptych.claims.training import opened, untrained
-from diptych.claims.verdict import Margins
 from diptych.recipes.bridges.instructblip import InstructBLIP
 from diptych.tasks.generation.vqa import VQA
 from diptych.worlds.asked_pairs import asked_pairs
@@ -43,18 +41,15 @@ def claims() -> tuple[Claim, ...]:
     aware = replace(InstructBLIP.tiny(), image_weights=WORLD, small_image_steps=1500, queries=1, steps=STEPS, batch_size=48)
     unaware, blind = replace(aware, aware=False), replace(aware, blind=True)
     rates = around(aware.lr)
-    one = Claim(
+    one = declare(
         slug="instructblip",
-        kind="paper's claim",
         sentence="Where a picture becomes one token, a Q-Former that reads the question answers more of them than one that does not",
         source="2305.06500, table 2: removing instruction awareness lowers every held-in and held-out score",
-        refuted="a difference whose interval lies below zero",
         baseline=Arm("unaware", Asked(unaware), rates),
         method=Arm("aware", Asked(aware), rates),
         controls=(Arm("blind", Asked(blind)), Arm("untrained", Asked(aware, learns=False))),
         metric="accuracy",
-        margins=Margins(matters=0.05, equivalence=0.05),
-        equal_budget=("steps", "samples"),
+        margins=0.05,
         data=f"{PAIRS:,} rendered images of two shapes, asked for the colour or the shape at a place; {TESTED} of the same seed to test, "
         "four questions each",
         reported=("accuracy/colour", "accuracy/shape"),

@@ -10,9 +10,7 @@ from dataclasses import replace
 
 from diptych.claims.cells.learned_pairs.pairs import sized_for
 from diptych.claims.cells.learned_pairs.rewritten import Rephrased, WithTexts
-from diptych.claims.claim import Arm, Claim
-from diptych.claims.sweep import around
-from diptych.claims.verdict import Margins
+from diptych.claims.declaring import Arm, Claim, around, declare
 from diptych.recipes.contrastive.clip import CLIP
 from diptych.recipes.contrastive.laclip import LaCLIP
 from diptych.worlds.small_pairs import SmallPairs
@@ -25,12 +23,10 @@ def claims() -> tuple[Claim, ...]:
     clip = sized_for(CLIP.tiny(), batch_size=BATCH, steps=STEPS, text_length=LENGTH)
     laclip = sized_for(LaCLIP.tiny(), batch_size=BATCH, steps=STEPS, text_length=LENGTH)
     method = Arm("laclip", Rephrased(laclip, WithTexts(pairs)), around(laclip.lr))
-    against_clip = Claim(
+    against_clip = declare(
         slug="laclip",
-        kind="paper's claim",
         sentence="One of a caption and four rewrites at a step gives a higher recall at 1 by unseen phrasings than the caption alone",
         source="2305.20088: ImageNet zero-shot of CC3M 15.8 with captions, 21.5 with rewrites (prompts are the unseen phrasing)",
-        refuted="a difference whose interval lies below zero",
         baseline=Arm("clip", Rephrased(clip, pairs), around(clip.lr)),
         method=method,
         controls=(
@@ -39,8 +35,7 @@ def claims() -> tuple[Claim, ...]:
         ),
         bounds=(Arm("one style", Rephrased(laclip, WithTexts(pairs, styles=("framed",)))),),
         metric="test/i2t_r@1",
-        margins=Margins(matters=0.02, equivalence=0.02),
-        equal_budget=("steps", "samples"),
+        margins=0.02,
         data=f"{PAIRS:,} rendered images of two shapes with captions of one template; retrieval among 500 by texts of another",
         reported=("test/t2i_r@1", "same/i2t_r@1"),
     )

@@ -8,10 +8,8 @@ import numpy as np
 
 from diptych.claims.cell import Cell
 from diptych.claims.cells.learned_pairs.pairs import Paired, SeededPairs, drawn, sized_for
-from diptych.claims.claim import Arm, Claim
-from diptych.claims.sweep import around
+from diptych.claims.declaring import Arm, Claim, around, declare
 from diptych.claims.training import trained
-from diptych.claims.verdict import Margins
 from diptych.core.randomness import keyed_rng
 from diptych.curate.operators.laion import LAION
 from diptych.data.dataset import Pool
@@ -61,9 +59,8 @@ def claims() -> tuple[Claim, ...]:
     longer = replace(clip, steps=2 * STEPS)  # as long as model and scorer together
     agreeing = Agreeing(pool, clip)
     untrained = Arm("untrained", Paired(clip, SeededPairs(pool), learns=False))
-    trusted = Claim(
+    trusted = declare(
         slug="laion",
-        kind="paper's claim",
         sentence=f"What a model of {TRUSTED + KNOWN:,} trusted pairs keeps of a pool with {MISMATCHED:.0%} mismatched beats these pairs",
         source="2210.08402, pairs kept by the cosine of CLIP (about 90 % of candidates left), and what was trained on them",
         refuted="a difference whose interval lies below zero, or a recall no higher than that of the raw pool",
@@ -71,7 +68,7 @@ def claims() -> tuple[Claim, ...]:
         method=Arm("agreeing", Paired(clip, agreeing), around(clip.lr)),
         controls=(untrained, Arm("raw", Paired(longer, SeededPairs(pool)))),
         metric="test/i2t_r@1",
-        margins=Margins(matters=0.02, equivalence=0.02),
+        margins=0.02,
         equal_budget=("steps", "samples", "trusted", "trained_parameters"),
         data=f"{ROWS:,} rendered images of two shapes, {TRUSTED + KNOWN:,} trusted ones for the filter; retrieval among 500 clean pairs. "
         "Without a filter training is as long as model and scorer together",

@@ -6,10 +6,8 @@ from dataclasses import dataclass, replace
 
 from diptych.claims.cell import Cell, Scores
 from diptych.claims.cells.bridges import hosted
-from diptych.claims.claim import Arm, Claim
-from diptych.claims.sweep import around
+from diptych.claims.declaring import Arm, Claim, around, declare
 from diptych.claims.training import opened, untrained
-from diptych.claims.verdict import Margins
 from diptych.recipes.bridges.limber import LiMBeR
 from diptych.tasks.generation.captions import Captions
 from diptych.worlds.scenes.world import scenes
@@ -48,18 +46,15 @@ def claims() -> tuple[Claim, ...]:
     blind = replace(seeing, blind=True)
     rates = around(seeing.lr)
     return (
-        Claim(
+        declare(
             slug="limber",
-            kind="paper's claim",
             sentence="Captions through one linear map between frozen parts score higher by CIDEr-D than those of the same model blind",
             source="2209.15162: one linear map carries what an encoder sees to a language model; a blind model is its floor",
-            refuted="a difference whose interval lies below zero",
             baseline=Arm("blind", Captioned(blind), rates),
             method=Arm("one linear map", Captioned(seeing), rates),
             controls=(Arm("untrained", Captioned(seeing, learns=False)),),
             metric="cider_d",
-            margins=Margins(matters=0.3, equivalence=0.3),
-            equal_budget=("steps", "samples"),
+            margins=0.3,
             data=f"{SCENES:,} scenes of two things with a short caption, {TESTED} of the same seed to test",
             reported=("bleu_4", "rouge_l", "exact"),
             tuning_seeds=(0,),

@@ -8,9 +8,7 @@ from torch import nn
 
 from diptych.claims.cell import Cell, Scores
 from diptych.claims.cells.learned_pairs.retrieved import Retrieved
-from diptych.claims.claim import Arm, Claim
-from diptych.claims.sweep import around
-from diptych.claims.verdict import Margins
+from diptych.claims.declaring import Arm, Claim, around, declare
 from diptych.models.pairs.frozen.linear_map import LinearPair
 from diptych.recipes.contrastive.clip import CLIP
 from diptych.recipes.contrastive.linear_map import LinearMap
@@ -50,20 +48,18 @@ def claims() -> tuple[Claim, ...]:
         replace(Locked.tiny(), steps=STEPS),
     )
     return (
-        Claim(
+        declare(
             slug="linear_map",
-            kind="paper's claim",
             sentence="One matrix between frozen encoders gives a higher recall at 1 on an unseen style than CLIP from scratch",
             source="our baseline; 2209.15162 shows that a linear map joins frozen encoders, for captions. What the encoders were trained "
             "on before counts as nothing here",
-            refuted="a difference whose interval lies below zero",
             baseline=Arm("clip", Retrieved(clip, PARTS), around(clip.lr)),
             method=Arm("one matrix", Solved(linear, PARTS), around(linear.penalty)),
             controls=(Arm("any matrix", Retrieved(AnyMatrix(), PARTS, learns=False)),),
             bounds=(Arm("heads trained with negatives", Retrieved(locked, PARTS)),),
             metric="unseen_style/t2i_r@1",
             tuned_by="unseen_concept/t2i_r@1",
-            margins=Margins(matters=0.02, equivalence=0.02),
+            margins=0.02,
             equal_budget=("labelled", "trusted"),
             data=f"emoji; CLIP reads {STEPS} batches of {clip.batch_size}, the matrix every pair once",
             reported=("unseen_style/i2t_r@1", "unseen_concept/t2i_r@1", "unseen_both/t2i_r@1"),

@@ -5,9 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from diptych.claims.cells.answered_pairs import PAIRS, TESTED, WORLD, AnsweredPairs
-from diptych.claims.claim import Arm, Claim
-from diptych.claims.sweep import around
-from diptych.claims.verdict import Margins
+from diptych.claims.declaring import Arm, Claim, around, declare
 from diptych.recipes.bridges.llava import LLaVA
 
 
@@ -16,13 +14,11 @@ def claims() -> tuple[Claim, ...]:
     alone = replace(both, projector_share=0.0)
     rates = around(both.lr)
     return (
-        Claim(
+        declare(
             slug="llava",
-            kind="paper's claim",
             sentence="At equally many steps a projector that learned captions first answers more questions after the dialogues than one "
             "that learned dialogues alone",
             source="2304.08485, table 8: without pre-training of the projector accuracy on ScienceQA falls by five points",
-            refuted="a difference whose interval lies below zero",
             baseline=Arm("dialogues alone", AnsweredPairs(alone), rates),
             method=Arm("captions, then dialogues", AnsweredPairs(both), rates),
             controls=(
@@ -30,7 +26,7 @@ def claims() -> tuple[Claim, ...]:
                 Arm("untrained", AnsweredPairs(both, learns=False)),
             ),
             metric="accuracy",
-            margins=Margins(matters=0.03, equivalence=0.03),
+            margins=0.03,
             equal_budget=("steps",),
             data=f"{PAIRS:,} rendered images of two shapes with a caption and four questions each; {TESTED} of the same seed to test",
             reported=("accuracy/colour", "accuracy/shape"),

@@ -5,9 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from diptych.claims.cells.learned_pairs.retrieved import Retrieved
-from diptych.claims.claim import Arm, Claim
-from diptych.claims.sweep import around
-from diptych.claims.verdict import Margins
+from diptych.claims.declaring import Arm, Claim, around, declare
 from diptych.recipes.contrastive.clip import CLIP
 from diptych.recipes.contrastive.linear_map import LinearMap
 from diptych.recipes.contrastive.locked import Locked
@@ -19,9 +17,8 @@ PARTS = ("unseen_style", "unseen_concept", "unseen_both")
 def claims() -> tuple[Claim, ...]:
     clip, locked = (replace(recipe, steps=STEPS) for recipe in (CLIP.tiny(), Locked.tiny()))
     return (
-        Claim(
+        declare(
             slug="locked",
-            kind="paper's claim",
             sentence="Heads over frozen encoders give a higher recall at 1 on an unseen style than CLIP from scratch",
             source="our baseline; 2111.07991 shows it for locked image towers at scale. What the encoders were trained on before counts as "
             "nothing here",
@@ -34,7 +31,7 @@ def claims() -> tuple[Claim, ...]:
             ),
             metric="unseen_style/t2i_r@1",
             tuned_by="unseen_concept/t2i_r@1",
-            margins=Margins(matters=0.02, equivalence=0.02),
+            margins=0.02,
             equal_budget=("samples",),
             data="emoji",
             reported=("unseen_style/i2t_r@1", "unseen_concept/t2i_r@1", "unseen_both/t2i_r@1"),

@@ -6,9 +6,7 @@ from dataclasses import replace
 
 from diptych.claims.cells.learned_pairs.pairs import sized_for
 from diptych.claims.cells.learned_pairs.probed import Probed, RawPixels
-from diptych.claims.claim import Arm, Claim
-from diptych.claims.sweep import around
-from diptych.claims.verdict import Margins
+from diptych.claims.declaring import Arm, Claim, around, declare
 from diptych.recipes.contrastive.m3i import M3I
 from diptych.worlds.small_pairs import SmallPairs
 
@@ -21,12 +19,10 @@ def claims() -> tuple[Claim, ...]:
     mixed = sized_for(ours, image_tower="dense_micro", batch_size=128, steps=300, crop=CROP)
     texts = replace(mixed, weight_class=0.0, weight_view=0.0, weight_patch=0.0, mixed=False)  # CLIP in the same form
     labels = replace(mixed, weight_text=0.0, weight_view=0.0, weight_patch=0.0, mixed=False)
-    main = Claim(
+    main = declare(
         slug="m3i",
-        kind="paper's claim",
         sentence="With labels for a fifth of the pictures, a probe reads more off M3I's image tower than off that of texts alone",
         source="2211.09807: one stage of all targets beats each kind of pre-training alone; sizes, weights and mixture are our reading",
-        refuted="a difference whose interval lies below zero",
         baseline=Arm("texts alone", Probed(texts, PAIRS), around(mixed.lr)),
         method=Arm("m3i", Probed(mixed, PAIRS, LABELLED), around(mixed.lr)),
         controls=(
@@ -35,8 +31,7 @@ def claims() -> tuple[Claim, ...]:
             Arm("labels alone", Probed(labels, PAIRS, LABELLED)),
         ),
         metric="probe",
-        margins=Margins(matters=0.02, equivalence=0.02),
-        equal_budget=("steps", "samples"),
+        margins=0.02,
         data=f"{PAIRS.count:,} rendered pictures of two shapes, cropped, the teacher's crop another one; probe on 1,500, test on 500, "
         "24 classes (the first thing's noun)",
         reported=("i2t_r@1", "t2i_r@1"),

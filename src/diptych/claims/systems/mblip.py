@@ -13,10 +13,8 @@ import numpy as np
 
 from diptych.claims.cell import Cell, Scores, Spending
 from diptych.claims.cells.bridges import hosted
-from diptych.claims.claim import Arm, Claim
-from diptych.claims.sweep import around
+from diptych.claims.declaring import Arm, Claim, around, declare
 from diptych.claims.training import opened, untrained
-from diptych.claims.verdict import Margins
 from diptych.core.config import to_plain, with_changes
 from diptych.core.grouped_fields import out_of_groups
 from diptych.recipes._shared.cached_models import cached_model
@@ -103,13 +101,11 @@ def claims() -> tuple[Claim, ...]:
     english = Realigned(with_changes(fresh, {"languages": ("en",)}), english=True)
     rates = around(fresh.lr)
     return (
-        Claim(
+        declare(
             slug="mblip",
-            kind="paper's claim",
             sentence="A Q-Former that was trained before an English language model names more in two new languages, after equal steps "
             "before the new one, than one from scratch",
             source="2307.06930: re-aligning BLIP-2 takes a small part of what training it took",
-            refuted="a difference whose interval lies below zero",
             baseline=Arm("from scratch", Realigned(fresh), rates),
             method=Arm("aligned anew", Realigned(fresh, english=True), rates),
             controls=(
@@ -119,7 +115,7 @@ def claims() -> tuple[Claim, ...]:
             ),
             bounds=(Arm(f"from scratch, {TIMES} times as long", Realigned(replace(fresh, steps=TIMES * STEPS))),),
             metric="others",
-            margins=Margins(matters=0.05, equivalence=0.05),
+            margins=0.05,
             equal_budget=("steps", "samples", "trained_parameters"),
             data=f"{PAIRS:,} images of two shapes, each with a caption in one of three languages, {TESTED} of the same seed to test",
             reported=TAGS,

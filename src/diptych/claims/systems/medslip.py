@@ -5,9 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from diptych.claims.cells.domains.chest_pairs import TESTED, PairedChests, RidgePairs
-from diptych.claims.claim import Arm, Claim
-from diptych.claims.sweep import around
-from diptych.claims.verdict import Margins
+from diptych.claims.declaring import Arm, Claim, around, declare
 from diptych.recipes.domains.medslip import MeDSLIP, StreamConfig
 
 PICTURES, STEPS, BATCH = 800, 160, 32
@@ -19,13 +17,11 @@ def claims() -> tuple[Claim, ...]:
     two = replace(small, batch_size=BATCH, steps=STEPS)
     one = replace(two, decoder=replace(layers, streams="one"))
     return (
-        Claim(
+        declare(
             slug="medslip",
-            kind="paper's claim",
             sentence="At equal steps and about equal parameters, two streams give a higher AUC of findings at places that training never "
             "paired than one stream with a layer that says the place",
             source="2403.10635, which separates pathology and anatomy; here rendered chests",
-            refuted="a difference whose interval lies below zero",
             baseline=Arm("one stream", PairedChests(one, PICTURES), around(1e-3)),
             method=Arm("two streams", PairedChests(two, PICTURES), around(1e-3)),
             controls=(
@@ -33,8 +29,7 @@ def claims() -> tuple[Claim, ...]:
                 Arm("ridge from pixels", RidgePairs(PICTURES)),
             ),
             metric="held_out",
-            margins=Margins(matters=0.03, equivalence=0.03),
-            equal_budget=("steps", "samples"),
+            margins=0.03,
             data=f"{PICTURES:,} rendered chests of 48 pixels without 5 of 30 pairs; {TESTED:,} others with all pairs are tested",
             reported=("seen", "pointing"),
             seeds=3,

@@ -8,10 +8,8 @@ import numpy as np
 
 from diptych.claims.cell import Cell, Scores
 from diptych.claims.cells.bridges import PAIRS, hosted
-from diptych.claims.claim import Arm, Claim
-from diptych.claims.sweep import around
+from diptych.claims.declaring import Arm, Claim, around, declare
 from diptych.claims.training import opened, untrained
-from diptych.claims.verdict import Margins
 from diptych.recipes.bridges.minigpt4 import MiniGPT4
 from diptych.worlds.scenes.descriptions import descriptions
 
@@ -60,13 +58,11 @@ def claims() -> tuple[Claim, ...]:
     first = replace(both, second_share=0.0)
     rates = around(both.lr)
     return (
-        Claim(
+        declare(
             slug="minigpt4",
-            kind="paper's claim",
             sentence="Asked in a chat, a model with a short second stage on clean descriptions names more of a picture in texts that "
             "do not fail than one that saw more careless captions instead",
             source="2304.10592, table 4: a third of the texts fail after the first stage, about a fiftieth after the second",
-            refuted="a difference whose interval lies below zero",
             baseline=Arm("first stage alone", SceneDescriptions(first), rates),
             method=Arm("both stages", SceneDescriptions(both), rates),
             controls=(
@@ -74,7 +70,7 @@ def claims() -> tuple[Claim, ...]:
                 Arm("untrained", SceneDescriptions(both, learns=False)),
             ),
             metric="sound",
-            margins=Margins(matters=0.1, equivalence=0.1),
+            margins=0.1,
             equal_budget=("steps", "trained_parameters"),
             data=f"{SCENES:,} scenes with a careless caption, {DETAILED} of them described, {TESTED} of the same seed to test",
             reported=("failed", "content"),

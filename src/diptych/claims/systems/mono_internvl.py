@@ -5,9 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from diptych.claims.cells.answered_pairs import PAIRS, TESTED, CaptionedPairs
-from diptych.claims.claim import Arm, Claim
-from diptych.claims.sweep import around
-from diptych.claims.verdict import Margins
+from diptych.claims.declaring import Arm, Claim, around, declare
 from diptych.recipes.bridges.mono_internvl import MonoInternVL
 
 STEPS = 100
@@ -18,21 +16,18 @@ def claims() -> tuple[Claim, ...]:
     full = replace(experts, experts=False, full=True)
     rates = around(experts.lr)
     return (
-        Claim(
+        declare(
             slug="mono_internvl",
-            kind="paper's claim",
             sentence="With visual experts a language model that learned to see finds texts without pictures likelier than one that was "
             "trained as a whole",
             source="2410.08202: visual experts keep what the language model knows, where training all of it forgets",
-            refuted="a difference whose interval lies above zero",
             baseline=Arm("whole language model", CaptionedPairs(full), rates),
             method=Arm("visual experts", CaptionedPairs(experts), rates),
             controls=(Arm("untrained", CaptionedPairs(experts, learns=False)),),
             metric="text_nll",
             higher_is_better=False,
             tuned_by="cider_d",
-            margins=Margins(matters=0.05, equivalence=0.05),
-            equal_budget=("steps", "samples"),
+            margins=0.05,
             data=f"{PAIRS:,} rendered images of two shapes with a text, {TESTED} of the same seed to test, and the texts of those alone",
             reported=("cider_d", "exact"),
             seeds=4,

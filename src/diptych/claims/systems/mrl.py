@@ -5,9 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from diptych.claims.cells.learned_pairs.pairs import WIDTH, Paired, SeededPairs, sized_for
-from diptych.claims.claim import Arm, Claim
-from diptych.claims.sweep import around
-from diptych.claims.verdict import Margins
+from diptych.claims.declaring import Arm, Claim, around, declare
 from diptych.recipes.contrastive.clip import CLIP
 from diptych.recipes.contrastive.mrl import MRL
 from diptych.worlds.small_pairs import SmallPairs
@@ -23,19 +21,16 @@ def claims() -> tuple[Claim, ...]:
 
     def at(width: int) -> Claim:
         """The first numbers of MRL against vectors that have no others."""
-        return Claim(
+        return declare(
             slug="mrl",
             name="" if width == DIMS[0] else f"first_{width}",
-            kind="paper's claim",
             sentence=f"The first {width} of {WIDTH} numbers of MRL's vector retrieve better than vectors of {width} numbers trained alone",
             source="2205.13147, whose prefixes are at least as good as vectors trained at that width",
-            refuted="a difference whose interval lies below zero",
             baseline=Arm(f"clip of {width} numbers", Paired(replace(clip, width=width), rows, (width,)), around(clip.lr)),
             method=Arm("mrl", Paired(mrl, rows, DIMS), around(mrl.lr)),
             controls=(Arm("untrained", Paired(mrl, rows, DIMS, learns=False)),),
             metric=f"first_{width}/i2t_r@1",
-            margins=Margins(matters=0.02, equivalence=0.02),
-            equal_budget=("steps", "samples"),
+            margins=0.02,
             data=f"{PAIRS:,} rendered images of two shapes, each text names both and their places; retrieval among 500",
             reported=(f"first_{width}/t2i_r@1", *(f"first_{d}/i2t_r@1" for d in DIMS if d != width)),
             tuning_seeds=(0, 1),

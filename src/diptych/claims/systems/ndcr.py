@@ -5,9 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from diptych.claims.cells.reasoning.picked import MOST, SETS, TESTED, Compared, PickedPictures
-from diptych.claims.claim import Arm, Claim
-from diptych.claims.sweep import around
-from diptych.claims.verdict import Margins
+from diptych.claims.declaring import Arm, Claim, around, declare
 from diptych.recipes.grounding.ndcr import NDCR
 
 
@@ -16,13 +14,11 @@ def claims() -> tuple[Claim, ...]:
     whole = replace(full, answers="context", align=0.0)
     rates = around(full.lr)
     return (
-        Claim(
+        declare(
             slug="ndcr",
-            kind="paper's claim",
             sentence="Texts of two statements, some negated, find their picture among ten more often by propositions, negations "
             "and their conjunction than by the whole text, over the same frozen encoder",
             source="2305.02265, ImageCoDe: NDCR against OFA-large with the context branch alone",
-            refuted="a difference whose interval lies below zero",
             baseline=Arm("whole text", PickedPictures(whole), rates),
             method=Arm("ndcr", PickedPictures(full), rates),
             controls=(
@@ -32,8 +28,7 @@ def claims() -> tuple[Claim, ...]:
             ),
             bounds=(Arm("encoder, product of statements", Compared(full, by="product")),),
             metric="accuracy",
-            margins=Margins(matters=0.05, equivalence=0.05),
-            equal_budget=("steps", "samples"),
+            margins=0.05,
             data=f"{SETS:,} sets of ten pictures with a text of {MOST} statements, {TESTED} to test; the encoder learned 6,000 captions "
             "that negate nothing",
             reported=("negated", "plain"),

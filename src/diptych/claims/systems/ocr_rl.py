@@ -14,8 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from diptych.claims.cell import Cell, Scores
-from diptych.claims.claim import Arm, Claim
-from diptych.claims.verdict import Margins
+from diptych.claims.declaring import Arm, Claim, declare
 from diptych.core.config import to_plain
 from diptych.core.image import ImageSource
 from diptych.core.terminal.progress import with_bar
@@ -100,17 +99,15 @@ def claims() -> tuple[Claim, ...]:
     slots = ObjectCentricRL.tiny()
     vector = replace(slots, encoder="vae", vector=VectorShape(vector_width=5 * 32), lr=1e-3, warmup=20.0, clip_norm=0.0)
     return (
-        Claim(
+        declare(
             slug="ocr_rl",
-            kind="paper's claim",
             sentence="A head on frozen slots finds the odd one out among four objects more often than one on the vector of a VAE",
             source="2302.04419: agents on slots find it in .95 to .98 of episodes, on a VAE's vector in .39",
-            refuted="a difference whose interval lies below zero",
             baseline=Arm("vector", OddOneOut(vector, "vector"), RATES),
             method=Arm("slots", OddOneOut(slots), RATES),
             controls=(Arm("pixels", OddOneOut(vector, "pixels")), Arm("untrained slots", OddOneOut(replace(slots, steps=1)))),
             metric="accuracy",
-            margins=Margins(matters=0.05, equivalence=0.05),
+            margins=0.05,
             equal_budget=("samples", "labelled"),
             data=f"{LABELLED:,} labelled scenes of {SIZE} pixels; encoders from {PICTURES:,} others without labels, once for all seeds",
         ),

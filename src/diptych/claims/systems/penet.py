@@ -6,9 +6,7 @@ from dataclasses import replace
 
 from diptych.claims.cells.relations.changed_links import annotated_twice
 from diptych.claims.cells.relations.tailed_predicates import FEW, SCENES, STEEP, TESTED, Tailed, TailedFew, small
-from diptych.claims.claim import Arm, Claim
-from diptych.claims.sweep import around
-from diptych.claims.verdict import Margins
+from diptych.claims.declaring import Arm, Claim, around, declare
 
 DATA = f"{SCENES:,} rendered scenes of linked shapes, predicates by Zipf's law (exponent 1.5); {TESTED} with all alike to test"
 
@@ -18,18 +16,15 @@ def claims() -> tuple[Claim, ...]:
     no_losses = replace(prototypes.prototype_losses, distance=0.0, similarity=0.0, spread=0.0)
     adjusted = replace(linear, adjust=1.0)
     rates = around(prototypes.lr)
-    mean_recall = Claim(
+    mean_recall = declare(
         slug="penet",
-        kind="paper's claim",
         sentence="With predicates of very different frequency, prototypes give a higher mean recall at 5 than a linear classifier",
         source="2303.07096, PredCls on VG150: mean recall at 100 of 33.5, where plain classifiers of its time stand near 17",
-        refuted="a difference whose interval lies below zero",
         baseline=Arm("linear", Tailed(linear), rates),
         method=Arm("penet", Tailed(prototypes), rates),
         controls=(Arm("untrained", Tailed(prototypes, learns=False)),),
         metric="mr@5",
-        margins=Margins(matters=0.02, equivalence=0.02),
-        equal_budget=("steps", "samples"),
+        margins=0.02,
         data=DATA,
         reported=("r@5", "rare/r@5", "nms/mr@5"),
         tuning_seeds=(0, 1),

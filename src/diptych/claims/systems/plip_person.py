@@ -6,9 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from diptych.claims.cells.domains.persons import Searched
-from diptych.claims.claim import Arm, Claim
-from diptych.claims.sweep import around
-from diptych.claims.verdict import Margins
+from diptych.claims.declaring import Arm, Claim, around, declare
 from diptych.recipes.domains.plip_person import PLIPPerson
 
 PICTURES, STEPS = 1600, 250
@@ -22,25 +20,22 @@ def claims() -> tuple[Claim, ...]:
     words: dict[str, Any] = {
         "slug": "plip_person",
         "metric": "cmc@1",
-        "margins": Margins(matters=0.02, equivalence=0.02),
-        "equal_budget": ("steps", "samples"),
+        "margins": 0.02,
         "data": f"{PICTURES:,} rendered pictures of {PICTURES // 8} persons in three styles of caption; 50 other persons are searched",
         "reported": ("cmc@5", "map", "minp"),
         "tuning_seeds": (0, 1, 2),
     }
     return (
-        Claim(
-            kind="paper's claim",
+        declare(
             sentence="On batches of four pictures a person, identity contrast finds unseen persons by their descriptions more often "
             "than InfoNCE over pairs",
             source="2305.08386, ablation: instance InfoNCE in place of identity contrast falls behind as training goes on",
-            refuted="a difference whose interval lies below zero",
             baseline=Arm("instance", Searched(instance, PICTURES), rates),
             method=Arm("identity", Searched(contrast, PICTURES), rates),
             controls=(Arm("untrained", Searched(contrast, PICTURES, learns=False)),),
             **words,
         ),
-        Claim(
+        declare(
             name="plain_batches",
             kind="mechanism check",
             sentence="On plain batches, one picture a person as a rule, identity contrast gains over InfoNCE, too",

@@ -5,9 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from diptych.claims.cells.answered_pairs import CLIPS, TESTED, AnsweredClips
-from diptych.claims.claim import Arm, Claim
-from diptych.claims.sweep import around
-from diptych.claims.verdict import Margins
+from diptych.claims.declaring import Arm, Claim, around, declare
 from diptych.recipes.bridges.pllava import PLLaVA
 
 IMAGES = "small:world:small_pairs?n=4000&seed=1"
@@ -21,12 +19,10 @@ def claims() -> tuple[Claim, ...]:
     temporal = replace(spatial, pool=(2, 4, 4))
     rates = around(spatial.lr)
     return (
-        Claim(
+        declare(
             slug="pllava",
-            kind="paper's claim",
             sentence="At 32 tokens a clip pooling of places leaves more of what happens in a clip than pooling of frames",
             source="2404.16994, figure 6: pooling by half in space costs nothing, any pooling in time does",
-            refuted="a difference whose interval lies below zero",
             baseline=Arm("2 frames of 4 x 4", AnsweredClips(temporal), rates),
             method=Arm("8 frames of 2 x 2", AnsweredClips(spatial), rates),
             controls=(
@@ -34,8 +30,7 @@ def claims() -> tuple[Claim, ...]:
                 Arm("untrained", AnsweredClips(spatial, learns=False)),
             ),
             metric="accuracy",
-            margins=Margins(matters=0.05, equivalence=0.05),
-            equal_budget=("steps", "samples"),
+            margins=0.05,
             data=f"{CLIPS:,} rendered clips of eight frames in four pairs of opposites, {TESTED} of the same seed to test",
             reported=("pair",),
             seeds=4,

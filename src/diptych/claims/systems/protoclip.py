@@ -10,9 +10,7 @@ from dataclasses import replace
 
 from diptych.claims.cells.learned_pairs.pairs import sized_for
 from diptych.claims.cells.learned_pairs.probed import Probed, RawPixels
-from diptych.claims.claim import Arm, Claim
-from diptych.claims.sweep import around
-from diptych.claims.verdict import Margins
+from diptych.claims.declaring import Arm, Claim, around, declare
 from diptych.core.randomness import keyed_rng
 from diptych.core.sample import Sample
 from diptych.recipes.contrastive.clip import CLIP
@@ -50,18 +48,15 @@ def claims() -> tuple[Claim, ...]:
     clip = sized_for(CLIP.tiny(), batch_size=BATCH, steps=STEPS)
     protoclip = sized_for(replace(ProtoCLIP.tiny(), clusters=CLUSTERS, episode=EPISODE), batch_size=BATCH, steps=STEPS)
     return (
-        Claim(
+        declare(
             slug="protoclip",
-            kind="paper's claim",
             sentence="At equal steps a linear probe reads classes that no caption names better off ProtoCLIP's image tower than off CLIP's",
             source="2206.10996: ImageNet linear 49.4 for CLIP and 55.2 for ProtoCLIP after 32 epochs of CC2.5M; this size is ours",
-            refuted="a difference whose interval lies below zero",
             baseline=Arm("clip", Probed(clip, PAIRS, change=in_other_words), around(clip.lr)),
             method=Arm("protoclip", Probed(protoclip, PAIRS, change=in_other_words), around(protoclip.lr)),
             controls=(Arm("untrained", Probed(clip, PAIRS, change=in_other_words, learns=False)), Arm("raw pixels", RawPixels())),
             metric="probe",
-            margins=Margins(matters=0.02, equivalence=0.02),
-            equal_budget=("steps", "samples"),
+            margins=0.02,
             data=f"{PAIRS.count:,} rendered pictures of two shapes, named by 40 words for ten; probe on 1,500, test on 500, "
             "24 classes (the first thing's noun)",
             reported=("i2t_r@1", "t2i_r@1"),

@@ -12,10 +12,8 @@ from typing import Any
 
 from diptych.claims.cell import Cell, Scores
 from diptych.claims.cells.bridges import PAIRS, SMOKE_STEPS
-from diptych.claims.claim import Arm, Claim
-from diptych.claims.sweep import around
+from diptych.claims.declaring import Arm, Claim, around, declare
 from diptych.claims.training import opened, untrained
-from diptych.claims.verdict import Margins
 from diptych.core.randomness import keyed_rng
 from diptych.core.sample import Sample
 from diptych.curate.programs import SINGLE
@@ -84,18 +82,16 @@ def claims() -> tuple[Claim, ...]:
     tuned = replace(InstructBLIP.tiny(), **small, steps=STEPS, batch_size=32, requests=("Describe the picture.",))
     rates = around(tuned.lr)
     return (
-        Claim(
+        declare(
             slug="provision",
-            kind="paper's claim",
             sentence="A bridge that is tuned on questions of programs answers more questions about described objects than one "
             "that is tuned on as many captions",
             source="2412.07012: instruction data from scene graphs raise accuracy on questions about relations, attributes and depth",
-            refuted="a difference whose interval lies below zero",
             baseline=Arm("captions", QuestionTuned(tuned, questions=False), rates),
             method=Arm("questions", QuestionTuned(tuned, questions=True), rates),
             controls=(Arm("blind", QuestionTuned(replace(tuned, blind=True), questions=True)),),
             metric="accuracy",
-            margins=Margins(matters=0.05, equivalence=0.05),
+            margins=0.05,
             equal_budget=("steps", "samples", "trained_parameters"),
             data=f"{SCENES:,} scenes of two things a seed, {TESTED} of the same seed to test, by programs that ask for a described object "
             "and for its attributes; language model and image encoder are shared and made once",

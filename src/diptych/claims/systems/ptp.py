@@ -5,9 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from diptych.claims.cells.learned_pairs.placed import Placed, PlacedReadings
-from diptych.claims.claim import Arm, Claim
-from diptych.claims.sweep import around
-from diptych.claims.verdict import Margins
+from diptych.claims.declaring import Arm, Claim, around, declare
 from diptych.recipes.grounding.ptp import PTP
 from diptych.recipes.grounding.ptp_vilt import PTPViLT
 from diptych.worlds.small_pairs import SIDE
@@ -33,33 +31,30 @@ def claims() -> tuple[Claim, ...]:
         lr=2e-3,
     )
     blip, flipped = replace(ptp, prompts="none"), replace(ptp, flip=True)
-    spatial = Claim(
+    spatial = declare(
         slug="ptp",
-        kind="paper's claim",
         sentence="At equal steps and data, block prompts give a higher recall at 1 for captions that say where a thing is",
         source="2212.09737, zero-shot retrieval of PTP against its host without prompts",
-        refuted="a difference whose interval lies below zero",
         baseline=Arm("blip", Placed(blip, PAIRS), around(ptp.lr)),
         method=Arm("ptp", Placed(ptp, PAIRS), around(ptp.lr)),
         controls=(Arm("untrained", Placed(ptp, PAIRS, learns=False)),),
         metric="spatial/t2i_r@1",
-        margins=Margins(matters=0.03, equivalence=0.03),
+        margins=0.03,
         equal_budget=("steps", "samples", "trained_parameters"),
         data=f"{PAIRS:,} rendered pictures of two shapes, captions without places, boxes known; retrieval among 300 by caption and block",
         reported=("block", "plain/t2i_r@1", "plain/i2t_r@1"),
     )
-    moves = Claim(
+    moves = declare(
         slug="ptp",
         name="moves",
         kind="mechanism check",
         sentence="With flips, prompts that move with the picture teach blocks better than prompts of the picture as it is stored",
         source="the two loaders of sail-sg/ptp, of which the one in its guide writes the prompt before it flips",
-        refuted="a difference whose interval lies below zero",
         baseline=Arm("original", Placed(replace(flipped, prompts="original"), PAIRS), around(ptp.lr)),
         method=Arm("moved", Placed(flipped, PAIRS), around(ptp.lr)),
         controls=(Arm("untrained", Placed(flipped, PAIRS, learns=False)),),
         metric="block",
-        margins=Margins(matters=0.05, equivalence=0.05),
+        margins=0.05,
         equal_budget=("steps", "samples", "trained_parameters"),
         data=spatial.data,
         reported=("spatial/t2i_r@1",),
@@ -78,10 +73,9 @@ def claims() -> tuple[Claim, ...]:
         lr=2e-3,
     )
     alone = replace(prompted, prompts="none")
-    vilt = Claim(
+    vilt = declare(
         slug="ptp",
         name="vilt",
-        kind="paper's claim",
         sentence="At equal steps and data, block prompts give ViLT a higher recall at 1 for captions that say where a thing is",
         source="2212.09737, zero-shot retrieval of PTP-ViLT against ViLT",
         refuted=spatial.refuted,
@@ -89,7 +83,7 @@ def claims() -> tuple[Claim, ...]:
         method=Arm("ptp on vilt", PlacedReadings(prompted, PAIRS), around(prompted.lr)),
         controls=(Arm("untrained", PlacedReadings(prompted, PAIRS, learns=False)),),
         metric="spatial/t2i_r@1",
-        margins=Margins(matters=0.03, equivalence=0.03),
+        margins=0.03,
         equal_budget=("steps", "samples", "trained_parameters"),
         data=f"{PAIRS:,} rendered pictures of two shapes, captions without places, boxes known; retrieval among 100 by caption and block",
         reported=("block", "plain/t2i_r@1", "plain/i2t_r@1"),

@@ -6,9 +6,7 @@ from dataclasses import replace
 
 from diptych.claims.cells.domains.chests import PROBED, TESTED, ProbedChests
 from diptych.claims.cells.learned_pairs.pairs import sized_for
-from diptych.claims.claim import Arm, Claim
-from diptych.claims.sweep import around
-from diptych.claims.verdict import Margins
+from diptych.claims.declaring import Arm, Claim, Margins, around, declare
 from diptych.recipes.contrastive.clip import CLIP
 from diptych.recipes.domains.rad_dino import RadDINO, ViewsConfig
 
@@ -20,19 +18,16 @@ def claims() -> tuple[Claim, ...]:
     images = replace(RadDINO.tiny(), image_tower="dense_micro", image_size=48, views=views, batch_size=BATCH, steps=STEPS)
     clip = sized_for(CLIP.tiny(), image_tower="dense_micro", batch_size=BATCH, steps=STEPS)
     return (
-        Claim(
+        declare(
             slug="rad_dino",
-            kind="paper's claim",
             sentence="At equal steps a linear probe tells the spacing of the ribs, which no report mentions, better from vectors of "
             "RAD-DINO than from those of CLIP",
             source="2401.10815, whose image-only features keep sex, age and devices; here rendered chests",
-            refuted="a difference whose interval lies below zero",
             baseline=Arm("clip", ProbedChests(clip, PICTURES), around(clip.lr)),
             method=Arm("images alone", ProbedChests(images, PICTURES), around(images.lr)),
             controls=(Arm("untrained", ProbedChests(images, PICTURES, learns=False)),),
             metric="ribs",
             margins=Margins(matters=0.05, equivalence=0.03),
-            equal_budget=("steps", "samples"),
             data=f"{PICTURES:,} rendered chests of 48 pixels; probe on {PROBED:,}, tested on {TESTED}",
             reported=("lesion", "device"),
             tuning_seeds=(0,),

@@ -15,10 +15,8 @@ import numpy as np
 
 from diptych.claims.cell import Cell, Scores
 from diptych.claims.cells.learned_pairs.pairs import Paired, clean_rows, drawn, retrieved, sized_for
-from diptych.claims.claim import Arm, Claim
-from diptych.claims.sweep import around
+from diptych.claims.declaring import Arm, Claim, around, declare
 from diptych.claims.training import opened, trained, untrained
-from diptych.claims.verdict import Margins
 from diptych.core.randomness import keyed_rng
 from diptych.core.sample import Sample, Text
 from diptych.curate.operators.realsyn import RealSyn
@@ -156,9 +154,8 @@ def claims() -> tuple[Claim, ...]:
     pairs = SmallPairs(PAIRS)
     clip = sized_for(CLIP.tiny(), batch_size=BATCH, steps=STEPS)
     longer = replace(clip, steps=STEPS + KNOWN_STEPS)
-    retrieval = Claim(
+    retrieval = declare(
         slug="realsyn",
-        kind="paper's claim",
         sentence="Sentences that are found for pictures of documents give a higher recall at 1 than the nearest sentence before each",
         source="2502.12513: Flickr30k text retrieval at 15 M 72.9 with retrieved and synthetic texts, 37.1 with YFCC's own",
         refuted="a difference whose interval lies below zero, or a recall no higher than that of the finder's own pairs alone",
@@ -170,7 +167,7 @@ def claims() -> tuple[Claim, ...]:
             Arm("the finder's pairs", Paired(longer, Known(pairs))),
         ),
         metric="test/i2t_r@1",
-        margins=Margins(matters=0.02, equivalence=0.02),
+        margins=0.02,
         equal_budget=("samples",),
         data=f"{PAIRS:,} rendered images in documents of {IMAGES} with {SENTENCES} scrambled sentences; retrieval among 500 clean pairs. "
         f"The finder read {KNOWN:,} other pairs",

@@ -9,10 +9,8 @@ from scipy.optimize import linear_sum_assignment
 
 from diptych.claims.cell import Cell, Scores
 from diptych.claims.cells.bridges import PAIRS, hosted
-from diptych.claims.claim import Arm, Claim
-from diptych.claims.sweep import around
+from diptych.claims.declaring import Arm, Claim, around, declare
 from diptych.claims.training import trained, untrained
-from diptych.claims.verdict import Margins
 from diptych.core.box_iou import box_iou
 from diptych.data.text.prompts.referring_turns import AnswerForm
 from diptych.models.io.saved_model import open_model
@@ -88,19 +86,16 @@ def claims() -> tuple[Claim, ...]:
     flat = replace(made, answers=replace(made.answers, form="flat"), weights=TargetWeights(matching="row"))
     rates = around(made.instruct_lr)
     return (
-        Claim(
+        declare(
             slug="ref_vlm",
-            kind="paper's claim",
             sentence="After equally many steps answers in triplets have the right number of targets for a name more often than answers "
             "with flat reference tokens",
             source="2503.07413: triplets of concept, unit and targets against reference tokens without them",
-            refuted="a difference whose interval lies below zero",
             baseline=Arm("flat references", DetectedScenes(flat), rates),
             method=Arm("triplets", DetectedScenes(made), rates),
             controls=(Arm("untrained", DetectedScenes(made, learns=False)),),
             metric="count",
-            margins=Margins(matters=0.03, equivalence=0.03),
-            equal_budget=("steps", "samples"),
+            margins=0.03,
             data=f"{TRAINED:,} rendered scenes of two to {THINGS} shapes, {TESTED} others of the same seed to test",
             reported=("f1", "whole"),
             seeds=4,

@@ -5,9 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from diptych.claims.cells.generation import FIGURES, FIGURES_TESTED, JOINED, JoinedFigures
-from diptych.claims.claim import Arm, Claim
-from diptych.claims.sweep import around
-from diptych.claims.verdict import Margins
+from diptych.claims.declaring import Arm, Claim, around, declare
 from diptych.recipes.generation.relationbooth import RelationBooth
 
 
@@ -16,13 +14,11 @@ def claims() -> tuple[Claim, ...]:
     without = replace(made, key_points=0.0)
     rates = around(made.lr)
     return (
-        Claim(
+        declare(
             slug="relationbooth",
-            kind="paper's claim",
             sentence="After equally many steps the limbs of two given figures are nearer to those that the relation asks for with the "
             "key-point loss than without",
             source="2410.23280, ablation of the key-point matching loss",
-            refuted="a difference whose interval lies above zero",
             baseline=Arm("without key points", JoinedFigures(without), rates),
             method=Arm("with key points", JoinedFigures(made), rates),
             controls=(
@@ -31,8 +27,7 @@ def claims() -> tuple[Claim, ...]:
             ),
             metric="key_point_error",
             higher_is_better=False,
-            margins=Margins(matters=0.005, equivalence=0.005),
-            equal_budget=("steps", "samples"),
+            margins=0.005,
             data=f"{FIGURES} pictures of two figures {JOINED} each other, {FIGURES_TESTED} new pairs to test; the frozen model learns "
             "2,000 pictures of other relations once for all cells",
             reported=("relation_accuracy", "identity_accuracy"),

@@ -5,9 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from diptych.claims.cells.generation import EXEMPLARS, INVERTED, NEW, PROMPTS, SEEN, InvertedRelation, PastedExemplar
-from diptych.claims.claim import Arm, Claim
-from diptych.claims.sweep import around
-from diptych.claims.verdict import Margins
+from diptych.claims.declaring import Arm, Claim, around, declare
 from diptych.recipes.generation.reversion import ReVersion
 
 
@@ -16,14 +14,12 @@ def claims() -> tuple[Claim, ...]:
     plain = replace(made, steering=0.0, skew=0.0)
     rates = around(made.lr)
     return (
-        Claim(
+        declare(
             slug="reversion",
-            kind="paper's claim",
             sentence="A relation that is inverted with steering and more steps of much noise is drawn without the exemplars' colours more "
             "often than by plain textual inversion",
             source="2303.13495: relation and entity accuracy against textual inversion. Its comparison with words is a bound here: the "
             "captions of the frozen model name the relation",
-            refuted="a difference whose interval lies below zero",
             baseline=Arm("textual inversion", InvertedRelation(plain), rates),
             method=Arm("reversion", InvertedRelation(made), rates),
             controls=(
@@ -32,8 +28,7 @@ def claims() -> tuple[Claim, ...]:
             ),
             bounds=(Arm("the relation's own name", InvertedRelation(plain, words=INVERTED)),),
             metric="clean",
-            margins=Margins(matters=0.05, equivalence=0.05),
-            equal_budget=("steps", "samples"),
+            margins=0.05,
             data=f"{EXEMPLARS} exemplars of '{INVERTED}' in {' and '.join(SEEN)}; {PROMPTS} prompts with things in {', '.join(NEW)}; the "
             "frozen model learns 3,000 captioned pictures of eight relations once for all cells",
             reported=("relation_accuracy", "leak_rate", "entity_accuracy"),

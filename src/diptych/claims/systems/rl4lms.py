@@ -1,4 +1,4 @@
-"""RL4LMs on scenes: how far PPO and NLPO drift from the language model that they began as when both have earned the same reward."""
+"""RL4LMs on rows of numbers: how far PPO and NLPO have drifted from the language model of the beginning at the same reward."""
 
 from __future__ import annotations
 
@@ -9,67 +9,92 @@ import numpy as np
 from diptych.claims.cell import Cell, Scores
 from diptych.claims.cells.bridges import hosted
 from diptych.claims.claim import Arm, Claim
-from diptych.claims.training import trained
+from diptych.claims.training import can_resume, trained
 from diptych.claims.verdict import Margins
-from diptych.models.io.saved_model import open_model
+from diptych.core.randomness import keyed_rng
+from diptych.core.run_folder import RunFolder
+from diptych.core.sample import Sample, Text
+from diptych.data.dataset import Pool
 from diptych.recipes.alignment.rl4lms import RL4LMs
-from diptych.tasks.generation.generated_text import TextGeneration
-from diptych.worlds.scenes.world import scenes
+from diptych.train.fit import fit, resume
+from diptych.train.options import TrainOptions
 
-TEXTS = "small:world:scenes?n=2000&seed=1&max_objects=2&lengths=short&paraphrases=0&negatives=false"
-SCENES, TESTED, SMOKE_ROWS = 320, 60, 16
-RATES = (1e-4, 2e-4, 4e-4)
-EARNED, NEVER = 0.05, 1.0
-"""Reward above that of the first rollouts at which drift is read, and the drift of a run that never earns it."""
+TEXTS, LENGTH, LARGEST = 1000, 8, 29
+STEPS, TOKENS, ANSWERS = 14, 256, 32
+RATES = (1.5e-4, 3e-4, 6e-4)
+EARNED, NEVER, WINDOW = 0.12, 3.0, 3
+"""Reward above that of the first rollout at which drift is read, drift in nats of a run that never earns it, rollouts of a mean."""
 
 
 @dataclass(frozen=True)
 class Drifting:
-    """Tunes the shared language model on prompts of the cell's seed.
+    """Tunes the shared language model, which writes rows of numbers, on a reward of rows that increase.
 
-    drift     KL to the reference by token, in nats, where the reward of the rollouts first is `EARNED` above that of the first ones
-    reward    of greedy answers to prompts of other scenes; repetition, the share of their word pairs that they repeat
+    drift     KL to the reference by token, in nats, where the reward of the rollouts first is `EARNED` above that of the first one; both
+              are means of `WINDOW` rollouts
+    last_reward, last_kl  means of the last rollouts
     """
 
     recipe: RL4LMs
 
     def __call__(self, cell: Cell) -> Scores:
-        train, test = (
-            scenes(
-                SMOKE_ROWS if cell.smoke else count,
-                seed=cell.seed,
-                split=split,  # type: ignore[arg-type]
-                max_objects=2,
-                lengths=("short",),
-                paraphrases=0,
-                negatives=False,
-            ).remembering()
-            for split, count in (("train", SCENES), ("test", TESTED))
-        )
-        run = trained(hosted(self.recipe, cell, address=TEXTS), train, cell)
+        recipe, rows = hosted(self.recipe, cell, address="small"), number_rows()
+        run = trained(recipe, rows, cell) if cell.smoke else logged(recipe, rows, cell)
         lines = [line for line in run.metrics() if line["kind"] == "train"]
-        task = TextGeneration(max_tokens=24, draws=1, window=50)
-        metrics = task.score(task.predict(open_model(run.model), test)).metrics
+        reward, kl = ([float(line[name]) for line in lines] for name in ("reward", "kl"))
         return {
-            "drift": drift_at_reward([line["reward"] for line in lines], [line["kl"] for line in lines]),
-            "reward": metrics["reward"].value,
-            "repetition": metrics["repetition"].value,
-            "last_kl": lines[-1]["kl"],
+            "drift": drift_at_reward(reward, kl),
+            "last_reward": float(np.mean(reward[-WINDOW:])),
+            "last_kl": float(np.mean(kl[-WINDOW:])),
         }
 
 
+def logged(recipe: RL4LMs, rows: Pool, cell: Cell) -> RunFolder:
+    """The finished run of a cell with a line for every rollout, where `trained` has one for every tenth."""
+    if can_resume(cell.folder):
+        folder = resume(cell.folder, rows, kind=type(recipe))
+    else:
+        options = TrainOptions(seed=cell.seed, progress=False, save_every=100, precision="fp32", device="cpu", log_every=1)
+        folder = fit(cell.sized(recipe), rows, cell.folder, options)
+    cell.spending.add(folder.expect_finished(), type(recipe))
+    return folder
+
+
+def number_rows(count: int = TEXTS) -> Pool:
+    """Walks over numbers, of which a step goes down by two to up by three: "4 6 5 8 8 11 10 13". The same for every seed."""
+    samples = []
+    for row in range(count):
+        rng = keyed_rng("rl4lms numbers", row)
+        numbers = [int(rng.integers(0, 10))]
+        while len(numbers) < LENGTH:
+            numbers.append(int(np.clip(numbers[-1] + rng.integers(-2, 4), 0, LARGEST)))
+        samples.append(Sample(f"numbers-{row}", None, (Text(" ".join(map(str, numbers)), "en"),)))
+    return Pool.from_samples(samples, name="numbers")
+
+
 def drift_at_reward(reward: list[float], kl: list[float], earned: float = EARNED) -> float:
-    """KL where the reward first is `earned` above its first value, on the line between two logged rollouts; `NEVER` where it never is."""
+    """KL where the reward first is `earned` above its first value, both as means of `WINDOW` values, on the line between two of them;
+    `NEVER` where it never is."""
+    reach = WINDOW // 2
+    means = [
+        [float(np.mean(values[max(0, at - reach) : at + reach + 1])) for at in range(len(values))] for values in (reward, kl)
+    ]
     target = reward[0] + earned
+    if means[0][0] >= target:
+        return float(np.clip(means[1][0], 0.0, NEVER))
     for before in range(len(reward) - 1):
-        if reward[before] < target <= reward[before + 1]:
-            share = (target - reward[before]) / (reward[before + 1] - reward[before])
-            return float(np.clip(kl[before] + share * (kl[before + 1] - kl[before]), 0.0, NEVER))
+        (low, high), (near, far) = means[0][before : before + 2], means[1][before : before + 2]
+        if low < target <= high:
+            return float(np.clip(near + (target - low) / (high - low) * (far - near), 0.0, NEVER))
     return NEVER
 
 
 def claims() -> tuple[Claim, ...]:
-    nlpo = replace(RL4LMs.tiny(), small_steps=400, steps=12)
+    tiny = RL4LMs.tiny()
+    nlpo = replace(
+        tiny, small_steps=200, pieces=320, prompts="nothing", reward="increasing_numbers:10", prompt_length=2, max_tokens=12,
+        batch_size=ANSWERS, steps=STEPS, minibatch=TOKENS, ppo=replace(tiny.ppo, transitions=TOKENS),
+    )  # fmt: skip
     ppo = replace(nlpo, algorithm="ppo")
     return (
         Claim(
@@ -80,16 +105,13 @@ def claims() -> tuple[Claim, ...]:
             refuted="a difference whose interval lies above zero",
             baseline=Arm("ppo", Drifting(ppo), RATES),
             method=Arm("nlpo", Drifting(nlpo), RATES),
-            controls=(
-                Arm("ppo without KL", Drifting(replace(ppo, ppo=replace(ppo.ppo, kl=0.0)))),
-                Arm("reward is length alone", Drifting(replace(ppo, reward="length:20"))),
-            ),
+            controls=(Arm("ppo without KL", Drifting(replace(ppo, ppo=replace(ppo.ppo, kl=0.0)))),),
             metric="drift",
             higher_is_better=False,
-            margins=Margins(matters=0.01, equivalence=0.01),
+            margins=Margins(matters=0.05, equivalence=0.05),
             equal_budget=("samples",),
-            data=f"{SCENES} scenes of two things, METEOR of a sentence about their phrases; a small language model that all seeds share",
-            reported=("reward", "repetition", "last_kl"),
+            data=f"walks of {LENGTH} numbers by a small language model of all seeds; the reward is the share of a row that increases",
+            reported=("last_reward", "last_kl"),
             seeds=4,
             tuning_seeds=(0,),
         ),

@@ -5,9 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from diptych.claims.cells.reasoning.puzzles import FEW, MANY, PUZZLES, TESTED, FewGivens, NearestSolution
-from diptych.claims.claim import Arm, Claim
-from diptych.claims.sweep import around
-from diptych.claims.verdict import Margins
+from diptych.claims.declaring import Arm, Claim, around, declare
 from diptych.recipes.relations.rrn import RRN
 
 MLP_RATE = 4e-3
@@ -19,14 +17,12 @@ def claims() -> tuple[Claim, ...]:
     one_step = replace(many_steps, reasoning_steps=1, test_steps=1, lr=MLP_RATE)
     mlp = replace(many_steps, network="mlp", hidden=256)
     return (
-        Claim(
+        declare(
             slug="rrn",
-            kind="paper's claim",
             sentence="On Sudoku of four digits with fewer given cells than in training, messages over eight steps (four in training) solve "
             "more puzzles than a plain MLP",
             source="1711.08028: 96.6 % of puzzles with 17 given cells by 64 steps (32 in training), where a relation network, which takes "
             "one step, and networks without messages solve none",
-            refuted="a difference whose interval lies below zero",
             baseline=Arm("mlp", FewGivens(mlp), around(MLP_RATE)),
             method=Arm("rrn", FewGivens(many_steps), around(many_steps.lr)),
             controls=(
@@ -35,8 +31,7 @@ def claims() -> tuple[Claim, ...]:
                 Arm("untrained", FewGivens(many_steps, learns=False)),
             ),
             metric="solved",
-            margins=Margins(matters=0.05, equivalence=0.05),
-            equal_budget=("steps", "samples"),
+            margins=0.05,
             data=f"{PUZZLES:,} puzzles with {MANY[0]} to {MANY[1]} given cells; {TESTED} with {FEW[0]} or {FEW[1]} to test",
             reported=("cells", "solved/trained"),
             tuning_seeds=(0, 1),

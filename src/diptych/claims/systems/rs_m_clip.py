@@ -6,9 +6,7 @@ from dataclasses import replace
 
 from diptych.claims.cells.learned_pairs.languages import ENGLISH, InLanguages
 from diptych.claims.cells.learned_pairs.pairs import TESTED, sized_for
-from diptych.claims.claim import Arm, Claim
-from diptych.claims.sweep import around
-from diptych.claims.verdict import Margins
+from diptych.claims.declaring import QUANTITIES, Arm, Claim, around, declare
 from diptych.recipes.domains.rs_m_clip import RSMCLIP
 
 PAIRS, STEPS, BATCH = 4000, 300, 128
@@ -17,17 +15,16 @@ PAIRS, STEPS, BATCH = 4000, 300, 128
 def claims() -> tuple[Claim, ...]:
     whole = sized_for(RSMCLIP.tiny(), batch_size=BATCH, steps=STEPS, crop=(0.6, 1.0), local_size=32)
     plain, alone = replace(whole, distilled=0.0), replace(whole, distilled=0.0, languages=(ENGLISH,))
-    english = Claim(
+    english = declare(
         slug="rs_m_clip",
-        kind="paper's claim",
         sentence="At equal steps, captions in three languages in place of one give a higher mean recall in English",
         source="2410.23370: captions translated into nine languages more improve performance on English, too",
-        refuted="a difference whose interval lies below zero",
         baseline=Arm("english alone", InLanguages(alone, PAIRS), around(whole.lr)),
         method=Arm("three languages", InLanguages(plain, PAIRS), around(whole.lr)),
         controls=(Arm("untrained", InLanguages(plain, PAIRS, learns=False)),),
         metric=f"{ENGLISH}/mr",
-        margins=Margins(matters=0.02, equivalence=0.02),
+        margins=0.02,
+        equal_budget=QUANTITIES,
         data=f"{PAIRS:,} rendered pairs with captions in English and two made-up languages of other words and orders; retrieval among "
         f"{TESTED} new ones",
         reported=("others/mr", "all/mr", f"{ENGLISH}/r@1"),

@@ -12,9 +12,8 @@ import numpy as np
 import torch
 
 from diptych.claims.cell import Cell, Scores
-from diptych.claims.claim import Arm, Claim
+from diptych.claims.declaring import Arm, Claim, declare
 from diptych.claims.training import trained
-from diptych.claims.verdict import Margins
 from diptych.core.config import to_plain
 from diptych.core.disk.files import write_json
 from diptych.core.grounding import PhraseQuery
@@ -97,17 +96,15 @@ def started(*, smoke: bool) -> Path:
 def claims() -> tuple[Claim, ...]:
     reinforced = replace(RUIG.tiny(), start=0.0, steps=FURTHER_STEPS, warmup=0.0)
     return (
-        Claim(
+        declare(
             slug="ruig",
-            kind="paper's claim",
             sentence="After a start by cross-entropy, boxes lie better with reinforcement than with as many updates without it",
             source="2310.04716: sequence training by visual metrics; sizes of the effect are not published for a start that has converged",
-            refuted="a difference whose interval lies below zero",
             baseline=Arm("likelihood", Located(replace(reinforced, reinforced=0.0)), RATES),
             method=Arm("reinforced", Located(reinforced), RATES),
             controls=(Arm("start", Located(reinforced, further=False)),),
             metric="iou",
-            margins=Margins(matters=0.02, equivalence=0.02),
+            margins=0.02,
             equal_budget=("samples",),
             data=f"{PAGES:,} pages of {ELEMENTS} elements, boxes off by {NOISE:.0%} of a side, {TESTED} with exact ones; one start for all",
             reported=("accuracy", "click", "ceiling"),

@@ -6,9 +6,7 @@ from dataclasses import replace
 
 from diptych.claims.cells.domains.nearest_rooms import NearestDescribedThing
 from diptych.claims.cells.domains.rooms import DESCRIBED, TESTED, GroundedRooms, NamedThing
-from diptych.claims.claim import Arm, Claim
-from diptych.claims.sweep import around
-from diptych.claims.verdict import Margins
+from diptych.claims.declaring import Arm, Claim, around, declare
 from diptych.recipes.points.sg3d_vlp import SceneGraph3D
 
 
@@ -18,9 +16,8 @@ def claims() -> tuple[Claim, ...]:
     tuned = replace(three, pretraining=False, heads=("grounding",), steps=50, warmup=5.0)
     rates = around(tuned.lr)
     return (
-        Claim(
+        declare(
             slug="sg3d_vlp",
-            kind="paper's claim",
             sentence="Pre-training at the levels of words, sentences and scenes finds things among others of their class more often "
             "than at the scene level alone",
             baseline=Arm("scene level alone", GroundedRooms(tuned, one), rates),
@@ -33,10 +30,8 @@ def claims() -> tuple[Claim, ...]:
                 Arm("any thing", NamedThing("chance")),
             ),
             metric="multiple",
-            margins=Margins(matters=0.02, equivalence=0.02),
-            equal_budget=("steps", "samples"),
+            margins=0.02,
             data=f"{DESCRIBED} rendered rooms of 5 to 9 things with two descriptions each, {TESTED} others to test",
-            refuted="a difference whose interval lies below zero",
             source="2411.18666, ablation of the contrastive levels (ScanRefer)",
             reported=("test",),
             tuning_seeds=(0,),

@@ -5,22 +5,18 @@ from __future__ import annotations
 from dataclasses import replace
 
 from diptych.claims.cells.reasoning.kitchen_goals import KITCHENS, OPEN, TESTED, LearnedGoals, NearestKitchen
-from diptych.claims.claim import Arm, Claim
-from diptych.claims.sweep import around
-from diptych.claims.verdict import Margins
+from diptych.claims.declaring import Arm, Claim, around, declare
 from diptych.recipes.relations.sgl import SGL
 
 
 def claims() -> tuple[Claim, ...]:
     both = replace(SGL.tiny(), pretrain="none", steps=250)
     return (
-        Claim(
+        declare(
             slug="sgl",
-            kind="paper's claim",
             sentence="Where a sentence leaves the tool open, picture and sentence together give the goal more often than the sentence does "
             "alone",
             source="2202.12912: goals from vision and language against language alone, among instructions and intents that name no tool",
-            refuted="a difference whose interval lies below zero",
             baseline=Arm("language", LearnedGoals(replace(both, inputs="language")), around(both.lr)),
             method=Arm("both", LearnedGoals(both), around(both.lr)),
             controls=(
@@ -29,8 +25,7 @@ def claims() -> tuple[Claim, ...]:
                 Arm("untrained", LearnedGoals(both, learns=False)),
             ),
             metric="open",
-            margins=Margins(matters=0.05, equivalence=0.05),
-            equal_budget=("steps", "samples"),
+            margins=0.05,
             data=f"{KITCHENS:,} rendered kitchens, {TESTED} to test; {OPEN:.0%} of the sentences leave the tool open",
             reported=("exact", "missing"),
             tuning_seeds=(0, 1),

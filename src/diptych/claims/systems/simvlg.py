@@ -5,9 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from diptych.claims.cells.answered_pairs import PAIRS, TESTED, WORLD, CaptionedPairs
-from diptych.claims.claim import Arm, Claim
-from diptych.claims.sweep import around
-from diptych.claims.verdict import Margins
+from diptych.claims.declaring import Arm, Claim, around, declare
 from diptych.recipes.bridges.simvlg import SimVLG
 
 STEPS = 120
@@ -18,9 +16,8 @@ def claims() -> tuple[Claim, ...]:
     whole = replace(merged, merged=0)
     rates = around(merged.lr)
     return (
-        Claim(
+        declare(
             slug="simvlg",
-            kind="paper's claim",
             sentence="A connector that merges half of an image's tokens writes captions that are as good by CIDEr-D as those of the same "
             "connector without merging",
             source="2310.03291: merging loses nothing, and training is several times cheaper; here half the tokens, by the same steps",
@@ -29,8 +26,7 @@ def claims() -> tuple[Claim, ...]:
             method=Arm("8 tokens", CaptionedPairs(merged), rates),
             controls=(Arm("untrained", CaptionedPairs(merged, learns=False)),),
             metric="cider_d",
-            margins=Margins(matters=0.2, equivalence=0.2),
-            equal_budget=("steps", "samples"),
+            margins=0.2,
             data=f"{PAIRS:,} rendered images of two shapes with a text, {TESTED} of the same seed to test",
             reported=("exact", "rouge_l"),
             seeds=4,

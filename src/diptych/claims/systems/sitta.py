@@ -8,9 +8,8 @@ import torch
 
 from diptych.claims.cell import Cell, Scores
 from diptych.claims.cells.bridges import PAIRS, hosted
-from diptych.claims.claim import Arm, Claim
+from diptych.claims.declaring import Arm, Claim, declare
 from diptych.claims.training import opened, untrained
-from diptych.claims.verdict import Margins
 from diptych.recipes.bridges.sitta import SITTA
 from diptych.tasks.generation.captions import Captions
 from diptych.tasks.generation.word_ranking import WordRanking
@@ -66,33 +65,29 @@ class Worded:
 def claims() -> tuple[Claim, ...]:
     solved = replace(SITTA.tiny(), solution="ridge")
     one = replace(solved, orders=1)
-    words = Claim(
+    words = declare(
         slug="sitta",
-        kind="paper's claim",
         sentence="A map from pictures and their captions ranks the words of a picture better than one from the vocabulary's own texts",
         source="2307.05591: NDCG .55 with captions of COCO, .30 to .39 by lexical matching",
-        refuted="a difference whose interval lies below zero",
         baseline=Arm("vocabulary", Worded(replace(solved, learned_from="vocabulary")), PENALTIES),
         method=Arm("captions", Worded(solved), PENALTIES),
         controls=(Arm("random map", Worded(solved, solved=False)),),
         metric="ndcg",
-        margins=Margins(matters=0.03, equivalence=0.03),
+        margins=0.03,
         equal_budget=("samples",),
         data=f"{SCENES:,} scenes of two things with a short caption, {TESTED} of the same seed to test; models that all seeds share",
         reported=("chance", "hit@4", "recall@4"),
     )
-    orders = Claim(
+    orders = declare(
         slug="sitta",
         name="orders",
-        kind="paper's claim",
         sentence="Captions chosen among those of several orders of the words score higher by CIDEr-D than that of the order by rank",
         source="2307.05591: CIDEr 65.1 on COCO with 40 orders, 47.8 without",
-        refuted="a difference whose interval lies below zero",
         baseline=Arm("one order", Worded(one, captions=True), PENALTIES),
         method=Arm("eight orders", Worded(solved, captions=True), PENALTIES),
         controls=(Arm("random map", Worded(solved, solved=False, captions=True)),),
         metric="cider_d",
-        margins=Margins(matters=0.1, equivalence=0.1),
+        margins=0.1,
         equal_budget=("samples",),
         data=words.data,
         reported=("ndcg", "exact", "bleu_4", "repeats"),

@@ -7,9 +7,7 @@ from dataclasses import dataclass
 from diptych.claims.cell import Cell, Scores
 from diptych.claims.cells.learned_pairs.composed import Composed
 from diptych.claims.cells.learned_pairs.pairs import sized_for
-from diptych.claims.claim import Arm, Claim
-from diptych.claims.sweep import around
-from diptych.claims.verdict import Margins
+from diptych.claims.declaring import QUANTITIES, Arm, Claim, Margins, around, declare
 from diptych.recipes.contrastive.clip import CLIP
 from diptych.tasks.composition.snare import PARTS
 
@@ -29,7 +27,7 @@ class Blind:
 def claims() -> tuple[Claim, ...]:
     clip = sized_for(CLIP.tiny(), batch_size=BATCH, steps=STEPS)
     untrained = Composed(clip, PAIRS, learns=False)
-    order = Claim(
+    order = declare(
         slug="snare",
         kind="mechanism check",
         sentence="SNARE's mean over its parts is higher for a model of captions than for the same model of captions with shuffled words",
@@ -39,22 +37,22 @@ def claims() -> tuple[Claim, ...]:
         method=Arm("captions", Composed(clip, PAIRS), around(clip.lr)),
         controls=(Arm("untrained", untrained), Arm("blind", Blind(untrained))),
         metric="macro",
-        margins=Margins(matters=0.05, equivalence=0.05),
+        margins=0.05,
+        equal_budget=QUANTITIES,
         data=f"{PAIRS:,} rendered pairs with captions that bind colours and directions; 400 fresh ones are asked",
         reported=tuple(PARTS),
     )
-    binding = Claim(
+    binding = declare(
         slug="snare",
         name="ownership",
-        kind="paper's claim",
         sentence="A model of shuffled captions does not know whose attribute is whose, one of captions does",
         source="2308.12898, attribute ownership: whether a model binds attributes or reads a bag of words",
-        refuted="a difference whose interval lies below zero",
         baseline=order.baseline,
         method=order.method,
         controls=(Arm("untrained", untrained),),
         metric="attribute_ownership",
         margins=Margins(matters=0.1, equivalence=0.05),
+        equal_budget=QUANTITIES,
         data=order.data,
         reported=("macro",),
     )

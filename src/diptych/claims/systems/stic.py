@@ -6,9 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 
 from diptych.claims.cells.preferences import PAIRS, REQUEST, TESTED, WORLD, SelfTrained
-from diptych.claims.claim import Arm, Claim
-from diptych.claims.sweep import around
-from diptych.claims.verdict import Margins
+from diptych.claims.declaring import Arm, Claim, Margins, around, declare
 from diptych.core.contracts import Run, Stage
 from diptych.core.randomness import keyed_rng
 from diptych.core.sample import Sample
@@ -64,20 +62,17 @@ def claims() -> tuple[Claim, ...]:
     turned = RandomPairSTIC(**{each.name: getattr(made, each.name) for each in fields(made) if each.init})
     rates = around(made.pair_lr)
     return (
-        Claim(
+        declare(
             slug="stic",
-            kind="paper's claim",
             sentence="Descriptions name fewer things that are not there after learning to prefer those of the image to those of a shrunk "
             "image, than after as many steps on the same pairs turned at random",
             source="2405.19716: preferring descriptions of clean images to corrupted ones lowers hallucination",
-            refuted="a difference whose interval lies above zero",
             baseline=Arm("pairs turned at random", SelfTrained(turned, start), rates),
             method=Arm("self-made pairs", SelfTrained(made, start), rates),
             controls=(Arm("as it was", SelfTrained(made, start, learns=False)),),
             metric="false_share",
             higher_is_better=False,
             margins=Margins(matters=0.03, equivalence=0.02),
-            equal_budget=("steps", "samples"),
             data=f"240 rendered images of two shapes to describe, {TESTED} of the same seed to test; {PAIRS:,} others to begin with",
             reported=("recall", "words"),
             seeds=4,

@@ -6,9 +6,7 @@ from dataclasses import replace
 
 from diptych.claims.cells.domains.nearest_rooms import NearestLabelledRoom
 from diptych.claims.cells.domains.rooms import ANCHOR, LABELLED, TESTED, UNLABELLED, NearestPoint, SegmentedRooms
-from diptych.claims.claim import Arm, Claim
-from diptych.claims.sweep import around
-from diptych.claims.verdict import Margins
+from diptych.claims.declaring import Arm, Claim, around, declare
 from diptych.recipes.points.text4point import Text4Point
 
 
@@ -17,9 +15,8 @@ def claims() -> tuple[Claim, ...]:
     tuned = replace(pretrained, phase="finetune", batch_size=5, steps=80, warmup=8.0)
     rates = around(tuned.lr)
     return (
-        Claim(
+        declare(
             slug="text4point",
-            kind="paper's claim",
             sentence=f"Text4Point fine-tuned on {LABELLED} labelled rooms after pre-training on pictures with depth names points of other "
             "rooms better than a fresh network",
             baseline=Arm("fresh network", SegmentedRooms(tuned), rates),
@@ -32,10 +29,9 @@ def claims() -> tuple[Claim, ...]:
                 Arm("nearest labelled point by height and colour", NearestPoint("height")),
             ),
             metric="test",
-            margins=Margins(matters=0.02, equivalence=0.02),
+            margins=0.02,
             equal_budget=("labelled",),
             data=f"{UNLABELLED} rendered rooms without labels, {LABELLED} with a class for each of 1,024 points, {TESTED} others to test",
-            refuted="a difference whose interval lies below zero",
             source="2301.07584, semantic segmentation after pre-training against training from scratch",
             reported=("accuracy",),
             tuning_seeds=(0, 1),

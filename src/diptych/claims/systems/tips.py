@@ -10,10 +10,8 @@ import numpy.typing as npt
 
 from diptych.claims.cell import Cell, Scores
 from diptych.claims.cells.learned_pairs.pairs import clean_rows, drawn, retrieved, sized_for
-from diptych.claims.claim import Arm, Claim
-from diptych.claims.sweep import around
+from diptych.claims.declaring import Arm, Claim, around, declare
 from diptych.claims.training import opened, untrained
-from diptych.claims.verdict import Margins
 from diptych.core.contracts import DenseEmbedder
 from diptych.core.image import ImageSource
 from diptych.data.dataset import Pool
@@ -92,9 +90,8 @@ def as_clip(recipe: TIPS) -> TIPS:
 def claims() -> tuple[Claim, ...]:
     tips = small()
     return (
-        Claim(
+        declare(
             slug="tips",
-            kind="paper's claim",
             sentence="At equal steps a linear probe finds shapes better in the patches of TIPS than in those of CLIP",
             source="2410.16512: Pascal VOC mIoU of a linear probe 64.4 for CLIP, 75.9 with both self-supervised terms. Scenes are ours; so "
             "is the text tower of both arms: learned positions and GELU, where the release has sines and ReLU",
@@ -108,8 +105,7 @@ def claims() -> tuple[Claim, ...]:
                 Arm("mean colours", PatchColours(patches_a_side(tips.image_tower, tips.image_size))),
             ),
             metric="miou",
-            margins=Margins(matters=0.02, equivalence=0.02),
-            equal_budget=("steps", "samples"),
+            margins=0.02,
             data=f"{PAIRS.count:,} pictures of two shapes; probe on {PROBED:,}, tested on 500; four shapes and the background",
             reported=("pixel_accuracy", "r@1"),
             tuning_seeds=(0,),

@@ -15,10 +15,8 @@ import pyarrow as pa
 from diptych.claims.cell import Cell, Scores, Spending
 from diptych.claims.cells.learned_pairs.pairs import SMOKE_ROWS, Paired, clean_rows, drawn, retrieved, sized_for
 from diptych.claims.cells.learned_pairs.probed import Pixels
-from diptych.claims.claim import Arm, Claim
-from diptych.claims.sweep import around
+from diptych.claims.declaring import Arm, Claim, around, declare
 from diptych.claims.training import trained, untrained
-from diptych.claims.verdict import Margins
 from diptych.core.disk.files import write_json
 from diptych.core.image import ArrayImage
 from diptych.core.randomness import keyed_rng
@@ -237,9 +235,8 @@ def claims() -> tuple[Claim, ...]:
         return replace(clip, steps=STEPS + steps * CAPTIONER_BATCH // BATCH)
 
     whole = longer(CODING_STEPS)
-    selection = Claim(
+    selection = declare(
         slug="tldr",
-        kind="paper's claim",
         sentence=f"At equal samples read, {KEEP:.0%} of a repetitive pool chosen by clusters of codes beat as many rows by chance",
         source="2305.20087, a quarter of CC3M against a random quarter and against all of it (COCO TR@1 72.8 against 70.9 for all)",
         refuted="a difference whose interval lies below zero, or a recall no higher than by clusters of pixels or of one row a scene",
@@ -251,7 +248,7 @@ def claims() -> tuple[Claim, ...]:
             Arm("deduplicated", Paired(whole, Deduplicated())),
         ),
         metric="test/i2t_r@1",
-        margins=Margins(matters=0.02, equivalence=0.02),
+        margins=0.02,
         equal_budget=("samples",),
         data=f"{ROWS:,} rows, noisy copies of {DISTINCT:,} rendered scenes by Zipf's law; retrieval among 500 new ones. What the captioner "
         f"reads of the pool in its {CODING_STEPS} steps is on the method's account",

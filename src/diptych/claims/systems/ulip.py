@@ -6,9 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from diptych.claims.cells.domains.solids import ANCHOR, SOLIDS, TESTED, NamedSolids, NearestSolid
-from diptych.claims.claim import Arm, Claim
-from diptych.claims.sweep import around
-from diptych.claims.verdict import Margins
+from diptych.claims.declaring import Arm, Claim, around, declare
 from diptych.recipes.points.ulip import ULIP
 
 
@@ -18,7 +16,6 @@ def claims() -> tuple[Claim, ...]:
     method = Arm("ulip", NamedSolids(both), rates)
     words: dict[str, Any] = {
         "slug": "ulip",
-        "refuted": "a difference whose interval lies below zero",
         "source": "2212.05171, ablation of aligning with one modality and with both (zero-shot ModelNet40)",
         "controls": (
             Arm("untrained", NamedSolids(both, learns=False)),
@@ -26,7 +23,7 @@ def claims() -> tuple[Claim, ...]:
             Arm("nearest training cloud by colours", NearestSolid("colour")),
         ),
         "metric": "test",
-        "margins": Margins(matters=0.03, equivalence=0.03),
+        "margins": 0.03,
         "equal_budget": ("steps", "samples", "labelled"),
         "data": f"{SOLIDS} rendered solids of 25 categories, each at its own angle; to test, {TESTED} of new shapes, "
         f"and {TESTED} of new combinations",
@@ -34,8 +31,7 @@ def claims() -> tuple[Claim, ...]:
         "tuning_seeds": (0,),
     }
     return (
-        Claim(
-            kind="paper's claim",
+        declare(
             sentence="ULIP with views and texts names new shapes more often than with texts alone",
             baseline=Arm("texts alone", NamedSolids(replace(both, anchors="text")), rates),
             method=method,

@@ -5,9 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from diptych.claims.cells.domains.persons import PseudoThenLabelled
-from diptych.claims.claim import Arm, Claim
-from diptych.claims.sweep import around
-from diptych.claims.verdict import Margins
+from diptych.claims.declaring import Arm, Claim, around, declare
 from diptych.core.config import with_changes
 from diptych.recipes.domains.unipt import UniPT
 
@@ -22,10 +20,8 @@ def claims() -> tuple[Claim, ...]:
     words: dict[str, Any] = {
         "slug": "unipt",
         "metric": "cmc@1",
-        "refuted": "a difference whose interval lies below zero",
         "controls": (Arm("untrained", PseudoThenLabelled(recipe, BEFORE, **sizes, learns=False)),),
-        "margins": Margins(matters=0.02, equivalence=0.02),
-        "equal_budget": ("steps", "samples"),
+        "margins": 0.02,
         "data": f"{LABELLED} labelled pictures of {LABELLED // 8} rendered persons, described by a witness; {UNLABELLED:,} of others with "
         "pseudo texts of which 15 % of the attributes are wrong; 50 other persons are searched",
         "reported": ("cmc@5", "map", "minp"),
@@ -33,8 +29,7 @@ def claims() -> tuple[Claim, ...]:
     }
     method = Arm("unipt", PseudoThenLabelled(recipe, BEFORE, **sizes), rates)
     return (
-        Claim(
-            kind="paper's claim",
+        declare(
             sentence="At equal steps, pre-training on pseudo texts of unlabelled persons and then fine-tuning finds unseen persons more "
             "often than fine-tuning alone",
             source="2309.01420: 68.50 R@1 on CUHK-PEDES, 66.59 from ImageNet and BERT",
@@ -42,7 +37,7 @@ def claims() -> tuple[Claim, ...]:
             method=method,
             **words,
         ),
-        Claim(
+        declare(
             name="words",
             kind="mechanism check",
             sentence="Guessing hidden words beside the contrast makes pre-training worth more",

@@ -6,9 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from diptych.claims.cells.domains.clips import CLIPS, FRAMES, SIDE, TESTED, ReversedPairs
-from diptych.claims.claim import Arm, Claim
-from diptych.claims.sweep import around
-from diptych.claims.verdict import Margins
+from diptych.claims.declaring import Arm, Claim, around, declare
 from diptych.recipes.adaptation.xclip import XCLIP
 
 
@@ -18,18 +16,16 @@ def claims() -> tuple[Claim, ...]:
     rates = around(full.lr)
     words: dict[str, Any] = {
         "slug": "xclip",
-        "refuted": "a difference whose interval lies below zero",
         "controls": (Arm("untrained", ReversedPairs(full, learns=False)),),
         "metric": "within",
-        "margins": Margins(matters=0.05, equivalence=0.05),
+        "margins": 0.05,
         "equal_budget": ("steps", "samples", "labelled"),
         "data": f"{CLIPS:,} clips of one moving shape in four pairs of classes that are reversed in time, {TESTED} to test",
         "reported": ("acc", "pair"),
         "tuning_seeds": (0, 1),
     }
     return (
-        Claim(
-            kind="paper's claim",
+        declare(
             sentence="X-CLIP tells a class from its reverse in time more often than the mean over CLIP's frames",
             source="2208.02816, ablation: 80.0 by the mean of frames, 82.3 with messages and temporal transformer (Kinetics-400)",
             baseline=Arm("mean of frames", ReversedPairs(mean), rates),

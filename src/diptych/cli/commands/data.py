@@ -75,6 +75,9 @@ class DataBuildArgs(ColumnArgs):
     out: Positional[Path] = Path()
     shard_samples: Annotated[int, arg(help="samples per tar shard")] = 10_000
     overwrite: Annotated[bool, arg(help="replace an existing data set")] = False
+    blur: Annotated[
+        str, arg(metavar="COLUMN", help="column of boxes to blur, such as the face_bboxes of `curate face_boxes`")
+    ] = ""
     json: JSON = False
 
 
@@ -189,7 +192,7 @@ def _build(argv: Sequence[str]) -> int:
     from diptych.data.shards.mark import words_of
 
     command = words_of("diptych", "data", "build", *(word for word in argv if word != "--json"))
-    options: dict[str, Any] = {"shard_samples": args.shard_samples, "overwrite": args.overwrite}
+    options: dict[str, Any] = {"shard_samples": args.shard_samples, "overwrite": args.overwrite, "blur": args.blur}
     pool = _pool(args)
     report = build(pool, args.out, **options, progress=True, command=command, source=_address(args.source))
     return finish(report.to_json(), report.lines(), args.json)

@@ -15,8 +15,9 @@ import pyarrow.compute as pc
 
 from diptych.core.contracts import Dataset, Embedder, Unit
 from diptych.curate.engine.parts import PartStore
-from diptych.curate.engine.verdicts import StringColumn, sorted_rows
+from diptych.curate.engine.verdicts import StringColumn
 from diptych.data.ragged import one_chunk
+from diptych.data.subset import sorted_rows
 from diptych.index.embed import image_blocks
 from diptych.index.embedding_table import EmbeddingTable
 from diptych.models.io.open_address import open_address, require
@@ -47,7 +48,7 @@ def embed_pool(data: Dataset, model: Embedder, parts: PartStore) -> ImageEmbeddi
     """Image embeddings of a pool. Rows without an image are in neither list."""
     if parts.embeddings is not None:
         read = EmbeddingTable(parts.embeddings, model).read(data)
-        return ImageEmbeddings(read.uids, read.vector_ND, read.unreadable)
+        return ImageEmbeddings(StringColumn(read.uids), read.vector_ND, read.unreadable)
     rows = pa.table({"row": sorted_rows(data)})
 
     def work(part: pa.Table) -> pa.Table:

@@ -17,7 +17,7 @@ from diptych.core.errors import DecodeError
 from diptych.core.image import ImageSource
 from diptych.core.terminal.progress import with_bar
 from diptych.curate.engine.parts import PartStore
-from diptych.curate.engine.verdicts import uid_column
+from diptych.data.subset import uid_column
 
 PART_ROWS = 16_384
 DIGEST = pa.binary(32)

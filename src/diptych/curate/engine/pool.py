@@ -40,7 +40,6 @@ from diptych.curate.engine.verdicts import (
     DropTable,
     StringColumn,
     selected,
-    uid_column,
     verdict_result,
     verdict_table,
 )
@@ -51,6 +50,7 @@ from diptych.data.lineage.record import made_now, write_lineage
 from diptych.data.quarantine import write_quarantine
 from diptych.data.shards.mark import CURATION as MARK
 from diptych.data.shards.mark import sweep_partial
+from diptych.data.subset import uid_column
 
 FORMAT = 1
 COSTS = "costs.json"

@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 from diptych.core.contracts import CurationStepResult, Dataset, Drop
 from diptych.data.dataset import Pool
 from diptych.data.ragged import one_chunk
+from diptych.data.subset import uid_column
 
 BLOCK = 16_384
 """Rows of which there are Python objects at a time."""
@@ -135,17 +136,6 @@ class ColumnByUid(Mapping[str, Any]):
 def column_by_uid(name: str, uids: Sequence[str], values: npt.NDArray[Any]) -> ColumnByUid:
     """Column of one value for each of some uids."""
     return ColumnByUid(pa.table({"uid": pa.array(uids, pa.string()), name: pa.array(values)}))
-
-
-def uid_column(data: Dataset) -> pa.Array:
-    """Uids of a data set in the order of its rows."""
-    return data.arrow("uid").cast(pa.string()) if isinstance(data, Pool) else pa.array(data.uids, pa.string())
-
-
-def sorted_rows(data: Dataset) -> npt.NDArray[np.int64]:
-    """Rows of a data set in order of uid, int64 [N]."""
-    rows: npt.NDArray[np.int64] = pc.sort_indices(uid_column(data)).to_numpy().astype(np.int64)
-    return rows
 
 
 def uids_without(data: Dataset, dropped: pa.Array | pa.ChunkedArray) -> StringColumn:

@@ -19,12 +19,16 @@ from __future__ import annotations
 
 import tempfile
 import time
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from diptych.core.contracts import CurationStepResult, Dataset
 from diptych.core.errors import ConfigError, DecodeError, UnknownName
@@ -33,7 +37,9 @@ from diptych.core.terminal.progress import with_bar
 from diptych.curate.engine.costs import estimate_cost
 from diptych.curate.engine.embedding import embed_pool, open_embedder
 from diptych.curate.engine.parts import PartStore
+from diptych.curate.engine.verdicts import BLOCK, StringColumn, column_by_uid
 from diptych.curate.operators.filter_heads import FilterHead, open_head, train_aesthetic, train_safety, train_watermark
+from diptych.data.subset import sorted_rows, uid_column
 
 Kind = Literal["safety", "watermark", "aesthetic"]
 Floats = npt.NDArray[np.floating[Any]]
@@ -78,7 +84,7 @@ class TrainHead:
         rows = [row for row, uid in enumerate(data.uids) if uid in labels and data[row].image is not None]
         labelled = data.select(rows)
         if self.kind == "watermark":
-            uids, images = _readable(labelled)
+            uids, images = map(list, zip(*_readable(labelled), strict=True))
             inputs: Any = images
             fingerprint = ""
         else:
@@ -169,16 +175,17 @@ class ImageScores:
         if not self.head:
             raise ConfigError("image_scores needs a head (--head FOLDER, as diptych curate train_head writes it)")
         head = open_head(Path(self.head))
+        uids: Sequence[str]
         if head.facts["kind"] == "watermark":
-            uids, images = _readable(data)
-            score_N = _scores(head, images, "")
+            uids, score_N = _pixel_scores(head, data)
         else:
             model = _embedder(self.model)
             embeddings = embed_pool(data, model, parts)
-            uids, score_N = list(embeddings.uids), _scores(head, embeddings.vector_ND, model.fingerprint)
-        scores = {uid: float(score) for uid, score in zip(uids, score_N, strict=True)}
-        columns = {self.column: scores} if scores else {}
-        return CurationStepResult(tuple(sorted(data.uids)), (), columns, time.perf_counter() - start)
+            uids, score_N = embeddings.uids, _scores(head, embeddings.vector_ND, model.fingerprint)
+        columns = {self.column: column_by_uid(self.column, uids, score_N.astype(np.float64))} if len(uids) else {}
+        every = uid_column(data)
+        kept = StringColumn(every.take(pc.sort_indices(every)))
+        return CurationStepResult(kept, (), columns, time.perf_counter() - start)
 
 
 def _plan(data: Dataset, model: str, *, pixels: bool) -> dict[str, Any]:
@@ -196,23 +203,30 @@ def _embedder(address: str) -> Any:
     return open_embedder(address)
 
 
-def _readable(data: Dataset) -> tuple[list[str], list[ImageSource]]:
+def _readable(data: Dataset) -> Iterator[tuple[str, ImageSource]]:
     """Uids and images of the rows whose image can be decoded, in order of uid."""
     from diptych.data.media.decode import decode
 
-    uids, images = [], []
-    order = sorted(range(len(data)), key=data.uids.__getitem__)
-    for row in with_bar(order, len(order), "looking at pictures", least=100):
-        image = data[row].image
-        if image is None:
+    order_N = sorted_rows(data)
+    for row in with_bar(order_N, len(order_N), "looking at pictures", least=100):
+        sample = data[int(row)]
+        if sample.image is None:
             continue
         try:
-            decode(image)
+            decode(sample.image)
         except (DecodeError, OSError):
             continue
-        uids.append(data.uids[row])
-        images.append(image)
-    return uids, images
+        yield sample.uid, sample.image
+
+
+def _pixel_scores(head: Any, data: Dataset) -> tuple[StringColumn, Floats]:
+    """Uids of the rows whose image can be decoded, in order, and the scores of a head on pixels."""
+    readable = _readable(data)
+    uids, scores = list[pa.Array](), [np.zeros(0, np.float32)]
+    while block := list(islice(readable, BLOCK)):
+        uids.append(pa.array([uid for uid, _ in block], pa.string()))
+        scores.append(_scores(head, [image for _, image in block], ""))
+    return StringColumn(pa.chunked_array(uids, pa.string()).combine_chunks()), np.concatenate(scores)
 
 
 def _taken(inputs: Any, rows: npt.NDArray[np.int64]) -> Any:

@@ -31,8 +31,9 @@ import pyarrow.compute as pc
 from diptych.core.contracts import CurationStepResult, Dataset
 from diptych.core.errors import UnknownName
 from diptych.core.terminal.progress import with_bar
-from diptych.curate.engine.verdicts import BLOCK, ColumnByUid, DropTable, sorted_rows, uids_without
+from diptych.curate.engine.verdicts import BLOCK, ColumnByUid, DropTable, uids_without
 from diptych.curate.text.texts import starts_of_runs, texts_of
+from diptych.data.subset import sorted_rows
 from diptych.data.text.captions.variants import MASKED, MASKED_TEXT
 
 TRIED = 2_000

@@ -11,19 +11,26 @@ Cost: one embedding per image of pool and target, k-means on a sample, and a pro
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
 
-from diptych.core.contracts import CurationStepResult, Dataset, Drop
+from diptych.core.contracts import CurationStepResult, Dataset
 from diptych.core.errors import ConfigError
 from diptych.curate.duplicates.clusters import kmeans_centres, nearest_centres
 from diptych.curate.engine.costs import estimate_cost
-from diptych.curate.engine.embedding import embed_pool, open_embedder
+from diptych.curate.engine.embedding import ImageEmbeddings, embed_pool, open_embedder
 from diptych.curate.engine.parts import PartStore
+from diptych.curate.engine.verdicts import DropTable, StringColumn, column_by_uid
+from diptych.data.subset import uid_column
 from diptych.worlds.address import open_data
 
+Ints = npt.NDArray[np.int64]
 SAMPLE_EACH = 64  # rows per cluster on which k-means is fitted
 
 
@@ -66,24 +73,45 @@ class TargetClusters:
             raise ConfigError(
                 f"target {self.target} has no image that can be read (expected images such as the pool should hold)"
             )
-        reasons = dict.fromkeys(data.uids, "no image") | {uid: f"unreadable: {why}" for uid, why in pool.unreadable.items()}
-        cluster: dict[str, int] = {}
+        number_P, named = np.zeros(0, np.int64), np.zeros(0, np.int64)
         notes: tuple[str, ...] = ()
         if pool.uids:
             count = min(self.clusters or max(1, round(len(pool.uids) ** 0.5)), len(pool.uids))
             sample = np.sort(np.random.default_rng(self.seed).permutation(len(pool.uids))[: count * SAMPLE_EACH])
             centre_KD = kmeans_centres(pool.vector_ND[sample], count, seed=self.seed)
-            named = set(nearest_centres(aims.vector_ND, centre_KD, 1)[:, 0].tolist())
-            cluster = dict(zip(pool.uids, nearest_centres(pool.vector_ND, centre_KD, 1)[:, 0].tolist(), strict=True))
-            reasons |= {uid: f"cluster: no target image is nearest to cluster {number}" for uid, number in cluster.items()}
-            reasons = {uid: why for uid, why in reasons.items() if cluster.get(uid) not in named}
+            named = np.unique(nearest_centres(aims.vector_ND, centre_KD, 1)[:, 0])
+            number_P = nearest_centres(pool.vector_ND, centre_KD, 1)[:, 0]
             notes = (f"{len(aims.uids):,} target images are nearest to {len(named):,} of {count:,} clusters",)
-        kept = tuple(uid for uid in sorted(data.uids) if uid not in reasons)
-        dropped = tuple(Drop(uid, self.slug, reasons[uid]) for uid in sorted(reasons))
-        columns = {"target_cluster": cluster} if cluster else {}
-        return CurationStepResult(kept, dropped, columns, time.perf_counter() - start, notes=notes)
+        kept, drops = self._verdicts(data, pool, number_P, named)
+        columns = {"target_cluster": column_by_uid("target_cluster", pool.uids, number_P)} if pool.uids else {}
+        return CurationStepResult(kept, drops, columns, time.perf_counter() - start, notes=notes)
+
+    def _verdicts(self, data: Dataset, pool: ImageEmbeddings, number_P: Ints, named: Ints) -> tuple[StringColumn, DropTable]:
+        """Kept and dropped rows, in order of uid.
+
+        number_P  cluster of each embedded row
+        named     clusters that a target image is nearest to
+        """
+        uids = uid_column(data)
+        uids = uids.take(pc.sort_indices(uids))
+        clusters = int(number_P.max(initial=-1)) + 1
+        reasons = [f"cluster: no target image is nearest to cluster {number}" for number in range(clusters)]
+        reasons += ["no image", *(f"unreadable: {why}" for why in pool.unreadable.values())]
+        code_N = np.full(len(uids), clusters, np.int32)
+        code_N[_rows(uids, list(pool.unreadable))] = np.arange(clusters + 1, len(reasons))
+        code_N[_rows(uids, pool.uids)] = number_P
+        gone_N = np.isin(code_N, named, invert=True)
+        dictionary = pa.DictionaryArray.from_arrays(pa.array(code_N[gone_N]), pa.array(reasons, pa.string()))
+        drops = DropTable.of_step(self.slug, uids.filter(pa.array(gone_N)), dictionary.cast(pa.string()))
+        return StringColumn(uids.filter(pa.array(~gone_N))), drops
 
     def _given(self) -> tuple[Any, Any]:
         if not self.model or not self.target:
             raise ConfigError("target_clusters needs a model that embeds images and target images (--model RUN --target DATA)")
         return open_embedder(self.model), open_data(self.target)
+
+
+def _rows(sorted_uids: pa.Array, uids: Sequence[str]) -> Ints:
+    """Positions of some uids."""
+    rows: Ints = pc.index_in(pa.array(uids, pa.string()), value_set=sorted_uids).to_numpy(zero_copy_only=False).astype(np.int64)
+    return rows

@@ -42,11 +42,12 @@ from diptych.curate.engine.embedding import ImageEmbeddings, embed_pool, open_em
 from diptych.curate.engine.images import DIGEST, first_equal, image_facts, repeated
 from diptych.curate.engine.parts import PartStore
 from diptych.curate.engine.run import mapped
-from diptych.curate.engine.verdicts import BLOCK, ColumnByUid, DropTable, StringColumn, column_by_uid, selected, uid_column
+from diptych.curate.engine.verdicts import BLOCK, ColumnByUid, DropTable, StringColumn, column_by_uid, selected
 from diptych.curate.operators.filter_heads import open_head
 from diptych.curate.text.language import LanguageIdentifier
 from diptych.curate.text.texts import texts_of
 from diptych.data.ragged import one_chunk
+from diptych.data.subset import uid_column
 from diptych.index.embed import embed_texts
 
 

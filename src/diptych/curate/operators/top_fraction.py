@@ -20,7 +20,8 @@ import pyarrow as pa
 
 from diptych.core.contracts import CurationStepResult, Dataset
 from diptych.core.errors import ConfigError, UnknownName
-from diptych.curate.engine.verdicts import DropTable, StringColumn, sorted_rows, string_column, uid_column
+from diptych.curate.engine.verdicts import DropTable, StringColumn, string_column
+from diptych.data.subset import sorted_rows, uid_column
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]

@@ -33,7 +33,7 @@ import pyarrow.compute as pc
 from diptych.core.config import config_hash
 from diptych.core.disk.files import publish, write_json
 from diptych.core.disk.lock import exclusive
-from diptych.core.errors import DataError, DiptychError, RunError
+from diptych.core.errors import DataError, DiptychError, RunError, UnknownName
 from diptych.data.columns import FOLDER as TABLES
 from diptych.data.columns import MadeBy, read_parquet, read_table, table_names, write_parquet, write_table
 from diptych.data.dataset import Pool
@@ -61,6 +61,7 @@ from diptych.data.shards.mark import (
 )
 from diptych.data.shards.write import ShardRecords, ShardWriter, store_shard
 from diptych.data.texts import Texts
+from diptych.data.web.blur import hash_of_boxes
 
 BASE_TABLES, MEDIA = ("texts", "regions", "relations"), "media"
 
@@ -100,6 +101,7 @@ def build(
     progress: bool = False,
     command: str = "",
     source: str = "",
+    blur: str = "",
 ) -> BuildReport:
     """Write `pool` to the folder `out` as tar shards.
 
@@ -107,25 +109,31 @@ def build(
     overwrite  replace a finished data set that lies there: the new one is built beside it and takes its place in one step
     command    how to start this build again, for those who find it unfinished
     source     address of the pool, for the lineage
+    blur       column of boxes, such as faces, that are blurred in the images; "" copies every image
     A build that was killed goes on where it stopped, and until it has come to its end every reader refuses the folder. A full disk ends
     it with one line and keeps the shards that are finished.
     """
     out = Path(out)
     if shard_samples < 1:
         raise DataError(f"shard_samples is {shard_samples}", expected="at least 1")
+    if blur and blur not in pool.column_names:
+        raise UnknownName("column", blur, pool.column_names)
     target = out.absolute()
     with exclusive(target.parent, f".{target.name}.lock", f"{out} is being built"):
-        report = _build_alone(pool, out, shard_samples, overwrite, check, progress, command)
+        report = _build_alone(pool, out, shard_samples, overwrite, check, progress, command, blur)
+        config = {"blur": blur} if blur else None
         with disk_errors(out):
-            write_lineage(out, [made_now("data build", source, fingerprint=pool.fingerprint, samples=report.samples)], source)
+            made = made_now("data build", source, fingerprint=pool.fingerprint, config=config, samples=report.samples)
+            write_lineage(out, [made], source)
     return report
 
 
 def _build_alone(
-    pool: Pool, out: Path, shard_samples: int, overwrite: bool, check: bool, progress: bool, command: str
+    pool: Pool, out: Path, shard_samples: int, overwrite: bool, check: bool, progress: bool, command: str, blur: str
 ) -> BuildReport:
     """The body of `build`, run under its lock."""
     config = {"format": FORMAT, "fingerprint": pool.fingerprint, "shard_samples": shard_samples, "check": check}
+    config |= {"blur": [blur, hash_of_boxes(pool.column(blur))]} if blur else {}
     if is_built(out):
         if not overwrite:
             if read_mark(out).get("built_from") == config:
@@ -136,7 +144,7 @@ def _build_alone(
         work = target.with_name(f".{target.name}.building")
         if is_built(work) and read_mark(work).get("built_from") != config:
             shutil.rmtree(work)  # of a build that was killed just before it took its place
-        made = _build_alone(pool, work, shard_samples, False, check, progress, command)
+        made = _build_alone(pool, work, shard_samples, False, check, progress, command, blur)
         publish(work, out)
         return _report(out, kept=made.kept)
     with disk_errors(out):
@@ -153,7 +161,7 @@ def _build_alone(
                     kept += 1
                     advance(len(rows))
                 else:
-                    done = write_part(path, key, store_shard(pool, rows, path, check=check, tick=lambda: advance(1)))
+                    done = write_part(path, key, store_shard(pool, rows, path, check=check, blur=blur, tick=lambda: advance(1)))
                 stored.append(done)
         _write_tables(pool, out, stored, plan, config)
         if len(pool) >= MAPPED_FROM and not pool.has_media:

@@ -29,6 +29,7 @@ from diptych.data.media.picture import ENDINGS, encoded_picture, stored_format
 from diptych.data.media.table import MEDIA_SCHEMA, member_label
 from diptych.data.quarantine import QuarantineEntry
 from diptych.data.shards.tar_index import INDEX_SCHEMA, index_path, write_index
+from diptych.data.web.blur import boxes_of, with_blurred_boxes
 
 CHUNK, FEW = 64, 8
 """Samples in flight at once: bounds the memory of a build. Few where there are other media, which are larger."""
@@ -115,16 +116,19 @@ def write_bytes(file: IO[bytes], data: bytes) -> None:
     file.write(data)
 
 
-def store_shard(pool: Pool, rows: list[int], path: Path, *, check: bool, tick: Callable[[], None] = lambda: None) -> ShardRecords:
+def store_shard(
+    pool: Pool, rows: list[int], path: Path, *, check: bool, blur: str = "", tick: Callable[[], None] = lambda: None
+) -> ShardRecords:
     """Write the samples of these rows to `path` and its index beside it; what cannot be used comes back as bad.
 
+    `blur` is a column of boxes that are blurred in the images (`data.web.blur`).
     `tick` is called after each sample."""
     records: list[dict[str, Any]] = []
     media: list[dict[str, Any]] = []
     bad: list[QuarantineEntry] = []
     status = "ok" if check else "unchecked"
     with ShardWriter(path) as writer:
-        for sample, checked in _check_samples(pool, rows, check):
+        for sample, checked in _check_samples(pool, rows, check, blur):
             tick()
             if isinstance(checked, QuarantineEntry):
                 bad.append(checked)
@@ -177,11 +181,13 @@ def _store_item(writer: ShardWriter, uid: str, item: EncodedMedium, status: str)
 Found = tuple[EncodedImage | None, list[EncodedMedium]]
 
 
-def _check_samples(pool: Pool, rows: list[int], check: bool) -> Iterator[tuple[Sample, Found | QuarantineEntry]]:
+def _check_samples(pool: Pool, rows: list[int], check: bool, blur: str) -> Iterator[tuple[Sample, Found | QuarantineEntry]]:
     """Samples in order with what they hold, read and decoded; decoding runs beside in threads (the decoders release the lock)."""
 
     def one(row: int) -> tuple[Sample, Found | QuarantineEntry]:
         sample = pool[row]
+        if blur and (boxes := boxes_of(sample.extras.get(blur), field=blur)):
+            sample = with_blurred_boxes(sample, boxes)
         return sample, check_sample(sample, decode_fully=check)
 
     with ThreadPoolExecutor(max_workers=min(8, usable_cores())) as threads:

@@ -7,14 +7,20 @@ leaves one unblurred that, grown, begins outside.
 
 from __future__ import annotations
 
+import hashlib
+import io
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from diptych.core.errors import DataError
+from diptych.core.errors import DataError, DecodeError
+from diptych.core.image import ArrayImage, BytesImage, content_untold
+from diptych.core.sample import Sample
+from diptych.data.media.decode import decode
 from diptych.data.media.transforms import Pixels
 
 Box = tuple[float, float, float, float]
@@ -22,6 +28,8 @@ Box = tuple[float, float, float, float]
 GROWN = 0.1
 BLUR_BYTES_A_PIXEL = 48
 """Floats of the picture, its blur, the mask and what is mixed of them, at most, while boxes are blurred."""
+JPEG_QUALITY = 95
+"""Of a JPEG file with blurred boxes, as img2dataset's."""
 
 
 def boxes_of(value: Any, *, field: str) -> tuple[Box, ...]:
@@ -70,3 +78,36 @@ def blurred(image_HWC: Pixels, boxes: Sequence[Box]) -> Pixels:
     out_HWC = image_HWC.copy()
     out_HWC[window] = np.where(soft_HW1 > 0, np.rint(mixed_HWC * 255).clip(0, 255).astype(np.uint8), image_HWC[window])
     return out_HWC
+
+
+def with_blurred_boxes(sample: Sample, boxes: Sequence[Box]) -> Sample:
+    """The sample with boxes of its image blurred: a JPEG file becomes one of quality 95 without metadata, any other image pixels. An image
+    that cannot be read stays as it is.
+
+    Raises DataError for a sample whose images are media, such as several pictures.
+    """
+    from PIL import Image
+
+    image = sample.own_image
+    if image is None:
+        raise DataError(f"{sample.uid} has boxes to blur and no image of its own", field="image", expected="one image a sample")
+    try:
+        with content_untold(image):
+            pixels_HWC = decode(image, exact=True)
+            jpeg = not isinstance(image, ArrayImage) and image.read()[:3] == b"\xff\xd8\xff"
+    except (DecodeError, OSError):
+        return sample
+    pixels_HWC = blurred(pixels_HWC, boxes)
+    if not jpeg:
+        return replace(sample, image=ArrayImage(pixels_HWC))
+    file = io.BytesIO()
+    Image.fromarray(pixels_HWC).save(file, "JPEG", quality=JPEG_QUALITY)
+    return replace(sample, image=BytesImage(file.getvalue(), image.name))
+
+
+def hash_of_boxes(cells: Iterable[Any]) -> str:
+    """Sixteen hex digits of a column of boxes, in its order."""
+    digest = hashlib.sha256()
+    for cell in cells:
+        digest.update(json.dumps(cell, default=str).encode() + b"\n")
+    return digest.hexdigest()[:16]

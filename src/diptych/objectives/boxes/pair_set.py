@@ -41,6 +41,7 @@ CHOICES = {
     "matching": ("layer", "last", "given"),
     "missing": ("left_out", "zero_box"),
     "divisors": ("global", "process"),
+    "unlabelled": ("negative", "left_out"),
 }
 
 
@@ -62,6 +63,8 @@ class PairSetLoss:
                  subjects are all people
     missing      what an object that does not exist costs in the default cost: "left_out", or "zero_box" as released
     divisors     "global" counts over all processes, "process" as released
+    unlabelled   what a true pair without any relation says of relations: "negative", that it has none, as released; "left_out", nothing,
+                 for labels that miss many (its boxes and names still count)
     """
 
     label: float = 1.0
@@ -77,6 +80,7 @@ class PairSetLoss:
     subjects: bool = True
     missing: Missing = "left_out"
     divisors: Literal["global", "process"] = "global"
+    unlabelled: Literal["negative", "left_out"] = "negative"
 
     def __post_init__(self) -> None:
         for name, allowed in CHOICES.items():
@@ -176,6 +180,10 @@ class PairSetLoss:
         loss_BSQ = focal(logit_BSQR, goal_BSQR, gamma=self.gamma).sum(-1)
         if self.matching == "given":
             loss_BSQ = loss_BSQ * matched.among(loss_BSQ)
+        if self.unlabelled == "left_out":
+            labelled_BSQ = torch.ones_like(loss_BSQ)
+            labelled_BSQ[matched.query] = matched.relation_MR.amax(-1).to(loss_BSQ)
+            loss_BSQ = loss_BSQ * labelled_BSQ
         return loss_BSQ.sum((0, 2)), positive_BSQR.sum((0, 2, 3)).to(logit_BSQR)
 
     def _divisors(self, counts_5S: Tensor, process_group: Group) -> Tensor:

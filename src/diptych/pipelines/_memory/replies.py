@@ -116,12 +116,15 @@ def _evaluated(reply: str) -> dict[str, Any] | None:
     Names and calls are not evaluated."""
     try:
         tree = ast.parse(reply.lstrip(" \t"), mode="eval")
-        if any(isinstance(node, ast.Name | ast.Call | ast.Attribute) for node in ast.walk(tree)):
-            return None
+    except (SyntaxError, ValueError, MemoryError, RecursionError):  # ValueError: a null byte, before Python 3.12
+        return None
+    if any(isinstance(node, ast.Name | ast.Call | ast.Attribute) for node in ast.walk(tree)):
+        return None
+    try:
         value = ast.literal_eval(tree)
-    except ValueError as error:
-        return {} if "malformed" in str(error) else None  # such as `2 is 2`: a value, but not a dictionary
-    except (SyntaxError, TypeError, MemoryError, RecursionError):
+    except ValueError:
+        return {}  # such as `2 is 2`: a value, but not a dictionary
+    except (TypeError, MemoryError, RecursionError):
         return None
     return {str(name): one for name, one in value.items()} if isinstance(value, dict) else {}
 

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from diptych.core.contracts import Draws, Optimiser, Stage
+from diptych.core.contracts import Dataset, Draws, Optimiser, Stage
 from diptych.core.errors import ConfigError
 from diptych.models.bridges.language_model import LanguageModel
 from diptych.models.policy.classifier_reward import ClassifierReward
@@ -131,7 +131,8 @@ class RL4LMs(PromptedTextRecipe[LanguagePolicy, Any, ActionLogits]):
     algorithm      "nlpo", or "ppo" without a mask model
     reward         of an answer, by name: meteor, rougeL, bleu, cider, chrf, ter, increasing_numbers:20, dates, length:20, joined by "+",
                   "0.5*NAME" for a share of one; "classifier" for a learned one; "meteor:FOLDER" is the released METEOR, with the
-                  synonyms of WordNet in that folder of NLTK's data
+                  synonyms of WordNet in that folder of NLTK's data; "bert_score:FOLDER" takes an encoder of transformers; "parent" the
+                  table in a prompt; "scene_tuples" stands for SPICE
     classifier     "FOLDER" of a sequence classifier of transformers, with its label behind a colon: the probability of that label is the
                   reward of prompt and answer
     supervised     share of the steps that learn references first; 0 for none
@@ -179,6 +180,11 @@ class RL4LMs(PromptedTextRecipe[LanguagePolicy, Any, ActionLogits]):
     def measured_by(self) -> str:
         metric = "" if "classifier" in self.reward else f",rewards=[{self.reward}]"
         return f"generated_text:prompts={self.prompts}{metric}"
+
+    def prepare(self, data: Dataset) -> Self:
+        """Opens the reward first, so that a wrong name or folder is refused before a language model is trained."""
+        self._reward()
+        return super().prepare(data)
 
     def model(self) -> LanguagePolicy:
         return LanguagePolicy(self.language_policy(), dropout=self.ppo.dropout)
@@ -259,9 +265,11 @@ class RL4LMs(PromptedTextRecipe[LanguagePolicy, Any, ActionLogits]):
         return lambda logit_BV: top_k_mask(logit_BV, masks.top_k, always=always)
 
     def _rewards(self, batch: PromptBatch, answers: Sequence[str]) -> np.ndarray[Any, np.dtype[np.float64]]:
+        return checked_rewards(self.reward, self._reward(), batch.prompts, answers, batch.references)
+
+    def _reward(self) -> Reward:
         classifier: Reward | None = classifier_reward(self.classifier) if "classifier" in self.reward else None
-        reward = text_reward(self.reward, classifier=classifier)
-        return checked_rewards(self.reward, reward, batch.prompts, answers, batch.references)
+        return text_reward(self.reward, classifier=classifier)
 
     # ------------------------------------------------------------ loss
 

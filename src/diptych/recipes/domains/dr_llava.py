@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Literal, Self, cast
 import torch
 from torch import Tensor, nn
 
-from diptych.core.contracts import Draws, Stage
+from diptych.core.contracts import Dataset, Draws, Stage
 from diptych.core.errors import ConfigError, RunError
 from diptych.core.rows import Rows
 from diptych.data.load.batch import TensorBatch, view
@@ -26,7 +26,7 @@ from diptych.objectives.policy.surrogate import clipped_surrogate, value_loss
 from diptych.recipes._shared.language.dialogue_tuning import DialogueTuning
 from diptych.recipes._shared.language.multilingual_config import AdapterConfig
 from diptych.recipes._shared.language.preference_pairs import carry_beneath_adapters
-from diptych.tasks._scoring.rewards.symbolic_table import TableReward, symbolic_table
+from diptych.tasks._scoring.rewards.symbolic_table import RewardParts, TableReward, symbolic_table
 from diptych.train.engines.companions import frozen_copy
 from diptych.train.engines.rollouts import RowNoise
 from diptych.train.gradient_cache import to_float32
@@ -175,6 +175,17 @@ class DrLLaVA(DialogueTuning):
 
     # ------------------------------------------------------------ data
 
+    def prepare(self, data: Dataset) -> Self:
+        """Opens the table first, and looks whether it has the questions of the first sample. Raises RunError where it has not."""
+        table = symbolic_table(self.reward.table)
+        kinds = [question.kind for question in questions_of(data[0])] if len(data) else []
+        if unknown := [kind for kind in kinds if kind not in table.questions]:
+            raise RunError(
+                f"table '{self.reward.table}' has no question '{unknown[0]}', which is asked of sample '{data[0].uid}' (expected kinds "
+                f"{', '.join(table.questions)})"
+            )
+        return super().prepare(data)
+
     def load(self, sample: Any, rng: Any) -> Mapping[str, Any]:
         return super(DialogueTuning, replace(self, instruct=True)).load(sample, rng)
 
@@ -235,19 +246,19 @@ class DrLLaVA(DialogueTuning):
         policy, reference = to_float32([one(image_BCHW, layout) for one in (model, companions["reference"])])
         counts_BM = layout.answer_BL[:, 1:]
         table = symbolic_table(self.reward.table)
-        judge = TableReward(table, self.reward.correct, self.reward.consistent, self.reward.brief)
+        judge = TableReward(table)
         texts = made.texts(words)
         parts = [judge(batch.names[row], text, batch.references[row]) for row, text in zip(index, texts, strict=True)]
         ended = made.finished(words)
-        rewards = [one.total + (0.0 if whole else self.reward.unfinished) for one, whole in zip(parts, ended, strict=True)]
+        rewards = [self._total(one) + (0.0 if whole else self.reward.unfinished) for one, whole in zip(parts, ended, strict=True)]
         reward_B = torch.tensor(rewards, device=image_BCHW.device).to(policy.log_BM)
         kl_BM = kl_estimate(policy.log_BM, reference.log_BM, ppo.kl_form, floor=0.0 if ppo.kl_form == "k1" else None) * counts_BM
         advantage_BM, return_BM = self.advantages(reward_B, kl_BM, policy.value_BM, counts_BM)
-        pairs = sum(len(one.values) - 1 for one in parts) * self.reward.consistent
+        pairs = sum(len(one.values) - 1 for one in parts)
         numbers = {
             "reward": reward_B.mean(),
             "right": torch.tensor([float(one.all_right) for one in parts]).mean(),
-            "consistent": torch.tensor(sum(one.consistent for one in parts) / max(pairs, 1e-9)),
+            "consistent": torch.tensor(sum(one.consistent for one in parts) / max(pairs, 1)),
             "kl": kl_BM.sum() / counts_BM.sum(),
             "length": torch.tensor([float(len(text.split())) for one in texts for text in one]).mean(),
         }
@@ -263,6 +274,10 @@ class DrLLaVA(DialogueTuning):
             return_BM,
             **{name: value.to(reward_B) for name, value in numbers.items()},
         )
+
+    def _total(self, parts: RewardParts) -> float:
+        weights = self.reward
+        return weights.correct * parts.correct + weights.consistent * parts.consistent + weights.brief * parts.length
 
     def advantages(self, reward_B: Tensor, kl_BM: Tensor, value_BM: Tensor, counts_BM: Tensor) -> tuple[Tensor, Tensor]:
         """Advantages and returns of each token, [B, M] each, zero where `counts_BM` is False."""

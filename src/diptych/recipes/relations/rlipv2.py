@@ -72,7 +72,8 @@ class RLIPv2(GraphRecipe):
                  "bicycle", the second name, where they mean "person", the first
     noise_box, noise_label   strength of the noise on given boxes, share of given labels that are replaced
     loss         weights and rules of the loss (`PairSetLoss`); its fields are options like these. Given regions are matched by place,
-                 whatever its `matching` says
+                 whatever its `matching` says. With `unlabelled` "left_out", for relations that a tagger or captions said and that miss
+                 many, other pairs of the image's regions are targets, too, up to the number of queries, of boxes and names alone
     start_queries  which queries of weights with more of them are the start: the first "pairs", or, as released, the "first" rows of all,
                  of which some were objects' and become subjects'
     shape        everything else about the detector (`RelationDetectorConfig`); its fields are options like these
@@ -216,7 +217,7 @@ class RLIPv2(GraphRecipe):
         return self.graph_batch(
             draws,
             max_pairs=self.shape.pairs,
-            fill_pairs=FILL_PAIRS if self.shape.given else 0,
+            fill_pairs=FILL_PAIRS if self.shape.given else self.shape.pairs if self.loss.unlabelled == "left_out" else 0,
             noise=RegionNoise(box=self.noise_box, label=self.noise_label) if self.shape.given else None,
             hidden=_hidden(self.hide),
         )

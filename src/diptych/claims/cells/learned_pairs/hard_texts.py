@@ -7,9 +7,7 @@ from dataclasses import dataclass
 from diptych.claims.budget import Quantity
 from diptych.claims.cells.learned_pairs.pairs import sized_for
 from diptych.claims.cells.learned_pairs.structured import BlindText, Structured
-from diptych.claims.claim import Arm, Claim
-from diptych.claims.sweep import around
-from diptych.claims.verdict import Margins
+from diptych.claims.declaring import Arm, Claim, Margins, around, declare
 from diptych.recipes._shared.pairs import PairRecipe
 from diptych.recipes.contrastive.clip import CLIP
 
@@ -40,12 +38,10 @@ def against_clip(
     baseline = Arm("clip", Structured(clip, PAIRS), around(clip.lr))
     method = Arm(recipe.slug, Structured(hard, PAIRS), around(hard.lr))
     untrained = Arm("untrained", Structured(hard, PAIRS, learns=False))
-    main = Claim(
+    main = declare(
         slug=recipe.slug,
-        kind="paper's claim",
         sentence=probe.sentence,
         source=probe.source,
-        refuted="a difference whose interval lies below zero",
         baseline=baseline,
         method=method,
         controls=(Arm("random words", Structured(drawn, PAIRS)), Arm("blind", BlindText()), untrained),
@@ -56,10 +52,9 @@ def against_clip(
         reported=probe.reported,
         why_long=LONG,
     )
-    cost = Claim(
+    cost = declare(
         slug=recipe.slug,
         name="retrieval",
-        kind="paper's claim",
         sentence=retrieval.sentence,
         source=retrieval.source,
         refuted="a loss of more than two points",
@@ -67,7 +62,7 @@ def against_clip(
         method=method,
         controls=(untrained,),
         metric="t2i_r@1",
-        margins=Margins(matters=0.02, equivalence=0.02),
+        margins=0.02,
         equal_budget=BUDGET,
         data=DATA,
         reported=retrieval.reported,

@@ -1,4 +1,4 @@
-"""Streams of tasks, one after the other, to see what is forgotten: colours of rendered pictures, and vendors of emoji."""
+"""A stream of tasks, one after the other, to see what is forgotten: colours of rendered pictures."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from dataclasses import replace
 
 from diptych.core.sample import Sample
 from diptych.data.dataset import Pool
-from diptych.data.read import read
 from diptych.worlds.small_pairs import COLOURS, NOUNS, SmallPairs, Split
 
 Tasks = Callable[[Split, int, int], Pool]
@@ -25,22 +24,6 @@ def colours(split: Split, count: int, seed: int) -> Pool:
         pool = SmallPairs(count, avoid=avoid).pool(split, seed * 3 + task)
         samples += _named(pool, f"{task}-{'-'.join(shown)}")
     return Pool.from_samples(samples, name=f"colours/{split}")
-
-
-def vendors(split: Split, count: int, seed: int) -> Pool:
-    """Three tasks: pictures of the same concepts by three vendors; "test" are the first `count` concepts of what was trained on, so that
-    it asks what was kept and not what generalises. The seed changes nothing."""
-    rows = read("emoji").split("train").in_language("en")
-    seen: dict[str, int] = {}
-    samples = []
-    for row in range(len(rows)):
-        sample = rows[row]
-        style = str(sample.extras["style"])
-        seen[style] = seen.get(style, 0) + 1
-        if seen[style] <= count:
-            label = tuple(text for text in sample.texts if text.origin == "label")
-            samples.append(replace(sample, texts=label, extras={"task": style}))
-    return Pool.from_samples(samples, name=f"vendors/{split}")
 
 
 def _named(pool: Pool, task: str) -> list[Sample]:

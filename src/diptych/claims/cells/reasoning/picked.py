@@ -20,7 +20,7 @@ from diptych.worlds.problems.image_sets import image_sets
 from diptych.worlds.rendered import RenderedDataset
 
 SETS, TESTED, MOST, SMOKE_ROWS, SMOKE_STEPS = 1500, 300, 2, 12, 2
-Reads = Literal["text", "objects", "nothing"]
+Reads = Literal["text", "nothing"]
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class PickedPictures:
     """Trains on sets of the cell's seed. "accuracy" is the share of texts whose picture comes first; "negated" that of texts with a negated
     statement, "plain" of the others.
 
-    reads   the "text"; its "objects" alone, every "no" being an "a"; or "nothing": the same words about every set
+    reads   the "text", or "nothing": the same words about every set
     learns  False asks the model as it is before its first step
     """
 
@@ -81,11 +81,6 @@ def read_text(sample: Sample) -> Sample:
     return sample
 
 
-def read_objects(sample: Sample) -> Sample:
-    """Every negated statement without its negation."""
-    return _changed(sample, lambda text: text.replace(" no ", " a "))
-
-
 def read_nothing(sample: Sample) -> Sample:
     """The same words for each set."""
     return _changed(sample, lambda text: "there is a picture")
@@ -99,6 +94,5 @@ def _changed(sample: Sample, change: Callable[[str], str]) -> Sample:
 
 _CHANGES: dict[Reads, tuple[Callable[[Sample], Sample], str]] = {
     "text": (read_text, "text"),
-    "objects": (read_objects, "objects"),
     "nothing": (read_nothing, "nothing"),
 }

@@ -20,8 +20,9 @@ class GrueTask:
 
     base        the published language model
     prompts     where a prompt comes from, with `prefix` before and `suffix` behind it
-    reward      by name (`tasks._scoring.rewards.text_rewards`); "classifier" needs `Rewarding.classifier`
-    metrics     rewards that the evaluation reports
+    reward      by name (`tasks._scoring.rewards.text_rewards`); "classifier" needs the folder of one
+    metrics     rewards that the evaluation reports. The release also has BERTScore, for which "bert_score:FOLDER" needs an encoder, and
+                SPICE, for which "scene_tuples" stands here
     prompt_length, truncate  tokens of a prompt, and which end of a longer one is cut
     max_tokens, min_tokens, top_k  of the answers that are sampled; top_k 0 takes all
     transitions tokens of a rollout: steps of an environment, of which ten run side by side
@@ -61,7 +62,7 @@ TASKS: dict[str, GrueTask] = {
         "gpt2-imdb", "opening", "classifier", (), 64, 48, 0.1, 0.1, 1e-6, 50, 5, min_tokens=48
     ),
     "commongen": GrueTask(
-        "t5-base", "extra", "meteor+commongen_penalty", OVERLAP, 15, 20, 1e-3, 2.0, 2e-6, 100, 20,
+        "t5-base", "extra", "meteor+commongen_penalty", (*OVERLAP, "cider", "scene_tuples"), 15, 20, 1e-3, 2.0, 2e-6, 100, 20,
         prefix="generate a sentence with: ", suffix=".", min_tokens=9,
     ),
     "cnn_daily_mail": GrueTask(
@@ -69,7 +70,7 @@ TASKS: dict[str, GrueTask] = {
         prefix="Summarize: ", truncate="right", min_tokens=49, top_k=100, transitions=5120,
     ),
     "totto": GrueTask(
-        "t5-base", "extra", "meteor", (*OVERLAP_BEST, "sacrebleu"), 512, 50, 1e-3, 2.0, 2e-6,
+        "t5-base", "extra", "meteor", (*OVERLAP_BEST, "sacrebleu", "parent"), 512, 50, 1e-3, 2.0, 2e-6,
         100, 20, min_tokens=9, top_k=0, transitions=2560,
     ),
     "iwslt2017": GrueTask(

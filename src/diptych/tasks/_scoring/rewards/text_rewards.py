@@ -19,7 +19,9 @@ from diptych.tasks._scoring.captions.metrics import bleu_counts, cider_d, longes
 from diptych.tasks._scoring.rewards.meteor import meteor
 from diptych.tasks._scoring.rewards.naturalness import repetition
 from diptych.tasks._scoring.rewards.nltk_meteor import nltk_meteor
+from diptych.tasks._scoring.rewards.parent import parent_of_prompt
 from diptych.tasks._scoring.rewards.reward import Reward
+from diptych.tasks._scoring.rewards.scene_tuples import tuple_f1
 
 Texts = Sequence[str]
 References = Sequence[Sequence[str]]
@@ -183,6 +185,35 @@ def _cider(argument: str) -> Reward:
     return reward
 
 
+def _parent(argument: str) -> Reward:
+    """PARENT of ToTTo's evaluation, with the table that the prompt holds (`prompt_table`)."""
+    _argument("parent", argument, ("",))
+
+    def reward(prompts: Texts, answers: Texts, references: References) -> list[float]:
+        some = _referred("parent", references)
+        return [parent_of_prompt(*row) for row in zip(prompts, answers, some, strict=True)]
+
+    return reward
+
+
+def _scene_tuples(argument: str) -> Reward:
+    """F of scene-graph tuples: SPICE's idea by a parser of rules, whose values are not SPICE's."""
+    _argument("scene_tuples", argument, ("",))
+
+    def reward(prompts: Texts, answers: Texts, references: References) -> list[float]:
+        return [tuple_f1(*row) for row in zip(answers, _referred("scene_tuples", references), strict=True)]
+
+    return reward
+
+
+def _bert_score(argument: str) -> Reward:
+    """F of BERTScore by the encoder in a folder of transformers: "bert_score:FOLDER,layer=9,idf,baseline=FILE"."""
+    from diptych.tasks._scoring.rewards.bert_score import bert_score
+
+    scorer = bert_score(argument)
+    return lambda prompts, answers, references: scorer(answers, _referred("bert_score", references))
+
+
 def _referred(name: str, references: References) -> References:
     if lacking := [row for row, own in enumerate(references) if not own]:
         raise ConfigError(f"reward '{name}': row {lacking[0]} has no reference (expected one or more texts)")
@@ -258,6 +289,9 @@ REWARDS: dict[str, Callable[[str], Reward]] = {
     "ter": lambda argument: _sacrebleu("ter", argument),
     "meteor": _meteor,
     "cider": _cider,
+    "parent": _parent,
+    "scene_tuples": _scene_tuples,
+    "bert_score": _bert_score,
     "increasing_numbers": lambda argument: _increasing(int(_number("increasing_numbers", argument, 20))),
     "dates": lambda argument: _of_answers(lambda text: float(DATE.search(text) is not None)),
     "commongen_penalty": lambda argument: (
