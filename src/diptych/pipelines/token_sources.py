@@ -16,7 +16,6 @@ import torch
 
 from diptych.core.errors import ConfigError
 from diptych.core.image import ImageSource
-from diptych.data.media.clip import frame_places
 from diptych.data.media.decode import decode
 from diptych.data.media.transforms import Share, visible_share
 from diptych.models.bridges.writer import BridgeGenerator
@@ -83,7 +82,7 @@ def token_sources(model: BridgeGenerator, images: Sequence[ImageSource]) -> Toke
         raise ConfigError(f"'{model.name}' reduces no tokens (expected a model such as simvlg, pllava or mono_internvl)")
     if len(images) != 1 and not model.frames:
         raise ConfigError(f"{len(images)} pictures for '{model.name}', which does not read clips (expected one)")
-    numbers = tuple(frame_places(len(images), model.frames).tolist()) if model.frames else (0,)
+    numbers = tuple(model.frame_numbers(len(images))) if model.frames else (0,)
     shown = [decode(images[number], exact=True) for number in numbers]
     device = next(model.bridge.parameters()).device
     image_THWC = model.preprocess(shown).to(device)

@@ -29,9 +29,11 @@ from diptych.models.bridges.language_model import LanguageModel
 from diptych.models.bridges.llava_weights import LlavaConfig, bridge_name, take_llava_, targets, unread_block
 from diptych.models.towers.hidden_layer import hidden_layer
 from diptych.models.towers.towers import image_tower
+from diptych.recipes._shared.language.multilingual_config import AdapterConfig
 from diptych.recipes._shared.language.visual_instruction import signed_words
 from diptych.recipes.bridges.llava import LLaVA
 from diptych.tasks.generation.mir import MIR
+from diptych.train.optimise import build_optimiser
 from diptych.worlds.resolve import resolve
 
 RELEASED = json.loads((Path(__file__).parent / "fixtures" / "llava_rows.json").read_text(encoding="utf-8"))
@@ -50,6 +52,7 @@ VISION = {
     "patch_size": 8,
 }
 TEXT = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2}
+LINEAR = {f"{part}_proj" for part in ("q", "k", "v", "o", "gate", "up", "down")}
 DATA = resolve("world:questions?n=24").split("train")
 PIXELS = np.random.default_rng(0).integers(0, 256, (20, 12, 3), dtype=np.uint8)
 
@@ -343,3 +346,38 @@ def test_bad_settings_say_what_would_work(tmp_path: Path) -> None:
         hidden_layer(image_tower("convnet_tiny"), -2)
     with pytest.raises(DataError, match=r"no config\.json"):
         replace(LLaVA.paper(), weights_from=f"hf:{tmp_path}").prepare(DATA)
+
+
+def test_adapters_and_projector_learn_at_rates_of_their_own(tmp_path: Path) -> None:
+    """`--lora_r 128 --lora_alpha 256 --mm_projector_lr 2e-5 --learning_rate 2e-4` of LLaVA at c121f04: adapters of every linear map but
+    the head, and the projector, which is made after peft froze the rest, and so learns."""
+    published = LLaVA.lora()
+    assert published.tuned == AdapterConfig(128, 256.0, 0.05)
+    assert (published.instruct_lr, published.projector_lr, published.projector_share) == (
+        2e-4,
+        2e-5,
+        LLaVA.paper().projector_share,
+    )
+    small: dict[str, Any] = {"small_steps": 2, "image_weights": "", "image_tower": "vit_micro", "image_size": 48}
+    tiny = replace(LLaVA.tiny(), **small, tuned=published.tuned, instruct_lr=2e-4, projector_lr=2e-5)
+    captions, dialogues = (stage.recipe for stage in tiny.prepare(DATA).stages())
+    assert not any("lora_" in name for name, _ in captions.model().named_parameters())
+    model = dialogues.model()
+    learned = {name for name, p in model.named_parameters() if p.requires_grad}
+    linear = {name for name, module in model.language.inner.named_modules() if hasattr(module, "lora_A")}
+    assert {name.rpartition(".")[2] for name in linear} == LINEAR
+    assert {name for name in learned if "lora_" not in name} == {
+        f"connector.linear_{n}.{k}" for n in (1, 2) for k in ("weight", "bias")
+    }
+    groups = build_optimiser(model, dialogues.optimiser()).param_groups
+    rates = {id(p): group["lr"] * group["scale"] for group in groups for p in group["params"]}
+    found = {name: rates[id(p)] for name, p in model.named_parameters() if p.requires_grad}
+    assert all(rate == pytest.approx(2e-5 if name.startswith("connector.") else 2e-4) for name, rate in found.items())
+    with pytest.raises(ConfigError, match="projector_lr is -1"):
+        replace(tiny, projector_lr=-1.0)
+    run = diptych.train(
+        replace(tiny, batch_size=8, instruct_batch_size=4, steps=4, projector_share=0.5), data=DATA, out=tmp_path / "run"
+    )
+    opened: Any = diptych.load(run.path)
+    assert not any("lora_" in name for name, _ in opened.bridge.named_parameters()), "merged where it is used"
+    assert opened.generate([DATA[0].image], ["what is it ?"], max_tokens=2)

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tokenizers
 import torch
 import transformers
 from llama_words import llama_tokenizer
@@ -129,3 +130,31 @@ def test_how_images_are_shown_is_read_from_the_folder(theirs: Any, tmp_path: Pat
     authors_folder(theirs, tmp_path, mm_patch_merge_type="flat")
     with pytest.raises(DataError, match="spatial or spatial_unpad"):
         LlavaConfig.read(tmp_path)
+
+
+CHATML_IDS = (
+    [90, 58, 43, 38, 39, 25, 32, 3, 12, 33, 38, 42, 52, 70, 54, 44, 36, 40, 53, 39, 63, 33, 38, 9, 91, 90, 76, 3],
+    [44, 3, 20, 62, 48, 38, 72, 11, 91, 90, 78, 3],
+)
+"""Before and after the image: `tokenizer_image_token` of LLaVA at c121f04, of the prompt of its `chatml_direct` for "What is it?"."""
+
+
+@pytest.mark.parametrize("starts", [False, True])
+def test_the_34b_is_asked_in_chatml(theirs: Any, starts: bool, tmp_path: Path, parity: Any) -> None:
+    """As in the published folder its vocabulary has the marks of ChatML; here another end mark stands in its configuration, too."""
+    address = authors_folder(theirs, tmp_path)
+    inner = llama_tokenizer("legacy")
+    inner.add_special_tokens(["<|im_start|>", "<|im_end|>"])
+    if not starts:
+        inner.post_processor = tokenizers.processors.TemplateProcessing(single="$A", pair="$A $B", special_tokens=[])
+    transformers.PreTrainedTokenizerFast(tokenizer_object=inner, bos_token="<s>", eos_token="</s>").save_pretrained(tmp_path)
+    opened: Any = diptych.load(address)
+    layout = opened._laid(torch.zeros(1, 1, TEXT["hidden_size"]), [1], ["What is it?"], None)
+    written = layout.id_BL.masked_fill(layout.slot_BL, -200)[0]
+    expected = [*([1] if starts else []), *CHATML_IDS[0], -200, *CHATML_IDS[1]]
+    against = "chatml_direct and tokenizer_image_token of LLaVA at c121f04"
+    parity("llava", "ids of a question in ChatML", against, [(written.numpy(), np.array(expected))], tolerance=0)
+    assert (opened.vocabulary.end_id, opened.space, opened.sign) == (91, "", "")
+    opened.save(tmp_path / "saved")
+    again = BridgeGenerator.load(tmp_path / "saved")
+    assert (again.vocabulary.end_id, again.template) == (91, opened.template)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from llama_words import vocabulary
+from llama_words import llama_tokenizer, vocabulary
 from safetensors.torch import save_file
 
 import diptych
@@ -20,10 +20,12 @@ from diptych.core.errors import ConfigError, DataError
 from diptych.core.sample import Sample
 from diptych.data.dataset import Pool
 from diptych.data.load.stream import batches
+from diptych.data.media.clip import rounded_places, spared_places
 from diptych.data.media.transforms import IMAGENET_MEAN, IMAGENET_STD
 from diptych.data.text.prompts.layout import lay_out
+from diptych.data.text.tokenize import Tokenizer
 from diptych.models.bridges.connectors import connector
-from diptych.models.bridges.language_model import LanguageModel
+from diptych.models.bridges.language_model import LanguageModel, LanguageVocabulary
 from diptych.models.bridges.llava_weights import targets
 from diptych.models.bridges.splice import norm_kurtosis
 from diptych.models.towers.outputs import Tower
@@ -34,7 +36,8 @@ from diptych.recipes.bridges.pllava import PLLaVA
 from diptych.worlds.clips import clips
 
 RELEASED = json.loads((Path(__file__).parent / "fixtures" / "pllava_rows.json").read_text(encoding="utf-8"))
-"""Ids, -200 for a clip, and labels, of `process_qa` and `preprocess` of PLLaVA at 6f49fd2; which of three frames stand for four."""
+"""Ids, -200 for a clip, and labels, of `process_qa` and `preprocess` of PLLaVA at 6f49fd2, also with the roles and ends of its
+configuration for Yi ("chatml"); which of three frames stand for four."""
 TURNS = [[("What is it?", "a cat"), ("Is it red?", "A dog (brown) on a sofa! It looks at us.")], [("Is it red?", "no")]]
 
 
@@ -73,6 +76,55 @@ def test_rows_and_labels_are_those_of_the_release(monkeypatch: Any, parity: Any)
         [(np.array(wrong), np.array(0))],
         tolerance=0,
     )
+
+
+def test_rows_of_the_34b_are_in_chatml(monkeypatch: Any, parity: Any) -> None:
+    inner = llama_tokenizer("legacy")
+    inner.add_special_tokens(["<|im_start|>", "<|im_end|>"])
+    words = LanguageVocabulary(Tokenizer(inner, pad_id=0, prefix=(1,), suffix=(2,)))
+    monkeypatch.setattr(PLLaVA, "words", lambda self: words)
+    made, pairs = replace(PLLaVA.preset("paper_34b"), slots=1), []
+    for turns, (ids, labels) in zip(TURNS, RELEASED["chatml"], strict=True):
+        questions = [{"question": question, "answer": answer} for question, answer in turns]
+        row, _ = made.dialogue_row(Draw(Sample("a", extras={"questions": questions}), np.random.default_rng(0)))
+        layout = lay_out([row], words)
+        pairs.append((layout.id_BL.masked_fill(layout.slot_BL, -200)[0], torch.tensor(ids)))
+        pairs.append((layout.id_BL.masked_fill(~layout.answer_BL, -100)[0], torch.tensor(labels)))
+    against = "process_qa and preprocess of PLLaVA at 6f49fd2, config_pllava_nframe_yiprompt"
+    parity("pllava", "rows and labels of the 34B", against, pairs, tolerance=0)
+    assert (made.crop, made.flip, made.released_normalisation) == ((1.0, 1.0), False, False)
+
+
+PLACES = {
+    (100, 16): [3, 9, 15, 22, 28, 34, 40, 46, 53, 59, 65, 71, 77, 83, 90, 96],
+    (20, 16): [0, 1, 2, 4, 5, 6, 7, 8, 10, 11, 12, 13, 14, 15, 17, 18],
+    (57, 8): [3, 10, 17, 24, 31, 38, 45, 52],
+    (5, 8): [0, 0, 1, 2, 2, 2, 3, 4],
+    (1, 4): [0, 0, 0, 0],
+}
+"""Frames of `EvalDataset.get_index` of PLLaVA at 6f49fd2, by those of a clip and those that are read."""
+DRAWN = {
+    (100, 16): [(0, 4), (6, 10), (12, 16), (18, 23), (25, 29), (31, 35), (37, 41), (43, 48)],
+    (40, 16): [(0, 0), (2, 3), (5, 5), (7, 8), (10, 10), (12, 13), (15, 15), (17, 18)],
+    (7, 3): [(0, 0), (2, 2), (4, 5)],
+    (7, 4): [(0, 3), (1, 4), (2, 5), (3, 6)],
+    (5, 8): [(0, 0), (1, 1), (2, 2), (3, 3), (4, 4), (4, 4), (4, 4), (4, 4)],
+}
+"""The first and the last of those that its `get_frame_indices` draws for each place, of the first eight places."""
+
+
+def test_frames_are_those_of_the_release(parity: Any) -> None:
+    pairs = [(rounded_places(*key), np.array(frames)) for key, frames in PLACES.items()]
+    rng = np.random.default_rng(0)
+    for (count, frames), spans in DRAWN.items():
+        drawn = np.stack([spared_places(count, frames, rng) for _ in range(1000)])[:, :8]
+        pairs.append((np.stack([drawn.min(0), drawn.max(0)], 1), np.array(spans)))
+    against = "get_frame_indices and get_index of PLLaVA at 6f49fd2"
+    parity("pllava", "frames that are read", against, pairs, tolerance=0)
+    world = clips(1, seed=0, length=8)[0]
+    every = read_frames(world, "clip", 8, None)
+    read = read_frames(world, "clip", 4, rng, released=True)
+    assert np.array_equal(read, every[[0, 2, 4, 6]]), "of two frames never the second"
 
 
 def test_the_connector_is_llavas_projector_and_then_a_pool(parity: Any) -> None:
@@ -119,7 +171,7 @@ def test_images_of_a_batch_stay_apart() -> None:
 
 
 def test_adapters_are_as_strong_as_is_asked_for(tmp_path: Path) -> None:
-    tiny = replace(PLLaVA.tiny(), **SMALL)
+    tiny = replace(PLLaVA.tiny(), frame_choice="released", **SMALL)
     run = diptych.train(tiny, data=DATA, out=tmp_path / "run", seed=0)
     model: Any = diptych.load(run.path)
     made = tiny.prepare(DATA)
@@ -140,7 +192,7 @@ def test_adapters_are_as_strong_as_is_asked_for(tmp_path: Path) -> None:
     torch.testing.assert_close(layer(torch.eye(expected.shape[1])).T, expected)
     model.save(tmp_path / "half")
     again: Any = diptych.load(tmp_path / "half")
-    assert again.lora.used == 4.0
+    assert (again.lora.used, again.rounded) == (4.0, True)
     torch.testing.assert_close(logits(again.bridge.language.inner), half)
     weak: Any = replace(made, used_alpha=0.0).deploy(made.model())
     assert weak.lora.used == 0.0

@@ -6,11 +6,13 @@ import json
 import sys
 import zlib
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import diffusers
 import numpy as np
+import open_clip
 import pytest
 import torch
 import transformers
@@ -27,6 +29,7 @@ from diptych.core.image import ArrayImage
 from diptych.data.load.stream import batches
 from diptych.models.diffusion.adapters import FILE, save_adapter
 from diptych.models.diffusion.image_attention import RegionAttention, box_cells, region_bias
+from diptych.models.diffusion.local_encoder import local_encoder
 from diptych.models.diffusion.local_tokens import grid_boxes, local_tokens
 from diptych.models.diffusion.reference_model import ReferenceImageModel
 from diptych.models.diffusion.reference_net import ReferenceDiffusion
@@ -80,6 +83,36 @@ def test_local_tokens_are_the_released_ones(first_only: bool, parity: Any) -> No
     pair = (token_BGD[..., :4], doubled(RELEASED["local"][first_only]))
     parity("relationbooth", "local tokens", AUTHORS, [pair], tolerance=1e-6)
     assert grid_boxes(2).tolist() == [[0, 0, 0.5, 0.5], [0, 0.5, 0.5, 1], [0.5, 0, 1, 0.5], [0.5, 0.5, 1, 1]]
+
+
+def test_the_released_local_encoder_is_read_by_its_names(tmp_path: Path, parity: Any) -> None:
+    """A checkpoint as CLIPSelf's training leaves it: open_clip's names, behind "module.", beside the state of the optimiser."""
+    torch.manual_seed(0)
+    norm = partial(torch.nn.LayerNorm, eps=1e-5)
+    theirs = open_clip.transformer.VisionTransformer(
+        image_size=32, patch_size=8, width=16, layers=3, heads=2, mlp_ratio=2.0, output_dim=8, norm_layer=norm
+    ).eval()
+    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 3, "num_attention_heads": 2, "projection_dim": 8}
+    config = transformers.CLIPVisionConfig(image_size=32, patch_size=8, hidden_act="gelu", **sizes)
+    state = {f"module.visual.{name}": tensor for name, tensor in theirs.state_dict().items()}
+    state["module.transformer.resblocks.0.ln_1.weight"] = torch.ones(4)
+    path = tmp_path / "epoch_6.pt"
+    torch.save({"epoch": 6, "name": "made up", "state_dict": state, "optimizer": {"state": {}, "param_groups": []}}, path)
+    opened = local_encoder(str(path), config)
+    image_BCHW = torch.randn(2, 3, 32, 32)
+    pair = (opened(image_BCHW).image_embeds, theirs(image_BCHW))
+    parity("relationbooth", "the local encoder by its names", "VisionTransformer of open_clip", [pair], tolerance=1e-5)
+    for change, message in (
+        ({"module.visual.proj": None}, r"tensor visual_projection\.weight is missing"),
+        ({"module.visual.proj": torch.zeros(16, 4)}, r"visual_projection\.weight is \[4, 16\] \(expected \[8, 16\]"),
+        ({"module.visual.other": torch.zeros(1)}, r"tensor visual\.other is unknown"),
+    ):
+        torch.save({name: tensor for name, tensor in (state | change).items() if tensor is not None}, path)
+        with pytest.raises(DataError, match=message):
+            local_encoder(str(path), config)
+    torch.save({"conv1.weight": torch.zeros(1)}, path)
+    with pytest.raises(DataError, match="contains no image encoder"):
+        local_encoder(str(path), config)
 
 
 def released_attention() -> tuple[Attention, RegionAttention]:

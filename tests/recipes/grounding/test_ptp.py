@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -365,17 +366,18 @@ def test_a_run_that_was_stopped_ends_the_same(tmp_path: Path) -> None:
     assert all(torch.equal(tensor, two[name]) for name, tensor in one.items())
 
 
-def _contrast(rank: int, world: int) -> Any:
+def _contrast(rank: int, world: int, *, keys: Any = "all", part_of: int = 0) -> Any:
+    """part_of  processes whose rows alone are seen by the one that there is"""
     rng = torch.Generator().manual_seed(5)
     anchor, teacher, key, queue = (
         F.normalize(torch.randn(n, 4, generator=rng, dtype=torch.float64), dim=-1) for n in (6, 6, 6, 3)
     )
     group, group_K = torch.tensor([1, 2, 1, 3, 4, 3]), torch.tensor([2, 9, 4])
-    own = slice(rank * 6 // world, (rank + 1) * 6 // world)
+    parts = part_of or world
+    own = slice(rank * 6 // parts, (rank + 1) * 6 // parts)
     part = anchor[own].clone().requires_grad_()
-    loss = momentum_contrast(
-        part, teacher[own], key[own], queue, temperature=0.2, alpha=0.3, group_N=group[own], group_K=group_K, same="mask"
-    )
+    groups: dict[str, Any] = {"group_N": group[own], "group_K": group_K, "same": "mask", "keys": keys}
+    loss = momentum_contrast(part, teacher[own], key[own], queue, temperature=0.2, alpha=0.3, **groups)
     (grad,) = torch.autograd.grad(loss, [part])
     return {"loss": loss.detach(), "grad": grad / world}
 
@@ -386,6 +388,17 @@ def test_two_processes_contrast_as_one(tmp_path: Path) -> None:
     parts = on_two_processes(_contrast, tmp_path)
     assert all(torch.allclose(part["loss"], whole["loss"], atol=1e-12) for part in parts)
     assert torch.allclose(torch.cat([part["grad"] for part in parts]), whole["grad"], atol=1e-12)
+
+
+@pytest.mark.slow
+def test_as_released_each_process_contrasts_with_its_own_keys_and_the_queue(tmp_path: Path) -> None:
+    alone = [_contrast(rank, 1, part_of=2) for rank in (0, 1)]
+    parts = on_two_processes(partial(_contrast, keys="own"), tmp_path)
+    mean = (alone[0]["loss"] + alone[1]["loss"]) / 2
+    assert all(torch.allclose(part["loss"], mean, atol=1e-12) for part in parts)
+    expected = torch.cat([one["grad"] for one in alone]) / 2
+    assert torch.allclose(torch.cat([part["grad"] for part in parts]), expected, atol=1e-12)
+    assert not torch.allclose(mean, _contrast(0, 1)["loss"], atol=1e-3)
 
 
 def test_the_guide_trains_by_the_first_loader() -> None:

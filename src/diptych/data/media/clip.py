@@ -42,13 +42,15 @@ class Clip:
         min_side: int = 0,
         rng: np.random.Generator | None = None,
         whole: bool = False,
+        positions: Places | None = None,
     ) -> Pixels:
         """uint8 [T, H, W, 3]: all frames, or `frames` of them, see `frame_places`.
 
+        positions  of so many frames, those to read, in place of `frames`, `rng` and `whole`
         min_side  decode JPEG frames at the smallest scale whose short side is at least this many pixels; 0: full size
         """
         limit = limit or self.limit
-        return self._at(item, limit, lambda count: frame_places(count, frames, rng, whole=whole), min_side)
+        return self._at(item, limit, positions or (lambda count: frame_places(count, frames, rng, whole=whole)), min_side)
 
     def count(self, item: MediaItem, *, limit: MediaLimit | None = None) -> int:
         """Number of frames. Nothing is decoded."""
@@ -123,6 +125,32 @@ def frame_places(
         return np.arange(frames) * (count // frames) + rng.integers(count // frames, size=frames)
     within = np.full(frames, 0.5) if rng is None else rng.random(frames)
     return np.minimum(((np.arange(frames) + within) * count / frames).astype(np.int64), count - 1)
+
+
+def spared_places(count: int, frames: int, rng: np.random.Generator) -> npt.NDArray[np.int64]:
+    """Which of `count` frames PLLaVA's release learns from (VideoChat2's `get_frame_indices`): one of each stretch between whole numbers,
+    never the last of it. Where a stretch has a single frame, so many of all frames without repeats, in order; the last again and again
+    where there are fewer.
+
+    >>> spared_places(8, 4, np.random.default_rng(0)).tolist(), spared_places(3, 5, np.random.default_rng(0)).tolist()
+    ([0, 2, 4, 6], [0, 1, 2, 2, 2])
+    """
+    read = min(frames, count)
+    edges = np.linspace(0, count, read + 1).astype(np.int64)
+    spans = np.diff(edges) - 1
+    place_F = edges[:-1] + rng.integers(spans) if spans.min() > 0 else np.sort(rng.permutation(count)[:read])
+    return np.concatenate([place_F, np.full(frames - read, place_F[-1])])
+
+
+def rounded_places(count: int, frames: int) -> npt.NDArray[np.int64]:
+    """Which of `count` frames PLLaVA's release answers about (`get_index` of its evaluations, as in MVBench): rounded beginnings of equal
+    stretches before the last frame, half a stretch later.
+
+    >>> rounded_places(100, 4).tolist(), frame_places(100, 4).tolist(), rounded_places(2, 4).tolist()
+    ([12, 37, 62, 86], [12, 37, 62, 87], [0, 0, 0, 1])
+    """
+    stretch = (count - 1) / frames
+    return (stretch / 2 + np.round(stretch * np.arange(frames))).astype(np.int64)
 
 
 def _pictures(item: MediaItem, limit: MediaLimit, frame_indices: Places, min_side: int) -> Pixels:

@@ -10,7 +10,7 @@ from diptych.core.disk.json_text import read_object
 from diptych.core.errors import DataError
 from diptych.data.media.tiles import PaddedTiles
 from diptych.data.media.transforms import Preprocess
-from diptych.data.text.prompts.dialogue_rows import VICUNA_CHAT
+from diptych.data.text.prompts.dialogue_rows import CHATML_CHAT, CHATML_END, CHATML_START, MISTRAL_CHAT, VICUNA_CHAT
 from diptych.data.text.prompts.template import Template
 from diptych.data.text.tokenize import Tokenizer
 from diptych.models.bridges.bridge import Bridge
@@ -23,13 +23,12 @@ from diptych.models.towers.hidden_layer import hidden_layer
 from diptych.models.towers.towers import image_tower
 
 VISION = "vision_model."
-MISTRAL_CHAT = "[INST] {image}\n{prompt} [/INST]"
-"""A question about an image to Mistral-7B-Instruct, as LLaVA 1.6 is asked."""
 
 
 def open_released(address: str) -> BridgeGenerator:
-    """The model of a LLaVA folder, asked in the form of Vicuna 1.1 or Mistral. Images are shown as its configuration says: padded to
-    a square with CLIP's mean colour (1.5), whole and in tiles (1.6), or cut to their middle square.
+    """The model of a LLaVA folder, asked in the form of Vicuna 1.1, Mistral, or ChatML (1.6 of 34B). Images are shown as its configuration
+    says: padded to a square with CLIP's mean colour (1.5), whole and in tiles (1.6), or cut to their middle square. ChatML is that of a
+    vocabulary with its marks, where the release looks for "v1.6-34b" in the folder's name; an answer ends at its mark.
 
     address  "llava:FOLDER", and after "#" the folder of the CLIP that it was trained with, where it holds no image encoder of its own
     Raises DataError for a folder without an image encoder where none is named, and for weights of another model.
@@ -51,16 +50,29 @@ def open_released(address: str) -> BridgeGenerator:
         made = MlpConnector(tower.token_width, language.width, newline=config.newline)
         bridge = Bridge(hidden_layer(tower, config.layer), made, language)
         take_llava_(bridge, str(folder), encoder=encoder_folder is None)
-        words = LanguageVocabulary(Tokenizer.load(folder))
+        tokenizer = Tokenizer.load(folder)
+        form = dialogue_form(tokenizer, mistral=config.mistral)
+        end_id = tokenizer.inner.token_to_id(CHATML_END)
+        if form == CHATML_CHAT and end_id is not None:
+            tokenizer.suffix = (end_id,)
+        words = LanguageVocabulary(tokenizer)
     size = int(tower.image_size)  # type: ignore[arg-type]
     return BridgeGenerator(
         bridge.eval(),
         Preprocess(size, resize="square" if config.aspect == "pad" else "crop"),
         words,
-        Template(MISTRAL_CHAT if config.mistral else VICUNA_CHAT),
+        Template(form),
         folder.name,
         connector={"kind": "mlp", **({"newline": True} if config.newline else {})},
         length=language.context_length,
-        space="" if words.spaced else " ",
+        space="" if words.spaced or form == CHATML_CHAT else " ",
         tiles=PaddedTiles(size, config.sizes) if config.sizes else None,
     )
+
+
+def dialogue_form(tokenizer: Tokenizer, *, mistral: bool) -> str:
+    """The template that a LLaVA with this vocabulary is asked by."""
+    if mistral:
+        return MISTRAL_CHAT
+    marks = [tokenizer.inner.token_to_id(mark) for mark in (CHATML_START, CHATML_END)]
+    return VICUNA_CHAT if None in marks else CHATML_CHAT

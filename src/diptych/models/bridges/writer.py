@@ -22,7 +22,7 @@ from diptych.core.image import ImageSource
 from diptych.core.inputs import one_or_many
 from diptych.core.media import Pixels
 from diptych.core.prompt import PromptLike, require_one_per_image, text_and_images_of_prompt, text_of_text_only_prompt
-from diptych.data.media.clip import frame_places
+from diptych.data.media.clip import frame_places, rounded_places
 from diptych.data.media.decode import decode
 from diptych.data.media.tiles import ClosestTiles, PaddedTiles, tiles_from_json
 from diptych.data.media.transforms import Preprocess
@@ -61,7 +61,7 @@ class BridgeGenerator(StreamingGenerator):
     reads       the tokenizer and the length of what a connector reads of the instruction, where it reads it; of a longer one the end
     folder      where the language model came from, when it is not saved with the rest
     frames      the pictures of a request are frames of one clip, of which this many are shown together, evenly spaced, some several times
-                if there are fewer; 0: each is a picture of its own
+                if there are fewer; 0: each is a picture of its own. `rounded`: chosen by `rounded_places`, as PLLaVA's release does
     tiles       each picture is cut into tiles, which stand one after the other, or are packed as in LLaVA 1.6 (`PaddedTiles`); None: it is
                 shown as one
     lora        low-rank adapters of the language model whose strength may be chosen (`use_alpha`); None: none
@@ -88,6 +88,7 @@ class BridgeGenerator(StreamingGenerator):
         reads: tuple[Tokenizer, int] | None = None,
         folder: str = "",
         frames: int = 0,
+        rounded: bool = False,
         tiles: ClosestTiles | PaddedTiles | None = None,
         lora: ScaledAdapters | None = None,
         card: dict[str, Any] | None = None,
@@ -95,7 +96,7 @@ class BridgeGenerator(StreamingGenerator):
         self.bridge, self.preprocess, self.vocabulary, self.template, self.name = bridge, preprocess, vocabulary, template, name
         self.connector_spec, self.length, self.space, self.reads, self.folder = connector, length, space, reads, folder
         self.request, self.sign, self.role, self.pictures, self.card = request, sign, role, pictures, card or {}
-        self.ranks_end, self.frames, self.tiles, self.lora = ranks_end, frames, tiles, lora
+        self.ranks_end, self.frames, self.rounded, self.tiles, self.lora = ranks_end, frames, rounded, tiles, lora
 
     @cached_property
     def fingerprint(self) -> str:
@@ -282,7 +283,7 @@ class BridgeGenerator(StreamingGenerator):
         weight = next(self.bridge.parameters())  # pictures move to its device and precision
         if self.frames:
             clips_of = [images for images, _ in rows if images]
-            chosen = [[images[index] for index in frame_places(len(images), self.frames).tolist()] for images in clips_of]
+            chosen = [[images[index] for index in self.frame_numbers(len(images))] for images in clips_of]
             clips = [self.preprocess([decode(image, exact=True) for image in images]) for images in chosen]
             return self.bridge.picture(torch.stack(clips).to(weight)), [int(bool(images)) for images, _ in rows]
         shown = [[decode(image, exact=True) for image in images] for images, _ in rows]
@@ -300,6 +301,11 @@ class BridgeGenerator(StreamingGenerator):
         encoded = tokenizer.encode([words for images, words in rows for _ in images], length, keep="last")
         given = (torch.from_numpy(array).to(weight.device) for array in (encoded.ids_BL, encoded.mask_BL))
         return self.bridge.picture(image_NCHW, *given), count_B
+
+    def frame_numbers(self, count: int) -> list[int]:
+        """Which of `count` frames of a clip are shown."""
+        numbers: list[int] = (rounded_places if self.rounded else frame_places)(count, self.frames).tolist()
+        return numbers
 
     def _packed(self, image_HWC: Pixels, rule: PaddedTiles) -> Tensor:
         """Tokens of an image and its tiles as one sequence [K, D]."""
@@ -346,6 +352,7 @@ class BridgeGenerator(StreamingGenerator):
             **({} if self.ranks_end else {"ranks_end": False}),
             **({"pictures": self.pictures} if self.pictures > 1 else {}),
             **({"frames": self.frames} if self.frames else {}),
+            **({"rounded": True} if self.rounded else {}),
             **({"tiles": asdict(self.tiles)} if self.tiles else {}),
             **({"lora": asdict(self.lora)} if self.lora else {}),
             **({"visual_experts": True} if bridge.language.has_visual_experts else {}),
@@ -432,6 +439,7 @@ class BridgeGenerator(StreamingGenerator):
             reads=reads,
             folder=away,
             frames=config.get("frames", 0),
+            rounded=config.get("rounded", False),
             tiles=tiles_from_json(config["tiles"]) if "tiles" in config else None,
             lora=lora,
             card=config.get("card"),

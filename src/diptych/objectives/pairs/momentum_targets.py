@@ -31,6 +31,7 @@ def momentum_contrast(
     group_N: Tensor | None = None,
     group_K: Tensor | None = None,
     same: Literal["mask", "negative"] = "negative",
+    keys: Literal["all", "own"] = "all",
     process_group: Group = None,
 ) -> Tensor:
     """Mean loss over the global batch; one direction, so call it for images and for texts.
@@ -38,6 +39,8 @@ def momentum_contrast(
     teacher_ND  the momentum model's embeddings of the anchors' own modality; key_ND those of the other modality, in the same row
                 order
     same        other keys of an anchor's group are left out ("mask") or used as ordinary negatives, as published
+    keys        beside the queue those of "all" processes, or of its "own" alone, as in the released ALBEF and BLIP, whose other processes'
+                keys come through the queue a step later
     """
     if not anchor_ND.shape == teacher_ND.shape == key_ND.shape or queue_KD.shape[1:] != anchor_ND.shape[1:]:
         raise ShapeError(
@@ -46,13 +49,19 @@ def momentum_contrast(
         )
     if same not in ("mask", "negative"):
         raise ConfigError(f"same is {same!r} (expected mask | negative)")
+    if keys not in ("all", "own"):
+        raise ConfigError(f"keys is {keys!r} (expected all | own)")
     dtype = torch.promote_types(anchor_ND.dtype, torch.float32)
-    count, first = len(anchor_ND), world(process_group)[0] * len(anchor_ND)
-    every_CD = torch.cat([all_gather(key_ND, process_group).flatten(0, 1), queue_KD.detach()]).to(dtype)
+
+    def batches(own: Tensor) -> Tensor:
+        return own if keys == "own" else all_gather(own, process_group).flatten(0, 1)
+
+    count, first = len(anchor_ND), 0 if keys == "own" else world(process_group)[0] * len(anchor_ND)
+    every_CD = torch.cat([batches(key_ND), queue_KD.detach()]).to(dtype)
     own_N = torch.arange(first, first + count, device=anchor_ND.device)
     may_NC = torch.ones(count, len(every_CD), dtype=torch.bool, device=anchor_ND.device)
     if same == "mask" and group_N is not None and group_K is not None:
-        group_C = torch.cat([all_gather(group_N, process_group).flatten(), group_K])
+        group_C = torch.cat([batches(group_N), group_K])
         may_NC = group_N[:, None] != group_C
         may_NC[torch.arange(count, device=own_N.device), own_N] = True
     student_NC = (anchor_ND.to(dtype) @ every_CD.T / temperature).masked_fill(~may_NC, float("-inf")).log_softmax(1)

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Self
+from dataclasses import dataclass, replace
+from typing import ClassVar, Self
 
-from diptych.recipes._shared.language.visual_instruction import VisualInstructionRecipe
+from diptych.core.contracts import Optimiser, Rule
+from diptych.core.errors import ConfigError
+from diptych.recipes._shared.language.dialogue_tuning import DialogueTuning
+from diptych.recipes._shared.language.multilingual_config import AdapterConfig
+
+CAPTION_STEPS, DIALOGUE_STEPS = 2181, 5198
 
 
 @dataclass(frozen=True, kw_only=True)
-class LLaVA(VisualInstructionRecipe):
+class LLaVA(DialogueTuning):
     """Improved Baselines with Visual Instruction Tuning (Liu et al., 2023, arXiv 2310.03744; LLaVA: arXiv 2304.08485).
 
     Patches of CLIP's last block but one become tokens of a language model through two linear maps with a GELU between. The first stage
@@ -22,11 +27,34 @@ class LLaVA(VisualInstructionRecipe):
     A step of the second stage has rows of similar length, all or none of them with an image, as released (`group_by_length`).
     The release takes the labels from a dialogue whose answer spells the role mark; here it keeps them.
     `moca` puts calibrations into the language model; `mir` measures any run.
+
+    tuned  low-rank adapters, which are then all that learns of the language model from dialogues, beside the projector (preset `lora`).
+           Rank 0: all of it learns
+    projector_lr  of the projector among dialogues; 0: `instruct_lr`, as that of the language model
     """
 
     slug = "llava"
+    needs: ClassVar[tuple[str, ...]] = ("image", "texts")
+    presets = ("tiny", "paper", "lora")
+
+    projector_lr: float = 0.0
 
     group_by_length: bool = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.projector_lr < 0:
+            raise ConfigError(f"projector_lr is {self.projector_lr:g} (expected above 0, or 0 for instruct_lr)")
+
+    @property
+    def trained(self) -> tuple[str, ...]:
+        return ("connector",) if self.adapts else super().trained
+
+    def optimiser(self) -> Optimiser:
+        chosen = super().optimiser()
+        if not self.instruct or not self.projector_lr:
+            return chosen
+        return replace(chosen, rules=(Rule(r"^connector\.", lr_scale=self.projector_lr / self.lr), *chosen.rules))
 
     @classmethod
     def tiny(cls) -> Self:
@@ -41,6 +69,17 @@ class LLaVA(VisualInstructionRecipe):
             image_tower="vit_l14",
             image_size=336,
             decoding="whole",
-            steps=2181 + 5198,
-            projector_share=2181 / (2181 + 5198),
+            steps=CAPTION_STEPS + DIALOGUE_STEPS,
+            projector_share=CAPTION_STEPS / (CAPTION_STEPS + DIALOGUE_STEPS),
+        )
+
+    @classmethod
+    def lora(cls) -> Self:
+        """As `paper`, but of the language model adapters of rank 128 on every linear map learn from dialogues, at a rate of 2e-4, and the
+        projector at 2e-5. From a trained LLaVA: `weights_from` hf:FOLDER, `projector_share` 0, 5,198 `steps`."""
+        return replace(
+            cls.paper(),
+            tuned=AdapterConfig(adapter_rank=128, adapter_alpha=256.0, adapter_dropout=0.05),
+            instruct_lr=2e-4,
+            projector_lr=2e-5,
         )

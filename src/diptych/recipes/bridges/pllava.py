@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 from torch import Tensor
@@ -43,7 +43,9 @@ class PLLaVA(VisualInstructionRecipe):
     dominant tokens, which the paper finds where frames are not pooled.
 
     A row is: start mark, "USER:", clip, line break, question, end mark, "ASSISTANT:", answer, end mark, each encoded apart, as released; in
-    use there is a space in place of the first end mark (`template`).
+    use there is a space in place of the first end mark (`template`). In use the release first shrinks frames whose long side is above 640
+    pixels to 640, and then again to the size of the encoder; here they are resized once. So it trains its 34B, too, where it cuts the
+    clips of a step to one shape before.
 
     frames         of a clip
     pool           frames, rows and columns that pooling leaves
@@ -51,8 +53,10 @@ class PLLaVA(VisualInstructionRecipe):
     used_alpha     alpha of use; -1: that of training
     adapters_from  "hf:FOLDER" of a published PLLaVA, whose projector and adapters it starts from
     user, assistant  role marks of training
-    question_ends  an end mark stands behind each question, too
+    question_ends  an end mark, or `answer_end`, stands behind each question, too
     medium         the name of the clip among a sample's media
+    frame_choice   one frame of each of equal stretches, in use its middle, or as "released": of a stretch never the last frame
+                   (`spared_places`), in use at rounded places (`rounded_places`)
     short_clips    clips with fewer frames: "refuse" them, "repeat" some, the "early" ones, or the "last"
     mixed_images   a batch of images is repeated and cut into clips as a whole, so that a clip holds several images: as released
     final_lr       share of the rate that it does not fall below, not even in the warm-up
@@ -61,6 +65,7 @@ class PLLaVA(VisualInstructionRecipe):
 
     slug = "pllava"
     keeps_adapters = True
+    presets = ("tiny", "paper", "paper_34b")
     needs = ("questions",)
 
     frames: int = 16
@@ -75,6 +80,7 @@ class PLLaVA(VisualInstructionRecipe):
     assistant: str = "ASSISTANT:"
     question_ends: bool = True
     medium: str = "clip"
+    frame_choice: Literal["stretches", "released"] = "stretches"
     short_clips: Short = "refuse"
     mixed_images: bool = False
     final_lr: float = 0.25
@@ -124,18 +130,22 @@ class PLLaVA(VisualInstructionRecipe):
     def load(self, sample: Sample, rng: np.random.Generator) -> Mapping[str, Any]:
         if not self.has_dialogue(sample):
             raise DataError(f"sample '{sample.uid}' has no question about a clip or an image", field="questions", expected="one")
-        side = self.decode_size
-        return {"clip": read_frames(sample, self.medium, self.frames, rng, short=self.short_clips, min_side=side)}
+        how: dict[str, Any] = {
+            "short": self.short_clips,
+            "min_side": self.decode_size,
+            "released": self.frame_choice == "released",
+        }
+        return {"clip": read_frames(sample, self.medium, self.frames, rng, **how)}
 
     def dialogue_row(self, draw: Draw) -> tuple[list[Piece], bool]:
         words = self.words()
         pieces: list[TokenPiece] = []
-        mark, end = tuple(words.pieces(self.user)), (words.end_id,) if self.question_ends else ()
+        mark, end = tuple(words.pieces(self.user)), () if self.answer_end else (words.end_id,)
         for index, question in enumerate(questions_of(draw.sample)):
-            asked = ("" if index else "\n") + question.text
-            before = (*words.pieces(asked), *end, *words.pieces(self.assistant))
+            asked = ("" if index else "\n") + question.text + (self.answer_end if self.question_ends else "")
+            before = (*words.pieces(asked), *(end if self.question_ends else ()), *words.pieces(self.assistant))
             pieces.append(TokenPiece((*mark, *before) if index else before))
-            pieces.append(TokenPiece((*words.pieces(self.space + question.answer), words.end_id), answer=True))
+            pieces.append(TokenPiece((*words.pieces(self.space + question.answer + self.answer_end), *end), answer=True))
         first: list[Piece] = [*([TokenPiece(mark)] if mark else []), ImageSlots(self.slots)]
         if not self.text_length:
             return [*first, *pieces], False
@@ -184,8 +194,9 @@ class PLLaVA(VisualInstructionRecipe):
     def deploy(self, model: Bridge) -> BridgeGenerator:
         adapters = self._adapters()
         made = super().deploy(model if adapters.used == adapters.alpha else copy.deepcopy(model))
+        made.sign = self.answer_end.strip()
         made.lora = replace(adapters.apply(made.bridge.language.inner, adapters.used), dropout=0.0)
-        made.frames, made.pictures = self.frames, 4096
+        made.frames, made.pictures, made.rounded = self.frames, 4096, self.frame_choice == "released"
         return made
 
     @classmethod
@@ -218,4 +229,19 @@ class PLLaVA(VisualInstructionRecipe):
         """16 frames at 336 pixels, random crops of half a frame or more and mirror images, 16 x 12 x 12 tokens, adapters of rank 128 with
         alpha 32, from LLaVA 1.6 or 1.5 (`weights_from`): 6,250 steps of 128. Answers of the published evaluations are written with alpha 4
         or 20 (`used_alpha`)."""
-        return cls(image_tower="vit_l14", image_size=336, decoding="whole", crop=(0.5, 1.0), flip=True, short_clips="last")
+        published: dict[str, Any] = {"frame_choice": "released", "short_clips": "last"}
+        return cls(image_tower="vit_l14", image_size=336, decoding="whole", crop=(0.5, 1.0), flip=True, **published)
+
+    @classmethod
+    def paper_34b(cls) -> Self:
+        """As `paper`, from LLaVA 1.6 of 34B, whose dialogues are in ChatML: without crops and mirror images, clips normalised by CLIP's
+        mean and deviation."""
+        return replace(
+            cls.paper(),
+            crop=(1.0, 1.0),
+            flip=False,
+            user="<|im_start|>user\n",
+            assistant="<|im_start|>assistant\n",
+            answer_end="<|im_end|>\n",
+            template="<|im_start|>user\n{image}\n{prompt}<|im_end|>\n<|im_start|>assistant\n",
+        )

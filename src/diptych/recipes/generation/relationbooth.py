@@ -43,7 +43,8 @@ class RelationBooth(ReferenceRecipe):
     weights         hf:FOLDER of SDXL, or the folder of a model with reference pictures
     adapter         MS-Diffusion's ms_adapter.bin, with hf:FOLDER
     image_encoder   hf:FOLDER of CLIP ViT-bigG/14, with hf:FOLDER
-    local_encoder   hf:FOLDER of the CLIP of local tokens, features of 4 x 4 boxes of large reference pictures; "" reads none
+    local_encoder   the CLIP of local tokens, features of 4 x 4 boxes of large reference pictures: the release's epoch_6.pt, whose names are
+                    open_clip's, or hf:FOLDER; "" reads none
     rank            of the adapter, whose product counts once (alpha = rank)
     key_points      weight of the key-point loss; 0 leaves it out
     key_point_share share of the steps of noise, the first ones, at which it counts

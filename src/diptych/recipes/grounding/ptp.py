@@ -47,18 +47,21 @@ class PTP(BlockPromptRecipe[BlipTraining, PairBatch, BlipFeatures]):
     one has no flips (`flip=False`): with them the column would be wrong in a third of the cases. "none" is BLIP. The second loader keeps
     the stop between caption and prompt, the first loses it.
 
-    We depart: keys of all processes are in the contrast; operations of the augmentation are PIL's, with the released ranges.
-    `caption_mean="rows"` weighs captions alike; published is the mean over all tokens of a batch.
+    We depart: keys of all processes are in the contrast, in the release those of its own (`keys="own"`) and the queue, into which all
+    processes' go; operations of the augmentation are PIL's, with the released ranges. `caption_mean="rows"` weighs captions alike;
+    published is the mean over all tokens of a batch.
 
     The release starts from DeiT's and BERT's weights, which come with no package: `image_weights` and `text_weights` take the files, beside
     `tokenizer` with BERT's vocabulary; without them everything is fresh. `--init` takes a run, or what PTP and BLIP publish as
     .safetensors.
 
-    Wrong pairs are drawn within a process, so batches cannot be cut into chunks.
+    Wrong pairs are drawn within a process, as in the released pre-training, so batches cannot be cut into chunks. (Its fine-tuning for
+    COCO's retrieval, which is not here, draws them from all processes; that for Flickr30k within one.)
 
     augment      "rand": BLIP's two operations out of ten, half of the time each
     decay        weight decay is on "all" parameters, as released, or on "matrices" alone
     queue_start  "random" unit vectors in the queues, as released, or "empty"
+    keys         of a step that are contrasted: those of "all" processes, or of the "own" one, as released
     queue, momentum, alpha, alpha_warmup   keys of earlier batches; how the copy follows; share of its answer in targets, reached after that
                  share of the run
     image_weights  a file of a vision transformer in timm's names, such as deit_base_patch16_224-b5f2ef4d.pth; "" starts afresh
@@ -80,6 +83,7 @@ class PTP(BlockPromptRecipe[BlipTraining, PairBatch, BlipFeatures]):
     augment: Literal["none", "rand"] = "rand"
     queue: int = 57_600
     queue_start: Start = "random"
+    keys: Literal["all", "own"] = "all"
     decay: Literal["all", "matrices"] = "all"
     momentum: float = 0.995
     alpha: float = 0.4
@@ -123,8 +127,8 @@ class PTP(BlockPromptRecipe[BlipTraining, PairBatch, BlipFeatures]):
                 f"towers are {self.image_tower} and {self.text_tower}, text_pooling {self.text_pooling} "
                 "(expected a vit_* image tower and BLIP's text transformer)"
             )
-        if not 0 <= self.momentum <= 1:
-            raise ConfigError(f"momentum is {self.momentum} (expected 0..1)")
+        if self.keys not in ("all", "own") or not 0 <= self.momentum <= 1:
+            raise ConfigError(f"keys is {self.keys!r}, momentum {self.momentum} (expected all | own, and 0..1)")
 
     def started(self, model: Any) -> Self:
         """The architecture, vocabulary and image settings of a BLIP of ours."""
@@ -225,6 +229,7 @@ class PTP(BlockPromptRecipe[BlipTraining, PairBatch, BlipFeatures]):
             group_N=group_N,
             group_K=features.group_K,
             same="mask" if self.same_group == "mask" else "negative",
+            keys=self.keys,
         )
 
     def metrics(self, features: BlipFeatures, batch: PairBatch) -> dict[str, Tensor]:
@@ -286,7 +291,12 @@ class PTP(BlockPromptRecipe[BlipTraining, PairBatch, BlipFeatures]):
         the place of BERT's word pieces, which are not at hand without a download; `--tokenizer FOLDER` takes them. So it is with the
         weights of DeiT and BERT that the release starts from (`image_weights`, `text_weights`)."""
         return cls(
-            flip_sides="ignore", resize="squash", interpolation="bilinear", crop_interpolation="bilinear", decoding="whole"
+            flip_sides="ignore",
+            resize="squash",
+            interpolation="bilinear",
+            crop_interpolation="bilinear",
+            decoding="whole",
+            keys="own",
         )
 
     @classmethod

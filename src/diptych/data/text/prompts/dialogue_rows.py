@@ -13,6 +13,13 @@ VICUNA_CHAT = (
     "The assistant gives helpful, detailed, and polite answers to the user's questions. USER: {image}\n{prompt} ASSISTANT:"
 )
 """First turn of a chat of Vicuna 1.1 about an image, as LLaVA 1.5 is trained with."""
+MISTRAL_CHAT = "[INST] {image}\n{prompt} [/INST]"
+"""A question about an image to Mistral-7B-Instruct, as LLaVA 1.6 is asked."""
+CHATML_START, CHATML_END = "<|im_start|>", "<|im_end|>"
+CHATML_CHAT = (
+    "<|im_start|>system\nAnswer the questions.<|im_end|><|im_start|>user\n{image}\n{prompt}<|im_end|><|im_start|>assistant\n"
+)
+"""A question about an image in ChatML, as LLaVA 1.6 of 34B is asked (`chatml_direct`)."""
 
 
 def dialogue_tokens(

@@ -18,6 +18,7 @@ from diptych.core.contracts import Dataset, Optimiser
 from diptych.core.errors import ConfigError, DataError
 from diptych.core.randomness import keyed_seed
 from diptych.data.text.tokenize import Tokenizer
+from diptych.models.diffusion.local_encoder import local_encoder as open_local_encoder
 from diptych.models.diffusion.reference_model import ReferenceImageModel
 from diptych.models.diffusion.reference_net import ReferenceDenoising, ReferenceDiffusion, ReferenceSettings
 from diptych.models.diffusion.settings import DiffusionSettings, small_pixels
@@ -118,8 +119,8 @@ class ReferenceBase:
 
 def reference_base(weights: str, adapter: str, image_encoder: str, local_encoder: str = "") -> ReferenceBase:
     """The model at an address, opened once a process unless its files change: a folder of a model with reference pictures, or
-    hf:FOLDER of SDXL with the file of MS-Diffusion's adapter and hf:FOLDER of its image encoder, and of that of local tokens, "" for
-    none. Shared: copy its networks before training."""
+    hf:FOLDER of SDXL with the file of MS-Diffusion's adapter and hf:FOLDER of its image encoder, and that of local tokens
+    (`local_encoder`), "" for none. Shared: copy its networks before training."""
     return _opened(weights, adapter, image_encoder, local_encoder, weights_mtime(weights))
 
 
@@ -137,7 +138,7 @@ def _opened(weights: str, adapter: str, image_encoder: str, local_encoder: str, 
             )
         from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
-        folder, local = (str(Path(address.removeprefix("hf:")).expanduser()) for address in (image_encoder, local_encoder))
+        folder = str(Path(image_encoder.removeprefix("hf:")).expanduser())
         config = CLIPVisionConfig.from_pretrained(folder, local_files_only=True)
         names = ReferenceSettings().image
         tensors = read_content(Path(adapter).expanduser())
@@ -148,7 +149,7 @@ def _opened(weights: str, adapter: str, image_encoder: str, local_encoder: str, 
         model.net.load_state_dict(opened.model.state_dict(), strict=False)
         model.images = CLIPVisionModelWithProjection.from_pretrained(folder, local_files_only=True, use_safetensors=True)
         if local_encoder:
-            model.local_images = CLIPVisionModelWithProjection.from_pretrained(local, local_files_only=True, use_safetensors=True)
+            model.local_images = open_local_encoder(local_encoder, config)
         load_released_adapter(model, tensors, adapter)
         return ReferenceBase(model.float().eval(), opened.tokenizers)
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from diptych.core.errors import DataError
 from diptych.core.media import MediaItem, Pixels
 from diptych.core.sample import Sample
-from diptych.data.media.clip import Clip
+from diptych.data.media.clip import Clip, spared_places
 from diptych.data.media.transforms import Preprocess, flipped, random_crop
 
 Short = Literal["refuse", "repeat", "early", "last"]
@@ -21,11 +21,19 @@ there are enough, of which the first are taken, as PLLaVA's projector has it), o
 
 
 def read_frames(
-    sample: Sample, medium: str, frames: int, rng: np.random.Generator | None, *, short: Short = "refuse", min_side: int = 0
+    sample: Sample,
+    medium: str,
+    frames: int,
+    rng: np.random.Generator | None,
+    *,
+    short: Short = "refuse",
+    min_side: int = 0,
+    released: bool = False,
 ) -> Pixels:
     """uint8 [T, H, W, 3] of a sample's clip, one frame of each of `frames` equal stretches, or its image so many times.
 
     rng  draws within the stretches; None takes their middles
+    released  frames are drawn as PLLaVA's release draws them (`spared_places`)
     Raises DataError for a sample with neither, and for a clip of fewer frames where `short` is "refuse".
     """
     if medium not in sample.media:
@@ -47,6 +55,8 @@ def read_frames(
             field=medium,
             expected=f"{frames} or more, fewer frames to read, or short_clips 'repeat'",
         )
+    if released and rng is not None:
+        return clip.decode(item, positions=lambda every: spared_places(every, frames, rng), min_side=min_side)
     return clip.decode(item, frames=frames, rng=rng, min_side=min_side)
 
 
