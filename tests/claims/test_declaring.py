@@ -8,8 +8,7 @@ from typing import Any
 import pytest
 
 from diptych.claims import registry
-from diptych.claims.claim import Claim
-from diptych.claims.declaring import Margins, declare
+from diptych.claims.claim import Claim, Margins, declare
 from diptych.claims.table import Row, processor_hours
 
 GIVEN = registry.find("siglip")

@@ -7,14 +7,16 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from diptych.claims.budget import QUANTITIES, Quantity
 from diptych.claims.cell import Work
 from diptych.claims.declared import declared_hash
-from diptych.claims.sweep import TUNING_SEEDS
+from diptych.claims.sweep import TUNING_SEEDS, around
 from diptych.claims.verdict import MINIMUM_SEEDS, Margins
 from diptych.core.errors import ConfigError
+
+__all__ = ["QUANTITIES", "Arm", "Claim", "Kind", "Margins", "Work", "around", "declare"]
 
 Kind = Literal["paper's claim", "mechanism check"]
 SMALLEST_VERDICT_SEED, VERDICT_SEEDS = 1_000, 1_000_000
@@ -121,3 +123,30 @@ class Claim:
             chosen += [seed] if seed not in chosen else []
             draw += 1
         return tuple(chosen)
+
+
+STEPS_AND_SAMPLES = ("steps", "samples")
+
+
+def declare(
+    *,
+    margins: Margins | float,
+    kind: Kind = "paper's claim",
+    equal_budget: Any = STEPS_AND_SAMPLES,
+    refuted: str = "",
+    **fields: Any,
+) -> Claim:
+    """A `Claim` of the paper, at equal steps and samples, refuted by an interval on the wrong side of zero, where nothing else is said.
+
+    margins  one number for both: the smallest difference that would matter is also how close counts as equal
+
+    Raises TypeError for a field that `Claim` does not have or that is missing.
+    """
+    side = "below" if fields.get("higher_is_better", True) else "above"
+    return Claim(
+        kind=kind,
+        margins=margins if isinstance(margins, Margins) else Margins(matters=margins, equivalence=margins),
+        equal_budget=equal_budget,
+        refuted=refuted or f"a difference whose interval lies {side} zero",
+        **fields,
+    )

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 from diptych.claims.cell import Cell
 from diptych.claims.cells.learned_pairs.pairs import Paired, SeededPairs, drawn, sized_for
-from diptych.claims.declaring import QUANTITIES, Arm, Claim, around, declare
+from diptych.claims.claim import QUANTITIES, Arm, Claim, around, declare
 from diptych.data.dataset import Pool
 from diptych.recipes.contrastive.alip import ALIP
 from diptych.recipes.contrastive.clip import CLIP

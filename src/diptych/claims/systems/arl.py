@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from diptych.claims.cells.domains.masked_findings import TESTED, MaskedFindings
-from diptych.claims.declaring import Arm, Claim, around, declare
+from diptych.claims.claim import Arm, Claim, around, declare
 from diptych.recipes.domains.arl import ARL
 
 PICTURES, STEPS, BATCH = 800, 120, 32

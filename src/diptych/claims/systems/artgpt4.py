@@ -8,7 +8,7 @@ import numpy as np
 
 from diptych.claims.cell import Cell, Scores
 from diptych.claims.cells.bridges import PAIRS, hosted
-from diptych.claims.declaring import Arm, Claim, around, declare
+from diptych.claims.claim import Arm, Claim, around, declare
 from diptych.claims.training import opened, untrained
 from diptych.models.bridges.language_model import LanguageModel
 from diptych.models.bridges.writer import BridgeGenerator

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from diptych.claims.cells.domains.long_captions import LongCaptions
 from diptych.claims.cells.learned_pairs.pairs import TESTED, sized_for
-from diptych.claims.declaring import Arm, Claim, around, declare
+from diptych.claims.claim import Arm, Claim, around, declare
 from diptych.recipes.domains.biomedclip import BiomedCLIP
 
 PAIRS, STEPS, BATCH = 4000, 200, 96

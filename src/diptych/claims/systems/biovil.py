@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from diptych.claims.cells.domains.abstracts import TESTED, BagOfWords, MatchedSections
-from diptych.claims.declaring import Arm, Claim, around, declare
+from diptych.claims.claim import Arm, Claim, around, declare
 from diptych.recipes.domains.biovil import BioViL
 
 ABSTRACTS, STEPS, BATCH, LENGTH = 1500, 120, 32, 64

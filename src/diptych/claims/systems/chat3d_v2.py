@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from diptych.claims.cells.domains.rooms import ANCHOR, DESCRIBED, TESTED, ChattedRooms, NamedThing
-from diptych.claims.declaring import Arm, Claim, around, declare
+from diptych.claims.claim import Arm, Claim, around, declare
 from diptych.data.points.room_chat_prompts import ChatPrompt
 from diptych.recipes.points.chat3d_v2 import Chat3Dv2
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 from diptych.claims.cells.learned_pairs.fine_tuned import AdaptedCLIP, FineTuned
 from diptych.claims.cells.learned_pairs.pairs import sized_for
 from diptych.claims.cells.learned_pairs.retrieved import Retrieved
-from diptych.claims.declaring import Arm, Claim, around, declare
+from diptych.claims.claim import Arm, Claim, around, declare
 from diptych.recipes.contrastive.clip import CLIP
 
 PAIRS, PARTS = 30_720, ("unseen_style", "unseen_concept")

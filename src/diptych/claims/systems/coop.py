@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from diptych.claims.cells.adaptation.adapted import CLASSES, POOL, Adapted
-from diptych.claims.declaring import Arm, Claim, around, declare
+from diptych.claims.claim import Arm, Claim, around, declare
 from diptych.recipes.adaptation.coop import CoOp
 
 STEPS = 300

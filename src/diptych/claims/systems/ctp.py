@@ -7,7 +7,7 @@ from dataclasses import replace
 from diptych.claims.cells.learned_pairs.pairs import sized_for
 from diptych.claims.cells.learned_pairs.streams import AtOnce, Stopped, Streamed, Untrained
 from diptych.claims.cells.learned_pairs.task_streams import colours
-from diptych.claims.declaring import Arm, Claim, around, declare
+from diptych.claims.claim import Arm, Claim, around, declare
 from diptych.recipes._shared.continual_config import ContinualWeights, ReplayConfig
 from diptych.recipes.contrastive.ctp import CTP
 

@@ -9,7 +9,7 @@ can read before.
 from __future__ import annotations
 
 from diptych.claims.cells.relations.invented_names import SCENES, TESTED, Described, small
-from diptych.claims.declaring import Arm, Claim, around, declare
+from diptych.claims.claim import Arm, Claim, around, declare
 
 DATA = f"{SCENES:,} rendered scenes of two shapes with made-up names; {TESTED} each with names that training had and with others to test"
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 from diptych.claims.cell import Cell
 from diptych.claims.cells.learned_pairs.pairs import Paired, drawn, sized_for
-from diptych.claims.declaring import Arm, Claim, around, declare
+from diptych.claims.claim import Arm, Claim, around, declare
 from diptych.core.randomness import keyed_rng
 from diptych.core.sample import Sample, Text
 from diptych.data.dataset import Pool

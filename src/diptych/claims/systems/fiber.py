@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from diptych.claims.cells.learned_pairs.asked_pairs import TESTED, AskedPairs
-from diptych.claims.declaring import Arm, Claim, around, declare
+from diptych.claims.claim import Arm, Claim, around, declare
 from diptych.recipes.grounding.fiber import FIBER
 from diptych.worlds.small_pairs import SIDE
 

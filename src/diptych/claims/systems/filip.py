@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from diptych.claims.cells.learned_pairs.localised import Localised, WhatStandsOut
 from diptych.claims.cells.learned_pairs.pairs import Paired, SeededPairs, sized_for
-from diptych.claims.declaring import Arm, Claim, around, declare
+from diptych.claims.claim import Arm, Claim, around, declare
 from diptych.recipes.contrastive.clip import CLIP
 from diptych.recipes.contrastive.filip import FILIP
 from diptych.worlds.small_pairs import SIDE, SmallPairs

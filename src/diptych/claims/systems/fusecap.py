@@ -11,7 +11,7 @@ from typing import Literal
 
 from diptych.claims.cell import Cell, Scores
 from diptych.claims.cells.learned_pairs.pairs import clean_rows, drawn, retrieved, sized_for
-from diptych.claims.declaring import Arm, Claim, around, declare
+from diptych.claims.claim import Arm, Claim, around, declare
 from diptych.claims.training import opened, untrained
 from diptych.core.randomness import keyed_rng
 from diptych.core.sample import Sample, Text

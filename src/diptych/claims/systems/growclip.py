@@ -7,7 +7,7 @@ from typing import Any
 
 from diptych.claims.cell import Cell, Scores
 from diptych.claims.cells.learned_pairs.pairs import Paired, SeededPairs, sized_for
-from diptych.claims.declaring import Arm, Claim, around, declare
+from diptych.claims.claim import Arm, Claim, around, declare
 from diptych.recipes.contrastive.growclip import GrowCLIP
 from diptych.train.halving import halving_rounds
 from diptych.worlds.small_pairs import SmallPairs

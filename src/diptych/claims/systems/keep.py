@@ -12,7 +12,7 @@ from __future__ import annotations
 from dataclasses import fields, replace
 
 from diptych.claims.cells.domains.tissue import KindsNamed, Screened, SlidesDetected, Tissue
-from diptych.claims.declaring import Arm, Claim, around, declare
+from diptych.claims.claim import Arm, Claim, around, declare
 from diptych.recipes._shared.pairs import PairRecipe
 from diptych.recipes.contrastive.clip import CLIP
 from diptych.recipes.domains.keep import KEEP

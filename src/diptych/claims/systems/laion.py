@@ -8,7 +8,7 @@ import numpy as np
 
 from diptych.claims.cell import Cell
 from diptych.claims.cells.learned_pairs.pairs import Paired, SeededPairs, drawn, sized_for
-from diptych.claims.declaring import Arm, Claim, around, declare
+from diptych.claims.claim import Arm, Claim, around, declare
 from diptych.claims.training import trained
 from diptych.core.randomness import keyed_rng
 from diptych.curate.operators.laion import LAION

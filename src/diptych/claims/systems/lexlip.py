@@ -10,7 +10,7 @@ import numpy as np
 
 from diptych.claims.cell import Cell, Scores
 from diptych.claims.cells.learned_pairs.pairs import Rows, SeededPairs, clean_rows, retrieved, sized_for
-from diptych.claims.declaring import Arm, Claim, around, declare
+from diptych.claims.claim import Arm, Claim, around, declare
 from diptych.claims.training import opened, untrained
 from diptych.core.config import with_changes
 from diptych.models.lexlip.lexical_embedder import LexicalModel

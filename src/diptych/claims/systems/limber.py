@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 from diptych.claims.cell import Cell, Scores
 from diptych.claims.cells.bridges import hosted
-from diptych.claims.declaring import Arm, Claim, around, declare
+from diptych.claims.claim import Arm, Claim, around, declare
 from diptych.claims.training import opened, untrained
 from diptych.recipes.bridges.limber import LiMBeR
 from diptych.tasks.generation.captions import Captions

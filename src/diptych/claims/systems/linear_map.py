@@ -8,7 +8,7 @@ from torch import nn
 
 from diptych.claims.cell import Cell, Scores
 from diptych.claims.cells.learned_pairs.retrieved import Retrieved
-from diptych.claims.declaring import Arm, Claim, around, declare
+from diptych.claims.claim import Arm, Claim, around, declare
 from diptych.models.pairs.frozen.linear_map import LinearPair
 from diptych.recipes.contrastive.clip import CLIP
 from diptych.recipes.contrastive.linear_map import LinearMap

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from diptych.claims.cells.learned_pairs.pairs import sized_for
 from diptych.claims.cells.learned_pairs.probed import Probed, RawPixels
-from diptych.claims.declaring import Arm, Claim, around, declare
+from diptych.claims.claim import Arm, Claim, around, declare
 from diptych.recipes.contrastive.m3i import M3I
 from diptych.worlds.small_pairs import SmallPairs
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from diptych.claims.cell import Cell, Scores, Spending
 from diptych.claims.cells.bridges import hosted
-from diptych.claims.declaring import Arm, Claim, around, declare
+from diptych.claims.claim import Arm, Claim, around, declare
 from diptych.claims.training import opened, untrained
 from diptych.core.config import to_plain, with_changes
 from diptych.core.grouped_fields import out_of_groups

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from diptych.claims.cells.domains.chest_pairs import TESTED, PairedChests, RidgePairs
-from diptych.claims.declaring import Arm, Claim, around, declare
+from diptych.claims.claim import Arm, Claim, around, declare
 from diptych.recipes.domains.medslip import MeDSLIP, StreamConfig
 
 PICTURES, STEPS, BATCH = 800, 160, 32

@@ -9,7 +9,7 @@ import numpy as np
 
 from diptych.claims.cell import Cell, Scores
 from diptych.claims.cells.learned_pairs.pairs import sized_for
-from diptych.claims.declaring import Arm, Claim, around, declare
+from diptych.claims.claim import Arm, Claim, around, declare
 from diptych.claims.training import opened, untrained
 from diptych.core.randomness import keyed_rng
 from diptych.curate.operators.metaclip import MetaCLIP

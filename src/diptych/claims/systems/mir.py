@@ -20,7 +20,7 @@ from diptych.claims.cells.ranked_runs import (
     bridge,
     named,
 )
-from diptych.claims.declaring import Arm, Claim, around, declare
+from diptych.claims.claim import Arm, Claim, around, declare
 from diptych.claims.training import opened, untrained
 from diptych.recipes.bridges.limber import LiMBeR
 from diptych.tasks.generation.captions import Captions

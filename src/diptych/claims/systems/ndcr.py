@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from diptych.claims.cells.reasoning.picked import MOST, SETS, TESTED, Compared, PickedPictures
-from diptych.claims.declaring import Arm, Claim, around, declare
+from diptych.claims.claim import Arm, Claim, around, declare
 from diptych.recipes.grounding.ndcr import NDCR
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from diptych.claims.cells.learned_pairs.hard_texts import ClaimText, against_clip
-from diptych.claims.declaring import Claim
+from diptych.claims.claim import Claim
 from diptych.recipes.contrastive.negclip import NegCLIP
 
 KINDS = ("swapped_colours", "swapped_shapes", "swapped_things", "replaced", "another_relation", "order")

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from diptych.claims.cell import Cell, Scores
-from diptych.claims.declaring import Arm, Claim, declare
+from diptych.claims.claim import Arm, Claim, declare
 from diptych.core.config import to_plain
 from diptych.core.image import ImageSource
 from diptych.core.terminal.progress import with_bar

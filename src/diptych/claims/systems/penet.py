@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from diptych.claims.cells.relations.changed_links import annotated_twice
 from diptych.claims.cells.relations.tailed_predicates import FEW, SCENES, STEEP, TESTED, Tailed, TailedFew, small
-from diptych.claims.declaring import Arm, Claim, around, declare
+from diptych.claims.claim import Arm, Claim, around, declare
 
 DATA = f"{SCENES:,} rendered scenes of linked shapes, predicates by Zipf's law (exponent 1.5); {TESTED} with all alike to test"
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from diptych.claims.cells.domains.persons import Searched
-from diptych.claims.declaring import Arm, Claim, around, declare
+from diptych.claims.claim import Arm, Claim, around, declare
 from diptych.recipes.domains.plip_person import PLIPPerson
 
 PICTURES, STEPS = 1600, 250

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from diptych.claims.cells.answered_pairs import CLIPS, TESTED, AnsweredClips
-from diptych.claims.declaring import Arm, Claim, around, declare
+from diptych.claims.claim import Arm, Claim, around, declare
 from diptych.recipes.bridges.pllava import PLLaVA
 
 IMAGES = "small:world:small_pairs?n=4000&seed=1"

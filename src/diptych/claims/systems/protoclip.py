@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from diptych.claims.cells.learned_pairs.pairs import sized_for
 from diptych.claims.cells.learned_pairs.probed import Probed, RawPixels
-from diptych.claims.declaring import Arm, Claim, around, declare
+from diptych.claims.claim import Arm, Claim, around, declare
 from diptych.core.randomness import keyed_rng
 from diptych.core.sample import Sample
 from diptych.recipes.contrastive.clip import CLIP

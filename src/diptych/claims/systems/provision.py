@@ -12,7 +12,7 @@ from typing import Any
 
 from diptych.claims.cell import Cell, Scores
 from diptych.claims.cells.bridges import PAIRS, SMOKE_STEPS
-from diptych.claims.declaring import Arm, Claim, around, declare
+from diptych.claims.claim import Arm, Claim, around, declare
 from diptych.claims.training import opened, untrained
 from diptych.core.randomness import keyed_rng
 from diptych.core.sample import Sample

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from diptych.claims.cells.learned_pairs.placed import Placed, PlacedReadings
-from diptych.claims.declaring import Arm, Claim, around, declare
+from diptych.claims.claim import Arm, Claim, around, declare
 from diptych.recipes.grounding.ptp import PTP
 from diptych.recipes.grounding.ptp_vilt import PTPViLT
 from diptych.worlds.small_pairs import SIDE

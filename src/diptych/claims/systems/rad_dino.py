@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from diptych.claims.cells.domains.chests import PROBED, TESTED, ProbedChests
 from diptych.claims.cells.learned_pairs.pairs import sized_for
-from diptych.claims.declaring import Arm, Claim, Margins, around, declare
+from diptych.claims.claim import Arm, Claim, Margins, around, declare
 from diptych.recipes.contrastive.clip import CLIP
 from diptych.recipes.domains.rad_dino import RadDINO, ViewsConfig
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from diptych.claims.cell import Cell, Scores
 from diptych.claims.cells.learned_pairs.pairs import Paired, clean_rows, drawn, retrieved, sized_for
-from diptych.claims.declaring import Arm, Claim, around, declare
+from diptych.claims.claim import Arm, Claim, around, declare
 from diptych.claims.training import opened, trained, untrained
 from diptych.core.randomness import keyed_rng
 from diptych.core.sample import Sample, Text

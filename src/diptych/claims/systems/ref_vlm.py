@@ -9,7 +9,7 @@ from scipy.optimize import linear_sum_assignment
 
 from diptych.claims.cell import Cell, Scores
 from diptych.claims.cells.bridges import PAIRS, hosted
-from diptych.claims.declaring import Arm, Claim, around, declare
+from diptych.claims.claim import Arm, Claim, around, declare
 from diptych.claims.training import trained, untrained
 from diptych.core.box_iou import box_iou
 from diptych.data.text.prompts.referring_turns import AnswerForm

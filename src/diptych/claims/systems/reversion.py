@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from diptych.claims.cells.generation import EXEMPLARS, INVERTED, NEW, PROMPTS, SEEN, InvertedRelation, PastedExemplar
-from diptych.claims.declaring import Arm, Claim, around, declare
+from diptych.claims.claim import Arm, Claim, around, declare
 from diptych.recipes.generation.reversion import ReVersion
 
 

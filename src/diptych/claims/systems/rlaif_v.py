@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from diptych.claims.cells.preferences import CANDIDATES, PAIRS, TESTED, WORLD, JudgedCandidates
-from diptych.claims.declaring import Arm, Claim, Margins, declare
+from diptych.claims.claim import Arm, Claim, Margins, declare
 from diptych.recipes.bridges.llava import LLaVA
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from diptych.claims.cells.reasoning.puzzles import FEW, MANY, PUZZLES, TESTED, FewGivens, NearestSolution
-from diptych.claims.declaring import Arm, Claim, around, declare
+from diptych.claims.claim import Arm, Claim, around, declare
 from diptych.recipes.relations.rrn import RRN
 
 MLP_RATE = 4e-3

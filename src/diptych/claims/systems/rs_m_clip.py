@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from diptych.claims.cells.learned_pairs.languages import ENGLISH, InLanguages
 from diptych.claims.cells.learned_pairs.pairs import TESTED, sized_for
-from diptych.claims.declaring import QUANTITIES, Arm, Claim, around, declare
+from diptych.claims.claim import QUANTITIES, Arm, Claim, around, declare
 from diptych.recipes.domains.rs_m_clip import RSMCLIP
 
 PAIRS, STEPS, BATCH = 4000, 300, 128

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from diptych.claims.cell import Cell, Scores
-from diptych.claims.declaring import Arm, Claim, declare
+from diptych.claims.claim import Arm, Claim, declare
 from diptych.claims.training import trained
 from diptych.core.config import to_plain
 from diptych.core.disk.files import write_json

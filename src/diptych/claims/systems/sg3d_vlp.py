@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from diptych.claims.cells.domains.nearest_rooms import NearestDescribedThing
 from diptych.claims.cells.domains.rooms import DESCRIBED, TESTED, GroundedRooms, NamedThing
-from diptych.claims.declaring import Arm, Claim, around, declare
+from diptych.claims.claim import Arm, Claim, around, declare
 from diptych.recipes.points.sg3d_vlp import SceneGraph3D
 
 

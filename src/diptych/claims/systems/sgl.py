@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from diptych.claims.cells.reasoning.kitchen_goals import KITCHENS, OPEN, TESTED, LearnedGoals, NearestKitchen
-from diptych.claims.declaring import Arm, Claim, around, declare
+from diptych.claims.claim import Arm, Claim, around, declare
 from diptych.recipes.relations.sgl import SGL
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from diptych.claims.cells.learned_pairs.pairs import Paired, SeededPairs, sized_for
-from diptych.claims.declaring import Arm, Claim, declare
+from diptych.claims.claim import Arm, Claim, declare
 from diptych.recipes.contrastive.clip import CLIP
 from diptych.recipes.contrastive.siglip import SigLIP
 from diptych.worlds.small_pairs import SmallPairs

@@ -8,7 +8,7 @@ import torch
 
 from diptych.claims.cell import Cell, Scores
 from diptych.claims.cells.bridges import PAIRS, hosted
-from diptych.claims.declaring import Arm, Claim, declare
+from diptych.claims.claim import Arm, Claim, declare
 from diptych.claims.training import opened, untrained
 from diptych.recipes.bridges.sitta import SITTA
 from diptych.tasks.generation.captions import Captions

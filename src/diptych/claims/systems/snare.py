@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from diptych.claims.cell import Cell, Scores
 from diptych.claims.cells.learned_pairs.composed import Composed
 from diptych.claims.cells.learned_pairs.pairs import sized_for
-from diptych.claims.declaring import QUANTITIES, Arm, Claim, Margins, around, declare
+from diptych.claims.claim import QUANTITIES, Arm, Claim, Margins, around, declare
 from diptych.recipes.contrastive.clip import CLIP
 from diptych.tasks.composition.snare import PARTS
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 
 from diptych.claims.cells.preferences import PAIRS, REQUEST, TESTED, WORLD, SelfTrained
-from diptych.claims.declaring import Arm, Claim, Margins, around, declare
+from diptych.claims.claim import Arm, Claim, Margins, around, declare
 from diptych.core.contracts import Run, Stage
 from diptych.core.randomness import keyed_rng
 from diptych.core.sample import Sample

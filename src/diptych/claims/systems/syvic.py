@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from diptych.claims.cells.adaptation.tuned_on_scenes import Tuned
 from diptych.claims.cells.learned_pairs.pairs import sized_for
-from diptych.claims.declaring import Arm, Claim, around, declare
+from diptych.claims.claim import Arm, Claim, around, declare
 from diptych.recipes.contrastive.clip import CLIP
 from diptych.recipes.contrastive.syvic import SyViC
 from diptych.tasks.composition.snare import PARTS

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from diptych.claims.cells.domains.nearest_rooms import NearestLabelledRoom
 from diptych.claims.cells.domains.rooms import ANCHOR, LABELLED, TESTED, UNLABELLED, NearestPoint, SegmentedRooms
-from diptych.claims.declaring import Arm, Claim, around, declare
+from diptych.claims.claim import Arm, Claim, around, declare
 from diptych.recipes.points.text4point import Text4Point
 
 

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from diptych.claims.cell import Cell, Scores
 from diptych.claims.cells.learned_pairs.pairs import clean_rows, drawn, retrieved, sized_for
-from diptych.claims.declaring import Arm, Claim, around, declare
+from diptych.claims.claim import Arm, Claim, around, declare
 from diptych.claims.training import opened, untrained
 from diptych.core.contracts import DenseEmbedder
 from diptych.core.image import ImageSource

@@ -15,7 +15,7 @@ import pyarrow as pa
 from diptych.claims.cell import Cell, Scores, Spending
 from diptych.claims.cells.learned_pairs.pairs import SMOKE_ROWS, Paired, clean_rows, drawn, retrieved, sized_for
 from diptych.claims.cells.learned_pairs.probed import Pixels
-from diptych.claims.declaring import Arm, Claim, around, declare
+from diptych.claims.claim import Arm, Claim, around, declare
 from diptych.claims.training import trained, untrained
 from diptych.core.disk.files import write_json
 from diptych.core.image import ArrayImage

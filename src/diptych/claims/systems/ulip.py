@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from diptych.claims.cells.domains.solids import ANCHOR, SOLIDS, TESTED, NamedSolids, NearestSolid
-from diptych.claims.declaring import Arm, Claim, around, declare
+from diptych.claims.claim import Arm, Claim, around, declare
 from diptych.recipes.points.ulip import ULIP
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from diptych.claims.cells.domains.solids import ANCHOR, SOLIDS, TESTED, ColouredSolids, NearestColouredSolid
-from diptych.claims.declaring import Arm, Claim, around, declare
+from diptych.claims.claim import Arm, Claim, around, declare
 from diptych.recipes.points.ulip2 import ULIP2
 
 

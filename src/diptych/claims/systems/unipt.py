@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from diptych.claims.cells.domains.persons import PseudoThenLabelled
-from diptych.claims.declaring import Arm, Claim, around, declare
+from diptych.claims.claim import Arm, Claim, around, declare
 from diptych.core.config import with_changes
 from diptych.recipes.domains.unipt import UniPT
 

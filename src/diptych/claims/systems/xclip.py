@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from diptych.claims.cells.domains.clips import CLIPS, FRAMES, SIDE, TESTED, ReversedPairs
-from diptych.claims.declaring import Arm, Claim, around, declare
+from diptych.claims.claim import Arm, Claim, around, declare
 from diptych.recipes.adaptation.xclip import XCLIP
 
 

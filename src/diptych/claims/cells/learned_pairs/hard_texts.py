@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from diptych.claims.budget import Quantity
 from diptych.claims.cells.learned_pairs.pairs import sized_for
 from diptych.claims.cells.learned_pairs.structured import BlindText, Structured
-from diptych.claims.declaring import Arm, Claim, Margins, around, declare
+from diptych.claims.claim import Arm, Claim, Margins, around, declare
 from diptych.recipes._shared.pairs import PairRecipe
 from diptych.recipes.contrastive.clip import CLIP
 
