@@ -24,8 +24,8 @@ from diptych.recipes._shared.language.multilingual_config import AdapterConfig
 from diptych.recipes._shared.language.preference_config import CandidateOptions, LabelOptions, PreferenceLoss
 from diptych.recipes._shared.language.preference_pairs import carry_beneath_adapters
 from diptych.recipes._shared.language.preference_rounds import PreferenceRound
+from diptych.recipes._shared.language.visual_instruction import VisualInstructionRecipe
 from diptych.recipes.alignment.rlaif_v import RLAIFV
-from diptych.recipes.bridges.llava import LLaVA
 from diptych.train.fit import fit, resume
 from diptych.train.optimise import freeze
 from diptych.train.options import TrainOptions
@@ -161,7 +161,7 @@ def test_first_tokens_are_those_of_generate(prepared: RLAIFV, parity: Any) -> No
 def test_adapters_begin_as_the_model_beneath_and_are_merged(prepared: RLAIFV) -> None:
     recipe = replace(prepared, tuned=AdapterConfig(adapter_rank=2, adapter_dropout=0.0)).paired()
     torch.manual_seed(0)
-    before, after = LLaVA.model(prepared), recipe.model()
+    before, after = VisualInstructionRecipe.model(prepared), recipe.model()
     carry_beneath_adapters(before, after)
     (step,) = batches(pool_of_pairs(), recipe, seed=0, stop=1)
     with torch.no_grad():
@@ -173,7 +173,7 @@ def test_adapters_begin_as_the_model_beneath_and_are_merged(prepared: RLAIFV) ->
     for name, parameter in after.named_parameters():
         if "lora_B" in name:
             parameter.data.normal_(std=0.1)
-    plain = LLaVA.model(prepared).eval()
+    plain = VisualInstructionRecipe.model(prepared).eval()
     carry_beneath_adapters(after, plain)
     with torch.no_grad():
         torch.testing.assert_close(

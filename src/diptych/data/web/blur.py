@@ -19,9 +19,9 @@ import numpy as np
 
 from diptych.core.errors import DataError, DecodeError
 from diptych.core.image import ArrayImage, BytesImage, content_untold
+from diptych.core.media import Pixels
 from diptych.core.sample import Sample
 from diptych.data.media.decode import decode
-from diptych.data.media.transforms import Pixels
 
 Box = tuple[float, float, float, float]
 """Left, top, right, bottom as shares of width and height."""
