@@ -12,7 +12,7 @@ from typing import Any, Literal
 from diptych.claims.budget import QUANTITIES, Quantity
 from diptych.claims.cell import Work
 from diptych.claims.declared import declared_hash
-from diptych.claims.sweep import TUNING_SEEDS, around
+from diptych.claims.sweep import TUNING_SEEDS, TUNING_SHARE, around
 from diptych.claims.verdict import MINIMUM_SEEDS, Margins
 from diptych.core.errors import ConfigError
 
@@ -59,6 +59,7 @@ class Claim:
     reported          further metrics that are written down and never decide
     seeds             how many give the verdict
     tuning_seeds      which ones choose the rates
+    tuning_share      share of an arm's steps at which they are chosen
     why_long          why a verdict takes more than ten minutes of two cores (`LONG`), where it does
     """
 
@@ -82,6 +83,7 @@ class Claim:
     bounds: tuple[Arm, ...] = ()
     name: str = ""
     why_long: str = ""
+    tuning_share: float = TUNING_SHARE
 
     def __post_init__(self) -> None:
         names = [arm.name for arm in self.every_arm]

@@ -10,7 +10,6 @@ from pathlib import Path
 from diptych.claims.cell import Cell, run_cell
 from diptych.claims.claim import Arm, Claim
 from diptych.claims.engine import folder_of
-from diptych.claims.sweep import TUNING_SHARE
 
 SHARE = 0.04
 """Of the steps of an arm, that are tried: sixteen of 400."""
@@ -47,7 +46,7 @@ def price_of(cost: dict[str, float]) -> Price:
 
 def seconds(claim: Claim, prices: dict[str, Price]) -> float:
     """Processor seconds of sweep, arms and controls, and once of the models that they share; prices by the names of the arms."""
-    swept = sum(len(arm.rates) * len(claim.tuning_seeds) * prices[arm.name].at(TUNING_SHARE) for arm in claim.arms)
+    swept = sum(len(arm.rates) * len(claim.tuning_seeds) * prices[arm.name].at(claim.tuning_share) for arm in claim.arms)
     shared = {name: taken for price in prices.values() for name, taken in price.shared.items()}
     once = sum(taken for taken in shared.values() if taken is not None)
     return once + swept + claim.seeds * sum(prices[arm.name].at(1.0) for arm in claim.every_arm)

@@ -21,7 +21,7 @@ from diptych.claims.claim import Arm, Claim
 from diptych.claims.controls.raw_input import BLIND, RawControls, run_raw_controls
 from diptych.claims.declared import declared_hash, modules_of
 from diptych.claims.ledger import Entry, Side, judged_again, learned
-from diptych.claims.sweep import RULE, TUNING_SEEDS, TUNING_SHARE, Chosen, choose
+from diptych.claims.sweep import TUNING_SEEDS, Chosen, choose, rule
 from diptych.claims.verdict import MINIMUM_SEEDS, judge, seeds_needed
 from diptych.core.environment import environment
 from diptych.core.errors import ConfigError
@@ -134,7 +134,7 @@ def _sweep(claim: Claim, arm: Arm, cells: Path, on_cell: OnCell, on_widened: OnW
 
     def tuned(rate: float, seed: int) -> CellResult:
         folder = folder_of(cells, arm) / f"tuning-{_stem(rate, seed)}"
-        return _run(claim, arm, Cell(arm.name, seed, folder, rate=rate, share=TUNING_SHARE), on_cell)
+        return _run(claim, arm, Cell(arm.name, seed, folder, rate=rate, share=claim.tuning_share), on_cell)
 
     by_rate: dict[float, list[CellResult]] = {rate: [] for rate in sorted(arm.rates)}
     for seed in claim.tuning_seeds:
@@ -158,7 +158,7 @@ def _sweep(claim: Claim, arm: Arm, cells: Path, on_cell: OnCell, on_widened: OnW
         "widened": widened,
         "metric": metric,
         "seeds": list(claim.tuning_seeds),
-        "rule": RULE,
+        "rule": rule(claim.tuning_share),
     }
     every = [cell for done in by_rate.values() for cell in done]
     return Swept(best.rate, record, tuple(by_rate[best.rate]), _cpu(every), _shared(every))

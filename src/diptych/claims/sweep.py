@@ -10,8 +10,17 @@ from diptych.core.errors import ConfigError
 TUNING_SEEDS = frozenset(range(5))
 """Never used for a verdict."""
 TUNING_SHARE = 0.5
-"""Of an arm's steps."""
-RULE = "best mean over tuning seeds at half the steps; of equal means the lower rate"
+"""Of an arm's steps, where a claim says nothing else."""
+
+
+def rule(share: float = TUNING_SHARE) -> str:
+    """By what a rate is chosen, in words; `share` is that of an arm's steps.
+
+    >>> rule(1.0)
+    'best mean over tuning seeds at all steps; of equal means the lower rate'
+    """
+    steps = {TUNING_SHARE: "half the steps", 1.0: "all steps"}.get(share, f"{share:g} of the steps")
+    return f"best mean over tuning seeds at {steps}; of equal means the lower rate"
 
 
 def around(rate: float) -> tuple[float, float, float]:
@@ -32,7 +41,7 @@ class Chosen:
 
 
 def choose(scores: Mapping[float, Sequence[float]], *, higher_is_better: bool = True) -> Chosen:
-    """By `RULE`, from rate -> one score a tuning seed.
+    """By `rule`, from rate -> one score a tuning seed.
 
     >>> choose({1e-3: [0.2, 0.4], 3e-4: [0.3, 0.3], 1e-4: [0.1, 0.2]})
     Chosen(rate=0.0003, at_edge=False)

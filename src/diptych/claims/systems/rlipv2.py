@@ -12,6 +12,7 @@ from diptych.claims.cells.relations.tagged_links import FEW, MANY, PreTrained
 from diptych.claims.claim import Arm, Claim
 from diptych.claims.sweep import around
 from diptych.claims.verdict import Margins
+from diptych.core.config import with_changes
 from diptych.data.graphs.label_lists import CorpusNames
 from diptych.data.vocabularies import vocabulary
 from diptych.recipes.relations.rlipv2 import RLIPv2
@@ -34,15 +35,16 @@ TAGGED, BEFORE, TUNED = 400, 800, 200
 def pre_training() -> Claim:
     """The headline of the paper, made small: what is gained by relations that nobody drew."""
     detector, tuned = (tagged_links.named(RLIPv2.tiny(), steps=steps) for steps in (BEFORE, TUNED))
-    tagged = PreTrained("tagged", detector, tuned, tagged_links.named(RLIPv2.tagger_tiny(), steps=TAGGED))
-    nothing, by_chance, captions, true = (
-        replace(tagged, relations=other) for other in ("nothing", "by chance", "captions", "true")
-    )
-    rates = around(detector.lr)
+    partly = with_changes(detector, {"unlabelled": "left_out"})
+    tagged = PreTrained("tagged", partly, tuned, tagged_links.named(RLIPv2.tagger_tiny(), steps=TAGGED))
+    by_chance, captions = replace(tagged, relations="by chance"), replace(tagged, relations="captions")
+    nothing = replace(tagged, relations="nothing", detector=detector)
+    rates = (detector.lr / 2, detector.lr, detector.lr * 2)
     return Claim(
         slug="rlipv2",
         kind="paper's claim",
-        sentence=f"With {FEW} scenes of true relations, pre-training on what a tagger of them finds in {MANY:,} others beats boxes alone",
+        sentence=f"With {FEW} scenes of true relations, pre-training on what a tagger of them finds in {MANY:,} others beats boxes alone, "
+        "where pairs without a label are left out of the negatives",
         source="2308.09351: detection data with tagged relations, then fine-tuning (HICO-DET, 1 % of the images: 32.22 mAP with Swin-L)",
         refuted="a difference whose interval lies below zero, or a recall no higher than with the same predicates on pairs by chance",
         baseline=Arm("boxes alone", nothing, rates),
@@ -52,7 +54,6 @@ def pre_training() -> Claim:
             Arm("pairs by chance", by_chance),
             Arm("captions at their word", captions),
         ),
-        bounds=(Arm("true relations", true),),
         metric="r@5",
         margins=Margins(matters=0.03, equivalence=0.03),
         equal_budget=("steps", "samples", "trusted", "trained_parameters"),
@@ -60,7 +61,8 @@ def pre_training() -> Claim:
         reported=("mr@5", "relations_right", "relations_found"),
         seeds=4,
         tuning_seeds=(0,),
-        why_long="a cell trains a tagger and a detector in two stages, some two minutes; four of them a seed, and the bound",
+        tuning_share=1.0,
+        why_long="a cell trains a tagger and a detector in two stages, some three minutes; four of them a seed",
     )
 
 
