@@ -93,8 +93,9 @@ def paragraph(found: dict[str, dict[str, Any]], main: int, hours: float) -> str:
         for system in systems.SYSTEMS
         if found[system.slug].get("verdict") == "shown" and found[system.slug]["kind"] == PAPERS
     ]
+    more = f" and {built} more are built" if built else ""
     return (
-        f"Of {len(published)} published systems on the list {work} work and {built} more are built (`diptych systems` lists them, "
+        f"Of {len(published)} published systems on the list {work} work{more} (`diptych systems` lists them, "
         f"[claims](docs/claiming.md) says how they are judged). What its paper claims is shown of {len(shown)} ({', '.join(shown)}) after "
         f"Holm's correction over all {main} main claims; all verdicts together took {hours:.0f} processor hours.\n"
     )

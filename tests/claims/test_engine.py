@@ -87,6 +87,17 @@ def test_a_claim_is_swept_on_tuning_seeds_at_half_the_steps_and_judged_on_fresh_
     assert entry.reached == {"untrained": []}
 
 
+def test_rates_are_chosen_at_the_share_that_the_claim_says(tmp_path: Path) -> None:
+    entry = judged(claim(tuning_share=1.0), tmp_path)
+    assert {share for _, seed, _, share in CALLS if seed < 5} == {1.0}
+    assert {arm["rule"] for arm in entry.sweep.values()} == {
+        "best mean over tuning seeds at all steps; of equal means the lower rate"
+    }
+    assert claim(tuning_share=0.5).hash() == claim().hash() != claim(tuning_share=1.0).hash()
+    with pytest.raises(ConfigError, match="tunes at 0 of the steps"):
+        claim(tuning_share=0.0)
+
+
 def test_swapped_arms_mirror_equal_ones_are_equal_and_a_control_above_both_withholds(tmp_path: Path) -> None:
     assert judged(claim(0.4, 0.2), tmp_path).verdict == "reversed"
     same = claim(method=0.2, baseline=0.2)

@@ -95,6 +95,8 @@ class Claim:
             raise ConfigError(f"claim '{self.key}': controls and bounds sweep no rates")
         if self.seeds < MINIMUM_SEEDS:
             raise ConfigError(f"claim '{self.key}' has {self.seeds} seeds (expected at least {MINIMUM_SEEDS})")
+        if not 0 < self.tuning_share <= 1:
+            raise ConfigError(f"claim '{self.key}' tunes at {self.tuning_share:g} of the steps (expected above 0, at most 1)")
         if not set(self.tuning_seeds) <= TUNING_SEEDS or not self.tuning_seeds:
             raise ConfigError(f"claim '{self.key}' tunes on seeds {self.tuning_seeds} (expected some of {sorted(TUNING_SEEDS)})")
 
@@ -127,14 +129,14 @@ class Claim:
         return tuple(chosen)
 
 
-STEPS_AND_SAMPLES = ("steps", "samples")
+STEPS_AND_SAMPLES: tuple[Quantity, ...] = ("steps", "samples")
 
 
 def declare(
     *,
     margins: Margins | float,
     kind: Kind = "paper's claim",
-    equal_budget: Any = STEPS_AND_SAMPLES,
+    equal_budget: tuple[Quantity, ...] = STEPS_AND_SAMPLES,
     refuted: str = "",
     **fields: Any,
 ) -> Claim:

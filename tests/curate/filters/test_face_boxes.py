@@ -22,6 +22,7 @@ from diptych.curate.filters.face_boxes import FaceBoxes
 from diptych.data.dataset import Pool
 from diptych.data.lineage.record import lineage_of
 from diptych.data.media.decode import decode
+from diptych.data.quarantine import read_quarantine
 from diptych.data.shards.build import build, open_built
 from diptych.data.web.blur import blurred
 from diptych.models.io import face_detector
@@ -167,14 +168,26 @@ def test_boxes_are_kept_and_blurred_when_the_pool_is_built(
     assert again.steps[0].resumed
 
 
-def test_boxes_that_cannot_be_blurred_are_refused(tmp_path: Path) -> None:
-    data = pool().select([0, 5])
+@pytest.mark.parametrize("check", [True, False])
+def test_a_row_that_cannot_be_blurred_is_left_out_and_costs_itself_alone(check: bool, tmp_path: Path) -> None:
+    """Boxes without an image, boxes in pixels, and a broken file: none is stored, also where images are not checked."""
+    data = pool()
+    broken = Sample("broken", BytesImage(b"\xff\xd8\xff and no more", "broken.jpg"))
+    rows = Pool.from_samples([data[0], data[1], broken, data[5]], name="some")
+    box = [[0.1, 0.1, 0.5, 0.5]]
+    report = build(rows.with_columns({"faces": [[[10, 10, 50, 50]], box, box, box]}), tmp_path / "b", blur="faces", check=check)
+    built = open_built(tmp_path / "b")
+    assert list(built.uids) == [data[1].uid]
+    assert report.quarantined == 3
+    reasons = {bad.uid: bad.reason for bad in read_quarantine(tmp_path / "b")}
+    assert "shares in 0..1" in reasons[data[0].uid]
+    assert "boxes and no image of its own" in reasons[data[5].uid]
+    assert reasons["broken"].startswith("cannot be blurred")
+
+
+def test_an_unknown_column_of_boxes_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UnknownName, match="faces"):
-        build(data, tmp_path / "a", blur="faces")
-    with pytest.raises(DataError, match="none has boxes to blur and no image"):
-        build(data.with_columns({"faces": [[], [[0.1, 0.1, 0.5, 0.5]]]}), tmp_path / "b", blur="faces")
-    with pytest.raises(DataError, match="shares"):
-        build(data.with_columns({"faces": [[[10, 10, 50, 50]], []]}), tmp_path / "c", blur="faces")
+        build(pool(), tmp_path / "a", blur="faces")
 
 
 def test_a_build_with_other_boxes_is_another_build(tmp_path: Path) -> None:

@@ -222,6 +222,14 @@ def test_parts_of_perfect_and_of_constant_predictions() -> None:
     assert {name: float(value) for name, value in parts.items()} == pytest.approx(
         {"pairs": 2, "label_accuracy": 1, "relation_accuracy": 1, "quality": 1}
     )
+    half = dataclasses.replace(
+        served, relation_BGR=served.relation_BGR * (torch.arange(served.relation_BGR.shape[1]) > 0)[:, None]
+    )
+    wrong = dataclasses.replace(perfect, relation_logit_BSQR=-perfect.relation_logit_BSQR)
+    assert PairSetLoss(pseudo=None, matching="given")(wrong, half)[1]["relation_accuracy"] == 0
+    assert (
+        PairSetLoss(pseudo=None, matching="given")(perfect, half)[1]["relation_accuracy"] == 1
+    )  # pairs without a relation do not count
     constant = PairPredictions(*(torch.full_like(getattr(perfect, n), 0.5) for n in perfect.__dataclass_fields__))
     assert PairSetLoss(pseudo=None)(constant, served)[1]["relation_accuracy"] == 0  # a tie is no hit
 

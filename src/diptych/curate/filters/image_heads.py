@@ -84,9 +84,9 @@ class TrainHead:
         rows = [row for row, uid in enumerate(data.uids) if uid in labels and data[row].image is not None]
         labelled = data.select(rows)
         if self.kind == "watermark":
-            uids, images = map(list, zip(*_readable(labelled), strict=True))
-            inputs: Any = images
-            fingerprint = ""
+            readable = list(_readable(labelled))
+            uids, fingerprint = [uid for uid, _ in readable], ""
+            inputs: Any = [image for _, image in readable]
         else:
             model = _embedder(self.model)
             embeddings = embed_pool(labelled, model, parts)

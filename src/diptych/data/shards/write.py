@@ -186,8 +186,13 @@ def _check_samples(pool: Pool, rows: list[int], check: bool, blur: str) -> Itera
 
     def one(row: int) -> tuple[Sample, Found | QuarantineEntry]:
         sample = pool[row]
-        if blur and (boxes := boxes_of(sample.extras.get(blur), field=blur)):
-            sample = with_blurred_boxes(sample, boxes)
+        if blur:
+            try:
+                boxes = boxes_of(sample.extras.get(blur), field=blur)
+                sample = with_blurred_boxes(sample, boxes) if boxes else sample
+            except (DataError, OSError) as error:  # it must not be stored unblurred
+                name = sample.own_image.name if sample.own_image else ""
+                return sample, QuarantineEntry(sample.uid, "image", f"cannot be blurred: {error}", name)
         return sample, check_sample(sample, decode_fully=check)
 
     with ThreadPoolExecutor(max_workers=min(8, usable_cores())) as threads:

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from diptych.core.errors import DataError, DecodeError
+from diptych.core.errors import DataError
 from diptych.core.image import ArrayImage, BytesImage, content_untold
 from diptych.core.media import Pixels
 from diptych.core.sample import Sample
@@ -81,22 +81,19 @@ def blurred(image_HWC: Pixels, boxes: Sequence[Box]) -> Pixels:
 
 
 def with_blurred_boxes(sample: Sample, boxes: Sequence[Box]) -> Sample:
-    """The sample with boxes of its image blurred: a JPEG file becomes one of quality 95 without metadata, any other image pixels. An image
-    that cannot be read stays as it is.
+    """The sample with boxes of its image blurred: a JPEG file becomes one of quality 95 without metadata, any other image pixels.
 
-    Raises DataError for a sample whose images are media, such as several pictures.
+    Raises DataError for a sample whose images are media, such as several pictures, and DecodeError or OSError for an image that cannot be
+    read: nothing with a box leaves this function unblurred.
     """
     from PIL import Image
 
     image = sample.own_image
     if image is None:
-        raise DataError(f"{sample.uid} has boxes to blur and no image of its own", field="image", expected="one image a sample")
-    try:
-        with content_untold(image):
-            pixels_HWC = decode(image, exact=True)
-            jpeg = not isinstance(image, ArrayImage) and image.read()[:3] == b"\xff\xd8\xff"
-    except (DecodeError, OSError):
-        return sample
+        raise DataError("boxes and no image of its own", field="image", expected="one image a sample")
+    with content_untold(image):
+        pixels_HWC = decode(image, exact=True)
+        jpeg = not isinstance(image, ArrayImage) and image.read()[:3] == b"\xff\xd8\xff"
     pixels_HWC = blurred(pixels_HWC, boxes)
     if not jpeg:
         return replace(sample, image=ArrayImage(pixels_HWC))

