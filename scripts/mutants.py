@@ -197,7 +197,7 @@ class Limited:
 
 
 def survives(mutant: Mutant, files: list[Path]) -> bool:
-    """Whether all tests pass with the mutant, in processes forked from this one, which has imported the large libraries."""
+    """True if all tests pass with the mutant, in processes forked from this one, which has imported the large libraries."""
     return all(passes(mutant, some) for some in (files[:FIRST], files[FIRST:]) if some)
 
 

@@ -89,7 +89,7 @@ def test_quoted_commands_exist(command: str, capsys: pytest.CaptureFixture[str])
 
 
 def problem_of(words: list[str], pages: list[str], capsys: pytest.CaptureFixture[str]) -> str:
-    """What is wrong with a quoted command, in words; empty where nothing is."""
+    """Faults of a quoted command, in words; empty where there are none."""
     if words[0].lstrip("-") not in {*cli.COMMANDS, "help", "version", "COMMAND"}:
         return f"no command '{words[0]}'"
     if any(OPEN.search(word) for word in words) or len(words) == 1 or is_list(words):
