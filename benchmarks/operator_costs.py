@@ -217,7 +217,8 @@ def main() -> None:
     for name in args.only:
         with get_context("fork").Pool(1, maxtasksperchild=1) as processes:
             curves[name] = [processes.apply(one_size, (name, rows)) for rows in args.sizes]
-        print(name, *(f"{row['cpu_seconds']:.2f} s" for row in curves[name]), estimate(curves[name]), flush=True)
+        costs = (f"{row['items']:,}: {row['cpu_seconds']:.2f} s, {row['gib'] * 1024:.0f} MiB;" for row in curves[name])
+        print(name, *costs, estimate(curves[name]), flush=True)
         write(curves)
 
 
