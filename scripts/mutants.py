@@ -7,7 +7,7 @@
 A mutant is one operator, comparison, number or condition of one module that says something else. It is imported in place of the module in
 a process of its own, so the source tree is never edited. The fast tests of the files that import the module are run until the first fails:
 those of its own room first, then of other rooms, then files that import a module which imports it; at most --files of them. Survivors are
-printed with the line as it was and as it became: each wants a test, or a reason.
+printed with the line as it was and as it became: each wants a test, or a reason in `tests/equal_mutants.toml`, whose mutants are not run.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ import random
 import signal
 import sys
 import time
+import tomllib
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -33,6 +34,7 @@ from typing import Any
 
 ROOT = Path(__file__).parents[1]
 SOURCES, TESTS = ROOT / "src/diptych", ROOT / "tests"
+EQUAL = TESTS / "equal_mutants.toml"
 ROOMS = ("objectives", "tasks/_scoring", "index", "data/load", "train")
 LIMIT, WAIT = 60, 600
 """Processor seconds, and seconds by the clock, of one test: one that runs on sees the mutant, as it would hang."""
@@ -51,18 +53,33 @@ SWAPPED: dict[type[ast.AST], type[ast.AST]] = {
 class Mutant:
     """path      of the module
     source    of the mutated module
-    line      number of the mutated line; `before` and `after` are its text
+    line      number of the line where the mutated node begins, and its column
+    before    the node's text, and after
     """
 
     path: Path
     source: str
     line: int
+    column: int
     before: str
     after: str
 
     @property
     def module(self) -> str:
         return module_of(self.path)
+
+    @property
+    def key(self) -> tuple[str, str, int, str, str]:
+        """File, text of the line, column in it, and the change: what a reason in `tests/equal_mutants.toml` stands under."""
+        line = self.path.read_text(encoding="utf-8").splitlines()[self.line - 1]
+        indent = len(line) - len(line.lstrip())
+        return self.path.relative_to(SOURCES).as_posix(), line.strip(), self.column - indent, self.before, self.after
+
+
+def reasons() -> dict[tuple[str, str, int, str, str], str]:
+    """Why mutants compute the same, by `Mutant.key`."""
+    rows = tomllib.loads(EQUAL.read_text(encoding="utf-8"))["mutant"]
+    return {(row["file"], row["line"], row["column"], row["before"], row["after"]): row["reason"] for row in rows}
 
 
 def can_change(node: ast.AST) -> bool:
@@ -94,13 +111,16 @@ class Sites(ast.NodeVisitor):
                     self.visit(child)
 
 
-def mutated(path: Path, number: int) -> Mutant:
-    """The mutant at the site `number` of a file."""
-    source = path.read_text(encoding="utf-8")
-    tree = ast.parse(source)
+def sites_of(tree: ast.AST) -> list[ast.AST]:
     sites = Sites()
     sites.visit(tree)
-    node = sites.nodes[number]
+    return sites.nodes
+
+
+def mutated(path: Path, number: int) -> Mutant:
+    """The mutant at the site `number` of a file."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    node = sites_of(tree)[number]
     before = ast.unparse(node)
     match node:
         case ast.Constant(value=bool()):
@@ -114,7 +134,8 @@ def mutated(path: Path, number: int) -> Mutant:
         case ast.If() | ast.IfExp():
             before, node.test = ast.unparse(node.test), ast.UnaryOp(ast.Not(), node.test)
     after = ast.unparse(node.test if isinstance(node, ast.If | ast.IfExp) else node)
-    return Mutant(path, ast.unparse(ast.fix_missing_locations(tree)), node.lineno, before, after)  # type: ignore[attr-defined]
+    line, column = node.lineno, node.col_offset  # type: ignore[attr-defined]
+    return Mutant(path, ast.unparse(ast.fix_missing_locations(tree)), line, column, before, after)
 
 
 def sample(rooms: list[str], count: int, seed: int) -> Iterator[tuple[str, Mutant]]:
@@ -123,9 +144,7 @@ def sample(rooms: list[str], count: int, seed: int) -> Iterator[tuple[str, Mutan
     for position, room in enumerate(rooms):
         sites = []
         for path in sorted((SOURCES / room).rglob("*.py")):
-            here = Sites()
-            here.visit(ast.parse(path.read_text(encoding="utf-8")))
-            sites += [(path, number) for number in range(len(here.nodes))]
+            sites += [(path, number) for number in range(len(sites_of(ast.parse(path.read_text(encoding="utf-8")))))]
         share = count // len(rooms) + (position < count % len(rooms))
         yield from ((room, mutated(path, number)) for path, number in rng.sample(sites, share))
 
@@ -235,15 +254,19 @@ def main() -> int:
     sys.dont_write_bytecode = True
     for library in ("torch", "torchvision", "timm", "transformers", "scipy.stats", "sklearn", "pyarrow.parquet", "open_clip"):
         importlib.import_module(library)
-    seen, lived, begun = Counter[str](), Counter[str](), time.monotonic()
+    ends, equal, begun = Counter[tuple[str, str]](), reasons(), time.monotonic()
     for room, mutant in islice(sample(options.rooms, options.sample, options.seed), options.skip, None):
-        alive = survives(mutant, nearest_tests(room, mutant.path, options.files))
-        (lived if alive else seen)[room] += 1
+        if mutant.key in equal:
+            end = "equal"
+        else:
+            end = "SURVIVES" if survives(mutant, nearest_tests(room, mutant.path, options.files)) else "seen"
+        ends[room, end] += 1
         where = f"{mutant.path.relative_to(SOURCES)}:{mutant.line}"
-        print(f"{'SURVIVES' if alive else 'seen    '}  {where}  {mutant.before}  ->  {mutant.after}", flush=True)
+        print(f"{end:8}  {where}  {mutant.before}  ->  {mutant.after}", flush=True)
     print(f"\nmutants that fast tests see, {time.monotonic() - begun:.0f} s")
     for room in options.rooms:
-        print(f"{seen[room]:4} of {seen[room] + lived[room]:<4} {room}")
+        seen, lived = ends[room, "seen"], ends[room, "SURVIVES"]
+        print(f"{seen:4} of {seen + lived:<4} {room}, {ends[room, 'equal']} equal ones left out")
     return 0
 
 

@@ -215,14 +215,19 @@ def show(files: list[FileTimes]) -> set[str]:
     print(f"{sum(sum(row.fixtures.values()) for row in ran):8.0f}  in fixtures")
     print(f"{sum(row.collecting for row in files):8.0f}  in collecting")
     print(f"{sum(row.seconds for row in files):8.0f}  in all")
-    by_folder, by_system, by_fixture = (defaultdict[str, float](float) for _ in range(3))
+    by_system, by_fixture = (defaultdict[str, float](float) for _ in range(2))
+    by_folder = defaultdict[str, list[FileTimes]](list)
     for row in files:
-        by_folder[folder_of(row.file)] += row.seconds
+        by_folder[folder_of(row.file)].append(row)
         if system := system_of(row.file):
             by_system[system] += row.seconds - row.collecting
         for fixture, seconds in row.fixtures.items():
             by_fixture[f"{fixture}  {row.file}"] += seconds
-    table("by folder", by_folder, len(by_folder))
+    print("\n   seconds  passed  failed skipped  by folder")
+    for folder, rows in sorted(by_folder.items()):
+        seconds, skipped = sum(row.seconds for row in rows), sum(row.skipped for row in rows)
+        passed, failed = sum(len(row.passed) for row in rows) - skipped, sum(len(row.failed) for row in rows)
+        print(f"{seconds:10.1f} {passed:7} {failed:7} {skipped:7}  {folder}")
     table("by file", {row.file: row.seconds for row in files})
     table("by fixture", by_fixture)
     table("by collecting", {row.file: row.collecting for row in files})

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from diptych.claims.cell import Cell
+from diptych.claims.cells.learned_pairs.clipart import ByChance
 from diptych.claims.cells.learned_pairs.pairs import sized_for
 from diptych.claims.cells.learned_pairs.probed import backbone
-from diptych.claims.systems.laion import KNOWN, TRUSTED, Trusted
-from diptych.claims.systems.metaclip import balanced, by_text
+from diptych.claims.systems.metaclip import ByText, balanced
 from diptych.claims.systems.protoclip import OTHER_WORDS, in_other_words
 from diptych.claims.systems.tips import PatchColours
 from diptych.claims.training import untrained
@@ -22,10 +23,10 @@ from diptych.worlds.long_tail import long_tail
 from diptych.worlds.small_pairs import COLOURS, SHAPES, SmallPairs
 
 
-def test_one_row_a_text_in_turn() -> None:
-    pool = long_tail(400, seed=2).to_pool()
-    kept = by_text(pool, 2)
-    assert len(kept) == len(balanced(pool, 2))
+def test_one_row_a_text_in_turn(tmp_path: Path) -> None:
+    pool, cell = long_tail(400, seed=2).to_pool(), Cell("x", 2, tmp_path)
+    kept = ByText(balanced)(pool, cell)
+    assert len(kept) == len(balanced(pool, cell)) < len(pool)
     texts = [pool[row].texts[0].string for row in range(len(pool))]
     mine = [kept[row].texts[0].string for row in range(len(kept))]
     counts = {text: (mine.count(text), texts.count(text)) for text in set(texts)}
@@ -48,11 +49,13 @@ def test_other_words_never_name_a_class_and_follow_nothing_but_the_sample() -> N
     assert said == set(every)
 
 
-def test_trusted_alone_is_every_trusted_pair(tmp_path: Path) -> None:
-    cell = Cell("x", 3, tmp_path)
-    rows = Trusted()(cell)
-    assert len(rows) == len(set(rows.uids)) == TRUSTED + KNOWN == cell.spending.trusted
-    assert not any(rows.column("mismatched"))
+def test_as_many_rows_by_chance(tmp_path: Path) -> None:
+    pool, cell = SmallPairs(60).pool("train", 0), Cell("x", 4, tmp_path)
+    few = ByChance(lambda rows, cell: rows.select(range(20)))
+    kept = few(pool, cell)
+    assert len(kept) == len(set(kept.uids)) == 20
+    assert list(kept.uids) != list(pool.uids[:20])
+    assert list(kept.uids) == list(few(pool, cell).uids) != list(few(pool, replace(cell, seed=5)).uids)
 
 
 def test_patch_colours_are_means_of_their_pixels() -> None:

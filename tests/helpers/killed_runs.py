@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -21,5 +22,19 @@ def kill_at(out: Path, step: int, process: subprocess.Popen[str]) -> None:
         assert process.poll() is None, process.stderr and process.stderr.read()
         assert time.monotonic() < until, "no checkpoint came"
         time.sleep(0.02)
-    os.killpg(process.pid, signal.SIGKILL)
+    for pid in started_by(process.pid):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
     process.wait()
+
+
+def started_by(pid: int) -> list[int]:
+    """A process and all that it started, those in sessions of their own too, which `torchrun` gives its workers."""
+    parents = {}
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):  # it has ended
+            parents[int(stat.parent.name)] = int(stat.read_text(encoding="utf-8").rpartition(")")[2].split()[1])
+    found = [pid]
+    for parent in found:
+        found += [child for child, its in parents.items() if its == parent]
+    return found

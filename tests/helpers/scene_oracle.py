@@ -10,7 +10,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any
 
 from diptych.curate.programs.nouns import number_words
@@ -125,11 +125,20 @@ def points_of(text: str) -> list[str]:
 
 def readings(program: str, text: str) -> Iterator[dict[str, str]]:
     """The slots of a question by each template of its program that it may come from."""
-    for template in TEMPLATES[program]:
-        pattern = re.sub(r"\\\{(\w+)\\\}", lambda slot: f"(?P<{slot[1]}>{SLOT.get(slot[1], '.+')})", re.escape(template))
-        match = re.fullmatch(pattern, text)
+    for pattern in patterns(program):
+        match = pattern.fullmatch(text)
         if match:
             yield match.groupdict()
+
+
+@cache
+def patterns(program: str) -> list[re.Pattern[str]]:
+    """One for each template; `re` itself remembers fewer than there are."""
+    slot = re.compile(r"\\\{(\w+)\\\}")
+    return [
+        re.compile(slot.sub(lambda name: f"(?P<{name[1]}>{SLOT.get(name[1], '.+')})", re.escape(template)))
+        for template in TEMPLATES[program]
+    ]
 
 
 def confirm(program: str, question: str, answer: str, options: Sequence[str], shown: Sequence[Drawn]) -> str:

@@ -114,6 +114,14 @@ def test_settings_are_chosen_on_one_half(index: HybridIndex) -> None:
         tune(index, dict(list(JUDGED.items())[:4]))
 
 
+def test_words_that_mislead_get_no_weight(index: HybridIndex) -> None:
+    """Relevant is what the embeddings find first."""
+    judged = {name: {index.search_text(name, 1, half="dense")[0].uid: 1.0} for name in NAMES}
+    made = tune(index, judged, k=5)
+    assert (made.options["lexical"], made.options["exact_first"]) == (0.0, False)
+    assert made.after.ndcg == 1.0 > made.before.ndcg
+
+
 def test_the_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     samples = [Sample(f"i{n:02}", None, (Text(name),)) for n, name in enumerate(NAMES)]
     dp.index("words", Pool.from_samples(samples), tmp_path / "index", kind="lexical", progress=False).close()

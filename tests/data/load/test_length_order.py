@@ -126,5 +126,9 @@ def test_every_row_comes_once_an_epoch() -> None:
     assert (shown.all(1) | ~shown.any(1)).all()
     with pytest.raises(ConfigError, match="no length of 0"):
         LengthGroupedOrder([1, 0], 1, 1)
+    for members, parts in ((0, 1), (1, 0)):
+        with pytest.raises(ConfigError, match="expected 1 or more each"):
+            LengthGroupedOrder([1, 2], members, parts)
+    assert sorted(LengthGroupedOrder([3, -2, 5], 1, 1)(0, 0, 3).tolist()) == [0, 1, 2], "parts of one row, one a batch"
     with pytest.raises(ConfigError, match="43 lengths for 2 rows"):
         order(0, 0, 2)

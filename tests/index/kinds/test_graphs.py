@@ -19,7 +19,7 @@ from diptych.core.sample import Sample
 from diptych.core.scene_graph import Region, Relation, SceneGraph
 from diptych.data.dataset import Pool
 from diptych.index.kinds import open_index
-from diptych.index.kinds.graphs import AnnotatedGraphs, GraphIndex, Pattern, triplet
+from diptych.index.kinds.graphs import AnnotatedGraphs, GraphIndex, Pattern, stored_triplets, triplet
 from diptych.worlds.links.world import links
 
 NAMES = ("cat", "dog", "bird")
@@ -91,6 +91,13 @@ def test_every_pattern_equals_a_scan(tmp_path: Path) -> None:
     scores = [hit.score for hit in index.search_triplet(("cat", "", ""), 200)]
     assert scores == sorted(scores, reverse=True)
     index.close()
+
+
+def test_stored_triplets_are_sorted_and_rounded() -> None:
+    regions = Region((0.123, 1, 5, 9.987), "cat"), Region((2, 0, 7, 9), "dog")
+    rows = stored_triplets(SceneGraph(regions, (Relation(0, "sees", 1, 0.123456), Relation(1, "chases", 0, 0.987654))))
+    assert [(row["relation"], row["confidence"]) for row in rows] == [("chases", 0.9877), ("sees", 0.1235)]
+    assert rows[0]["object_box"] == rows[1]["subject_box"] == [0.1, 1.0, 5.0, 10.0]
 
 
 def test_pictures_without_triplets_are_not_there_and_filters_hold(tmp_path: Path) -> None:

@@ -92,6 +92,27 @@ def test_the_share_of_the_peak(monkeypatch: pytest.MonkeyPatch) -> None:
     assert peak_flops(torch.device("cpu")) is None
 
 
+@pytest.mark.parametrize(
+    ("name", "multiprocessors", "gigahertz", "each"),
+    [
+        ("A100-SXM4-40GB", 108, 1.41, 2048),
+        ("A40", 84, 1.74, 1024),
+        ("RTX A6000", 84, 1.8, 1024),
+        ("A10", 72, 1.695, 1024),
+        ("GeForce RTX 3090", 82, 1.695, 512),
+        ("GeForce RTX 4090", 128, 2.52, 512),
+        ("L4", 58, 2.04, 1024),
+        ("L40", 142, 2.49, 512),
+    ],
+)
+def test_peaks_are_those_of_the_multiprocessors(
+    name: str, multiprocessors: int, gigahertz: float, each: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At the boost clock, times the operations of one in a cycle: bf16 with float32 sums."""
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: f"NVIDIA {name}")
+    assert peak_flops(torch.device("cuda", 0)) == pytest.approx(multiprocessors * gigahertz * 1e9 * each, rel=0.003)
+
+
 def test_a_trace_of_two_steps_and_the_report(tmp_path: Path) -> None:
     data = resolve("world:scenes?n=24").split("train")
     recipe = replace(RECIPES.load("clip").tiny(), batch_size=8, steps=6)

@@ -1,44 +1,42 @@
-"""Many texts with mistakes against few without: does size make up for noise, and does the noisy set get better as it grows?"""
+"""Many pairs as their authors left them against the few that are described: does size make up for noise on real clip art?"""
 
 from __future__ import annotations
 
 from dataclasses import replace
 
-from diptych.claims.cells.learned_pairs.pairs import Paired, SeededPairs, sized_for
+from diptych.claims.cell import Cell
+from diptych.claims.cells.learned_pairs.clipart import CLIPART, HELD_OUT, ByChance, OnClipart, heads, rows_of
 from diptych.claims.claim import Arm, Claim, around, declare
-from diptych.recipes.contrastive.align import ALIGN
-from diptych.worlds.small_pairs import SmallPairs
+from diptych.curate.operators.align import AlignFilters
+from diptych.data.dataset import Pool
 
-MANY, FEWER, FEW, MISMATCHED = 6000, 1600, 200, 0.3
+NO_RULE = AlignFilters(short_side=0, aspect_ratio=0, texts_of_image=0, shared_by=0, min_words=0, max_words=0, vocabulary=0)
+DESCRIBED = replace(NO_RULE, origins=("caption",), min_words=4, shared_by=10)
+
+
+def described(pool: Pool, cell: Cell) -> Pool:
+    """Rows with a description of four words at least that no ten pictures share: what a strict cleaning leaves."""
+    return rows_of(pool, set(DESCRIBED(pool).kept))
 
 
 def claims() -> tuple[Claim, ...]:
-    recipe = sized_for(ALIGN.tiny(), batch_size=128, steps=400)
-
-    def arm(name: str, pairs: SmallPairs) -> Arm:
-        """The same recipe, batch and steps, so equal pairs seen, of the same nouns; number and noise alone differ."""
-        return Arm(name, Paired(recipe, SeededPairs(pairs)), around(recipe.lr))
-
-    crossing = declare(
-        slug="align",
-        sentence=f"{MANY:,} pairs, {MISMATCHED:.0%} of them mismatched, give a higher R@1 than {FEW} clean ones of the same world",
-        source="2102.05918, where 12 million noisy pairs beat the 3 million of a curated set (COCO 23.8 against 18.9); the ratio is ours",
-        baseline=arm(f"clean {FEW}", SmallPairs(FEW)),
-        method=arm(f"noisy {MANY}", SmallPairs(MANY, MISMATCHED)),
-        controls=(Arm("untrained", Paired(recipe, SeededPairs(SmallPairs(MANY)), learns=False)),),
-        metric="test/i2t_r@1",
-        margins=0.02,
-        equal_budget=("steps", "samples", "trained_parameters"),
-        data="rendered images of two shapes, all colours in both sets; retrieval among 500",
-        reported=("test/t2i_r@1", "rows"),
+    locked = heads()
+    return (
+        declare(
+            slug="align",
+            sentence="All of openclipart as it came gives a higher recall at 5 than the pictures with a description of four words",
+            source="2102.05918, where 12 million noisy pairs beat the 3 million of a curated set (COCO 23.8 against 18.9)",
+            baseline=Arm("described", OnClipart(locked, described), around(locked.lr)),
+            method=Arm("whole", OnClipart(locked), around(locked.lr)),
+            controls=(
+                Arm("untrained heads", OnClipart(locked, learns=False)),
+                Arm("by chance", OnClipart(locked, ByChance(described))),
+            ),
+            metric=f"{HELD_OUT}/t2i_r@5",
+            margins=0.01,
+            equal_budget=("steps", "samples", "trained_parameters"),
+            data=CLIPART,
+            reported=(f"{HELD_OUT}/i2t_r@5", f"{HELD_OUT}/t2i_r@1", "rows"),
+            tuning_seeds=(0, 1),
+        ),
     )
-    size = replace(
-        crossing,
-        name="size",
-        kind="mechanism check",
-        sentence=f"With {MISMATCHED:.0%} of pairs mismatched, {MANY:,} of them give a higher R@1 than {FEWER:,} at equal pairs seen",
-        source="2102.05918, noisy sets of 3, 6 and 12 million pairs (COCO 8.1, 15.8, 23.8)",
-        baseline=arm(f"noisy {FEWER}", SmallPairs(FEWER, MISMATCHED)),
-        data="rendered images of two shapes, equally noisy; retrieval among 500",
-    )
-    return crossing, size

@@ -1,97 +1,64 @@
-"""Balanced by entries against the raw pool, and against as many rows drawn by chance: does a flatter pool know the rare things better?"""
+"""Real clip art balanced by entries, against the whole pool and against as many rows drawn by chance."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
 
-from diptych.claims.cell import Cell, Scores
-from diptych.claims.cells.learned_pairs.pairs import sized_for
+from diptych.claims.cell import Cell
+from diptych.claims.cells.learned_pairs.clipart import CLIPART, HELD_OUT, ByChance, Choose, OnClipart, heads, rows_of
 from diptych.claims.claim import Arm, Claim, around, declare
-from diptych.claims.training import opened, untrained
 from diptych.core.randomness import keyed_rng
 from diptych.curate.operators.metaclip import MetaCLIP
 from diptych.data.dataset import Pool
-from diptych.recipes.contrastive.clip import CLIP
-from diptych.worlds.long_tail import KINDS, long_tail, rarest
 
-ROWS, EACH, SMOKE_ROWS = 30_000, 10, 256
-BALANCE = MetaCLIP(min_count=20, bigrams=200, tail_share=0.06)
+BALANCE = MetaCLIP(min_count=5, bigrams=200, tail_share=0.06)
 """Entries are the frequent words and word pairs of the pool's own texts: nobody tells the curation what will be tested."""
 
 
-def whole(pool: Pool, seed: int) -> Pool:
-    return pool
-
-
-def balanced(pool: Pool, seed: int) -> Pool:
-    step = replace(BALANCE, min_count=min(BALANCE.min_count, max(1, len(pool) // 100)), seed=seed)
-    kept = set(step(pool).kept)
-    return pool.select(np.array([row for row, uid in enumerate(pool.uids) if uid in kept], np.int64))
-
-
-def by_chance(pool: Pool, seed: int) -> Pool:
-    """As many rows as the balance keeps."""
-    count = len(balanced(pool, seed))
-    return pool.select(np.sort(keyed_rng("by chance", seed).permutation(len(pool))[:count]))
-
-
-def by_text(pool: Pool, seed: int) -> Pool:
-    """As many rows as the balance keeps, one of every different text in turn: what a reader would try first, without any metadata."""
-    order = keyed_rng("by text", seed).permutation(len(pool))
-    turn: dict[str, int] = {}
-    turns = []
-    for row in order.tolist():
-        text = pool[row].texts[0].string
-        turn[text] = turn.get(text, 0) + 1
-        turns.append(turn[text])
-    first = order[np.argsort(turns, kind="stable")][: len(balanced(pool, seed))]
-    return pool.select(np.sort(first))
+def balanced(pool: Pool, cell: Cell) -> Pool:
+    step = replace(BALANCE, min_count=min(BALANCE.min_count, max(1, len(pool) // 100)), seed=cell.seed)
+    return rows_of(pool, set(step(pool).kept))
 
 
 @dataclass(frozen=True)
-class Curated:
-    """CLIP on the rows that are chosen, then zero-shot among all kinds on equally many pictures of each."""
+class ByText:
+    """As many rows as `choose` leaves, one of every different text in turn: what a reader would try first, without any entries."""
 
-    recipe: CLIP
-    choose: Callable[[Pool, int], Pool]
-    learns: bool = True
+    choose: Choose
 
-    def __call__(self, cell: Cell) -> Scores:
-        pool = long_tail(SMOKE_ROWS if cell.smoke else ROWS, seed=cell.seed).to_pool()
-        rows = self.choose(pool, cell.seed)
-        model = (opened if self.learns else untrained)(self.recipe, rows, cell)
-        test = long_tail(len(KINDS) * (1 if cell.smoke else EACH), seed=cell.seed, split="test").to_pool()
-        image_ND = model.embed_images([sample.image for sample in test if sample.image is not None])
-        answer = (image_ND @ model.embed_texts([f"a picture of a {kind}" for kind in KINDS]).T).argmax(1)
-        kinds = np.array(test.column("kind"))
-        right, tail = np.array(KINDS)[answer] == kinds, np.isin(kinds, rarest(pool))
-        scores = {"zero_shot/macro": right.mean(), "zero_shot/tail": right[tail].mean(), "zero_shot/rest": right[~tail].mean()}
-        return {name: float(value) for name, value in scores.items()} | {"rows": float(len(rows))}
+    def __call__(self, pool: Pool, cell: Cell) -> Pool:
+        order = keyed_rng("by text", cell.seed).permutation(len(pool))
+        seen: dict[str, int] = {}
+        turns = []
+        for row in order.tolist():
+            text = pool[row].texts[0].string
+            seen[text] = seen.get(text, 0) + 1
+            turns.append(seen[text])
+        return pool.select(np.sort(order[np.argsort(turns, kind="stable")][: len(self.choose(pool, cell))]))
 
 
 def claims() -> tuple[Claim, ...]:
-    recipe = sized_for(CLIP.tiny(), batch_size=128, steps=300)
-    raw = declare(
-        slug="metaclip",
-        sentence="At equal steps, rows balanced by entries give a higher zero-shot accuracy, averaged over kinds, than the whole raw pool",
-        source="2309.16671, balanced data against raw English data of equal pairs seen (ImageNet 65.5 against 61.9 for ViT-B/32)",
-        baseline=Arm("raw", Curated(recipe, whole), around(recipe.lr)),
-        method=Arm("balanced", Curated(recipe, balanced), around(recipe.lr)),
-        controls=(Arm("untrained", Curated(recipe, whole, learns=False)), Arm("by text", Curated(recipe, by_text))),
-        metric="zero_shot/macro",
-        margins=0.02,
-        equal_budget=("steps", "samples", "trained_parameters"),
-        data=f"{ROWS:,} rendered pairs of 60 kinds by Zipf's law (exponent 1.2); test images of all kinds alike",
-        reported=("zero_shot/tail", "zero_shot/rest", "rows"),
+    locked = heads()
+    return (
+        declare(
+            slug="metaclip",
+            sentence="At equal steps, openclipart balanced by entries gives a higher recall at 5 than the whole of it",
+            source="2309.16671, balanced data against raw English data of equal pairs seen (ImageNet 65.5 against 61.9 for ViT-B/32)",
+            refuted="a difference whose interval lies below zero, or a recall no higher than that of as many rows by chance",
+            baseline=Arm("whole", OnClipart(locked), around(locked.lr)),
+            method=Arm("balanced", OnClipart(locked, balanced), around(locked.lr)),
+            controls=(
+                Arm("untrained heads", OnClipart(locked, learns=False)),
+                Arm("by chance", OnClipart(locked, ByChance(balanced))),
+                Arm("by text", OnClipart(locked, ByText(balanced))),
+            ),
+            metric=f"{HELD_OUT}/t2i_r@5",
+            margins=0.01,
+            equal_budget=("steps", "samples", "trained_parameters"),
+            data=CLIPART,
+            reported=(f"{HELD_OUT}/i2t_r@5", f"{HELD_OUT}/t2i_r@1", "rows"),
+            tuning_seeds=(0, 1),
+        ),
     )
-    size = replace(
-        raw,
-        name="size",
-        kind="mechanism check",
-        sentence="At equal steps and rows, balanced rows give a higher zero-shot accuracy, averaged over kinds, than rows drawn by chance",
-        baseline=Arm("by chance", Curated(recipe, by_chance), around(recipe.lr)),
-    )
-    return raw, size

@@ -1,0 +1,116 @@
+"""Arms on real clip art: heads over frozen encoders learn from rows that a rule chose, then retrieve among authors that no rule saw.
+
+The set is openclipart as `diptych data fetch` builds it: titles, descriptions and keywords by the authors, with boilerplate titles,
+wrong ones, and files that occur more than once. Smoke tests and traces read a few packaged emoji in its place.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, replace
+from functools import lru_cache
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from diptych.claims.cell import Cell, Scores
+from diptych.claims.training import opened, untrained
+from diptych.core.disk.cache import cache_folder
+from diptych.core.disk.files import write_atomic
+from diptych.core.errors import DataError
+from diptych.core.image import ArrayImage
+from diptych.core.randomness import keyed_rng
+from diptych.data.dataset import Pool
+from diptych.data.media.decode import decode
+from diptych.data.media.images import ImageObjects
+from diptych.recipes.contrastive.locked import Locked
+from diptych.tasks.pairs.retrieval import Retrieval
+from diptych.worlds.address import open_data
+
+BATCH, STEPS = 128, 200
+SIDE, SMOKE_ROWS = 112, 48
+"""Pixels of a picture, whole on a white square: what the image encoder reads."""
+HELD_OUT = "unseen_author"
+CLIPART = (
+    "openclipart: 7,582 pictures with titles, descriptions and keywords by their authors; retrieval among 505 of other authors"
+)
+
+Choose = Callable[[Pool, Cell], Pool]
+"""The rows of the pool that train; what a rule needs beyond them goes on the cell's account."""
+
+
+def heads(steps: int = STEPS) -> Locked:
+    """The recipe of every arm: its own small preset, with fewer and smaller steps."""
+    return replace(Locked.tiny(), batch_size=BATCH, steps=steps)
+
+
+def whole(pool: Pool, cell: Cell) -> Pool:
+    return pool
+
+
+def rows_of(pool: Pool, uids: Collection[str]) -> Pool:
+    """The rows with these uids, in the order of the pool."""
+    return pool.select(np.flatnonzero([uid in uids for uid in pool.uids]))
+
+
+@dataclass(frozen=True)
+class ByChance:
+    """As many rows as `choose` leaves, drawn by chance."""
+
+    choose: Choose
+
+    def __call__(self, pool: Pool, cell: Cell) -> Pool:
+        count = len(self.choose(pool, cell))
+        return pool.select(np.sort(keyed_rng("by chance", cell.seed).permutation(len(pool))[:count]))
+
+
+@dataclass(frozen=True)
+class OnClipart:
+    """Trains `recipe` on the rows that are chosen: "unseen_author/t2i_r@5" and the like, and the number of rows.
+
+    learns  False asks the model as it is before the first step
+    """
+
+    recipe: Locked
+    choose: Choose = whole
+    learns: bool = True
+
+    def __call__(self, cell: Cell) -> Scores:
+        rows = self.choose(pictures("train", cell.smoke), cell)
+        model = (opened if self.learns else untrained)(self.recipe, rows, cell)
+        task = Retrieval(draws=1)
+        result = task.score(task.predict(model, pictures(HELD_OUT, cell.smoke)))
+        return {f"{HELD_OUT}/{name}": metric.value for name, metric in result.metrics.items()} | {"rows": float(len(rows))}
+
+
+def pictures(split: str, smoke: bool) -> Pool:
+    """Rows of a split; in a smoke test or trace a few emoji."""
+    if smoke:
+        few: Pool = open_data("emoji").split("unseen_style" if split == HELD_OUT else split).select(range(SMOKE_ROWS))
+        return few
+    return _clipart().split(split)
+
+
+@lru_cache(maxsize=1)
+def _clipart() -> Pool:
+    """Every picture, decoded once and kept in the cache."""
+    folder = cache_folder() / "sets" / "openclipart"
+    if not folder.is_dir():
+        raise DataError("the claim is about openclipart", expected=f"diptych data fetch openclipart --out {folder}")
+    pool: Pool = open_data(str(folder))
+    file = cache_folder() / "decoded" / f"{pool.fingerprint}-{SIDE}.npy"
+    if not file.is_file():
+        stored = io.BytesIO()
+        np.save(stored, np.stack([_square(pool, row) for row in range(len(pool))]))
+        write_atomic(file, stored.getvalue())
+    pixels_NHWC = np.load(file, mmap_mode="r")
+    images = [ArrayImage(pixels_HWC, uid) for uid, pixels_HWC in zip(pool.uids, pixels_NHWC, strict=True)]
+    return pool.with_images(ImageObjects(images))
+
+
+def _square(pool: Pool, row: int) -> np.ndarray:
+    """[SIDE, SIDE, 3]: the whole picture on white."""
+    image = pool[row].image
+    assert image is not None
+    return np.asarray(ImageOps.pad(Image.fromarray(decode(image)), (SIDE, SIDE), color=(255, 255, 255)))
