@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from diptych.claims.cell import Cell
-from diptych.claims.cells.learned_pairs.clipart import ByChance
+from diptych.claims.cells.learned_pairs.clipart import AsManyByChance
 from diptych.claims.cells.learned_pairs.pairs import sized_for
 from diptych.claims.cells.learned_pairs.probed import backbone
-from diptych.claims.systems.metaclip import ByText, balanced
+from diptych.claims.systems.metaclip import OneTextInTurn, balanced
 from diptych.claims.systems.protoclip import OTHER_WORDS, in_other_words
 from diptych.claims.systems.tips import PatchColours
 from diptych.claims.training import untrained
@@ -25,7 +25,7 @@ from diptych.worlds.small_pairs import COLOURS, SHAPES, SmallPairs
 
 def test_one_row_a_text_in_turn(tmp_path: Path) -> None:
     pool, cell = long_tail(400, seed=2).to_pool(), Cell("x", 2, tmp_path)
-    kept = ByText(balanced)(pool, cell)
+    kept = OneTextInTurn(balanced)(pool, cell)
     assert len(kept) == len(balanced(pool, cell)) < len(pool)
     texts = [pool[row].texts[0].string for row in range(len(pool))]
     mine = [kept[row].texts[0].string for row in range(len(kept))]
@@ -51,7 +51,7 @@ def test_other_words_never_name_a_class_and_follow_nothing_but_the_sample() -> N
 
 def test_as_many_rows_by_chance(tmp_path: Path) -> None:
     pool, cell = SmallPairs(60).pool("train", 0), Cell("x", 4, tmp_path)
-    few = ByChance(lambda rows, cell: rows.select(range(20)))
+    few = AsManyByChance(lambda rows, cell: rows.select(range(20)))
     kept = few(pool, cell)
     assert len(kept) == len(set(kept.uids)) == 20
     assert list(kept.uids) != list(pool.uids[:20])

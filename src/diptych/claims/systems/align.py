@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from diptych.claims.cell import Cell
-from diptych.claims.cells.learned_pairs.clipart import CLIPART, HELD_OUT, ByChance, OnClipart, heads, rows_of
+from diptych.claims.cells.learned_pairs.clipart import CLIPART, HELD_OUT, AsManyByChance, OnClipart, heads, rows_of
 from diptych.claims.claim import Arm, Claim, around, declare
 from diptych.curate.operators.align import AlignFilters
 from diptych.data.dataset import Pool
@@ -30,7 +30,7 @@ def claims() -> tuple[Claim, ...]:
             method=Arm("whole", OnClipart(locked), around(locked.lr)),
             controls=(
                 Arm("untrained heads", OnClipart(locked, learns=False)),
-                Arm("by chance", OnClipart(locked, ByChance(described))),
+                Arm("by chance", OnClipart(locked, AsManyByChance(described))),
             ),
             metric=f"{HELD_OUT}/t2i_r@5",
             margins=0.01,

@@ -7,7 +7,16 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from diptych.claims.cell import Cell
-from diptych.claims.cells.learned_pairs.clipart import CLIPART, HELD_OUT, SMOKE_ROWS, STEPS, ByChance, OnClipart, heads, rows_of
+from diptych.claims.cells.learned_pairs.clipart import (
+    CLIPART,
+    HELD_OUT,
+    SMOKE_ROWS,
+    STEPS,
+    AsManyByChance,
+    OnClipart,
+    heads,
+    rows_of,
+)
 from diptych.claims.claim import Arm, Claim, around, declare
 from diptych.claims.training import trained
 from diptych.curate.operators.laion import LAION
@@ -28,13 +37,13 @@ class Agreeing:
 
     def __call__(self, pool: Pool, cell: Cell) -> Pool:
         emoji = open_data("emoji")
-        trusted, known = emoji.split("train"), emoji.split("unseen_concept")
+        trusted, unseen = emoji.split("train"), emoji.split("unseen_concept")
         if cell.smoke:
-            trusted, known = trusted.select(range(SMOKE_ROWS)), known.select(range(SMOKE_ROWS))
-        cell.spending.count(trusted=len(trusted) + len(known))
+            trusted, unseen = trusted.select(range(SMOKE_ROWS)), unseen.select(range(SMOKE_ROWS))
+        cell.spending.count(trusted=len(trusted) + len(unseen))
         model = trained(self.scorer, trusted, cell.part("scorer")).model
         ask = LAION(min_text=1, min_bytes=0, same_bytes=False, model=str(model), similarity=-1.0, similarity_other=-1.0)
-        level = float(np.quantile(list(ask(known).columns["similarity"].values()), LOST))
+        level = float(np.quantile(list(ask(unseen).columns["similarity"].values()), LOST))
         return rows_of(pool, set(replace(ask, similarity=level, similarity_other=level)(pool).kept))
 
 
@@ -52,7 +61,7 @@ def claims() -> tuple[Claim, ...]:
             method=Arm("agreeing", OnClipart(locked, agreeing), around(locked.lr)),
             controls=(
                 Arm("untrained heads", OnClipart(locked, learns=False)),
-                Arm("by chance", OnClipart(longer, ByChance(agreeing))),
+                Arm("by chance", OnClipart(longer, AsManyByChance(agreeing))),
             ),
             metric=f"{HELD_OUT}/t2i_r@5",
             margins=0.01,

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from diptych.claims.cell import Cell
-from diptych.claims.cells.learned_pairs.clipart import CLIPART, HELD_OUT, ByChance, Choose, OnClipart, heads, rows_of
+from diptych.claims.cells.learned_pairs.clipart import CLIPART, HELD_OUT, AsManyByChance, Choose, OnClipart, heads, rows_of
 from diptych.claims.claim import Arm, Claim, around, declare
 from diptych.core.randomness import keyed_rng
 from diptych.curate.operators.metaclip import MetaCLIP
@@ -23,7 +23,7 @@ def balanced(pool: Pool, cell: Cell) -> Pool:
 
 
 @dataclass(frozen=True)
-class ByText:
+class OneTextInTurn:
     """As many rows as `choose` leaves, one of every different text in turn: what a reader would try first, without any entries."""
 
     choose: Choose
@@ -51,8 +51,8 @@ def claims() -> tuple[Claim, ...]:
             method=Arm("balanced", OnClipart(locked, balanced), around(locked.lr)),
             controls=(
                 Arm("untrained heads", OnClipart(locked, learns=False)),
-                Arm("by chance", OnClipart(locked, ByChance(balanced))),
-                Arm("by text", OnClipart(locked, ByText(balanced))),
+                Arm("by chance", OnClipart(locked, AsManyByChance(balanced))),
+                Arm("by text", OnClipart(locked, OneTextInTurn(balanced))),
             ),
             metric=f"{HELD_OUT}/t2i_r@5",
             margins=0.01,

@@ -55,7 +55,7 @@ def rows_of(pool: Pool, uids: Collection[str]) -> Pool:
 
 
 @dataclass(frozen=True)
-class ByChance:
+class AsManyByChance:
     """As many rows as `choose` leaves, drawn by chance."""
 
     choose: Choose
