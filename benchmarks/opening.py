@@ -1,6 +1,7 @@
 """Opening and drawing from a generated data set of many rows with memory-mapped columns, in several processes at once.
 
     python benchmarks/opening.py [--rows 10000000] [--processes 8] [--folder DIR]
+    python benchmarks/opening.py --built 40000        # a built folder of so many small pictures, without its mapped columns and with them
 
 Prints one page: seconds to open, memory of each process (what is its own, and with its share of the pages that all have), seconds for 200
 batches of 256 rows in the order of training, and that processes agree and go on in the middle of an epoch exactly. Seconds are those of the
@@ -21,6 +22,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
 STEPS, BATCH = 200, 256
 
@@ -76,6 +78,48 @@ def measure(folder: Path, start: int) -> dict[str, float | str | int]:
     }
 
 
+def measure_built(rows: int) -> None:
+    """Peak of memory while a built folder is opened, without mapped columns and with them, each in a process of its own."""
+    from multiprocessing import get_context
+
+    from curation import templated
+    from killed_curation import picture_files
+
+    from diptych.data.mapped import write_mapped
+    from diptych.data.read import read
+    from diptych.data.shards.build import build, open_built
+
+    with tempfile.TemporaryDirectory() as scratch:
+        source, folder = Path(scratch, "pool.parquet"), Path(scratch, "built")
+        uids = [f"{row:08d}" for row in range(rows)]
+        pq.write_table(
+            pa.table({"uid": uids, "image": pa.array(picture_files(rows), pa.binary()), "text": templated(rows, 12)}), source
+        )
+        build(read(source), folder)
+        for mapped in (False, True):
+            if mapped:
+                write_mapped(open_built(folder), folder)
+            with get_context("spawn").Pool(1) as process:
+                each = process.apply(opening_bytes, (folder,)) / rows
+            print(f"{rows:,} rows {'with' if mapped else 'without'} mapped columns: {each:,.0f} bytes a row at the highest")
+
+
+def opening_bytes(folder: Path) -> float:
+    """Bytes resident at the highest above those before, while a built folder is opened."""
+    from growth import memory_from_here, status_gib
+
+    from diptych.data.read import read
+
+    with tempfile.TemporaryDirectory() as scratch:  # imports
+        pq.write_table(
+            pa.table({"uid": ["a"], "text": ["a"], "image": pa.array([b"x"], pa.binary())}), Path(scratch, "a.parquet")
+        )
+        read(Path(scratch, "a.parquet"))
+    before = memory_from_here()
+    read(folder)
+    return (status_gib("VmHWM") - before) * 2**30
+
+
 def memory() -> dict[str, float]:
     """MiB of this process alone (anonymous), and with its share of the pages of files that others have too (proportional set size)."""
     sizes = {}
@@ -91,7 +135,11 @@ def main() -> None:
     parser.add_argument("--processes", type=int, default=8)
     parser.add_argument("--folder", type=Path)
     parser.add_argument("--measure", type=int, default=-1, help="of one process: the step that it begins with")
+    parser.add_argument("--built", type=int, help="rows of a built folder; nothing else is measured")
     args = parser.parse_args()
+    if args.built:
+        measure_built(args.built)
+        return
     if args.measure >= 0:
         print(json.dumps(measure(args.folder, args.measure)), flush=True)
         sys.stdin.read()  # stays until all have measured, so that pages are shared by as many

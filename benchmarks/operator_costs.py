@@ -4,8 +4,8 @@
 
 Every step runs over every size in a process of its own, forked after all imports, into a folder as `diptych curate` does. Rows have a
 text of five to fourteen words (one in twelve of a template) and, for steps over pictures, a JPEG file of 32 x 32 pixels; decoding larger
-ones costs more in proportion to their pixels. Steps with a model are measured without it: embeddings are made up, 256 wide, in 200
-groups.
+ones costs more in proportion to their pixels. For `realsyn` half of the rows are texts alone. Steps with a model are measured without it:
+embeddings are made up, 256 wide, in 200 groups, and so are codes, captions and detections.
 
 Memory is that of the process above what it had with the pool alone, at its highest. Straight lines through the three sizes give the
 estimate for 100 million rows, the line through their logarithms the exponent of growth: 1 is linear, and less than 1 says that a fixed
@@ -17,9 +17,11 @@ from __future__ import annotations
 import argparse
 import tempfile
 import time
+import zlib
 from collections.abc import Callable, Sequence
 from multiprocessing import get_context
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -33,8 +35,13 @@ WIDTH, GROUPS, TARGETS = 256, 200, 50
 LEAST_GIB = 0.1  # of memory at the largest size, below which nothing is said of it
 
 
+def drawn(content: bytes) -> np.random.Generator:
+    """Generator that depends on the content of a file or text."""
+    return np.random.default_rng(zlib.crc32(content))
+
+
 class MadeUpEmbedder:
-    """Unit vectors around `GROUPS` centres, drawn by the bytes of a picture."""
+    """Unit vectors around `GROUPS` centres, drawn by the bytes of a picture or text."""
 
     name, fingerprint = "made up", "made-up"
 
@@ -46,12 +53,54 @@ class MadeUpEmbedder:
         for image in images:
             rng = np.random.default_rng(int.from_bytes(image.read()[-24:-8], "little"))
             rows.append(self._centre_GD[rng.integers(GROUPS)] + 0.3 * rng.standard_normal(WIDTH))
+        return self._unit(rows)
+
+    def embed_texts(self, texts: Sequence[str], *, batch_size: int = 256) -> np.ndarray:
+        rows = []
+        for text in texts:
+            rng = drawn(text.encode())
+            rows.append(self._centre_GD[rng.integers(GROUPS)] + 0.3 * rng.standard_normal(WIDTH))
+        return self._unit(rows)
+
+    def _unit(self, rows: Sequence[np.ndarray]) -> np.ndarray:
         vector_ND = np.asarray(rows, np.float32).reshape(-1, WIDTH)
         return vector_ND / np.linalg.norm(vector_ND, axis=1, keepdims=True)
 
 
-def steps(folder: Path) -> dict[str, tuple[bool, Callable[[], Any]]]:
-    """Whether a step needs pictures, and what makes it, by name."""
+class MadeUpCaptioner:
+    """Sixteen codes out of 256 for a picture, and a caption of four words."""
+
+    name, fingerprint = "made up", "made-up"
+
+    def __init__(self) -> None:
+        import torch
+
+        code_KD = np.random.default_rng(0).standard_normal((256, 16)).astype(np.float32)
+        self.model = SimpleNamespace(codebook=SimpleNamespace(code_KD=torch.from_numpy(code_KD)))
+
+    def codes(self, images: Any, *, batch_size: int = 64) -> np.ndarray:
+        return np.array([drawn(image.read()).integers(0, 256, 16) for image in images])
+
+    def generate(self, images: Any, prompts: Sequence[str], **options: Any) -> list[str]:
+        return [" ".join(map(str, drawn(image.read()).integers(0, 1_000, 4).tolist())) for image in images]
+
+
+class MadeUpDetector:
+    """Up to three findings in a picture."""
+
+    def __init__(self, *names: Any) -> None:
+        pass
+
+    def __call__(self, image: Any) -> list[Any]:
+        from diptych.curate.experts.findings import Finding
+
+        rng = drawn(image.read())
+        labels = rng.choice(["dog", "bus", "tree", "sign"], size=rng.integers(0, 4)).tolist()
+        return [Finding(label, ("red",), score=float(rng.random()), box=(0.0, 0.0, 9.0, 9.0), by="made up") for label in labels]
+
+
+def steps(folder: Path) -> dict[str, tuple[float, Callable[[], Any]]]:
+    """The share of rows that have a picture, and what makes a step, by name."""
     from diptych.curate.duplicates.exact import ExactDuplicates
     from diptych.curate.duplicates.near import NearDuplicates
     from diptych.curate.duplicates.semantic import SemanticDuplicates
@@ -60,22 +109,30 @@ def steps(folder: Path) -> dict[str, tuple[bool, Callable[[], Any]]]:
     from diptych.curate.filters.personal_data import PersonalData
     from diptych.curate.filters.target_clusters import TargetClusters
     from diptych.curate.operators.align import AlignFilters
+    from diptych.curate.operators.cocu import CoCu
+    from diptych.curate.operators.fusecap import FuseCap
     from diptych.curate.operators.laion import LAION
     from diptych.curate.operators.metaclip import MetaCLIP
+    from diptych.curate.operators.realsyn import RealSyn
+    from diptych.curate.operators.tldr import TLDR
     from diptych.curate.operators.top_fraction import TopFraction
 
     return {
-        "align": (True, lambda: AlignFilters(short_side=0)),
-        "exact_duplicates": (True, ExactDuplicates),
-        "image_scores": (True, lambda: ImageScores(str(folder / "head"), "made up")),
-        "laion": (True, lambda: LAION(min_bytes=0)),
-        "metaclip": (False, lambda: MetaCLIP(entries=str(folder / "entries.txt"))),
-        "near_duplicates": (True, NearDuplicates),
-        "personal_data": (False, PersonalData),
-        "semantic_duplicates": (True, lambda: SemanticDuplicates("made up")),
-        "target_clusters": (True, lambda: TargetClusters("made up", str(folder / "target.parquet"))),
-        "text_duplicates": (False, TextDuplicates),
-        "top_fraction": (False, lambda: TopFraction("score")),
+        "align": (1, lambda: AlignFilters(short_side=0)),
+        "cocu": (1, lambda: CoCu(model="made up", gallery=str(folder / "gallery.txt"), language="")),
+        "exact_duplicates": (1, ExactDuplicates),
+        "fusecap": (1, lambda: FuseCap(detector="made up", objects=("dog",), language="")),
+        "image_scores": (1, lambda: ImageScores(str(folder / "head"), "made up")),
+        "laion": (1, lambda: LAION(min_bytes=0)),
+        "metaclip": (0, lambda: MetaCLIP(entries=str(folder / "entries.txt"))),
+        "near_duplicates": (1, NearDuplicates),
+        "personal_data": (0, PersonalData),
+        "realsyn": (0.5, lambda: RealSyn(model="made up", short_side=0)),
+        "semantic_duplicates": (1, lambda: SemanticDuplicates("made up")),
+        "target_clusters": (1, lambda: TargetClusters("made up", str(folder / "target.parquet"))),
+        "text_duplicates": (0, TextDuplicates),
+        "tldr": (1, lambda: TLDR(captioner="made up", match="made up", clusters=100)),
+        "top_fraction": (0, lambda: TopFraction("score")),
     }
 
 
@@ -87,12 +144,16 @@ def one_size(name: str, rows: int) -> dict[str, Any]:
     from diptych.curate.duplicates import semantic
     from diptych.curate.engine.pool import curate
     from diptych.curate.filters import image_heads, target_clusters
+    from diptych.curate.operators import cocu, fusecap, realsyn, tldr
     from diptych.curate.operators.filter_heads import train_aesthetic
+    from diptych.data.join import concatenate
     from diptych.data.read import read
     from diptych.data.read.links import read_links
 
-    for module in (semantic, target_clusters, image_heads):
+    for module in (semantic, target_clusters, image_heads, cocu, realsyn, tldr):
         module.open_embedder = lambda address: MadeUpEmbedder()  # type: ignore[attr-defined]
+    tldr.open_address = lambda address: MadeUpCaptioner()
+    fusecap.ObjectExpert = MadeUpDetector
     with tempfile.TemporaryDirectory(prefix="operators-") as scratch:
         folder = Path(scratch)
         pictures, make = steps(folder)[name]
@@ -102,17 +163,22 @@ def one_size(name: str, rows: int) -> dict[str, Any]:
         train_aesthetic(vector_ND, vector_ND[:, 0], fingerprint=MadeUpEmbedder.fingerprint).save(folder / "head")
         words = sorted({word for text in texts for word in text.split()})
         (folder / "entries.txt").write_text("\n".join(entries_of(texts, words, 100_000)), encoding="utf-8")
+        (folder / "gallery.txt").write_text("\n".join(words[:: max(1, len(words) // 200)]), encoding="utf-8")
         columns = {"uid": uids, "text": texts, "score": np.random.default_rng(0).random(rows)}
-        if pictures:
-            files = pa.array(picture_files(rows), pa.binary())
-            pq.write_table(pa.table({**columns, "image": files}), folder / "pool.parquet")
-            pq.write_table(
-                pa.table({"uid": uids[:TARGETS], "image": files[:TARGETS], "text": texts[:TARGETS]}), folder / "target.parquet"
-            )
-            pool = read(folder / "pool.parquet")
-        else:
-            pq.write_table(pa.table({**columns, "url": uids}), folder / "pool.parquet")
-            pool = read_links(folder / "pool.parquet")
+        count = round(pictures * rows)
+        files = pa.array(picture_files(count), pa.binary())
+        pools = []
+        if count:
+            table = pa.table({**{name: column[:count] for name, column in columns.items()}, "image": files})
+            pq.write_table(table, folder / "pool.parquet")
+            pq.write_table(table.slice(0, TARGETS).drop_columns(["score"]), folder / "target.parquet")
+            pools.append(read(folder / "pool.parquet"))
+        if count < rows:
+            table = pa.table({**columns, "url": uids}).slice(count)
+            pq.write_table(table, folder / "links.parquet")
+            pools.append(read_links(folder / "links.parquet"))
+        pool = pools[0] if len(pools) == 1 else concatenate(pools)
+        del files
         before, start = memory_from_here(), time.process_time()
         done = curate(pool, [make()], folder / "out")
         seconds = time.process_time() - start
@@ -151,7 +217,8 @@ def main() -> None:
     for name in args.only:
         with get_context("fork").Pool(1, maxtasksperchild=1) as processes:
             curves[name] = [processes.apply(one_size, (name, rows)) for rows in args.sizes]
-        print(name, *(f"{row['cpu_seconds']:.2f} s" for row in curves[name]), estimate(curves[name]), flush=True)
+        costs = (f"{row['items']:,}: {row['cpu_seconds']:.2f} s, {row['gib'] * 1024:.0f} MiB;" for row in curves[name])
+        print(name, *costs, estimate(curves[name]), flush=True)
         write(curves)
 
 

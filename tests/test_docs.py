@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import pkgutil
 import re
@@ -10,7 +11,9 @@ import shlex
 import shutil
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -54,10 +57,15 @@ class Parsed(Exception):
     """Raised in place of the work, once the words have been understood."""
 
 
+@cache
+def parsing_modules() -> list[ModuleType]:
+    """Those of the commands that took `parse` for their own."""
+    found = [importlib.import_module(f"diptych.cli.commands.{each.name}") for each in pkgutil.iter_modules(one_a_file.__path__)]
+    return [module for module in found if hasattr(module, "parse")]
+
+
 def understand(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """Run the command line up to the point where all words are parsed; what does not exist fails before."""
-    import importlib
-
     from diptych.cli.options import output
 
     real = output.parse
@@ -66,10 +74,8 @@ def understand(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
         real(*args, **options)
         raise Parsed
 
-    for found in pkgutil.iter_modules(one_a_file.__path__):
-        module = importlib.import_module(f"diptych.cli.commands.{found.name}")
-        if hasattr(module, "parse"):
-            monkeypatch.setattr(module, "parse", stop)
+    for module in parsing_modules():
+        monkeypatch.setattr(module, "parse", stop)
     try:
         code = cli.main(words)
     except Parsed:

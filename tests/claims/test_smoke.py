@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from diptych.claims import cell as cells
 from diptych.claims import engine, registry
 from diptych.claims.cell import Cell, run_cell
 from diptych.claims.cells.domains import abstracts, masked_findings
@@ -24,9 +25,11 @@ from diptych.worlds.address import open_data
 EVERY = [claim.key for claim in registry.every()]
 HEAVY = {"mblip", "sitta"}
 """Their models are made before anything is learned, which takes ten seconds and more."""
-FEW = 128
+BATCH = 4
+"""Rows of a step."""
+FEW = 64
 """Rows at most, where a claim asks for thousands."""
-ROOMS = 24
+ROOMS = 8
 """Rows at most of rendered rooms, which take a twentieth of a second each."""
 TESTED = 48
 """Findings that are guessed, where a cell's smoke test would ask for as many as a full one."""
@@ -45,6 +48,7 @@ def few_shared_rows(monkeypatch: pytest.MonkeyPatch) -> None:
 
     for module in (small_encoder, small_language, base_model, reference_base):
         monkeypatch.setattr(module, "open_data", smaller)
+    monkeypatch.setattr(cells, "SMOKE_BATCH", BATCH)
     monkeypatch.setattr(masked_findings, "TESTED", TESTED)
     sections, newest = medline.abstract_sections, medline.packaged_dumps()[-1:]
     monkeypatch.setattr(medline, "packaged_dumps", lambda: newest)

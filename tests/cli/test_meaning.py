@@ -10,6 +10,9 @@ import pytest
 from diptych.cli.options.meaning import documented
 from diptych.core.contracts.tuning import Tuning
 from diptych.core.registry import OPERATORS, PIPELINES, RECIPES, TASKS
+from diptych.recipes.alignment.rlaif_v import RLAIFV
+from diptych.recipes.alignment.stic import STIC
+from diptych.recipes.contrastive.tips import TIPS
 from diptych.train.options import TrainOptions
 
 
@@ -43,6 +46,15 @@ def test_entries_of_all_forms_are_read() -> None:
     assert found["seed"], "means the same everywhere"
     assert "untold" not in found
     assert "draws" not in found, "no field of this one"
+
+
+def test_an_own_entry_stands_before_a_mention_in_the_sentence_of_another() -> None:
+    for kind in (RLAIFV, STIC):
+        help_texts = documented(kind)
+        assert help_texts["small_steps"] == "training steps of the small language model"
+        assert help_texts["small_image_steps"].startswith("training steps of the small image encoder")
+    assert documented(STIC)["answer_lr"] == "highest learning rate of the second stage"
+    assert "widths of the inner layers" in documented(TIPS)["head_hidden"]
 
 
 @pytest.mark.parametrize("registry", [RECIPES, OPERATORS, TASKS, PIPELINES], ids=["recipes", "operators", "tasks", "pipelines"])

@@ -107,6 +107,7 @@ def test_a_full_disk_ends_a_curation_in_one_line(data: Pool, tmp_path, monkeypat
             curate(data, [ExactDuplicates()], tmp_path / "out")
     assert "\n" not in str(caught.value)
     assert curate(data, [ExactDuplicates()], tmp_path / "out").removed
+    assert not (tmp_path / "out" / "parts").exists()
 
 
 @dataclass(frozen=True)

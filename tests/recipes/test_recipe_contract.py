@@ -80,12 +80,15 @@ def tiny(slug: str) -> Recipe:
 
 
 def shortened(configuration: Any) -> Any:
-    """A recipe, or a group of its options, whose small models learn for two steps: `small_steps` and the like, in its groups too."""
+    """A recipe, or a group of its options, whose small models learn for two steps (`small_steps` and the like) from 64 rows of
+    `small_data`, in its groups too."""
     changes: dict[str, Any] = {}
     for field in dataclasses.fields(configuration):
         value = getattr(configuration, field.name)
         if field.name.startswith("small_") and field.name.endswith("steps") and value:
             changes[field.name] = 2
+        elif field.name == "small_data":
+            changes[field.name] = re.sub(r"\bn=\d+", "n=64", value)
         elif dataclasses.is_dataclass(value):
             changes[field.name] = shortened(value)
     return dataclasses.replace(configuration, **changes)

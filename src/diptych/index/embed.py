@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
 
 from diptych.core.contracts import Dataset, Embedder, PointEmbedder, Unit
 from diptych.core.errors import ConfigError, DataError, DecodeError, ShapeError
@@ -29,6 +31,7 @@ S = TypeVar("S", bound=HasUid)
 T = TypeVar("T")
 
 CLOUDS = 16  # point clouds in memory at a time: one may have millions of points
+TEXT_BLOCK = 16_384  # texts of which there are Python objects at a time
 NORM_TOLERANCE = 0.02  # rows that were normalised in bfloat16 are off by up to half a per cent
 
 
@@ -90,6 +93,37 @@ def embed_texts(model: Embedder, strings: Sequence[str], names: Sequence[str], *
     vectors_ND = model.embed_texts(distinct, batch_size=batch_size)
     check_rows(vectors_ND, [f"{first_name[s]} ({s!r})" for s in distinct], "text")
     return np.asarray(vectors_ND, np.float32)[[position[s] for s in strings]]
+
+
+def text_blocks(
+    model: Embedder, strings: pa.Array, name: Callable[[int], str], *, batch_size: int = 256
+) -> Iterator[tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], Unit]]:
+    """Embeddings of the strings of a column, TEXT_BLOCK different ones at a time, in order of their first appearance.
+
+    Each block: rows [R] of the column, in order of their strings, the number [R] of each row's vector, and the vectors [B, D], each of
+    a different string. The batches are those of `embed_texts`. `name` gives that of a row, for messages.
+    """
+    coded = strings.dictionary_encode()
+    code_N = coded.indices.to_numpy(zero_copy_only=False).astype(np.int64)
+    order_N = np.argsort(code_N, kind="stable")
+    start_D = np.searchsorted(code_N[order_N], np.arange(len(coded.dictionary) + 1))
+    block = -(-TEXT_BLOCK // batch_size) * batch_size
+    for start in range(0, len(coded.dictionary), block):
+        distinct = coded.dictionary.slice(start, block).to_pylist()
+        vector_BD = model.embed_texts(distinct, batch_size=batch_size)
+        firsts = order_N[start_D[start : start + len(distinct)]].tolist()
+        check_rows(vector_BD, [f"{name(row)} ({text!r})" for row, text in zip(firsts, distinct, strict=True)], "text")
+        rows = order_N[start_D[start] : start_D[start + len(distinct)]]
+        yield rows, code_N[rows] - start, np.asarray(vector_BD, np.float32)
+
+
+def embed_text_column(model: Embedder, strings: pa.Array, name: Callable[[int], str]) -> Unit:
+    """Embeddings of a column of strings, float32 [N, D]: what `embed_texts` gives for a list."""
+    out: Unit | None = None
+    for row_R, number_R, vector_BD in text_blocks(model, strings, name):
+        out = np.zeros((len(strings), vector_BD.shape[1]), np.float32) if out is None else out
+        out[row_R] = vector_BD[number_R]
+    return out if out is not None else np.zeros((0, 1), np.float32)
 
 
 def embed_clouds(model: Any, clouds: Sequence[MediaItem]) -> Unit:

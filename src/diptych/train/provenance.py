@@ -8,8 +8,10 @@ requirements.txt   every installed distribution with its version
 from __future__ import annotations
 
 import hashlib
+import os
+import stat
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from functools import lru_cache
 from importlib import metadata
 from pathlib import Path
@@ -151,14 +153,25 @@ def _is_registered(kind: type) -> bool:
 def _module_hashes() -> dict[str, str]:
     """Hash by path below the sources, of every module of the package that is imported now."""
     modules = [module for name, module in list(sys.modules.items()) if name.partition(".")[0] == PACKAGE]
-    paths: Iterable[Path] = {Path(file) for module in modules if (file := getattr(module, "__file__", None))}
-    inside = sorted(path for path in paths if path.is_relative_to(SOURCES) and path.suffix == ".py")
-    return {path.relative_to(SOURCES).as_posix(): _hash_of(path) for path in inside}
+    root = f"{SOURCES}{os.sep}"
+    files = {file for module in modules if (file := getattr(module, "__file__", None) or "").startswith(root)}
+    inside = sorted(file for file in files if file.endswith(".py"))
+    return {file.removeprefix(root).replace(os.sep, "/"): _hash_of(file) for file in inside}
 
 
-def _hash_of(path: Path) -> str:
+def _hash_of(path: Path | str) -> str:
     """Twelve hex digits of a file; "" if it is gone."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()[:12] if path.is_file() else ""
+    try:
+        about = os.stat(path)
+    except OSError:
+        return ""
+    return _hash_of_file(str(path), about.st_mtime_ns, about.st_size) if stat.S_ISREG(about.st_mode) else ""
+
+
+@lru_cache(maxsize=4096)
+def _hash_of_file(path: str, changed: int, size: int) -> str:
+    """Kept until the file's time or size changes: a process that trains many runs reads a thousand modules once."""
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()[:12]
 
 
 def _text(path: Path) -> str:

@@ -135,9 +135,10 @@ def test_greedy_hashes_equal_the_loop_over_all_kept_rows(bits: int, colour: floa
     kept: list[int] = []
     expected = {}
     for row in range(count):
-        far = np.array([(int(code[row]) ^ int(code[k])).bit_count() for k in kept])
-        off = [float(np.abs(thumbnail[row].astype(int) - thumbnail[k]).mean()) for k in kept]
-        close = [(off[n], int(far[n]), names[k], k) for n, k in enumerate(kept) if far[n] <= bits and off[n] <= colour]
+        far = np.bitwise_count(code[row] ^ code[kept])
+        off = np.abs(thumbnail[row].astype(int) - thumbnail[kept]).mean(1)
+        near = np.flatnonzero((far <= bits) & (off <= colour))
+        close = [(float(off[n]), int(far[n]), names[kept[n]], kept[n]) for n in near]
         if close:
             expected[row] = (min(close)[3], min(close)[1], min(close)[0])
         else:

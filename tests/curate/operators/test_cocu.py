@@ -15,7 +15,7 @@ from diptych.core.sample import Sample, Text
 from diptych.core.scene_graph import Region
 from diptych.curate.engine.pool import curate
 from diptych.curate.operators import cocu
-from diptych.curate.operators.cocu import CoCu, clustered, curated_concepts
+from diptych.curate.operators.cocu import CoCu, clustered, curated_concepts, nearest_rows
 from diptych.curate.text.gallery import Gallery
 from diptych.data.columns import read_table
 from diptych.data.dataset import Pool
@@ -186,6 +186,18 @@ def test_broken_images_leave_and_clusters_are_half_as_many(nouns: None, monkeypa
     found = CoCu(model="nouns")(with_broken)
     assert [drop.uid for drop in found.dropped] == ["b"]
     assert found.kept == ("s0", "s1")
+
+
+def test_neighbours_over_blocks_of_the_pool_are_those_of_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cocu, "POOL_BLOCK", 7)
+    pool_MD = np.random.default_rng(0).integers(-2, 3, (40, 3)).astype(np.float32)  # many equal cosines
+    itself_B = np.array([3, -1, 39, 12, 7])
+    found = nearest_rows(pool_MD[:5], pool_MD, 6, itself_B)
+    for own_D, near, itself in zip(pool_MD[:5], found, itself_B.tolist(), strict=True):
+        score_M = pool_MD @ own_D
+        order = sorted((row for row in range(40) if row != itself), key=lambda row: (-score_M[row], row))
+        assert near.tolist() == order[:6]
+    assert [len(near) for near in nearest_rows(pool_MD[:1], pool_MD[:4], 6, np.array([0]))] == [3]
 
 
 def test_refused() -> None:

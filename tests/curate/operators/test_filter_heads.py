@@ -11,6 +11,7 @@ from PIL import Image, ImageDraw
 
 from diptych.core.errors import ConfigError, DataError, RunError, ShapeError
 from diptych.core.image import ArrayImage
+from diptych.curate.operators import filter_heads
 from diptych.curate.operators.filter_heads import open_head, train_safety, train_watermark
 from diptych.models.pairs.classifiers.filter_heads import SafetyHead, WatermarkNet
 
@@ -34,6 +35,19 @@ def vectors(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     raw = rng.normal(size=(count, 16))
     raw[unsafe, 0] += 4
     return (raw / np.linalg.norm(raw, axis=1, keepdims=True)).astype(np.float32), unsafe
+
+
+def test_training_has_a_bar_and_says_how_many_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    bars = []
+
+    def with_bar(steps, total: int, what: str, **options):
+        bars.append((total, what))
+        return steps
+
+    monkeypatch.setattr(filter_heads, "with_bar", with_bar)
+    known, labels = vectors(40, 0)
+    train_safety(known, labels, fingerprint="abc", hidden=(8,), steps=12)
+    assert bars == [(12, "training the head")]
 
 
 def test_a_safety_head_learns_saves_and_knows_its_model(tmp_path: Path) -> None:

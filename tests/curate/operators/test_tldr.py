@@ -15,7 +15,7 @@ import torch
 from diptych.core.errors import ConfigError
 from diptych.core.image import ArrayImage, BytesImage
 from diptych.core.sample import Sample, Text
-from diptych.curate.duplicates.whitening import whitened
+from diptych.curate.duplicates.whitening import Whitening, whitened
 from diptych.curate.engine.pool import curate
 from diptych.curate.operators import tldr as module
 from diptych.curate.operators.tldr import TLDR, spread_over_clusters
@@ -78,11 +78,10 @@ def test_what_stays_is_spread_over_the_distance_to_the_centre() -> None:
     rng = np.random.default_rng(0)
     angle = rng.uniform(0, 0.5, 400)
     vectors = np.stack([np.cos(angle), np.sin(angle)], 1).astype(np.float32)
-    uids = [f"u{n:03}" for n in range(400)]
-    gone = TLDR(captioner="x", clusters=1, seed=3)._crowded(uids, vectors)
+    _, stays = spread_over_clusters(vectors, 0.25, clusters=1, seed=3)
     centre = vectors.mean(0)
     near = np.argsort(np.argsort(-(vectors @ centre)))
-    quarter = Counter((near[n] // 100).item() for n, uid in enumerate(uids) if uid not in gone)
+    quarter = Counter((near[n] // 100).item() for n in np.flatnonzero(stays))
     assert quarter == {0: 25, 1: 25, 2: 25, 3: 25}
 
 
@@ -268,6 +267,21 @@ def test_whitening_gives_equal_spread_and_unit_rows(parity: Any) -> None:
         tolerance=1e-3,
     )
     assert whitened(np.ones((3, 2), np.float32)).shape == (3, 1)
+
+
+def test_whitening_of_many_rows_is_that_of_a_sample(monkeypatch: pytest.MonkeyPatch) -> None:
+    step, model = TLDR(captioner="x", whiten=3), Captioner()
+    id_NP = np.random.default_rng(0).integers(0, CODES, (3_000, PATCHES))
+    whole = step._cluster_features(id_NP, model)
+    monkeypatch.setattr(module, "WHITENED_FROM", 2_400)
+    monkeypatch.setattr(module, "WHITENED_VALUES", 0)
+    sampled = step._cluster_features(id_NP, model)
+    assert sampled.shape == whole.shape
+    assert not np.array_equal(sampled, whole)
+    raw = step._described(id_NP, model.model.codebook.code_KD.numpy())
+    sample = np.sort(np.random.default_rng(step.seed).permutation(3_000)[:2_400])
+    expected = Whitening.fitted(raw[sample], 3)(raw)
+    assert np.abs(sampled - expected).max() < 1e-6
 
 
 @pytest.mark.parametrize("options", [{"keep": 0.0}, {"match_share": 1.5}, {"describe": "x"}])

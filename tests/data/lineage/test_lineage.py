@@ -19,7 +19,7 @@ from PIL import Image
 from diptych.cli import main
 from diptych.core.errors import DataError
 from diptych.core.image import ArrayImage
-from diptych.core.sample import Sample
+from diptych.core.sample import Sample, Text
 from diptych.data.dataset import Pool
 from diptych.data.lineage.data_card import croissant, data_card, data_facts
 from diptych.data.lineage.record import lineage_of, made_now, write_lineage
@@ -101,6 +101,13 @@ def test_the_life_of_a_row_that_is_there(chain: Path, capsys: pytest.CaptureFixt
     }  # texts after: those of the copy too
 
 
+def test_texts_of_a_row_have_their_language(tmp_path: Path) -> None:
+    texts = (Text("ein Hund", "de", "alt"), Text("a dog", "", "caption"))
+    build(Pool.from_samples([Sample("a", ArrayImage(np.zeros((4, 4, 3), np.uint8)), texts)]), tmp_path / "built")
+    lines = [event.line for event in row_history(tmp_path / "built", "a") if event.step == "text"]
+    assert lines == ["text (alt, de): ein Hund", "text (caption): a dog"]
+
+
 def test_the_life_of_rows_that_are_not(chain: Path, capsys: pytest.CaptureFixture[str]) -> None:
     dropped = [event for event in row_history(chain / "final", "b") if event.step == "exact_duplicates"]
     assert dropped[0].line == "dropped: same bytes as a"
@@ -135,7 +142,9 @@ def test_cards_count_licences_and_name_steps(chain: Path, tmp_path: Path, capsys
     card = data_card(facts, lineage_of(chain / "final"))
     assert "| cc-by | 1 |" in card
     assert "exact_duplicates" in card
+    capsys.readouterr()
     assert main(["data", "card", str(chain / "final"), "--out", str(tmp_path)]) == 0
+    assert capsys.readouterr().out.startswith("2 samples, 2 licences, ")
     plain = json.loads((tmp_path / "croissant.json").read_text())
     assert plain["license"] == ["cc-by", "cc0"]
     columns = {field["source"]["extract"]["column"] for field in plain["recordSet"][0]["field"]}

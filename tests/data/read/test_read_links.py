@@ -80,6 +80,19 @@ def test_the_cut_into_files_does_not_matter(tmp_path: Path) -> None:
     assert one.fingerprint == other.fingerprint
 
 
+def test_the_folder_of_data_links_is_a_pool_of_links(tmp_path: Path) -> None:
+    """`data links` writes the pages that opted out, and its history, beside the table."""
+    write(tmp_path / "links.parquet", uid=["a", "b"], url=["http://x/1", "http://x/2"], text=["a dog", "a cat"])
+    write(tmp_path / "quarantine.parquet", uid=[""], stage=["opt-out"], reason=["the page says noai"], file=["a.warc"])
+    (tmp_path / "lineage.json").write_text("[]")
+    assert is_links(tmp_path)
+    pool = open_pool(str(tmp_path))
+    assert list(pool.uids) == ["a", "b"]
+    assert pool.quarantine == []
+    (tmp_path / "notes.json").write_text("[]")
+    assert not is_links(tmp_path)
+
+
 def test_tables_with_images_are_not_links(tmp_path: Path) -> None:
     assert not is_links(write(tmp_path / "a.parquet", image=["x.jpg"], caption=["a"]))
     assert is_links(write(tmp_path / "b" / "a.parquet", url=["http://x"], caption=["a"]))

@@ -107,7 +107,7 @@ def made_samples(draw: Any) -> list[Sample]:
     return made
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture])
 @given(made_samples(), st.integers(1, 4))
 def test_what_goes_in_comes_out(tmp_path_factory: pytest.TempPathFactory, made: list[Sample], shard_samples: int) -> None:
     folder = tmp_path_factory.mktemp("built")

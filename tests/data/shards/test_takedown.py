@@ -88,10 +88,14 @@ def test_twice_and_a_whole_shard(folder: Path) -> None:
     assert sorted(path.name for path in (folder / "shards").glob("*.tar")) == ["00000-r2.tar", "00002.tar"]
 
 
-def test_a_kill_in_the_middle_hides_the_sample_and_can_be_repeated(folder: Path, tmp_path: Path, kill: KillAt) -> None:
-    """At every moment the folder can be read, and once the first step is done, nothing shows what was taken down."""
+@pytest.mark.parametrize("apart", [3, pytest.param(1, marks=pytest.mark.slow)])
+def test_a_kill_in_the_middle_hides_the_sample_and_can_be_repeated(
+    folder: Path, tmp_path: Path, kill: KillAt, apart: int
+) -> None:
+    """At every moment (every third in the fast run) the folder can be read, and once the first step is done, nothing shows what was
+    taken down."""
     everything = {f"u{n:02}" for n in range(20)}
-    for at in count():
+    for at in count(0, apart):
         copy = Path(shutil.copytree(folder, tmp_path / f"copy{at}"))
         with kill(at) as killed:
             takedown(copy, GONE)

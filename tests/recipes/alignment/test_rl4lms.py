@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from diptych.core.contracts import Draw
 from diptych.core.errors import ConfigError, DataError, DiptychError, RunError
 from diptych.data.load.stream import batches
 from diptych.models.bridges.language_model import LanguageModel
@@ -18,6 +21,7 @@ from diptych.models.policy.language_policy import LanguagePolicy, answer_logits
 from diptych.models.policy.sampled_answers import SamplingRules, sample_answers
 from diptych.objectives.policy.action_masks import drawn_actions, top_p_mask
 from diptych.recipes._shared.text_policy.grue import TASKS
+from diptych.recipes._shared.text_policy.prompted_text import PromptBatch
 from diptych.recipes._shared.text_policy.token_transitions import AnswerEpisodes, transitions
 from diptych.recipes.alignment import rl4lms as module
 from diptych.recipes.alignment.rl4lms import RL4LMs
@@ -265,6 +269,35 @@ def test_settings_that_cannot_work_are_refused(prepared: RL4LMs) -> None:
         list(batches(DATA, replace(prepared, prompts="extra"), seed=0, stop=1))
 
 
+def test_an_intent_is_that_of_the_row_of_the_data(prepared: RL4LMs, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Second:
+        """A classifier of four intents that takes every text for the second."""
+
+        model = SimpleNamespace(config=SimpleNamespace(num_labels=4))
+
+        def logits(self, texts: list[str]) -> Tensor:
+            return torch.tensor([[0.0, 1.0, 0.0, 0.0]]).expand(len(texts), 4)
+
+    monkeypatch.setattr(module, "intent_classifier", lambda folder: Second())
+    recipe = replace(prepared, reward="intent", classifier="any", prompts="nothing")
+    samples = [DATA[row] for row in range(4)]
+    given = [1, "2", 2.0, None]
+
+    def batch_of(count: int) -> PromptBatch:
+        rows = [replace(sample, extras={"intent": intent}) for sample, intent in zip(samples, given, strict=True)][:count]
+        return recipe.prompt_batch([Draw(row, np.random.default_rng(0), {}) for row in rows])
+
+    assert batch_of(2).intents == (1, 2)
+    assert recipe._rewards(batch_of(2), ["a", "b"]).tolist() == [0.0, 1.0]
+    with pytest.raises(DataError, match=r"has intent 2.0.*a whole number"):
+        batch_of(3)
+    given[2] = 4
+    with pytest.raises(RunError, match="reward 'intent': row 3 has no intent"):
+        recipe._rewards(batch_of(4), [""] * 4)
+    with pytest.raises(ConfigError, match="expected reward 'classifier' or 'intent'"):
+        replace(prepared, classifier="any")
+
+
 def test_published_configurations() -> None:
     with torch.device("meta"):
         gpt2 = LanguagePolicy(LanguageModel(config={"model_type": "gpt2"}))
@@ -278,5 +311,5 @@ def test_published_configurations() -> None:
     assert (imdb.masks.min_tokens, imdb.max_tokens, imdb.prompt_length, imdb.batch_size) == (48, 48, 64, 30)
     assert (commongen.reward, commongen.ppo.kl_target, commongen.masks.refresh) == ("meteor+commongen_penalty", 2.0, 20)
     assert [TASKS[name].min_tokens for name in ("commongen", "cnn_daily_mail", "totto")] == [9, 49, 9]  # T5's start counts
-    assert TASKS["daily_dialog"].reward == "0.75*classifier+0.25*meteor"
+    assert TASKS["daily_dialog"].reward == "0.75*intent+0.25*meteor"
     assert set(TASKS) - {"imdb"} == set(RL4LMs.presets) - {"tiny", "paper"}

@@ -187,6 +187,11 @@ def test_what_cannot_be_learned_from_is_named(prepared: RLAIFV, tmp_path: Path) 
         fit(alike, DATA, tmp_path / "alike", OPTIONS)
     with pytest.raises(DataError, match="no pair of answers"):
         prepared.paired().load(Sample("a"), np.random.default_rng(0))
+    bare = Pool.from_samples([replace(DATA[row], texts=(), extras={}) for row in range(4)], name="bare")
+    with pytest.raises(
+        ConfigError, match=r"'bare' has no samples for the stage '\w+' before the pairs \(expected some, or start_share 0"
+    ):
+        small(language_model="hf:nowhere").prepare(bare)  # before the language model is opened
     with pytest.raises(ConfigError, match="label_prompt"):
         LabelOptions(label_prompt="yes or no?")
     with pytest.raises(ConfigError, match="rounds is -1"):

@@ -113,6 +113,13 @@ def test_released_scoring_takes_the_likeliest_other_token(prepared: STIC) -> Non
         assert float(score_B[row]) == pytest.approx(total, rel=1e-4)
 
 
+def test_no_pair_is_said_in_words_of_its_options(prepared: STIC) -> None:
+    with pytest.raises(
+        ConfigError, match=r"'stic' found no pair of answers to learn from \(expected images whose two descriptions"
+    ):
+        prepared.with_references(None, [])  # type: ignore[arg-type]
+
+
 def test_equal_descriptions_stay_a_pair_and_empty_ones_do_not(prepared: STIC) -> None:
     made = SelfMadePairs(prepared.paired(), prepared.requests, prepared.sampling, 1)
     row = {"question": "what is there ?", "chosen": "a red cross", "rejected": "a red cross"}

@@ -62,5 +62,12 @@ def card(argv: Sequence[str]) -> int:
     if is_built(folder):
         write_json(out / "croissant.json", croissant(facts, folder, steps))
         files.append(str(out / "croissant.json"))
-    lines = [f"{facts.rows:,} samples, {len(facts.licences)} licences, {len(steps)} recorded steps", *files]
+    lines = [
+        f"{facts.rows:,} samples, {_counted(len(facts.licences), 'licence')}, {_counted(len(steps), 'recorded step')}",
+        *files,
+    ]
     return finish({**asdict(facts), "steps": [asdict(step) for step in steps], "files": files}, lines, args.json)
+
+
+def _counted(count: int, noun: str) -> str:
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"

@@ -114,6 +114,7 @@ def download(argv: Sequence[str]) -> int:
     import pyarrow as pa
 
     from diptych.curate.engine.sources import open_pool
+    from diptych.curate.engine.verdicts import string_column
     from diptych.data.web.download import Download
     from diptych.data.web.download import download as run
     from diptych.data.web.polite_http import FetchPolicy
@@ -121,9 +122,9 @@ def download(argv: Sequence[str]) -> int:
     pool = open_pool(args.source / "links.parquet" if (args.source / "links.parquet").is_file() else args.source)
     if "url" not in pool.column_names:
         raise ConfigError(f"{args.source} has no column of addresses (expected 'url' among {', '.join(pool.column_names)})")
-    texts = [sample.texts[0].string if sample.texts else "" for sample in pool]
+    texts = string_column(sample.texts[0].string if sample.texts else "" for sample in pool)
     further = {name: pool.arrow(name) for name in pool.column_names if name not in ("uid", "url") and _travels(pool, name)}
-    table = pa.table({"uid": pool.arrow("uid"), "url": pool.arrow("url"), "text": pa.array(texts, pa.string()), **further})
+    table = pa.table({"uid": pool.arrow("uid"), "url": pool.arrow("url"), "text": texts, **further})
     options = Download(
         args.size,
         args.resize,
@@ -167,8 +168,13 @@ def _travels(pool: Any, name: str) -> bool:
     """True if a column of links says something about them: flat values or JSON, not all of them missing."""
     if not (pool.is_flat(name) or pool.is_json(name)):
         return False
-    column = pool.arrow(name)
-    return column.null_count < len(column) and any(value not in (None, "") for value in column.to_pylist())
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    given = pool.arrow(name).drop_null()
+    if pa.types.is_string(given.type) or pa.types.is_large_string(given.type):
+        given = given.filter(pc.not_equal(given, ""))
+    return len(given) > 0
 
 
 def takedown(argv: Sequence[str]) -> int:

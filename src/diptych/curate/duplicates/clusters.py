@@ -24,6 +24,8 @@ from diptych.core.errors import ConfigError
 
 Ints = npt.NDArray[np.int64]
 BLOCK = 1_024  # columns of a similarity matrix that is never held whole
+BLOCK_ROWS, BLOCK_VALUES = 8 * BLOCK, 2**24
+"""Rows, and cosines, of a product with all centres; many centres have fewer rows at a time."""
 
 
 def kmeans_centres(
@@ -64,8 +66,9 @@ def kmeans_centres(
 def _assigned(vector_ND: Unit, centre_KD: npt.NDArray[np.float64], unit: bool = True) -> tuple[Ints, npt.NDArray[np.float64]]:
     """Nearest centre of each row and its similarity: the cosine, of means less half their square norm."""
     label_N, near_N = np.zeros(len(vector_ND), np.int64), np.zeros(len(vector_ND))
-    for start in range(0, len(vector_ND), BLOCK * 8):
-        cosine_BK = vector_ND[start : start + BLOCK * 8] @ centre_KD.T
+    rows = _rows_at_once(centre_KD)
+    for start in range(0, len(vector_ND), rows):
+        cosine_BK = vector_ND[start : start + rows] @ centre_KD.T
         cosine_BK = cosine_BK if unit else cosine_BK - np.square(centre_KD).sum(1) / 2
         label_N[start : start + len(cosine_BK)] = cosine_BK.argmax(1)
         near_N[start : start + len(cosine_BK)] = cosine_BK.max(1)
@@ -74,12 +77,23 @@ def _assigned(vector_ND: Unit, centre_KD: npt.NDArray[np.float64], unit: bool = 
 
 def nearest_centres(vector_ND: Unit, centre_KD: Unit, probe: int, *, unit: bool = True) -> Ints:
     """Indices [N, probe] of the nearest centres of each row, the nearest first."""
-    blocks = []
-    for start in range(0, len(vector_ND), BLOCK * 8):
-        cosine_BK = vector_ND[start : start + BLOCK * 8] @ centre_KD.T
+    blocks, rows = [], _rows_at_once(centre_KD)
+    for start in range(0, len(vector_ND), rows):
+        cosine_BK = vector_ND[start : start + rows] @ centre_KD.T
         cosine_BK = cosine_BK if unit else cosine_BK - np.square(centre_KD).sum(1) / 2
-        blocks.append(np.argsort(-cosine_BK, axis=1, kind="stable")[:, :probe])
+        first = probe == 1  # of equal cosines the first centre, as a stable sort has it
+        blocks.append(cosine_BK.argmax(1)[:, None] if first else np.argsort(-cosine_BK, axis=1, kind="stable")[:, :probe])
     return np.concatenate(blocks).astype(np.int64) if blocks else np.zeros((0, probe), np.int64)
+
+
+def _rows_at_once(centre_KD: npt.NDArray[np.floating[Any]]) -> int:
+    return max(1, min(BLOCK_ROWS, BLOCK_VALUES // len(centre_KD)))
+
+
+def rows_of_clusters(label_N: Ints, clusters: int) -> list[Ints]:
+    """Rows of each cluster, in order."""
+    order_N = np.argsort(label_N, kind="stable")
+    return np.split(order_N, np.searchsorted(label_N[order_N], np.arange(1, clusters)))
 
 
 def greedy_duplicates(

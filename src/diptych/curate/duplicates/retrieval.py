@@ -5,6 +5,7 @@ Letters: N queries, M rows, K clusters, D width, T found.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ import numpy.typing as npt
 
 from diptych.core.errors import ConfigError
 from diptych.core.randomness import keyed_rng
-from diptych.curate.duplicates.clusters import nearest_centres
+from diptych.curate.duplicates.clusters import nearest_centres, rows_of_clusters
 
 Ints = npt.NDArray[np.int64]
 
@@ -31,7 +32,7 @@ def hierarchical(
     """
     if probes < 1 or top < 1:
         raise ConfigError(f"probes is {probes}, top {top} (expected 1 or more)")
-    members = [np.flatnonzero(label_M == cluster) for cluster in range(len(centre_KD))]
+    members = rows_of_clusters(label_M, len(centre_KD))
     near_NP = nearest_centres(query_ND, centre_KD, min(probes, len(centre_KD)))
     place_NT, cosine_NT = np.full((len(query_ND), top), -1, np.int64), np.full((len(query_ND), top), -np.inf)
     for number, clusters in enumerate(near_NP):
@@ -42,14 +43,13 @@ def hierarchical(
     return place_NT, cosine_NT
 
 
-def cap_clusters(label_N: Ints, cap: int, *, seed: int, names: list[str]) -> npt.NDArray[np.bool_]:
+def cap_clusters(label_N: Ints, cap: int, *, seed: int, names: Sequence[str]) -> npt.NDArray[np.bool_]:
     """Keep mask, bool [N]: all of a cluster with at most `cap` rows, else `cap` of them by draws keyed by (seed, name)."""
     if cap < 1:
         raise ConfigError(f"cap is {cap} (expected 1 or more)")
-    order_N = np.array([keyed_rng(seed, "balance", name).random() for name in names])
+    order_N = np.fromiter((keyed_rng(seed, "balance", name).random() for name in names), np.float64, len(names))
     stays_N = np.zeros(len(label_N), bool)
-    for cluster in np.unique(label_N):
-        rows = np.flatnonzero(label_N == cluster)
+    for rows in rows_of_clusters(label_N, int(label_N.max(initial=-1)) + 1):
         stays_N[rows[np.argsort(order_N[rows], kind="stable")[:cap]]] = True
     return stays_N
 

@@ -19,6 +19,7 @@ import json
 import shutil
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, Protocol, Self, TypeVar, cast
@@ -190,6 +191,8 @@ def _curate_alone(
     curation = CurationResult(current, DropTable(pa.concat_tables([DROPS.empty_table(), *removed])), tuple(steps), columns)
     if out:
         _write(out, data, curation, source)
+        with suppress(OSError):  # parts of other steps are in it, or it was never made
+            (out / "parts").rmdir()
     return curation
 
 

@@ -147,10 +147,15 @@ def uids_without(data: Dataset, dropped: pa.Array | pa.ChunkedArray) -> StringCo
 
 def string_column(strings: Iterable[str]) -> pa.ChunkedArray:
     """Arrow column of strings that are made one by one."""
-    iterator, blocks = iter(strings), []
+    return made_column(strings, pa.string())
+
+
+def made_column(values: Iterable[Any], kind: pa.DataType) -> pa.ChunkedArray:
+    """Arrow column of values that are made one by one."""
+    iterator, blocks = iter(values), []
     while block := list(islice(iterator, BLOCK)):
-        blocks.append(pa.array(block, pa.string()))
-    return pa.chunked_array(blocks, pa.string())
+        blocks.append(pa.array(block, kind))
+    return pa.chunked_array(blocks, kind)
 
 
 def selected(data: Any, rows: npt.NDArray[np.int64]) -> Any:

@@ -17,7 +17,8 @@ image is no neighbour of itself (`itself`). The gallery of 1,921 concepts is the
 regions and texts of origin "label" are the gallery. Its plurals are ours, where the release asks TextBlob, which has other ones for 81 of
 them ("kine" of "cow", "volcanoes"); a gallery that brings plurals along takes `--no-plurals`. Neighbours are exact.
 
-Cost: an embedding of every image, N x M dot products for M images of the index, and a k-means a row.
+Cost: an embedding of every image, N x M dot products for M images of the index, which is a quadratic cost without an index of its own, and
+a k-means a row. Memory: the embeddings, and the concepts of every caption as numbers.
 """
 
 from __future__ import annotations
@@ -25,26 +26,33 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from diptych.core.contracts import CurationStepResult, Dataset, Drop, Unit
+from diptych.core.contracts import CurationStepResult, Dataset, Unit
 from diptych.core.errors import ConfigError, DataError
+from diptych.core.terminal.progress import with_bar
 from diptych.curate.engine.costs import estimate_cost
 from diptych.curate.engine.embedding import ImageEmbeddings, embed_pool, open_embedder
 from diptych.curate.engine.parts import PartStore
+from diptych.curate.engine.rows import Ints, OrderedRows
+from diptych.curate.engine.verdicts import DropTable, uids_without
 from diptych.curate.text.gallery import Gallery, Words, row_of_name
 from diptych.index.embed import embed_texts
 from diptych.worlds.address import open_data
 
 BLOCK = 1024
 """Images whose neighbours are looked for at once."""
+POOL_BLOCK = 16_384
+"""Images of the index that they are compared with at a time."""
 KMEANS = {"random_state": 0, "n_init": 5, "max_iter": 100}
 """As released."""
 
@@ -115,40 +123,37 @@ class CoCu:
             if self.index
             else own
         )
-        caption_concepts = self._captions(other, pool, gallery)
+        start_N1, name_C = self._captions(other, pool, gallery)
         concept_KD = embed_texts(model, [self.template.format(name) for name in gallery.names], gallery.names)
         row_of = row_of_name(gallery.names)
-        lists: dict[str, list[tuple[str, float, int]]] = {}
-        for uid, anchor_D, near in self._near(own, pool):
-            ranked = curated_concepts(
-                anchor_D,
-                pool.vector_ND[near],
-                [caption_concepts[n] for n in near.tolist()],
-                concept_KD,
-                row_of,
-                membership=self.membership,
-            )
-            labels = clustered(concept_KD[[row_of[name] for name, _ in ranked]]) if self.clusters else [-1] * len(ranked)
-            lists[uid] = [(name, score, label) for (name, score), label in zip(ranked, labels, strict=True)]
-        if lists and not any(lists.values()):
+
+        def concepts(row: int) -> tuple[str, ...]:
+            return tuple(gallery.names[name] for name in name_C[start_N1[row] : start_N1[row + 1]].tolist())
+
+        def ranked() -> Iterator[tuple[list[str], list[float], list[int]]]:
+            for anchor_D, near in with_bar(self._near(own, pool), len(own.uids), "ranking concepts", least=100):
+                captions = [concepts(row) for row in near.tolist()]
+                best = curated_concepts(anchor_D, pool.vector_ND[near], captions, concept_KD, row_of, membership=self.membership)
+                labels = clustered(concept_KD[[row_of[name] for name, _ in best]]) if self.clusters else [-1] * len(best)
+                yield [name for name, _ in best], [score for _, score in best], labels
+
+        columns = columns_of(own.uids, ranked())
+        lengths = pc.list_value_length(columns["concepts"]["concepts"])
+        filled, count = pc.sum(pc.greater(lengths, 0), min_count=0).as_py(), pc.sum(lengths, min_count=0).as_py()
+        if len(own.uids) and not filled:
             raise DataError(
                 f"no caption near an image of '{data.name}' has a concept of the gallery ({len(gallery.names):,} names)",
                 field="texts",
                 expected="--gallery FILE with words of these captions",
             )
-        unread = {uid: f"unreadable: {reason}" for uid, reason in own.unreadable.items()}
-        kept = tuple(sorted(set(data.uids) - set(unread)))
-        drops = tuple(Drop(uid, self.slug, unread[uid]) for uid in sorted(unread))
-        filled = sum(bool(some) for some in lists.values())
-        facts = {
-            "gallery": len(gallery.names),
-            "rows": len(lists),
-            "with_concepts": filled,
-            "concepts": sum(map(len, lists.values())),
-        }
+        unread = sorted(own.unreadable)
+        reasons = pa.array([f"unreadable: {own.unreadable[uid]}" for uid in unread], pa.string())
+        drops = DropTable.of_step(self.slug, pa.array(unread, pa.string()), reasons)
+        facts = {"gallery": len(gallery.names), "rows": len(own.uids), "with_concepts": filled, "concepts": count}
         files = {"cocu.json": (json.dumps(facts, indent=1) + "\n").encode()}
-        note = f"{facts['concepts']:,} concepts for {filled:,} of {len(lists):,} images, from a gallery of {facts['gallery']:,} names"
-        return CurationStepResult(kept, drops, columns_of(lists), time.perf_counter() - start, files, (note,))
+        note = f"{count:,} concepts for {filled:,} of {len(own.uids):,} images, from a gallery of {facts['gallery']:,} names"
+        kept = uids_without(data, drops.table["uid"])
+        return CurationStepResult(kept, drops, columns, time.perf_counter() - start, files, (note,))
 
     def _model(self) -> Any:
         if not self.model:
@@ -158,32 +163,71 @@ class CoCu:
     def _gallery(self, data: Dataset) -> Gallery:
         if self.gallery:
             return Gallery.load(Path(self.gallery), plurals=self.plurals)
-        samples = [data[row] for row in range(len(data))]
-        labels = [region.label for sample in samples for region in sample.regions]
-        labels += [text.string for sample in samples for text in sample.texts if text.origin == "label"]
+        labels = set[str]()
+        for sample in (data[row] for row in range(len(data))):
+            labels |= {region.label for region in sample.regions}
+            labels |= {text.string for text in sample.texts if text.origin == "label"}
         if not labels:
             raise DataError(
                 f"'{data.name}' has no labels", field="regions, texts", expected="--gallery FILE, one concept per line"
             )
-        return Gallery.of(sorted(set(labels)), plurals=self.plurals)
+        return Gallery.of(sorted(labels), plurals=self.plurals)
 
-    def _captions(self, data: Dataset, pool: ImageEmbeddings, gallery: Gallery) -> list[tuple[str, ...]]:
-        """Concepts in the captions of each embedded row."""
-        row_of = row_of_name(data.uids)
-        texts = ([text.string for text in data[row_of[uid]].positives(self.language)] for uid in pool.uids)
-        return [tuple(dict.fromkeys(name for text in some for name in gallery.concepts_in(text, self.words))) for some in texts]
+    def _captions(self, data: Dataset, pool: ImageEmbeddings, gallery: Gallery) -> tuple[Ints, npt.NDArray[np.int32]]:
+        """Concepts in the captions of each embedded row, as numbers of the gallery's names: where those of a row start [N + 1], and the
+        numbers [C]."""
+        rows, row_of = OrderedRows.of(data), row_of_name(gallery.names)
+        counts, blocks = [np.zeros(1, np.int64)], [np.zeros(0, np.int32)]
+        at_N = rows.positions(pool.uids)
+        for start in range(0, len(at_N), BLOCK):
+            samples = rows.samples(at_N[start : start + BLOCK])
+            texts = ([text.string for text in sample.positives(self.language)] for sample in samples)
+            names = [
+                [row_of[name] for name in dict.fromkeys(name for text in some for name in gallery.concepts_in(text, self.words))]
+                for some in texts
+            ]
+            counts.append(np.array([len(some) for some in names], np.int64))
+            blocks.append(np.array([name for some in names for name in some], np.int32))
+        return np.cumsum(np.concatenate(counts)), np.concatenate(blocks)
 
-    def _near(self, own: ImageEmbeddings, pool: ImageEmbeddings) -> Any:
-        """Nearest images of the pool by row: uid, vector and rows, nearest first, ties by row."""
-        row_of = row_of_name(pool.uids)
+    def _near(self, own: ImageEmbeddings, pool: ImageEmbeddings) -> Iterator[tuple[npt.NDArray[Any], Ints]]:
+        """Vector and nearest images of the pool by row, the nearest first, ties by row."""
+        itself = pc.index_in(pa.array(own.uids, pa.string()), value_set=pa.array(pool.uids, pa.string())).fill_null(-1)
+        itself_N = np.full(len(own.uids), -1) if self.itself else itself.to_numpy(zero_copy_only=False)
         for start in range(0, len(own.uids), BLOCK):
-            score_BM = own.vector_ND[start : start + BLOCK] @ pool.vector_ND.T
-            for number, score_M in enumerate(score_BM):
-                uid = own.uids[start + number]
-                if not self.itself and uid in row_of:
-                    score_M[row_of[uid]] = -np.inf
-                order = np.argsort(-score_M, kind="stable")[: self.neighbours]
-                yield uid, own.vector_ND[start + number], order[np.isfinite(score_M[order])]
+            own_BD = own.vector_ND[start : start + BLOCK]
+            near = nearest_rows(own_BD, pool.vector_ND, self.neighbours, itself_N[start : start + BLOCK])
+            yield from zip(own_BD, near, strict=True)
+
+
+def nearest_rows(own_BD: Unit, pool_MD: Unit, count: int, itself_B: Ints) -> list[Ints]:
+    """For each of B rows the `count` rows of the pool with the largest cosines, the nearest first, ties by row, without its own.
+
+    itself_B  number of a row in the pool; -1 if it is not there
+    """
+    best: list[tuple[npt.NDArray[Any], Ints]] = [(np.zeros(0, np.float32), np.zeros(0, np.int64))] * len(own_BD)
+    for start in range(0, len(pool_MD), POOL_BLOCK):
+        score_BM = own_BD @ pool_MD[start : start + POOL_BLOCK].T
+        for number, (score_M, itself) in enumerate(zip(score_BM, itself_B.tolist(), strict=True)):
+            if start <= itself < start + len(score_M):
+                score_M[itself - start] = -np.inf
+            top = _largest(score_M, count)
+            scores = np.concatenate([best[number][0], score_M[top]])
+            rows = np.concatenate([best[number][1], top + start])
+            kept = np.argsort(-scores, kind="stable")[:count]
+            best[number] = scores[kept], rows[kept]
+    return [rows[np.isfinite(scores)] for scores, rows in best]
+
+
+def _largest(score_M: npt.NDArray[Any], count: int) -> Ints:
+    """Positions of the `count` largest numbers, the largest first, ties by position."""
+    if len(score_M) > count:
+        least = np.partition(score_M, -count)[-count]
+        there = np.flatnonzero(score_M >= least)
+    else:
+        there = np.arange(len(score_M))
+    top: Ints = there[np.argsort(-score_M[there], kind="stable")[:count]]
+    return top
 
 
 def curated_concepts(
@@ -225,13 +269,12 @@ def clustered(concept_AD: Unit) -> list[int]:
     return labels
 
 
-def columns_of(lists: Mapping[str, Sequence[tuple[str, float, int]]]) -> dict[str, Any]:
-    """Three columns of lists of equal lengths, in order of uid."""
-    uids = pa.array(sorted(lists), pa.string())
+def columns_of(uids: Sequence[str], ranked: Iterable[tuple[list[str], list[float], list[int]]]) -> dict[str, Any]:
+    """Three columns of lists of equal lengths: names, scores and clusters of the concepts of each uid, which are made one by one."""
     kinds = {"concepts": pa.string(), "concept_scores": pa.float64(), "concept_clusters": pa.int64()}
-    return {
-        name: pa.table(
-            {"uid": uids, name: pa.array([[one[index] for one in lists[uid]] for uid in uids.to_pylist()], pa.list_(kind))}
-        )
-        for index, (name, kind) in enumerate(kinds.items())
-    }
+    blocks: dict[str, list[pa.Array]] = {name: [pa.array([], pa.list_(kind))] for name, kind in kinds.items()}
+    left = iter(ranked)
+    while block := list(islice(left, BLOCK)):
+        for (name, kind), lists in zip(kinds.items(), zip(*block, strict=True), strict=True):
+            blocks[name].append(pa.array(lists, pa.list_(kind)))
+    return {name: pa.table({"uid": pa.array(uids, pa.string()), name: pa.chunked_array(blocks[name])}) for name in kinds}

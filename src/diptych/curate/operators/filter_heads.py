@@ -24,6 +24,7 @@ from diptych.core.disk.files import atomic_folder, write_json
 from diptych.core.errors import ConfigError, DataError, RunError, ShapeError
 from diptych.core.image import ImageSource
 from diptych.core.randomness import keyed_rng
+from diptych.core.terminal.progress import with_bar
 from diptych.data.media.decode import decode
 from diptych.models.pairs.classifiers.filter_heads import SAFETY_WIDTHS, SafetyHead, WatermarkNet
 
@@ -183,7 +184,7 @@ def _fit(net: nn.Module, loss: Any, label_N: npt.NDArray[np.bool_], steps: int, 
     sides = [np.flatnonzero(label_N), np.flatnonzero(~label_N)]
     optimiser = torch.optim.AdamW(net.parameters(), lr=lr)
     net.train()
-    for step in range(steps):
+    for step in with_bar(range(steps), steps, "training the head", least=10):
         rng = keyed_rng(seed, "filter head", step)
         rows = np.concatenate([rng.choice(side, batch_size // 2) for side in sides])
         optimiser.zero_grad()

@@ -13,35 +13,43 @@ The fused caption is an additional text of its row (``text_variants``), or with 
 published: then train any recipe on OUT, a captioner as in the paper, or `clip`. `fusecap.json` reports how many fused captions
 exceed the text window. The authors released captions and a captioner, but no experts, fuser or thresholds; the experts and
 thresholds here are stand-ins. Confident false detections become confident text: inspect ``findings`` first, and rerun with
-another `least` if needed. Cost: each expert once per image; one text of the writer per row.
+another `least` if needed. Cost: each expert once per image; one text of the writer per row. Memory: Arrow columns of findings and texts.
 """
 
 from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, Self
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from diptych.core.contracts import CurationStepResult, Dataset, Drop
+from diptych.core.contracts import CurationStepResult, Dataset
 from diptych.core.errors import ConfigError, DataError, DecodeError
 from diptych.core.randomness import keyed_seed
 from diptych.core.sample import Sample
+from diptych.core.terminal.progress import with_bar
 from diptych.curate.engine.costs import estimate_cost
 from diptych.curate.engine.parts import PartStore
+from diptych.curate.engine.rows import OrderedRows
+from diptych.curate.engine.verdicts import ColumnByUid, DropTable, StringColumn, made_column, string_column
 from diptych.curate.experts.experts import OCR, AttributeExpert, ObjectExpert, from_regions
 from diptych.curate.experts.findings import FINDING, Finding, top_findings, with_texts
 from diptych.curate.writing import fusing
 from diptych.curate.writing.requests import TextBackend, TextRequest
 from diptych.curate.writing.step import GeneratedTexts, RowRequest, WritingStep
-from diptych.data.text.captions.variants import VARIANTS, variant_column
+from diptych.data.ragged import one_chunk
+from diptych.data.text.captions.variants import VARIANT, VARIANTS
 from diptych.data.text.tokenize import Tokenizer
 
 LOOKED_AT_ONCE = 256
 """Rows per part, for the experts."""
+BLOCK = 4_096
+"""Rows whose findings and texts are Python objects at a time."""
 RULES = "grammar"
 
 
@@ -98,10 +106,9 @@ class FuseCap(WritingStep):
 
     def plan(self, data: Dataset) -> dict[str, Any]:
         seen = estimate_cost(data, lambda image: self._all_findings(Sample("x", image)), unit="experts on an image")
-        caption = self._captions(data)
-        rows = range(0, len(data), max(1, len(data) // 24))
-        requests = [self._request(data[row], caption, from_regions(data[row])) for row in rows]
-        text = self.planned(requests, len(data), self._fuser(caption))
+        some = [data[row] for row in range(0, len(data), max(1, len(data) // 24))]
+        requests = [self._request(sample, self._caption(sample), from_regions(sample)) for sample in some]
+        text = self.planned(requests, len(data), self._fuser(data))
         return {**text, "expert_seconds": seen["seconds"], "seconds": seen["seconds"] + text.get("seconds", 0.0)}
 
     def __call__(self, data: Dataset) -> CurationStepResult:
@@ -110,43 +117,56 @@ class FuseCap(WritingStep):
     def run(self, data: Dataset, parts: PartStore) -> CurationStepResult:
         """Result of the step, resuming from findings and captions that an earlier run finished."""
         start = time.perf_counter()
-        caption, row_of = self._captions(data), {uid: row for row, uid in enumerate(data.uids)}
-        findings_of, faults = self._findings(data, parts)
-        if findings_of and not any(findings_of.values()):
+        rows = OrderedRows.of(data)
+        readable, unreadable = self._findings(rows, parts)
+        findings = pc.sum(pc.list_value_length(readable["findings"]), min_count=0).as_py()
+        if readable.num_rows and not findings:
             raise DataError(
                 f"no expert found anything in '{data.name}'",
                 field="regions",
                 expected="regions in the data, --detector MODEL --objects NAME ..., or --ocr; or names of the detector's vocabulary",
             )
-        chosen = {uid: top_findings(findings, least=self.least, most=self.most) for uid, findings in findings_of.items()}
-        uids = sorted(uid for uid, findings in chosen.items() if findings)
-        rows = pa.table({"row": pa.array(range(len(uids)), pa.int64()), "uid": pa.array(uids, pa.string())})
-        backend = self._fuser(caption)
+        has_N = np.fromiter((bool(self._chosen(some)) for some in _findings_by_row(readable)), bool, readable.num_rows)
+        captioned = readable.filter(pa.array(has_N)).append_column(
+            "row", pa.array(rows.row_N[rows.positions(readable["uid"])[has_N]])
+        )
+        of_part: dict[str, tuple[str, list[Finding]]] = {}
 
         def requests(part: pa.Table) -> Iterator[RowRequest]:
-            return (self._request(data[row_of[uid]], caption, chosen[uid]) for uid in part["uid"].to_pylist())
+            of_part.clear()
+            for row, chosen in zip(part["row"].to_pylist(), map(self._chosen, _findings_by_row(part)), strict=True):
+                sample = data[row]
+                of_part[sample.uid] = self._caption(sample), chosen
+                yield self._request(sample, *of_part[sample.uid])
 
-        def read(request: RowRequest, raw: str) -> tuple[str, str]:
-            return self._read(raw, caption[request.uid], chosen[request.uid])
-
-        done = self.written(rows, requests, backend, read, parts)
-        fused = {row["uid"]: row for row in done.used()}
-        columns = self._columns(data, row_of, caption, findings_of, fused, done)
-        cut = (
-            Tokenizer.from_spec("clip").encode([row["string"] for row in fused.values()], self.text_length).truncated
-            if fused
-            else 0
+        done = self.written(
+            captioned, requests, self._fuser(data), lambda request, raw: self._read(raw, *of_part[request.uid]), parts
         )
-        facts = {**done.counts(), "findings": sum(map(len, findings_of.values())), "cut": cut, "text_length": self.text_length}
+        fused = done.used_rows()
+        columns = self._columns(rows, readable, fused, done)
+        facts = {**done.counts(), "findings": findings, "cut": self._cut(fused["string"]), "text_length": self.text_length}
         files = {"fusecap.json": (json.dumps(facts, indent=1, ensure_ascii=False) + "\n").encode()}
-        note = f"{cut:,} of {len(fused):,} fused captions are longer than {self.text_length} tokens"
-        drops = tuple(Drop(uid, self.slug, faults[uid]) for uid in sorted(faults))
+        note = f"{facts['cut']:,} of {fused.num_rows:,} fused captions are longer than {self.text_length} tokens"
+        reasons = string_column(f"unreadable: {reason}" for reason in StringColumn(unreadable["reason"]))
+        drops = DropTable.of_step(self.slug, unreadable["uid"], reasons)
         return CurationStepResult(
-            tuple(sorted(findings_of)), drops, columns, time.perf_counter() - start, files, (*done.notes(), note)
+            StringColumn(readable["uid"]), drops, columns, time.perf_counter() - start, files, (*done.notes(), note)
         )
 
-    def _fuser(self, caption: Mapping[str, str]) -> TextBackend:
-        return fusing.RuleFuser() if self.writer == RULES else self.backend(lambda: caption.values())
+    def _fuser(self, data: Dataset) -> TextBackend:
+        if self.writer == RULES:
+            return fusing.RuleFuser()
+        return self.backend(lambda: (self._caption(data[row]) for row in range(len(data))))
+
+    def _cut(self, strings: pa.ChunkedArray) -> int:
+        """Number of texts that are longer than the text window."""
+        if not len(strings):
+            return 0
+        tokenizer, starts = Tokenizer.from_spec("clip"), range(0, len(strings), BLOCK)
+        return sum(
+            tokenizer.encode(strings.slice(start, BLOCK).to_pylist(), self.text_length).truncated
+            for start in with_bar(starts, len(starts), "counting tokens", least=2)
+        )
 
     def _all_findings(self, sample: Sample) -> list[Finding]:
         """Findings of all experts in one image."""
@@ -172,46 +192,41 @@ class FuseCap(WritingStep):
             made = _EXPERTS[self, name] = kinds[name]()
         return made
 
-    def _findings(self, data: Dataset, parts: PartStore) -> tuple[dict[str, list[Finding]], dict[str, str]]:
-        """Findings by uid; and the rows whose image cannot be read."""
+    def _findings(self, rows: OrderedRows, parts: PartStore) -> tuple[pa.Table, pa.Table]:
+        """Tables of "uid", "findings" and "reason" of the rows whose image can be read, and of those whose cannot."""
 
         def work(part: pa.Table) -> pa.Table:
-            rows = []
+            made = []
             for row in part["row"].to_pylist():
-                sample = data[row]
+                sample = rows.data[row]
                 try:
-                    rows.append((sample.uid, [f.to_row() for f in self._all_findings(sample)], ""))
+                    made.append((sample.uid, [f.to_row() for f in self._all_findings(sample)], ""))
                 except (DecodeError, OSError) as error:
-                    rows.append((sample.uid, [], str(error)))
-            uids, lists, reasons = zip(*rows, strict=True) if rows else ((), (), ())
+                    made.append((sample.uid, [], str(error)))
+            uids, lists, reasons = zip(*made, strict=True) if made else ((), (), ())
             return pa.table(
                 [pa.array(uids, pa.string()), pa.array(lists, pa.list_(FINDING)), pa.array(reasons, pa.string())],
                 ["uid", "findings", "reason"],
             )
 
-        order = sorted(range(len(data)), key=data.uids.__getitem__)
-        table = PartStore(parts.folder, parts.key, LOOKED_AT_ONCE).mapped(
-            pa.table({"row": pa.array(order, pa.int64())}), "findings", work
-        )
-        made = table.to_pylist()
-        findings_of = {row["uid"]: [_finding(one) for one in row["findings"]] for row in made if not row["reason"]}
-        return findings_of, {row["uid"]: f"unreadable: {row['reason']}" for row in made if row["reason"]}
+        table = PartStore(parts.folder, parts.key, LOOKED_AT_ONCE).mapped(pa.table({"row": rows.row_N}), "findings", work)
+        good = pc.equal(table["reason"], "")
+        return table.filter(good), table.filter(pc.invert(good))
 
-    def _captions(self, data: Dataset) -> dict[str, str]:
-        """Caption to be fused, by uid."""
-        captions = {}
-        for sample in (data[row] for row in range(len(data))):
-            texts = sample.positives(self.language)
-            own = (text.string for origin in self.origins for text in texts if text.origin == origin)
-            captions[sample.uid] = next(own, "")
-        return captions
+    def _chosen(self, findings: Iterable[Finding]) -> list[Finding]:
+        """Findings that go into a caption."""
+        return top_findings(findings, least=self.least, most=self.most)
 
-    def _request(self, sample: Sample, caption: Mapping[str, str], findings: list[Finding]) -> RowRequest:
-        uid = sample.uid
-        by_rules = fusing.fuse_by_rules(caption[uid], findings)
-        prompt = "" if self.writer == RULES else fusing.fusion_prompt(caption[uid], findings)
-        request = TextRequest(uid, prompt, by_rules, style="fused", seed=keyed_seed(self.seed, "fusecap", uid))
-        return RowRequest(uid, 0, "caption" if caption[uid] else "findings", request)
+    def _caption(self, sample: Sample) -> str:
+        """Caption to be fused, "" if there is none."""
+        texts = sample.positives(self.language)
+        return next((text.string for origin in self.origins for text in texts if text.origin == origin), "")
+
+    def _request(self, sample: Sample, caption: str, findings: list[Finding]) -> RowRequest:
+        by_rules = fusing.fuse_by_rules(caption, findings)
+        prompt = "" if self.writer == RULES else fusing.fusion_prompt(caption, findings)
+        request = TextRequest(sample.uid, prompt, by_rules, style="fused", seed=keyed_seed(self.seed, "fusecap", sample.uid))
+        return RowRequest(sample.uid, 0, "caption" if caption else "findings", request)
 
     def _read(self, raw: str, caption: str, findings: list[Finding]) -> tuple[str, str]:
         text = raw.strip().split("\n", 1)[0].strip()
@@ -219,29 +234,32 @@ class FuseCap(WritingStep):
             return "", "empty: nothing was written"
         return text, fusing.missing_or_new(caption, findings, text) if self.check == "findings" else ""
 
-    def _columns(
-        self,
-        data: Dataset,
-        row_of: Mapping[str, int],
-        caption: Mapping[str, str],
-        findings_of: Mapping[str, list[Finding]],
-        fused: Mapping[str, Mapping[str, Any]],
-        done: GeneratedTexts,
-    ) -> dict[str, Any]:
-        uids = sorted(findings_of)
-        texts = {uid: str(fused[uid]["string"]) if uid in fused else "" for uid in uids}
-        lists = [[f.to_row(*fusing.finding_span(texts[uid], f)) for f in findings_of[uid]] for uid in uids]
+    def _columns(self, rows: OrderedRows, readable: pa.Table, fused: pa.Table, done: GeneratedTexts) -> dict[str, Any]:
+        index = pc.index_in(readable["uid"], value_set=one_chunk(fused["uid"]))
+        texts = pc.fill_null(fused["string"].take(index), "")
+        lists = (
+            [f.to_row(*fusing.finding_span(text, f)) for f in findings]
+            for text, findings in zip(StringColumn(texts), _findings_by_row(readable), strict=True)
+        )
         columns: dict[str, Any] = {
-            "findings": pa.table({"uid": pa.array(uids, pa.string()), "findings": pa.array(lists, pa.list_(FINDING))})
+            "findings": pa.table({"uid": readable["uid"], "findings": made_column(lists, pa.list_(FINDING))})
         }
-        if not fused:
+        if not fused.num_rows:
             return columns
         if self.instead:
-            return {**columns, "repaired_text": {uid: text for uid, text in texts.items() if text}}
-        variants = {
-            uid: [
+            replaced = pa.table({"uid": readable["uid"], "repaired_text": texts}).filter(pc.not_equal(texts, ""))
+            return {**columns, "repaired_text": ColumnByUid(replaced)}
+        fused = fused.append_column("row", pa.array(rows.row_N[rows.positions(fused["uid"])]))
+        new_F = np.fromiter(
+            (row["string"] != self._caption(rows.data[row["row"]]) for row in _dictionaries(fused)), bool, fused.num_rows
+        )
+        fused = fused.filter(pa.array(new_F))
+        if not fused.num_rows:
+            return columns
+        variants = (
+            [
                 {
-                    "string": texts[uid],
+                    "string": row["string"],
                     "language": self.language,
                     "origin": "rewrite",
                     "source": row["source"],
@@ -249,18 +267,35 @@ class FuseCap(WritingStep):
                     "model": done.backend.name,
                     "terms": done.backend.terms,
                     "prompt": row["prompt"],
-                    "licence": data[row_of[uid]].licence,
+                    "licence": rows.data[row["row"]].licence,
                 }
             ]
-            for uid, row in fused.items()
-            if texts[uid] != caption[uid]
-        }
-        return {**columns, VARIANTS: variant_column(variants)} if variants else columns
+            for row in _dictionaries(fused)
+        )
+        return {**columns, VARIANTS: pa.table({"uid": fused["uid"], VARIANTS: made_column(variants, pa.list_(VARIANT))})}
 
 
 _EXPERTS: dict[tuple[FuseCap, str], Any] = {}
 
 
-def _finding(row: Mapping[str, Any]) -> Finding:
-    box = row["box"]
-    return Finding(row["label"], tuple(row["attributes"]), row["text"], row["score"], tuple(box) if box else None, row["by"])
+def _findings_by_row(table: pa.Table) -> Iterator[list[Finding]]:
+    """Findings of each row of a table, made one block after another."""
+    for start in range(0, table.num_rows, BLOCK):
+        for some in table["findings"].slice(start, BLOCK).to_pylist():
+            yield [
+                Finding(
+                    one["label"],
+                    tuple(one["attributes"]),
+                    one["text"],
+                    one["score"],
+                    None if one["box"] is None else tuple(one["box"]),
+                    one["by"],
+                )
+                for one in some
+            ]
+
+
+def _dictionaries(table: pa.Table) -> Iterator[dict[str, Any]]:
+    """Rows of a table, made one block after another."""
+    for start in range(0, table.num_rows, BLOCK):
+        yield from table.slice(start, BLOCK).to_pylist()

@@ -21,7 +21,8 @@ synthetic text (`--text-policy weighted --text-weights alt=0`). File: realsyn.js
 Differences: the published parser for complexity and action verbs is unknown, so both are rule-based (`sentence_filters`), on in
 `paper()` and off by default; perplexity is that of an n-gram model of these sentences, on a different scale from the published
 bounds (30 to 200), and also off by default. The published threshold for near-duplicate sentences is unknown. All filters are for
-English. Cost: one embedding per image and sentence, M (K + ...) dot products for clustering, one text of the writer per image.
+English. Cost: one embedding per image and sentence, M (K + ...) dot products for clustering, one text of the writer per image. Memory: the
+embeddings of all images and sentences, and Arrow columns of the texts; `perplexity` also counts all their n-grams.
 """
 
 from __future__ import annotations
@@ -29,16 +30,16 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from diptych.core.contracts import CurationStepResult, Dataset, Drop, Generator
+from diptych.core.contracts import CurationStepResult, Dataset, Generator
 from diptych.core.errors import ConfigError, DataError, DecodeError
 from diptych.core.image import ImageSource
 from diptych.core.randomness import keyed_seed
@@ -48,21 +49,28 @@ from diptych.curate.duplicates.clusters import greedy_duplicates, kmeans_centres
 from diptych.curate.duplicates.retrieval import cap_clusters, cap_for, hierarchical
 from diptych.curate.engine.costs import estimate_cost
 from diptych.curate.engine.embedding import ImageEmbeddings, embed_pool, open_embedder
+from diptych.curate.engine.images import first_equal
 from diptych.curate.engine.parts import PartStore
+from diptych.curate.engine.rows import Faults, Ints, OrderedRows
+from diptych.curate.engine.verdicts import ColumnByUid, StringColumn, made_column, selected, string_column
 from diptych.curate.experts.findings import Finding
 from diptych.curate.text.ngram import NGram
 from diptych.curate.text.sentence_filters import SentenceRules, strip_addresses
 from diptych.curate.writing import fusing
+from diptych.curate.writing.backend_address import Corpus
 from diptych.curate.writing.requests import TextBackend, TextRequest
 from diptych.curate.writing.step import GeneratedTexts, RowRequest, WritingStep
 from diptych.data.media.decode import decode
-from diptych.data.text.captions.variants import SIMILARITY, VARIANTS, variant_column
-from diptych.index.embed import embed_texts
+from diptych.data.ragged import one_chunk
+from diptych.data.text.captions.variants import SIMILARITY, VARIANT, VARIANTS
+from diptych.index.embed import embed_text_column, text_blocks
 from diptych.models.io.open_address import open_address, require
 
 RULES = "grammar"
 PERPLEXITY_ORDER = 3
 CAPTIONS_AT_ONCE = 32
+TEXTS_AT_ONCE = 4_096
+"""Pictures whose texts are Python objects at a time."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,13 +149,14 @@ class RealSyn(WritingStep):
 
     def plan(self, data: Dataset) -> dict[str, Any]:
         model = self._model()
-        pictures = [row for row in range(len(data)) if data[row].image is not None]
-        seen = estimate_cost(data.select(pictures), lambda image: model.embed_images([image]), unit="embedding of a picture")
+        pictures = np.flatnonzero(np.fromiter((data[row].image is not None for row in range(len(data))), bool, len(data)))
+        seen = estimate_cost(selected(data, pictures), lambda image: model.embed_images([image]), unit="embedding of a picture")
         if not self.synthetic:
             return seen
         best = next((text.string for row in range(len(data)) if data[row].image is None for text in data[row].texts), "")
-        requests = [self._request(data[row], best, "sentence", "") for row in pictures[:: max(1, len(pictures) // 24)]]
-        text = self.planned(requests, len(pictures), self._writer([best]))
+        tried = pictures[:: max(1, len(pictures) // 24)].tolist()
+        requests = [self._request(data[row], best, "sentence", "") for row in tried]
+        text = self.planned(requests, len(pictures), self._writer(lambda: [best]))
         return {**text, "embedding_seconds": seen["seconds"], "seconds": seen["seconds"] + text.get("seconds", 0.0)}
 
     def __call__(self, data: Dataset) -> CurationStepResult:
@@ -157,47 +166,46 @@ class RealSyn(WritingStep):
         """Result of the step, resuming from embeddings and texts that an earlier run finished."""
         start = time.perf_counter()
         model = self._model()
-        row_of = {uid: row for row, uid in enumerate(data.uids)}
-        texts, faults = self._sentences(data)
-        faults |= self._pictures(data)
-        pictures = [uid for uid in sorted(row_of) if data[row_of[uid]].image is not None and uid not in faults]
-        if not pictures or not texts:
+        rows = OrderedRows.of(data)
+        faults = Faults(len(rows))
+        there_N = rows.with_image()
+        at_M, strings = self._sentences(rows, np.flatnonzero(~there_N), faults)
+        self._judge_pictures(rows, np.flatnonzero(there_N), faults)
+        pictures = np.flatnonzero(there_N & faults.stays())
+        if not len(pictures) or not len(strings):
             raise DataError(
-                f"'{data.name}' has {len(pictures):,} pictures and {len(texts):,} sentences that can be used",
+                f"'{data.name}' has {len(pictures):,} pictures and {len(strings):,} sentences that can be used",
                 field="image, texts",
                 expected="both: a folder of HTML or Markdown documents with local pictures, or other --short-side, --min-words",
             )
-        seen = embed_pool(data.select([row_of[uid] for uid in pictures]), model, parts)
-        faults |= {uid: f"unreadable: {reason}" for uid, reason in seen.unreadable.items()}
-        uids, strings = list(texts), list(texts.values())
-        row_MD = embed_texts(model, strings, uids)
+        seen = embed_pool(rows.selected(pictures), model, parts)
+        unreadable = (f"unreadable: {reason}" for reason in seen.unreadable.values())
+        faults.set_each(rows.positions(list(seen.unreadable)), unreadable)
+        row_MD = embed_text_column(model, strings, lambda row: str(rows.uids[int(at_M[row])]))
         if self.alike:
             repeated = self._repeated(row_MD)
-            faults |= {uids[row]: f"alike: cosine {cosine:.3f} with {uids[kept]}" for row, (kept, cosine) in repeated.items()}
-            left = [row for row in range(len(uids)) if row not in repeated]
-            uids, strings, row_MD = [uids[row] for row in left], [strings[row] for row in left], row_MD[left]
+            reasons = (f"alike: cosine {cosine:.3f} with {rows.uids[int(at_M[kept])]}" for kept, cosine in repeated.values())
+            faults.set_each(at_M[list(repeated)], reasons)
+            left_M = np.ones(len(at_M), bool)
+            left_M[list(repeated)] = False
+            at_M, strings, row_MD = at_M[left_M], strings.filter(pa.array(left_M)), row_MD[left_M]
         place_NT, cosine_NT = self._retrieved(seen, row_MD)
         stays_N, cap = self._balanced(seen, row_MD, place_NT)
-        for number, uid in enumerate(seen.uids):
-            if not stays_N[number]:
-                faults[uid] = f"balance: its cluster keeps {cap:,} pairs"
-            faults.setdefault(uid, "") if place_NT[number, 0] >= 0 else faults.update({uid: "no_sentence: none near"})
-        kept = [number for number, uid in enumerate(seen.uids) if not faults[uid]]
-        faults = {uid: reason for uid, reason in faults.items() if reason}
-        retrieved = {
-            seen.uids[n]: [(uids[p], strings[p], float(c)) for p, c in zip(place_NT[n], cosine_NT[n], strict=True) if p >= 0]
-            for n in kept
-        }
-        done = self._synthetic(data, row_of, retrieved, parts) if self.synthetic and retrieved else None
-        columns = self._columns(data, row_of, seen, retrieved, done, model)
-        kinds = Counter(reason.split(":")[0] for reason in faults.values())
-        facts = {"pictures": len(retrieved), "sentences": len(strings), "left": dict(sorted(kinds.items())), "cap": cap}
+        del row_MD
+        at_N = rows.positions(seen.uids)
+        faults.set(at_N[~stays_N], f"balance: its cluster keeps {cap:,} pairs")
+        faults.set(at_N[place_NT[:, 0] < 0], "no_sentence: none near")
+        kept_K = np.flatnonzero(faults.stays()[at_N])
+        pairs = RetrievedPairs(rows, seen, kept_K, at_N[kept_K], at_M, strings, place_NT[kept_K], cosine_NT[kept_K])
+        done = self._synthetic(pairs, parts) if self.synthetic and len(kept_K) else None
+        columns = self._columns(pairs, done, model)
+        facts = {"pictures": len(kept_K), "sentences": len(strings), "left": faults.kinds(), "cap": cap}
         facts |= {"writing": done.counts()} if done else {}
         files = {"realsyn.json": (json.dumps(facts, indent=1, ensure_ascii=False) + "\n").encode()}
-        drops = tuple(Drop(uid, self.slug, faults[uid]) for uid in sorted(faults))
-        note = f"{len(retrieved):,} pictures with sentences out of {len(strings):,}"
+        kept, drops = faults.verdicts(self.slug, rows.uids)
+        note = f"{len(kept_K):,} pictures with sentences out of {len(strings):,}"
         return CurationStepResult(
-            tuple(sorted(retrieved)), drops, columns, time.perf_counter() - start, files, (note, *(done.notes() if done else ()))
+            kept, drops, columns, time.perf_counter() - start, files, (note, *(done.notes() if done else ()))
         )
 
     def _model(self) -> Any:
@@ -205,32 +213,29 @@ class RealSyn(WritingStep):
             raise ConfigError("realsyn needs a model that embeds images and texts (--model MODEL)")
         return open_embedder(self.model)
 
-    def _sentences(self, data: Dataset) -> tuple[dict[str, str], dict[str, str]]:
-        """Cleaned, unique sentences by uid, in order of uid; and the drop reasons of the sentence rows (all are dropped)."""
-        rules, raw = self.rules(), {}
-        for sample in (data[row] for row in range(len(data))):
-            if sample.image is None:
-                raw[sample.uid] = strip_addresses(" ".join(text.string for text in sample.positives()))
-        model = NGram.learned(raw.values(), PERPLEXITY_ORDER) if rules.perplexity[1] and raw else None
-        faults, sentences, first = {}, {}, dict[str, str]()
-        for uid in with_bar(sorted(raw), len(raw), "reading sentences", least=10_000):
-            fault = rules.fault(raw[uid], model)
-            key = raw[uid].casefold()
-            if not fault and key in first:
-                fault = f"same sentence: as {first[key]}"
-            if not fault:
-                first[key] = uid
-                sentences[uid] = raw[uid]
-            faults[uid] = fault or "sentence: retrieved from, and no picture"
-        return sentences, faults
+    def _sentences(self, rows: OrderedRows, at_S: Ints, faults: Faults) -> tuple[Ints, pa.Array]:
+        """Positions [M] and strings of the cleaned, unique sentences; and the drop reasons of the sentence rows (all are dropped)."""
+        rules = self.rules()
+        cleaned = (strip_addresses(" ".join(text.string for text in sample.positives())) for sample in rows.samples(at_S))
+        raw = one_chunk(made_column(cleaned, pa.large_string()))
+        model = NGram.learned(StringColumn(raw), PERPLEXITY_ORDER) if rules.perplexity[1] and len(raw) else None
+        judged = (rules.fault(text, model) for text in StringColumn(raw))
+        broken = one_chunk(string_column(with_bar(judged, len(raw), "reading sentences", least=10_000)))
+        faults.set_each(at_S, (fault or "sentence: retrieved from, and no picture" for fault in StringColumn(broken)))
+        good = pc.equal(broken, "")
+        at_M, strings = at_S[good.to_numpy(zero_copy_only=False)], raw.filter(good)
+        first_M = first_equal(made_column((text.casefold() for text in StringColumn(strings)), pa.large_string()))
+        again_M = first_M != np.arange(len(first_M))
+        originals = StringColumn(rows.uids.take(pa.array(at_M[first_M[again_M]])))
+        faults.set_each(at_M[again_M], (f"same sentence: as {uid}" for uid in originals))
+        return at_M[~again_M], strings.filter(pa.array(~again_M))
 
-    def _pictures(self, data: Dataset) -> dict[str, str]:
-        faults = {}
-        for row in with_bar(range(len(data)), len(data), "looking at pictures", least=100):
-            sample = data[row]
+    def _judge_pictures(self, rows: OrderedRows, at_P: Ints, faults: Faults) -> None:
+        """Drop pictures that cannot be read, or of a size or aspect that is not wanted."""
+        samples = with_bar(rows.samples(at_P), len(at_P), "looking at pictures", least=100)
+        for position, sample in zip(at_P.tolist(), samples, strict=True):
             if sample.image is not None and (fault := self._size_fault(sample.image)):
-                faults[sample.uid] = fault
-        return faults
+                faults.set(position, fault)
 
     def _size_fault(self, image: ImageSource) -> str:
         try:
@@ -268,31 +273,30 @@ class RealSyn(WritingStep):
         count = min(self.balance_clusters or max(1, len(pair_ND) // 20), len(pair_ND))
         label_N = nearest_centres(pair_ND, kmeans_centres(pair_ND, count, seed=self.seed), 1)[:, 0]
         cap = cap_for(label_N, self.target) if self.target else self.cap
-        return cap_clusters(label_N, cap, seed=self.seed, names=list(seen.uids)), cap
+        return cap_clusters(label_N, cap, seed=self.seed, names=seen.uids), cap
 
-    def _writer(self, strings: Sequence[str]) -> TextBackend:
-        return fusing.RuleFuser() if self.writer == RULES else self.backend(lambda: strings)
+    def _writer(self, corpus: Corpus) -> TextBackend:
+        return fusing.RuleFuser() if self.writer == RULES else self.backend(corpus)
 
-    def _synthetic(
-        self,
-        data: Dataset,
-        row_of: Mapping[str, int],
-        retrieved: Mapping[str, Sequence[tuple[str, str, float]]],
-        parts: PartStore,
-    ) -> GeneratedTexts:
-        captions = self._captions(data, row_of, list(retrieved), parts)
-        rows = pa.table({"row": pa.array(range(len(retrieved)), pa.int64()), "uid": pa.array(sorted(retrieved), pa.string())})
+    def _synthetic(self, pairs: RetrievedPairs, parts: PartStore) -> GeneratedTexts:
+        uids = pairs.rows.uids.take(pa.array(pairs.at_K))
+        table = pa.table({"row": pa.array(range(len(uids)), pa.int64()), "uid": uids})
+        captions = self._captions(pairs, table, parts)
 
         def requests(part: pa.Table) -> Iterator[RowRequest]:
-            for uid in part["uid"].to_pylist():
-                source, sentence, _ = retrieved[uid][0]
-                yield self._request(data[row_of[uid]], sentence, source, captions.get(uid, ""))
+            for number in part["row"].to_pylist():
+                source, sentence, _ = pairs.sentences(number)[0]
+                caption = captions[number].as_py() if captions is not None else ""
+                yield self._request(pairs.sample(number), sentence, source, caption)
 
         def read(request: RowRequest, raw: str) -> tuple[str, str]:
             text = raw.strip().split("\n", 1)[0].strip()
             return text, "" if text else "empty: nothing was written"
 
-        return self.written(rows, requests, self._writer([s for some in retrieved.values() for _, s, _ in some]), read, parts)
+        def corpus() -> Iterator[str]:
+            return (text for number in range(len(pairs)) for _, text, _ in pairs.sentences(number))
+
+        return self.written(table, requests, self._writer(corpus), read, parts)
 
     def _request(self, sample: Sample, sentence: str, source: str, caption: str) -> RowRequest:
         tags = [Finding(label) for label in dict.fromkeys(region.label for region in sample.regions)]
@@ -310,58 +314,112 @@ class RealSyn(WritingStep):
         )
         return RowRequest(sample.uid, 0, source, request)
 
-    def _captions(self, data: Dataset, row_of: Mapping[str, int], uids: list[str], parts: PartStore) -> dict[str, str]:
-        """Captions by uid from the captioner; empty without one."""
+    def _captions(self, pairs: RetrievedPairs, table: pa.Table, parts: PartStore) -> pa.ChunkedArray | None:
+        """Captions of the kept pictures from the captioner; None without one."""
         if not self.captioner:
-            return {}
+            return None
         model = open_address(self.captioner)
         require(model, Generator, who=f"realsyn with captioner {self.captioner}")
 
         def work(part: pa.Table) -> pa.Table:
-            images = [data[row_of[uid]].image for uid in part["uid"].to_pylist()]
+            images = [pairs.sample(number).image for number in part["row"].to_pylist()]
             return pa.table({"uid": part["uid"], "caption": pa.array(model.generate(images, [""] * len(images)), pa.string())})
 
-        table = pa.table({"uid": pa.array(sorted(uids), pa.string())})
         made = PartStore(parts.folder, parts.key, CAPTIONS_AT_ONCE).mapped(table, f"captions-{model.fingerprint[:16]}", work)
-        return dict(zip(made["uid"].to_pylist(), made["caption"].to_pylist(), strict=True))
+        return made["caption"]
 
-    def _columns(
-        self,
-        data: Dataset,
-        row_of: Mapping[str, int],
-        seen: ImageEmbeddings,
-        retrieved: Mapping[str, Sequence[tuple[str, str, float]]],
-        done: GeneratedTexts | None,
-        model: Any,
-    ) -> dict[str, Any]:
-        if not retrieved:
+    def _columns(self, pairs: RetrievedPairs, done: GeneratedTexts | None, model: Any) -> dict[str, Any]:
+        if not len(pairs):
             return {}
-        variants: dict[str, list[dict[str, Any]]] = {}
-        for uid, some in retrieved.items():
-            made_by = {"language": "", "style": "retrieved", "model": self.model, "terms": "", "prompt": ""}
-            variants[uid] = [
-                {**made_by, "string": string, "origin": "caption", "source": source, "licence": data[row_of[source]].licence}
-                for source, string, _ in some
+        blocks: list[pa.Array] = []
+        counts, strings = [np.zeros(0, np.int64)], [pa.array([], pa.large_string())]
+        for start in range(0, len(pairs), TEXTS_AT_ONCE):
+            numbers = range(start, min(start + TEXTS_AT_ONCE, len(pairs)))
+            written = done.rows.slice(start, len(numbers)).to_pylist() if done else [None] * len(numbers)
+            samples = [pairs.sample(number) for number in numbers]
+            lists = [
+                self._variants(pairs, number, sample, row, done)
+                for number, sample, row in zip(numbers, samples, written, strict=True)
             ]
-        for row in done.used() if done else ():
-            shared = {
-                "language": "",
-                "style": "merged",
-                "model": done.backend.name if done else "",
-                "licence": data[row_of[row["uid"]]].licence,
-            }
-            variants[row["uid"]].append(
-                {**shared, "string": row["string"], "origin": "synthetic", "source": row["source"], "prompt": row["prompt"],
-                 "terms": done.backend.terms if done else ""}
-            )  # fmt: skip
-        position_of = {uid: number for number, uid in enumerate(seen.uids)}
-        pairs = [
-            (uid, string)
-            for uid in sorted(variants)
-            for string in (*(text.string for text in data[row_of[uid]].texts), *(one["string"] for one in variants[uid]))
+            texts = [
+                [*(text.string for text in sample.texts), *(one["string"] for one in some)]
+                for sample, some in zip(samples, lists, strict=True)
+            ]
+            blocks.append(pa.array(lists, pa.list_(VARIANT)))
+            counts.append(np.array([len(some) for some in texts], np.int64))
+            strings.append(pa.array([text for some in texts for text in some], pa.large_string()))
+        count_K = np.concatenate(counts)
+        owner_R = np.repeat(np.arange(len(count_K)), count_K)
+        uids = pairs.rows.uids.take(pa.array(pairs.at_K))
+        cosine_R = np.zeros(len(owner_R))
+        for row_B, number_B, vector_BD in text_blocks(model, pa.concat_arrays(strings), lambda row: str(uids[int(owner_R[row])])):
+            for row, number in zip(row_B.tolist(), number_B.tolist(), strict=True):
+                cosine_R[row] = float(pairs.seen.vector_ND[pairs.kept_K[owner_R[row]]] @ vector_BD[number])
+        end_K = pa.array(np.concatenate([[0], np.cumsum(count_K)]), pa.int32())
+        similarity = pa.table({"uid": uids, SIMILARITY: pa.ListArray.from_arrays(end_K, pa.array(cosine_R))})
+        return {VARIANTS: pa.table({"uid": uids, VARIANTS: pa.chunked_array(blocks)}), SIMILARITY: ColumnByUid(similarity)}
+
+    def _variants(
+        self, pairs: RetrievedPairs, number: int, sample: Sample, written: dict[str, Any] | None, done: GeneratedTexts | None
+    ) -> list[dict[str, Any]]:
+        """Texts that a picture gets: its sentences, and what was written."""
+        made_by = {"language": "", "style": "retrieved", "model": self.model, "terms": "", "prompt": ""}
+        variants = [
+            {**made_by, "string": string, "origin": "caption", "source": source, "licence": pairs.licence(row)}
+            for (source, string, _), row in zip(pairs.sentences(number), pairs.row_KT[number].tolist(), strict=False)
         ]
-        text_MD = embed_texts(model, [string for _, string in pairs], [uid for uid, _ in pairs])
-        similarity: dict[str, list[float]] = {}
-        for (uid, _), vector_D in zip(pairs, text_MD, strict=True):
-            similarity.setdefault(uid, []).append(float(seen.vector_ND[position_of[uid]] @ vector_D))
-        return {VARIANTS: variant_column(variants), SIMILARITY: similarity}
+        if done is not None and written is not None and not written["fault"]:
+            variants.append(
+                {
+                    "string": written["string"],
+                    "language": "",
+                    "origin": "synthetic",
+                    "source": written["source"],
+                    "style": "merged",
+                    "model": done.backend.name,
+                    "terms": done.backend.terms,
+                    "prompt": written["prompt"],
+                    "licence": sample.licence,
+                }
+            )
+        return variants
+
+
+@dataclass(frozen=True, slots=True)
+class RetrievedPairs:
+    """Kept pictures with their sentences. Letters: K kept pictures, M sentences, T of them a picture.
+
+    kept_K     number of each kept picture among `seen`
+    at_K       its position
+    at_M       position of each sentence, `strings` the sentences
+    row_KT   sentences of each picture, the nearest first; -1 where there are fewer
+    cosine_KT  their cosines
+    """
+
+    rows: OrderedRows
+    seen: ImageEmbeddings
+    kept_K: Ints
+    at_K: Ints
+    at_M: Ints
+    strings: pa.Array
+    row_KT: Ints
+    cosine_KT: npt.NDArray[np.float64]
+
+    def __len__(self) -> int:
+        return len(self.at_K)
+
+    def sample(self, number: int) -> Sample:
+        """A kept picture."""
+        return self.rows.data[int(self.rows.row_N[self.at_K[number]])]
+
+    def sentences(self, number: int) -> list[tuple[str, str, float]]:
+        """Uid, string and cosine of the sentences of a picture, the nearest first."""
+        return [
+            (self.rows.uids[int(self.at_M[row])].as_py(), self.strings[row].as_py(), cosine)
+            for row, cosine in zip(self.row_KT[number].tolist(), self.cosine_KT[number].tolist(), strict=True)
+            if row >= 0
+        ]
+
+    def licence(self, row: int) -> str:
+        """Licence of a sentence."""
+        return self.rows.data[int(self.rows.row_N[self.at_M[row]])].licence

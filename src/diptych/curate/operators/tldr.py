@@ -11,36 +11,45 @@ clusters. Here the code vectors are clustered (`describe="vectors"`); "ids" and 
 fraction refers to the rows that agree well enough with their text (`match`), so the result has the requested size;
 `share_of="all"` clusters all rows and keeps those that pass both rules, as published. `paper()` has the published settings,
 `released()` also the behaviour of the code.
+Where all rows together have more than 2^28 values (5,300 rows of 196 vectors of 256 numbers), whitening is fitted to a sample of rows.
 
-Cost: one pass of the captioner over all images, k-means, and one caption per kept row.
+Cost: one pass of the captioner over all images, k-means, and one caption per kept row. The default number of clusters grows with the
+rows, and k-means with its square: name `clusters` for a large pool. Memory: the codes of all images, and their whitened vectors.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from diptych.core.contracts import CurationStepResult, Dataset, Drop, Generator, PairScorer
+from diptych.core.contracts import CurationStepResult, Dataset, Generator, PairScorer
 from diptych.core.errors import ConfigError
 from diptych.core.image import ImageSource
 from diptych.core.randomness import keyed_rng
-from diptych.curate.duplicates.clusters import kmeans_centres, nearest_centres
-from diptych.curate.duplicates.whitening import whitened
+from diptych.core.terminal.progress import with_bar
+from diptych.curate.duplicates.clusters import kmeans_centres, nearest_centres, rows_of_clusters
+from diptych.curate.duplicates.whitening import Whitening, whitened
 from diptych.curate.engine.costs import estimate_cost
 from diptych.curate.engine.embedding import embed_pool, open_embedder
 from diptych.curate.engine.parts import PartStore
-from diptych.index.embed import embed_texts, readable
+from diptych.curate.engine.rows import Faults, Ints, OrderedRows
+from diptych.curate.engine.verdicts import ColumnByUid, StringColumn, string_column
+from diptych.data.ragged import one_chunk
+from diptych.index.embed import readable, text_blocks
 from diptych.models.io.open_address import open_address, require
 
 Describe = Literal["vectors", "pooled", "histogram", "ids"]
 DESCRIBE: tuple[Describe, ...] = ("vectors", "pooled", "histogram", "ids")
 BLOCK = 512
+WHITENED_FROM, WHITENED_VALUES = 1_024, 2**28
+"""Whitening is fitted to as many rows as have this number of values, or to 1,024 if a row is very long."""
 
 
 @dataclass(frozen=True)
@@ -137,29 +146,32 @@ class TLDR:
         if self.share_of == "all" and not self.match:
             raise ConfigError("share_of 'all' keeps rows that agree with their text: name a model that judges it (--match RUN)")
         model = self._captioner()
-        rows = {uid: row for row, uid in enumerate(data.uids)}
-        with_image = [uid for uid in sorted(rows) if data[rows[uid]].image is not None]
-        faults = {uid: "no_image: nothing to describe" for uid in rows if data[rows[uid]].image is None}
-        codes, unreadable = self._codes(data.select([rows[uid] for uid in with_image]), model, parts)
-        faults |= unreadable
-        apart = self._disagreeing(data.select([rows[uid] for uid in codes]), parts) if self.match else {}
-        there = [uid for uid in codes if uid not in faults and (self.share_of == "all" or uid not in apart)]
-        if self.keep < 1 and there:
-            vectors = self._cluster_features(np.stack([codes[uid] for uid in there]), model)
-            faults |= self._crowded(there, vectors)
-        faults |= apart
-        kept = tuple(uid for uid in there if uid not in faults)
-        columns: dict[str, Any] = {}
-        if self.repair and kept:
-            columns = self._repaired(data.select([rows[uid] for uid in kept]), model, parts)
-        dropped = tuple(Drop(uid, self.slug, faults[uid]) for uid in sorted(faults))
+        rows = OrderedRows.of(data)
+        faults = Faults(len(rows))
+        there_N = rows.with_image()
+        faults.set(np.flatnonzero(~there_N), "no_image: nothing to describe")
+        at_M, id_MP = self._codes(rows, np.flatnonzero(there_N), model, parts, faults)
+        apart_A, reasons = self._disagreeing(rows, at_M, parts) if self.match else (np.zeros(0, np.int64), ())
+        if self.share_of == "matching":
+            faults.set_each(apart_A, reasons)
+        stays_M = faults.stays()[at_M]
+        if self.keep < 1 and stays_M.any():
+            at_M, id_MP = at_M[stays_M], id_MP[stays_M]
+            self._drop_crowded(at_M, self._cluster_features(id_MP, model), faults)
+        del id_MP
+        if self.share_of == "all":
+            faults.set_each(apart_A, reasons)
+        kept, dropped = faults.verdicts(self.slug, rows.uids)
+        columns = self._repaired(rows, np.flatnonzero(faults.stays()), model, parts) if self.repair and len(kept) else {}
         return CurationStepResult(kept, dropped, columns, time.perf_counter() - start)
 
-    def _codes(self, data: Dataset, model: Any, parts: PartStore) -> tuple[dict[str, npt.NDArray[np.int64]], dict[str, str]]:
-        """Codebook ids of the patches by uid, in order of uid; and the images that cannot be read."""
+    def _codes(
+        self, rows: OrderedRows, described: Ints, model: Any, parts: PartStore, faults: Faults
+    ) -> tuple[Ints, npt.NDArray[np.int64]]:
+        """Positions [M] of the images that can be read, and the codebook ids of their patches [M, P]. The others get their fault."""
 
         def work(part: pa.Table) -> pa.Table:
-            samples = [data[row] for row in part["row"].to_pylist()]
+            samples = [rows.data[row] for row in part["row"].to_pylist()]
             good, code_rows, bad = readable(lambda some: list(model.codes([s.image for s in some])), samples)
             uids = [*(sample.uid for sample in good), *(one.uid for one in bad)]
             values = [*(row.tolist() for row in code_rows), *([None] * len(bad))]
@@ -169,30 +181,37 @@ class TLDR:
                 ["uid", "codes", "reason"],
             )
 
-        rows = pa.table({"row": pa.array(range(len(data)), pa.int64())})
-        made = PartStore(parts.folder, parts.key, BLOCK).mapped(rows, f"codes-{model.fingerprint[:16]}", work).to_pylist()
-        codes = {
-            row["uid"]: np.array(row["codes"], np.int64)
-            for row in sorted(made, key=lambda r: r["uid"])
-            if row["codes"] is not None
-        }
-        return codes, {row["uid"]: f"unreadable: {row['reason']}" for row in made if row["codes"] is None}
+        table = pa.table({"row": rows.row_N[described]})
+        made = PartStore(parts.folder, parts.key, BLOCK).mapped(table, f"codes-{model.fingerprint[:16]}", work)
+        good, bad = made.filter(pc.is_valid(made["codes"])), made.filter(pc.is_null(made["codes"]))
+        faults.set_each(rows.positions(bad["uid"]), (f"unreadable: {reason}" for reason in StringColumn(bad["reason"])))
+        flat = one_chunk(good["codes"]).flatten().to_numpy() if good.num_rows else np.zeros(0, np.int64)
+        return rows.positions(good["uid"]), flat.reshape(good.num_rows, -1) if good.num_rows else flat.reshape(0, 1)
 
     def _cluster_features(self, id_NP: npt.NDArray[np.int64], model: Any) -> npt.NDArray[np.float32]:
         """Features to be clustered: whitened rows [N, D] from codebook ids."""
         code_KD = model.model.codebook.code_KD.detach().float().cpu().numpy()
-        if self.describe == "ids":
-            raw = id_NP.astype(np.float32)
-        elif self.describe == "histogram":
-            raw = np.stack([np.bincount(row, minlength=len(code_KD)) for row in id_NP]).astype(np.float32)
-        elif self.describe == "pooled":
-            raw = code_KD[id_NP].mean(1)
-        else:
-            raw = code_KD[id_NP].reshape(len(id_NP), -1)
-        return whitened(raw, self.whiten)
+        fitted = max(WHITENED_FROM, WHITENED_VALUES // max(1, self._described(id_NP[:1], code_KD).shape[1]))
+        if len(id_NP) <= fitted:
+            return whitened(self._described(id_NP, code_KD), self.whiten)
+        sample = np.sort(np.random.default_rng(self.seed).permutation(len(id_NP))[:fitted])
+        whitening = Whitening.fitted(self._described(id_NP[sample], code_KD), self.whiten)
+        starts = range(0, len(id_NP), BLOCK)
+        return np.concatenate([whitening(self._described(id_NP[start : start + BLOCK], code_KD)) for start in starts])
 
-    def _crowded(self, uids: list[str], vector_ND: npt.NDArray[np.float32]) -> dict[str, str]:
-        """Rows dropped because they exceed the fraction kept of their cluster."""
+    def _described(self, id_NP: npt.NDArray[np.int64], code_KD: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        """Representation of images [N, D] from codebook ids."""
+        if self.describe == "ids":
+            return id_NP.astype(np.float32)
+        if self.describe == "histogram":
+            return np.stack([np.bincount(row, minlength=len(code_KD)) for row in id_NP]).astype(np.float32)
+        if self.describe == "pooled":
+            pooled_ND: npt.NDArray[np.float32] = code_KD[id_NP].mean(1)
+            return pooled_ND
+        return code_KD[id_NP].reshape(len(id_NP), -1)
+
+    def _drop_crowded(self, at_N: Ints, vector_ND: npt.NDArray[np.float32], faults: Faults) -> None:
+        """Drop the rows that exceed the fraction kept of their cluster."""
         label_N, stays_N = spread_over_clusters(
             vector_ND,
             self.keep,
@@ -203,70 +222,68 @@ class TLDR:
             centre=self.centre,
         )
         sizes_K, stay_K = np.bincount(label_N), np.bincount(label_N, weights=stays_N).astype(int)
-        return {
-            uids[row]: f"cluster: {stay_K[label]:,} of {sizes_K[label]:,} rows of cluster {label} stay"
-            for row, label in enumerate(label_N.tolist())
-            if not stays_N[row]
-        }
+        gone_N = np.flatnonzero(~stays_N)
+        labels = label_N[gone_N].tolist()
+        faults.set_each(
+            at_N[gone_N],
+            (f"cluster: {stay_K[label]:,} of {sizes_K[label]:,} rows of cluster {label} stay" for label in labels),
+        )
 
-    def _disagreeing(self, data: Dataset, parts: PartStore) -> dict[str, str]:
-        """Rows outside the best `match_share` by the similarity of image and best text; rows without text come last."""
-        uids, agree_N = self._scored_pairs(data) if self.agreement == "pair" else self._cosines(data, parts)
+    def _disagreeing(self, rows: OrderedRows, at_M: Ints, parts: PartStore) -> tuple[Ints, Iterable[str]]:
+        """Positions outside the best `match_share` by the similarity of image and best text, and the reasons; rows without text come
+        last."""
+        at_N, agree_N = self._scored_pairs(rows, at_M) if self.agreement == "pair" else self._cosines(rows, at_M, parts)
         order = np.argsort(-agree_N, kind="stable")
         out = order[max(1, round(len(order) * self.match_share)) :]
         level = float(agree_N[order[max(1, round(len(order) * self.match_share)) - 1]]) if len(order) else 0.0
-        return {
-            uids[row]: f"match: {agree_N[row]:.3f} (the best {self.match_share:.0%} have at least {level:.3f})"
-            for row in out.tolist()
-        }
+        return at_N[out], (
+            f"match: {value:.3f} (the best {self.match_share:.0%} have at least {level:.3f})" for value in agree_N[out]
+        )
 
-    def _cosines(self, data: Dataset, parts: PartStore) -> tuple[Sequence[str], npt.NDArray[np.float64]]:
-        """Cosine of each image and its best text, with the uids."""
+    def _cosines(self, rows: OrderedRows, at_M: Ints, parts: PartStore) -> tuple[Ints, npt.NDArray[np.float64]]:
+        """Cosine of each image and its best text, with the positions."""
         model = open_embedder(self.match)
-        embeddings = embed_pool(data, model, parts)
-        row_of = {uid: row for row, uid in enumerate(data.uids)}
-        pairs = [(row, text.string) for row, uid in enumerate(embeddings.uids) for text in data[row_of[uid]].positives()]
-        text_MD = embed_texts(model, [text for _, text in pairs], [embeddings.uids[row] for row, _ in pairs])
-        agree_N = np.full(len(embeddings.uids), -1.0)
-        for (row, _), vector in zip(pairs, text_MD, strict=True):
-            agree_N[row] = max(agree_N[row], float(embeddings.vector_ND[row] @ vector))
-        return embeddings.uids, agree_N
+        embeddings = embed_pool(rows.selected(at_M), model, parts)
+        at_N = rows.positions(embeddings.uids)
+        owner_R, strings = rows.strings(at_N, lambda sample: (text.string for text in sample.positives()))
+        agree_N = np.full(len(at_N), -1.0)
+        for row_B, number_B, vector_BD in text_blocks(model, strings, lambda row: embeddings.uids[int(owner_R[row])]):
+            for owner, number in zip(owner_R[row_B].tolist(), number_B.tolist(), strict=True):
+                agree_N[owner] = max(agree_N[owner], float(embeddings.vector_ND[owner] @ vector_BD[number]))
+        return at_N, agree_N
 
-    def _scored_pairs(self, data: Dataset) -> tuple[Sequence[str], npt.NDArray[np.float64]]:
-        """Pair score of each image and its best text by the model, with the uids."""
+    def _scored_pairs(self, rows: OrderedRows, at_M: Ints) -> tuple[Ints, npt.NDArray[np.float64]]:
+        """Pair score of each image and its best text by the model, with the positions."""
         model = open_address(self.match)
         if not isinstance(model, PairScorer):
             raise ConfigError(f"{self.match} does not read pairs (expected a model with a matching head, or agreement 'cosine')")
-        agree_N = np.full(len(data), -np.inf)
-        for row in range(len(data)):
-            sample = data[row]
+        agree_N = np.full(len(at_M), -np.inf)
+        for number, sample in enumerate(with_bar(rows.samples(at_M), len(at_M), "scoring pairs", least=100)):
             texts = [text.string for text in sample.positives()]
             if texts and sample.image is not None:
-                agree_N[row] = float(model.score_pairs([sample.image], texts, query="text").max())
-        return data.uids, agree_N
+                agree_N[number] = float(model.score_pairs([sample.image], texts, query="text").max())
+        return at_M, agree_N
 
-    def _repaired(self, data: Dataset, model: Any, parts: PartStore) -> dict[str, Any]:
+    def _repaired(self, rows: OrderedRows, at_N: Ints, model: Any, parts: PartStore) -> dict[str, Any]:
         if self.writer:
             model = open_address(self.writer)
             require(model, Generator, who="tldr's writer")
         search = {"num_beams": self.beams} if self.beams > 1 else {}
 
         def work(part: pa.Table) -> pa.Table:
-            samples = [data[row] for row in part["row"].to_pylist()]
+            samples = [rows.data[row] for row in part["row"].to_pylist()]
             images: list[ImageSource] = [sample.image for sample in samples if sample.image is not None]
             written = model.generate(images, [""] * len(images), max_tokens=self.max_tokens, **search)
             return pa.table({"uid": pa.array([s.uid for s in samples], pa.string()), "generated": pa.array(written, pa.string())})
 
-        rows = pa.table({"row": pa.array(range(len(data)), pa.int64())})
         key = f"captions-{model.fingerprint[:16]}" + (f"-{self.beams}" if search else "")
-        made = PartStore(parts.folder, parts.key, BLOCK).mapped(rows, key, work)
-        generated = dict(zip(made["uid"].to_pylist(), made["generated"].to_pylist(), strict=True))
-        first = {
-            sample.uid: next((text.string for text in sample.positives()), "")
-            for sample in (data[row] for row in range(len(data)))
-        }
-        repaired = {uid: self.joint.join(text for text in (first[uid], generated[uid]) if text) for uid in generated}
-        return {"generated_caption": generated, "repaired_text": {uid: text for uid, text in repaired.items() if text}}
+        made = PartStore(parts.folder, parts.key, BLOCK).mapped(pa.table({"row": rows.row_N[at_N]}), key, work)
+        first = (next((text.string for text in sample.positives()), "") for sample in rows.samples(at_N))
+        generated = StringColumn(made["generated"])
+        repaired = string_column(self.joint.join(filter(None, pair)) for pair in zip(first, generated, strict=True))
+        generated_table = pa.table({"uid": made["uid"], "generated_caption": made["generated"]})
+        repaired_table = pa.table({"uid": made["uid"], "repaired_text": repaired}).filter(pc.not_equal(repaired, ""))
+        return {"generated_caption": ColumnByUid(generated_table), "repaired_text": ColumnByUid(repaired_table)}
 
     def _captioner(self) -> Any:
         if not self.captioner:
@@ -295,8 +312,7 @@ def spread_over_clusters(
     centre_KD = kmeans_centres(vector_ND, count, seed=seed, iterations=iterations, unit=unit)
     label_N = nearest_centres(vector_ND, centre_KD, 1, unit=unit)[:, 0].astype(np.int64)
     stays_N = np.zeros(len(vector_ND), bool)
-    for cluster in range(count):
-        rows = np.flatnonzero(label_N == cluster)
+    for cluster, rows in enumerate(rows_of_clusters(label_N, count)):
         if pick == "listed":
             stays_N[rows[:: round(1 / keep)]] = True
         elif len(rows):

@@ -10,11 +10,13 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from diptych.core.contracts import Reply
 from diptych.core.errors import ConfigError
 from diptych.core.randomness import keyed_seed
 from diptych.curate.engine.parts import PartStore
+from diptych.curate.engine.verdicts import StringColumn
 from diptych.curate.writing.backend_address import BackendOptions, Corpus, open_backend
 from diptych.curate.writing.requests import Sampling, TextBackend, TextRequest, prompt_hash
 from diptych.curate.writing.writer import OFF_LINE, cached_answers
@@ -191,21 +193,25 @@ class GeneratedTexts:
     price_in: float
     price_out: float
 
-    def used(self) -> list[dict[str, Any]]:
+    def used_rows(self) -> pa.Table:
         """Rows without a fault, in order of uid and number."""
-        return [row for row in self.rows.to_pylist() if not row["fault"]]
+        return self.rows.filter(pc.equal(self.rows["fault"], ""))
+
+    def used(self) -> list[dict[str, Any]]:
+        """The same as one dictionary a row."""
+        return list(self.used_rows().to_pylist())
 
     def counts(self) -> dict[str, Any]:
         """Counts for the file of the step: they depend on the rows alone."""
-        kinds = Counter(fault.split(":")[0] for fault in self.rows["fault"].to_pylist() if fault)
+        kinds = Counter(fault.split(":")[0] for fault in StringColumn(self.rows["fault"]) if fault)
         return {
             "writer": self.backend.name,
             "terms": self.backend.terms,
             "asked": self.rows.num_rows,
             "used": self.rows.num_rows - kinds.total(),
             "not_used": dict(sorted(kinds.items())),
-            "tokens_read": sum(self.rows["prompt_tokens"].to_pylist()),
-            "tokens_written": sum(self.rows["written_tokens"].to_pylist()),
+            "tokens_read": pc.sum(self.rows["prompt_tokens"], min_count=0).as_py(),
+            "tokens_written": pc.sum(self.rows["written_tokens"], min_count=0).as_py(),
         }
 
     def report(self) -> bytes:

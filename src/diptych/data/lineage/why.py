@@ -120,7 +120,8 @@ def _of_curation(folder: Path, uid: str) -> Iterator[RowEvent]:
 def _texts(folder: Path, uid: str) -> Iterator[RowEvent]:
     file = folder / TABLES / "texts.parquet"
     for row in _rows(file, uid) if file.is_file() else ():
-        yield RowEvent(str(folder), "text", f"text ({row.get('origin') or 'text'}): {_short(row['string'])}", row)
+        kind = ", ".join(filter(None, (row.get("origin") or "text", row.get("language"))))
+        yield RowEvent(str(folder), "text", f"text ({kind}): {_short(row['string'])}", row)
 
 
 def _rows(file: Path, uid: str) -> list[dict[str, Any]]:

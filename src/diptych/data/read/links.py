@@ -21,7 +21,9 @@ from diptych.core.disk.paths import open_file
 from diptych.core.errors import DataError
 from diptych.data.columns import read_parquet
 from diptych.data.dataset import Pool
+from diptych.data.lineage.record import FILE as LINEAGE
 from diptych.data.media.images import ImageObjects
+from diptych.data.quarantine import FILE as QUARANTINE
 from diptych.data.quarantine import QuarantineEntry
 from diptych.data.ragged import Ragged
 from diptych.data.read.read_options import IMAGE_NAMES, ReadOptions
@@ -36,6 +38,10 @@ ADDRESS = ("url", "image_url")
 def pair_uid(address: str, text: str) -> str:
     """24 hex digits that depend on address and text."""
     return hashlib.sha256(f"{address}\x1f{text}".encode("utf-8", "surrogatepass")).hexdigest()[:24]
+
+
+BESIDE = (QUARANTINE, LINEAGE)
+"""What `data links` writes beside its table."""
 
 
 def is_links(path: Path) -> bool:
@@ -102,6 +108,7 @@ def _files(path: Path) -> list[Path]:
     if path.is_file():
         return [path] if path.suffix in (".parquet", ".tsv", ".csv") else []
     files = [file for file in sorted(path.iterdir()) if not file.name.startswith(".")] if path.is_dir() else []
+    files = [file for file in files if file.name not in BESIDE]
     return files if all(file.suffix == ".parquet" for file in files) else []
 
 

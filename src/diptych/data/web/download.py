@@ -56,6 +56,10 @@ class DownloadReport:
         return [
             f"{self.succeeded:,} of {self.links:,} images are there ({share:.1%}), {self.tried:,} links were asked now: {self.folder}",
             *(f"  {count:>9,}  {kind}" for kind, count in sorted(self.errors.items(), key=lambda item: (-item[1], item[0]))),
+            *(
+                ["private addresses are not public and were not requested: --allow-private asks them"]
+                * ("private" in self.errors)
+            ),
         ]
 
 

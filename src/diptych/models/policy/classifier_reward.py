@@ -1,20 +1,18 @@
-"""Learned reward: the probability of a label under a sequence classifier."""
+"""Learned rewards by a sequence classifier: the probability of a label, and whether the likeliest label is that of the row."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
-import torch
-import transformers
 
-from diptych.core.errors import ConfigError, DataError
-from diptych.models.towers.packaged.hf_text import silence_transformers
+from diptych.core.errors import ConfigError, RunError
+from diptych.models.policy.sequence_classifier import SequenceClassifier
 
-BATCH = 32
+TURN_END = "<EOU>"
+"""Ends each turn of a dialogue in DailyDialog's prompts, as RL4LMs writes them."""
 
 
 class ClassifierReward:
@@ -26,8 +24,7 @@ class ClassifierReward:
     """
 
     def __init__(self, model: Any, tokenizer: Any, label: int, *, with_prompt: bool = True) -> None:
-        self.model, self.tokenizer, self.label, self.with_prompt = model.eval(), tokenizer, label, with_prompt
-        tokenizer.truncation_side = "left"
+        self.classifier, self.label, self.with_prompt = SequenceClassifier(model, tokenizer, side="left"), label, with_prompt
         if not 0 <= label < model.config.num_labels:
             raise ConfigError(
                 f"label {label} of a classifier with {model.config.num_labels} labels (expected one of them, from 0)"
@@ -37,25 +34,43 @@ class ClassifierReward:
     def open(cls, address: str) -> Self:
         """Load the classifier at "FOLDER:LABEL"; the default label is 1."""
         path, _, label = address.rpartition(":") if address.rpartition(":")[2].isdigit() else (address, "", "1")
-        folder = Path(path).expanduser()
-        if not (folder / "config.json").is_file():
-            raise DataError(
-                "not a folder of transformers", file=folder, expected="config.json, model.safetensors and a tokenizer"
-            )
-        with silence_transformers():
-            model = transformers.AutoModelForSequenceClassification.from_pretrained(
-                str(folder), local_files_only=True, use_safetensors=True
-            )
-            tokenizer = transformers.AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
-        return cls(model, tokenizer, int(label))
+        opened = SequenceClassifier.open(path)
+        return cls(opened.model, opened.tokenizer, int(label))
 
-    @torch.no_grad()
     def __call__(
         self, prompts: Sequence[str], answers: Sequence[str], references: Sequence[Sequence[str]]
     ) -> npt.NDArray[np.float64]:
         texts = [prompt + answer if self.with_prompt else answer for prompt, answer in zip(prompts, answers, strict=True)]
-        scores = []
-        for start in range(0, len(texts), BATCH):
-            rows = self.tokenizer(texts[start : start + BATCH], return_tensors="pt", truncation=True, padding=True)
-            scores.append(self.model(**rows).logits.softmax(-1)[:, self.label])
-        return torch.cat(scores).double().numpy() if scores else np.zeros(0)
+        scores: npt.NDArray[np.float64] = self.classifier.logits(texts).softmax(-1)[:, self.label].double().numpy()
+        return scores
+
+
+class IntentReward:
+    """1 where the likeliest label of the last turn and the answer is the row's intent, else 0 (RL4LMs' reward of DailyDialog).
+
+    A longer text is truncated at its end, as released.
+
+    intents  of the rows, counted from 1 as DailyDialog counts its acts (inform, question, directive, commissive)
+    """
+
+    def __init__(self, classifier: SequenceClassifier, intents: Sequence[int]) -> None:
+        self.classifier, self.intents = classifier, intents
+
+    def __call__(
+        self, prompts: Sequence[str], answers: Sequence[str], references: Sequence[Sequence[str]]
+    ) -> npt.NDArray[np.float64]:
+        labels = int(self.classifier.model.config.num_labels)
+        for row, intent in enumerate(self.intents):
+            if not 1 <= intent <= labels:
+                shown = f"has intent {intent}" if intent else "has no intent"
+                raise RunError(f"reward 'intent': row {row} {shown} (expected the extra 'intent', 1 to {labels})")
+        texts = [last_turn(prompt) + answer for prompt, answer in zip(prompts, answers, strict=True)]
+        likeliest_N = self.classifier.logits(texts).argmax(-1).numpy()
+        same_N: npt.NDArray[np.float64] = (likeliest_N == np.asarray(self.intents, np.int64) - 1).astype(np.float64)
+        return same_N
+
+
+def last_turn(prompt: str) -> str:
+    """The last turn of a dialogue whose turns end in "<EOU>"; "" of an empty one."""
+    turns = [turn for turn in prompt.split(TURN_END) if turn]
+    return turns[-1] if turns else ""

@@ -14,9 +14,10 @@ from torch import Tensor, nn
 from diptych.core.contracts import Dataset, Draws, Optimiser, Stage
 from diptych.core.errors import ConfigError
 from diptych.models.bridges.language_model import LanguageModel
-from diptych.models.policy.classifier_reward import ClassifierReward
+from diptych.models.policy.classifier_reward import ClassifierReward, IntentReward
 from diptych.models.policy.language_policy import ActionLogits, LanguagePolicy, answer_logits, value_model
 from diptych.models.policy.sampled_answers import SamplingRules, sample_answers
+from diptych.models.policy.sequence_classifier import SequenceClassifier
 from diptych.models.policy.text_generator import TextGenerator
 from diptych.objectives.policy.action_masks import (
     drawn_actions,
@@ -39,7 +40,7 @@ from diptych.recipes._shared.text_policy.token_transitions import (
     transitions,
 )
 from diptych.tasks._scoring.rewards.reward import Reward, checked_rewards
-from diptych.tasks._scoring.rewards.text_rewards import text_reward
+from diptych.tasks._scoring.rewards.text_rewards import reward_names, text_reward
 from diptych.train.engines.companions import frozen_copy
 from diptych.train.engines.rollouts import RowNoise
 from diptych.train.gradient_cache import to_float32
@@ -130,11 +131,12 @@ class RL4LMs(PromptedTextRecipe[LanguagePolicy, Any, ActionLogits]):
 
     algorithm      "nlpo", or "ppo" without a mask model
     reward         of an answer, by name: meteor, rougeL, bleu, cider, chrf, ter, increasing_numbers:20, dates, length:20, joined by "+",
-                  "0.5*NAME" for a share of one; "classifier" for a learned one; "meteor:FOLDER" is the released METEOR, with the
-                  synonyms of WordNet in that folder of NLTK's data; "bert_score:FOLDER" takes an encoder of transformers; "parent" the
-                  table in a prompt; "scene_tuples" stands for SPICE
+                  "0.5*NAME" for a share of one; "classifier" and "intent" for learned ones; "meteor:FOLDER" is the released METEOR, with
+                  the synonyms of WordNet in that folder of NLTK's data; "bert_score:FOLDER", "bleurt:FOLDER" and "entailment:FOLDER"
+                  take a model of transformers; "parent" the table in a prompt; "scene_tuples" stands for SPICE
     classifier     "FOLDER" of a sequence classifier of transformers, with its label behind a colon: the probability of that label is the
-                  reward of prompt and answer
+                  reward of prompt and answer. Of "intent" without a label: 1 where the likeliest label of the last turn and the answer
+                  is that of the row's extra "intent", counted from 1
     supervised     share of the steps that learn references first; 0 for none
     supervised_lr  learning rate of these
     ppo            proximal policy optimisation
@@ -173,12 +175,14 @@ class RL4LMs(PromptedTextRecipe[LanguagePolicy, Any, ActionLogits]):
             raise ConfigError(
                 f"algorithm is {self.algorithm!r}, supervised {self.supervised} (expected nlpo | ppo, and 0 or more, below 1)"
             )
-        if ("classifier" in self.reward) != bool(self.classifier) and self.classifier:
-            raise ConfigError(f"classifier is {self.classifier!r}, reward {self.reward!r} (expected reward 'classifier')")
+        if self.classifier and not self._learned():
+            raise ConfigError(
+                f"classifier is {self.classifier!r}, reward {self.reward!r} (expected reward 'classifier' or 'intent')"
+            )
 
     @property
     def measured_by(self) -> str:
-        metric = "" if "classifier" in self.reward else f",rewards=[{self.reward}]"
+        metric = "" if self._learned() else f",rewards=[{self.reward}]"
         return f"generated_text:prompts={self.prompts}{metric}"
 
     def prepare(self, data: Dataset) -> Self:
@@ -265,11 +269,18 @@ class RL4LMs(PromptedTextRecipe[LanguagePolicy, Any, ActionLogits]):
         return lambda logit_BV: top_k_mask(logit_BV, masks.top_k, always=always)
 
     def _rewards(self, batch: PromptBatch, answers: Sequence[str]) -> np.ndarray[Any, np.dtype[np.float64]]:
-        return checked_rewards(self.reward, self._reward(), batch.prompts, answers, batch.references)
+        return checked_rewards(self.reward, self._reward(batch.intents), batch.prompts, answers, batch.references)
 
-    def _reward(self) -> Reward:
-        classifier: Reward | None = classifier_reward(self.classifier) if "classifier" in self.reward else None
-        return text_reward(self.reward, classifier=classifier)
+    def _learned(self) -> set[str]:
+        return {"classifier", "intent"} & reward_names(self.reward)
+
+    def _reward(self, intents: Sequence[int] = ()) -> Reward:
+        learned = self._learned()
+        return text_reward(
+            self.reward,
+            classifier=classifier_reward(self.classifier) if "classifier" in learned else None,
+            intent=IntentReward(intent_classifier(self.classifier), intents) if "intent" in learned else None,
+        )
 
     # ------------------------------------------------------------ loss
 
@@ -383,8 +394,8 @@ class RL4LMs(PromptedTextRecipe[LanguagePolicy, Any, ActionLogits]):
 
     @classmethod
     def daily_dialog(cls) -> Self:
-        """The next turn of a dialogue, rewarded by a classifier and METEOR, three to one. In the release the classifier's likeliest intent
-        counts where it is that of the row; here its probability of one label."""
+        """The next turn of a dialogue, rewarded for the intent of the row and by METEOR, three to one. In the release the METEOR of an
+        answer is the mean over it and the answers before it in the batch; here it is its own."""
         return cls.grue("daily_dialog")
 
     @classmethod
@@ -420,3 +431,11 @@ def classifier_reward(address: str) -> ClassifierReward:
     if not address:
         raise ConfigError("reward is 'classifier' and classifier is '' (expected FOLDER:LABEL of a sequence classifier)")
     return ClassifierReward.open(address)
+
+
+@lru_cache(maxsize=2)
+def intent_classifier(folder: str) -> SequenceClassifier:
+    """The classifier of intents in a folder, opened once per process."""
+    if not folder:
+        raise ConfigError("reward is 'intent' and classifier is '' (expected FOLDER of a sequence classifier of intents)")
+    return SequenceClassifier.open(folder)

@@ -41,11 +41,15 @@ class STIC(PreferencePairRecipe):
     images         unlabelled images of the first stage, drawn from the data; 0: all
     answer_share   share of the steps behind LLaVA's own stages that the second stage takes; 0: none
     answer_rows    rows of instruction data of the second stage, drawn from the data; 0: all
-    answer_batch_size, answer_lr, answer_dropout, answer_warmup  of the second stage; the dropout is that of the adapters
+    answer_batch_size  samples of an optimiser step of the second stage
+    answer_lr      highest learning rate of the second stage
+    answer_dropout  dropout of the adapters in the second stage
+    answer_warmup  steps of the second stage until its highest rate; below 1, a share of that stage
     describes_first  the deployed model describes an image before it answers a question about it
     """
 
     slug = "stic"
+    pairs_come_from = "images whose two descriptions have words: more images, or a model that is trained for longer first"
 
     requests: DescriptionRequests = field(default_factory=lambda: DescriptionRequests(STEP_BY_STEP, NEUTRAL, IMAGINATIVE))
     sampling: CandidateOptions = field(

@@ -64,7 +64,8 @@ class TIPS(TwoTextRecipe[DenseEncoder, DenseBatch, DensePairs]):
     koleo        weight of the KoLeo regulariser on the first class token, which spreads images evenly (DINOv2: 0.1; TIPS publishes none)
     locals       small views an image, of local_size pixels and these shares of its area
     momentum     of the teacher at the start; it goes to 1 as a cosine
-    prototypes   of either head; head_hidden and head_width are its inner layers
+    prototypes   of either head
+    head_hidden, head_width  widths of the inner layers of either head, and of the last of them
     student_tau, teacher_tau   temperatures; centre is the momentum of the teacher's centre
     token        which class token the deployed model reads: "first" or "second"
     head_width   of the last layer before the prototypes

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -39,7 +40,7 @@ def threshold_page(
     """
     finite = score_N[np.isfinite(score_N)]
     count_B, edge_B = np.histogram(finite, bins=min(BINS, max(1, len(np.unique(finite)))))
-    bars = {f"{edge:.3g}": int(count) for edge, count in zip(edge_B[:-1], count_B, strict=True)}
+    bars = dict(zip(edge_labels(edge_B), count_B.tolist(), strict=True))
     nearest = [*map(int, kept[-SHOWN:])], [*map(int, dropped[:SHOWN])]
     album = Album(data.select([*nearest[0], *nearest[1]]))
 
@@ -48,7 +49,20 @@ def threshold_page(
         return page.sheet(page.figure(album.of(uid)[0], f"{score_N[row]:.3f} {album.of(uid)[1]}") for row, uid in uids.items())
 
     sections = [
-        page.Section("Histogram", (bar_chart(name, bars), page.text(f"Threshold {threshold:.4g}."))),
+        page.Section("Histogram", (bar_chart(name, bars), page.text(f"Threshold {threshold:.6g}."))),
         *(page.Section(side, (sheet(rows),) if rows else ()) for side, rows in zip(sides, nearest, strict=True)),
     ]
     return page.page(title, lead, sections)
+
+
+def edge_labels(edge_B: npt.NDArray[np.floating[Any]]) -> list[str]:
+    """Labels of bins by their left edges, to a tenth of a bin, so that they differ. `edge_B` has one entry more than there are bins.
+
+    >>> edge_labels(np.array([1e-22, 0.05, 0.1])), edge_labels(np.array([999.0, 999.05, 999.1]))
+    (['0', '0.05'], ['999', '999.05'])
+    """
+    width = float(edge_B[1] - edge_B[0])
+    decimals = 1 - math.floor(math.log10(width)) if width > 0 else 3
+    labels = [f"{round(float(edge), decimals) + 0.0:.{max(0, decimals)}f}" for edge in edge_B[:-1]]
+    labels = [label.rstrip("0").rstrip(".") if "." in label else label for label in labels]
+    return labels if len(set(labels)) == len(labels) else [repr(float(edge)) for edge in edge_B[:-1]]

@@ -34,11 +34,13 @@ class LanguageModelRecipe(Recipe[M, B, F]):
                   image settings; "small" or "small:ADDRESS": a small one that learns the pairs of the data first, for
                   `small_image_steps`, in the same way
     start         whether a start mark stands before everything; none: as the language model's tokenizer has it
-    start_behind  it stands behind a picture that a row begins with, and not before
+    start_behind  the start mark stands behind a picture that a row begins with, and not before
     end_starts    the end mark is the start mark, where there is one, as LAVIS has it for Vicuna
     language      texts of this language or of an unknown one are read; "" takes all
     pieces        of a vocabulary that is learned from the data
-    small_image_steps, small_image_size  of the small image encoder, which cuts an image into patches of 16 pixels
+    small_steps   training steps of the small language model
+    small_image_steps  training steps of the small image encoder, which cuts an image into patches of 16 pixels
+    small_image_size  side in pixels of the images that the small image encoder reads
     """
 
     language_model: str = "small"

@@ -8,13 +8,13 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar, Self, cast
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from diptych.core.contracts import Draw, Draws, Optimiser, Rule, Stage, Trainer
+from diptych.core.contracts import Dataset, Draw, Draws, Optimiser, Rule, Stage, Trainer
 from diptych.core.errors import ConfigError, DataError
 from diptych.core.rows import Rows
 from diptych.core.sample import Sample
@@ -68,6 +68,8 @@ class PreferencePairRecipe(VisualInstructionRecipe):
     """
 
     engine: ClassVar[str] = "preference"
+    pairs_come_from: ClassVar[str] = "some: more candidates or instructions"
+    """What gives pairs, for the error where there are none."""
 
     loss: PreferenceLoss = field(default_factory=PreferenceLoss)
     tuned: AdapterConfig = field(default_factory=lambda: AdapterConfig(adapter_rank=0))
@@ -92,6 +94,16 @@ class PreferencePairRecipe(VisualInstructionRecipe):
             )
 
     # ------------------------------------------------------------ data
+
+    def prepare(self, data: Dataset) -> Self:
+        """Refuses data without samples for LLaVA's own stages first, before a language model is trained."""
+        for stage in self.start_stages():
+            if stage.keep is not None and not any(stage.keep(data[row]) for row in range(len(data))):
+                raise ConfigError(
+                    f"'{data.name}' has no samples for the stage '{stage.name}' before the pairs (expected some, or start_share 0 with "
+                    "weights_from, the address of a trained model)"
+                )
+        return super().prepare(data)
 
     def load(self, sample: Sample, rng: np.random.Generator) -> Mapping[str, Any]:
         if not self.pairs:
@@ -254,9 +266,7 @@ class PreferencePairRecipe(VisualInstructionRecipe):
         """
         given = list(samples)
         if not given:
-            raise ConfigError(
-                f"'{self.slug}' found no pair of answers to learn from (expected some: more candidates or instructions)"
-            )
+            raise ConfigError(f"'{self.slug}' found no pair of answers to learn from (expected {self.pairs_come_from})")
         if self.loss.reference == "model":
             return given
         scored: list[Sample] = []

@@ -20,9 +20,9 @@ class GrueTask:
 
     base        the published language model
     prompts     where a prompt comes from, with `prefix` before and `suffix` behind it
-    reward      by name (`tasks._scoring.rewards.text_rewards`); "classifier" needs the folder of one
-    metrics     rewards that the evaluation reports. The release also has BERTScore, for which "bert_score:FOLDER" needs an encoder, and
-                SPICE, for which "scene_tuples" stands here
+    reward      by name (`tasks._scoring.rewards.text_rewards`); "classifier" and "intent" need the folder of one
+    metrics     rewards that the evaluation reports. The release also has BERTScore and BLEURT, for which "bert_score:FOLDER" and
+                "bleurt:FOLDER" need a model, and SPICE, for which "scene_tuples" stands here
     prompt_length, truncate  tokens of a prompt, and which end of a longer one is cut
     max_tokens, min_tokens, top_k  of the answers that are sampled; top_k 0 takes all
     transitions tokens of a rollout: steps of an environment, of which ten run side by side
@@ -82,7 +82,7 @@ TASKS: dict[str, GrueTask] = {
         truncate="right", transitions=2560,
     ),
     "daily_dialog": GrueTask(
-        "gpt2", "extra", "0.75*classifier+0.25*meteor", (*OVERLAP, "sacrebleu:intl"), 128, 20, 0.2, 0.5,
+        "gpt2", "extra", "0.75*intent+0.25*meteor", (*OVERLAP, "sacrebleu:intl"), 128, 20, 0.2, 0.5,
         1e-6, 100, 20, min_tokens=2, top_k=20,
     ),
     "increasing_numbers": GrueTask(

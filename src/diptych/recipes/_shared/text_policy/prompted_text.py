@@ -27,12 +27,13 @@ from diptych.recipes._shared.pairs import B, F, M
 
 @dataclass(frozen=True)
 class PromptBatch(TensorBatch):
-    """Prompts, padded on the left, as ids and as text, and the references of each."""
+    """Prompts, padded on the left, as ids and as text, the references of each, and its intent, 0 where the row has none."""
 
     prompt_BP: Rows[Tensor]
     there_BP: Rows[Tensor]
     prompts: Rows[tuple[str, ...]]
     references: Rows[tuple[tuple[str, ...], ...]]
+    intents: Rows[tuple[int, ...]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,7 +72,8 @@ class PromptedTextRecipe(LanguageModelRecipe[M, B, F]):
         pairs = [prompt_and_references(draw.sample, self.prompts, language=self.language) for draw in draws]
         texts = tuple(f"{self.prefix}{prompt}{self.suffix}" for prompt, _ in pairs)
         prompt_BP, there_BP = prompt_rows(texts, self.words(), length=self.prompt_length, truncate=self.truncate)
-        return PromptBatch(prompt_BP, there_BP, texts, tuple(references for _, references in pairs))
+        intents = tuple(_intent(draw.sample) for draw in draws)
+        return PromptBatch(prompt_BP, there_BP, texts, tuple(references for _, references in pairs), intents)
 
     def referred(self, draws: Draws) -> None:
         """Raises DataError for a sample without a reference."""
@@ -94,3 +96,16 @@ class PromptedTextRecipe(LanguageModelRecipe[M, B, F]):
             length=self.prompt_length,
             truncate=self.truncate,
         )
+
+
+def _intent(sample: Sample) -> int:
+    given = sample.extras.get("intent")
+    if given is None or given == "":
+        return 0
+    try:
+        intent = int(str(given))
+    except ValueError:
+        intent = 0
+    if intent < 1:
+        raise DataError(f"sample '{sample.uid}' has intent {given!r}", field="intent", expected="a whole number from 1")
+    return intent

@@ -30,6 +30,7 @@ import transformers
 from torch import Tensor
 
 from diptych.core.errors import ConfigError, DataError
+from diptych.models.policy.sequence_classifier import positions_of
 from diptych.models.towers.packaged.hf_text import silence_transformers
 
 BATCH = 32
@@ -79,7 +80,7 @@ class BertScore:
             raise ConfigError(f"layer {layer} of an encoder with {layers} (expected 0 to {layers})")
         self.model, self.tokenizer, self.layer, self.idf, self.baseline = model.eval(), tokenizer, layer, idf, baseline
         self.space = " " if type(tokenizer).__name__.startswith(("Roberta", "GPT2")) else ""
-        self.length = min(int(tokenizer.model_max_length), _positions(model))
+        self.length = min(int(tokenizer.model_max_length), positions_of(model.config))
 
     @classmethod
     def open(cls, address: str) -> Self:
@@ -169,13 +170,6 @@ class _Weights(dict[int, float]):
 
     def __missing__(self, token: int) -> float:
         return self.others
-
-
-def _positions(model: Any) -> int:
-    """Tokens that an encoder reads; those of RoBERTa's kind count positions from behind the padding token's number."""
-    config = model.config
-    behind = int(config.pad_token_id or 0) + 1 if config.model_type in ("roberta", "xlm-roberta", "camembert") else 0
-    return int(getattr(config, "max_position_embeddings", None) or 10**6) - behind
 
 
 def _layer(given: str, config: Any) -> int:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -29,15 +29,16 @@ COMMONGEN_PREFIX = "generate a sentence with: "
 DATE = re.compile(r"\d{4}-\d{2}-\d{2}")
 
 
-def text_reward(name: str, *, classifier: Reward | None = None) -> Reward:
+def text_reward(name: str, *, classifier: Reward | None = None, intent: Reward | None = None) -> Reward:
     """Returns a reward by name; "+" adds rewards ("meteor+commongen_penalty"), "-NAME" negates one, "0.5*NAME" scales one.
 
-    classifier  what "classifier" stands for
+    classifier, intent  what these names stand for
 
     >>> text_reward("increasing_numbers:20")([""], ["1 2 3 2 x"], [[]])
     [0.3]
     """
-    parts = [_one(part.strip(), classifier) for part in name.split("+")]
+    own = {name: reward for name, reward in (("classifier", classifier), ("intent", intent)) if reward is not None}
+    parts = [_one(part.strip(), own) for part in name.split("+")]
 
     def added(prompts: Texts, answers: Texts, references: References) -> list[float]:
         columns = [part(prompts, answers, references) for part in parts]
@@ -46,13 +47,22 @@ def text_reward(name: str, *, classifier: Reward | None = None) -> Reward:
     return added
 
 
-def _one(name: str, classifier: Reward | None) -> Reward:
+def reward_names(name: str) -> set[str]:
+    """Names in a reward, without signs, weights and arguments.
+
+    >>> sorted(reward_names("0.75*intent+-length:20"))
+    ['intent', 'length']
+    """
+    return {part.strip().removeprefix("-").rpartition("*")[2].partition(":")[0] for part in name.split("+")}
+
+
+def _one(name: str, own: Mapping[str, Reward]) -> Reward:
     sign = -1.0 if name.startswith("-") else 1.0
     share, _, named = name.removeprefix("-").rpartition("*")
     weight = sign * _number(named, share, 1.0)
     key, _, argument = named.partition(":")
-    if key == "classifier" and classifier is not None:
-        reward = classifier
+    if key in own:
+        reward = own[key]
     elif key in REWARDS:
         reward = REWARDS[key](argument)
     else:
@@ -214,6 +224,15 @@ def _bert_score(argument: str) -> Reward:
     return lambda prompts, answers, references: scorer(answers, _referred("bert_score", references))
 
 
+def _pair_scores(name: str, argument: str) -> Reward:
+    """BLEURT or entailment by the classifier in a folder of transformers: "bleurt:FOLDER", "entailment:FOLDER,label=0"."""
+    from diptych.tasks._scoring.rewards import pair_scores
+
+    scored = pair_scores.bleurt if name == "bleurt" else pair_scores.entailment
+    scored(argument, [], [])
+    return lambda prompts, answers, references: scored(argument, answers, _referred(name, references))
+
+
 def _referred(name: str, references: References) -> References:
     if lacking := [row for row, own in enumerate(references) if not own]:
         raise ConfigError(f"reward '{name}': row {lacking[0]} has no reference (expected one or more texts)")
@@ -292,6 +311,8 @@ REWARDS: dict[str, Callable[[str], Reward]] = {
     "parent": _parent,
     "scene_tuples": _scene_tuples,
     "bert_score": _bert_score,
+    "bleurt": lambda argument: _pair_scores("bleurt", argument),
+    "entailment": lambda argument: _pair_scores("entailment", argument),
     "increasing_numbers": lambda argument: _increasing(int(_number("increasing_numbers", argument, 20))),
     "dates": lambda argument: _of_answers(lambda text: float(DATE.search(text) is not None)),
     "commongen_penalty": lambda argument: (
