@@ -90,7 +90,7 @@ def test_a_day(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
     moved = Path(shutil.move(day, tmp_path / "elsewhere"))
     monkeypatch.chdir(moved)
     assert main(["train", "--resume", "own", "--steps", "8"]) == 1
-    assert "a program that was not used on this machine before" in capsys.readouterr().err
+    assert "a program that nobody named on this machine yet" in capsys.readouterr().err
     assert main(["train", "--resume", "own", "--steps", "8", "--recipe", "losses.py"]) == 0
     assert RunFolder(Path("own")).state["step"] == 8
     assert main(["run-info", "own"]) == 0
