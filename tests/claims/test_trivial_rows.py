@@ -12,6 +12,7 @@ from diptych.claims.cell import Cell
 from diptych.claims.cells.learned_pairs.clipart import AsManyByChance
 from diptych.claims.cells.learned_pairs.pairs import sized_for
 from diptych.claims.cells.learned_pairs.probed import backbone
+from diptych.claims.systems.laion import KNOWN, TRUSTED, Trusted
 from diptych.claims.systems.metaclip import OneTextInTurn, balanced
 from diptych.claims.systems.protoclip import OTHER_WORDS, in_other_words
 from diptych.claims.systems.tips import PatchColours
@@ -56,6 +57,13 @@ def test_as_many_rows_by_chance(tmp_path: Path) -> None:
     assert len(kept) == len(set(kept.uids)) == 20
     assert list(kept.uids) != list(pool.uids[:20])
     assert list(kept.uids) == list(few(pool, cell).uids) != list(few(pool, replace(cell, seed=5)).uids)
+
+
+def test_trusted_alone_is_every_trusted_pair(tmp_path: Path) -> None:
+    cell = Cell("x", 3, tmp_path)
+    rows = Trusted()(cell)
+    assert len(rows) == len(set(rows.uids)) == TRUSTED + KNOWN == cell.spending.trusted
+    assert not any(rows.column("mismatched"))
 
 
 def test_patch_colours_are_means_of_their_pixels() -> None:

@@ -186,6 +186,32 @@ def test_things_stand_behind_their_identifiers() -> None:
     assert step.batch.answer_BL.any(1).all()
 
 
+class Letters:
+    """A vocabulary of letters with start mark 1 and end mark 2."""
+
+    start_ids, start_behind, close_ids, end_id, pad_id = (1,), False, (), 2, 0
+
+    def pieces(self, text: str) -> list[int]:
+        return [ord(letter) for letter in text]
+
+
+def test_targets_of_version_two_are_those_of_the_release() -> None:
+    """Its rows by a naive reading: start mark, prompt with a space behind, then as targets the start mark, the answer and its sign."""
+    prompt = Chat3Dv2.paper().prompt
+    row = prompt.pieces(IdentifierAssignment.draw(2, "plain", None), "what?", "a chair", tokens=2, start=Letters.start_ids)
+    laid = lay_out([row], Letters())
+    before, behind = prompt.system.split("{}")
+    listed = [*map(ord, before + "obj00 "), 0, 0, *map(ord, "; obj01 "), 0, 0]
+    asked = [1, *listed, *map(ord, f"{behind}\n### Human: what?\n### Assistant: ")]
+    target = [1, *map(ord, "a chair\n###")]
+    assert laid.id_BL[0].tolist() == asked + target
+    assert laid.answer_BL[0].tolist() == [False] * len(asked) + [True] * len(target)
+    open_row = prompt.pieces(IdentifierAssignment.draw(2, "plain", None), "what?", None, tokens=2)
+    assert lay_out([open_row], Letters()).id_BL[0].tolist() == asked[:-1], "as the release evaluates: without the space"
+    assert prompt.written("a chair\n### Human: and?") == "a chair"
+    assert ChatPrompt().written("a chair\n###") == "a chair\n###"
+
+
 def test_an_unknown_identifier_is_a_failure() -> None:
     model = RECIPE.deploy(RECIPE.model().eval())
     said = {"familiar": "<OBJ001>", "strange": "<OBJ077>", "words": "the red one"}

@@ -16,7 +16,7 @@ import numpy.typing as npt
 from diptych.core.errors import ConfigError
 from diptych.data.points.room_language import RoomDescription, RoomObject
 from diptych.data.text.object_identifiers import IdentifierAssignment, IdentifierForm, identifier
-from diptych.data.text.prompts.layout import ImageSlots, Piece, TextPiece
+from diptych.data.text.prompts.layout import ImageSlots, Piece, TextPiece, TokenPiece
 
 ChatTask = Literal["grounding", "captions", "questions", "objects"]
 CHAT_TASKS: tuple[ChatTask, ...] = ("grounding", "captions", "questions", "objects")
@@ -45,6 +45,8 @@ class ChatPrompt:
     system     text before everything, with one {} for the list of things
     request    with one {} for what is asked; the answer follows
     form       of identifiers, see `IdentifierForm`
+    answer_start  an answer begins with the start marks of the language model, which are targets, behind the space after the request (v2.0)
+    answer_end  what ends an answer in place of the end mark; "" for the end mark
     named_by   how an answer means things: by "identifiers", or by "centres", numbers of metres, which are read as the nearest thing: what a
                model without identifiers can do
     """
@@ -52,6 +54,8 @@ class ChatPrompt:
     system: str = "A room with objects: [{}]."
     request: str = "\n### Human: {}\n### Assistant:"
     form: IdentifierForm = "words"
+    answer_start: bool = False
+    answer_end: str = ""
     named_by: Literal["identifiers", "centres"] = "identifiers"
 
     def __post_init__(self) -> None:
@@ -62,18 +66,31 @@ class ChatPrompt:
                 f"system {self.system!r}, request {self.request!r}, form {self.form!r} (expected one {{}} in each, and words | tokens)"
             )
 
-    def pieces(self, assignment: IdentifierAssignment, asked: str, answer: str | None, *, tokens: int) -> list[Piece]:
-        """The row of a request: identifiers and slots of all things in their order; `tokens` of a thing. None leaves the answer open."""
+    def pieces(
+        self, assignment: IdentifierAssignment, asked: str, answer: str | None, *, tokens: int, start: Sequence[int] = ()
+    ) -> list[Piece]:
+        """The row of a request: identifiers and slots of all things in their order; `tokens` of a thing. None leaves the answer open.
+        `start` are the start marks of the language model."""
         before, _, behind = self.system.partition("{}")
         row: list[Piece] = [TextPiece(before)]
         for number, index in enumerate(assignment.sequence):
             words = identifier(assignment.number_of[index], self.form)
             joined = ("; " if number else "") + words + " " if self.form == "words" else words
             row += [TextPiece(joined), ImageSlots(tokens)]
-        row.append(TextPiece(behind + self.request.format(asked)))
-        if answer is not None:
-            row.append(TextPiece(f" {answer}", answer=True))
+        request, space = behind + self.request.format(asked), " "
+        if answer is not None and self.answer_start:
+            request, space = request + space, ""
+        row.append(TextPiece(request))
+        if answer is None:
+            return row
+        if self.answer_start:
+            row.append(TokenPiece(tuple(start), answer=True))
+        row.append(TextPiece(f"{space}{answer}{self.answer_end}", answer=True, ends=not self.answer_end))
         return row
+
+    def written(self, text: str) -> str:
+        """A generated answer, up to what ends it."""
+        return text.partition(self.answer_end)[0] if self.answer_end else text
 
 
 def draw_request(

@@ -126,7 +126,8 @@ class RoomChatModel:
                 sequence_BM = torch.tensor(assignment.sequence, device=weight.device).expand(count, -1)
                 embed_BLD = self.model.embed(token_1MCD.expand(count, -1, -1, -1), sequence_BM, open_1M.expand(count, -1), layout)
                 search: dict[str, Any] = {"num_beams": self.beams, "repetition_penalty": self.repetition_penalty}
-                answers += self.model.language.write(embed_BLD, layout, self.vocabulary, max_tokens=self.max_tokens, **search)
+                written = self.model.language.write(embed_BLD, layout, self.vocabulary, max_tokens=self.max_tokens, **search)
+                answers += map(self.prompt.written, written)
         return answers
 
     def save(self, folder: Path) -> None:

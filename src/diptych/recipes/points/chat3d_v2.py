@@ -209,15 +209,15 @@ class Chat3Dv2(LanguageModelRecipe[RoomChat, RoomChatBatch, RoomChatFeatures]):
             caption_BMCL, mask_BMCL = self._captions(draws)
             return replace(things, caption_BMCL=caption_BMCL, caption_mask_BMCL=mask_BMCL)
         tasks: Sequence[ChatTask] = self.tasks if self.stage == "instructions" else ("objects", "captions")
-        rows = []
+        rows, words = [], self.words()
         for draw in draws:
             sample, assignment = draw.sample, draw.media["assignment"]
             objects = room_objects(sample)[: len(assignment.number_of)]
             ids = {thing.id for thing in objects}
             described = [one for one in room_descriptions(sample) if set(one.object_ids) <= ids]
             asked, answer = draw_request(tasks, objects, described, self._questions(sample), assignment, self.prompt, draw.rng)
-            rows.append(self.prompt.pieces(assignment, asked, answer, tokens=self.tokens.count))
-        laid = lay_out(rows, self.words(), length=self.text_length, names=[draw.sample.uid for draw in draws])
+            rows.append(self.prompt.pieces(assignment, asked, answer, tokens=self.tokens.count, start=words.start_ids))
+        laid = lay_out(rows, words, length=self.text_length, names=[draw.sample.uid for draw in draws])
         made = {name: getattr(laid, name) for name in ("id_BL", "slot_BL", "mask_BL", "answer_BL", "places")}
         return replace(things, **made)
 
@@ -336,7 +336,7 @@ class Chat3Dv2(LanguageModelRecipe[RoomChat, RoomChatBatch, RoomChatFeatures]):
     def paper(cls) -> Self:
         """v2.0: a frozen language model, "obj01" in order, tokens of norms 200 and 50, the stages one after another, a room a step. The
         command of the release sets a rate of 2e-4 over the 5e-3 of its configuration."""
-        return cls(prompt=ChatPrompt(system=V2_SYSTEM), batch_size=1)
+        return cls(prompt=ChatPrompt(system=V2_SYSTEM, answer_start=True, answer_end="\n###"), batch_size=1)
 
     @classmethod
     def chat_scene(cls) -> Self:
