@@ -12,6 +12,7 @@ const tell = name => searching.dispatchEvent(new Event(name));
 
 export async function search() {
   clearTimeout(timer);
+  timer = 0;
   asking?.abort();
   remember();
   tell("asked");
@@ -29,7 +30,7 @@ export async function search() {
   } catch (error) {
     if (mine === turn && error.name !== "AbortError") { show([]); say("The service does not answer.", true); }
   } finally {
-    if (mine === turn) document.body.classList.remove("searching");
+    if (mine === turn && !timer) document.body.classList.remove("searching");   // else one is due
   }
 }
 
