@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
 import shutil
 from dataclasses import dataclass
 from importlib import metadata
@@ -20,7 +22,7 @@ from diptych.core.run_folder import RunFolder
 from diptych.core.sources.closure import SOURCES
 from diptych.core.sources.program import code_hash, local_files, same_syntax
 from diptych.recipes.contrastive.clip import CLIP
-from diptych.train.provenance import changed_modules, changed_packages, edited_fields, installed_packages, keep_config
+from diptych.train.provenance import _hash_of, changed_modules, changed_packages, edited_fields, installed_packages, keep_config
 
 WORLD = "world:scenes?n=16&test=8"
 CALLS: list[str] = []
@@ -135,6 +137,20 @@ def test_the_hash_of_code_follows_files_and_ignores_space(tmp_path: Path) -> Non
     assert code_hash([CLIP]) != code_hash([Mine])
     assert same_syntax("x = 1", "x  =  1  # one")
     assert not same_syntax("x = 1", "x = 2")
+
+
+def test_a_kept_hash_follows_the_file(tmp_path: Path) -> None:
+    """Hashes are kept within a process; a file of the same size that is written later, and one that is gone, have others."""
+    file = tmp_path / "one.py"
+    file.write_text("x = 1\n")
+    os.utime(file, ns=(10**9, 10**9))
+    first = _hash_of(file)
+    assert first == _hash_of(file) == hashlib.sha256(b"x = 1\n").hexdigest()[:12]
+    file.write_text("x = 2\n")
+    os.utime(file, ns=(10**9 + 1, 10**9 + 1))
+    assert _hash_of(file) == hashlib.sha256(b"x = 2\n").hexdigest()[:12]
+    file.unlink()
+    assert _hash_of(file) == ""
 
 
 def test_changed_packages_modules_and_fields_are_listed(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from diptych.claims.cell import Cell
-from diptych.claims.cells.learned_pairs.clipart import CLIPART, HELD_OUT, AsManyByChance, OnClipart, heads, rows_of
+from diptych.claims.cells.learned_pairs.clipart import ASKED, AsManyByChance, OnClipart, heads, rows_of
 from diptych.claims.claim import Arm, Claim, around, declare
 from diptych.curate.operators.align import AlignFilters
 from diptych.data.dataset import Pool
@@ -32,11 +32,6 @@ def claims() -> tuple[Claim, ...]:
                 Arm("untrained heads", OnClipart(locked, learns=False)),
                 Arm("by chance", OnClipart(locked, AsManyByChance(described))),
             ),
-            metric=f"{HELD_OUT}/t2i_r@5",
-            margins=0.01,
-            equal_budget=("steps", "samples", "trained_parameters"),
-            data=CLIPART,
-            reported=(f"{HELD_OUT}/i2t_r@5", f"{HELD_OUT}/t2i_r@1", "rows"),
-            tuning_seeds=(0, 1),
+            **ASKED,
         ),
     )

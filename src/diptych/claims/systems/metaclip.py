@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from diptych.claims.cell import Cell
-from diptych.claims.cells.learned_pairs.clipart import CLIPART, HELD_OUT, AsManyByChance, Choose, OnClipart, heads, rows_of
+from diptych.claims.cells.learned_pairs.clipart import ASKED, AsManyByChance, Choose, OnClipart, heads, rows_of
 from diptych.claims.claim import Arm, Claim, around, declare
 from diptych.core.randomness import keyed_rng
 from diptych.curate.operators.metaclip import MetaCLIP
@@ -54,11 +54,6 @@ def claims() -> tuple[Claim, ...]:
                 Arm("by chance", OnClipart(locked, AsManyByChance(balanced))),
                 Arm("by text", OnClipart(locked, OneTextInTurn(balanced))),
             ),
-            metric=f"{HELD_OUT}/t2i_r@5",
-            margins=0.01,
-            equal_budget=("steps", "samples", "trained_parameters"),
-            data=CLIPART,
-            reported=(f"{HELD_OUT}/i2t_r@5", f"{HELD_OUT}/t2i_r@1", "rows"),
-            tuning_seeds=(0, 1),
+            **ASKED,
         ),
     )

@@ -6,10 +6,10 @@ wrong ones, and files that occur more than once. Smoke tests and traces read a f
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -17,7 +17,7 @@ from PIL import Image, ImageOps
 from diptych.claims.cell import Cell, Scores
 from diptych.claims.training import opened, untrained
 from diptych.core.disk.cache import cache_folder
-from diptych.core.disk.files import write_atomic
+from diptych.core.disk.files import atomic_file
 from diptych.core.errors import DataError
 from diptych.core.image import ArrayImage
 from diptych.core.randomness import keyed_rng
@@ -32,9 +32,15 @@ BATCH, STEPS = 128, 200
 SIDE, SMOKE_ROWS = 112, 48
 """Pixels of a picture, whole on a white square: what the image encoder reads."""
 HELD_OUT = "unseen_author"
-CLIPART = (
-    "openclipart: 7,582 pictures with titles, descriptions and keywords by their authors; retrieval among 505 of other authors"
-)
+ASKED: dict[str, Any] = {
+    "metric": f"{HELD_OUT}/t2i_r@5",
+    "margins": 0.01,
+    "equal_budget": ("steps", "samples", "trained_parameters"),
+    "data": "openclipart: 7,582 pictures with titles, descriptions and keywords by their authors; retrieval among 505 of other authors",
+    "reported": (f"{HELD_OUT}/i2t_r@5", f"{HELD_OUT}/t2i_r@1", "rows"),
+    "tuning_seeds": (0, 1),
+}
+"""What claims on these data have in common."""
 
 Choose = Callable[[Pool, Cell], Pool]
 """The rows of the pool that train; what a rule needs beyond them goes on the cell's account."""
@@ -101,10 +107,9 @@ def _clipart() -> Pool:
     pool: Pool = open_data(str(folder))
     file = cache_folder() / "decoded" / f"{pool.fingerprint}-{SIDE}.npy"
     if not file.is_file():
-        stored = io.BytesIO()
-        np.save(stored, np.stack([_square(pool, row) for row in range(len(pool))]))
-        write_atomic(file, stored.getvalue())
-    pixels_NHWC = np.load(file, mmap_mode="r")
+        with atomic_file(file) as stored:
+            np.save(stored, np.stack([_square(pool, row) for row in range(len(pool))]), allow_pickle=False)
+    pixels_NHWC = np.load(file, mmap_mode="r", allow_pickle=False)
     images = [ArrayImage(pixels_HWC, uid) for uid, pixels_HWC in zip(pool.uids, pixels_NHWC, strict=True)]
     return pool.with_images(ImageObjects(images))
 
