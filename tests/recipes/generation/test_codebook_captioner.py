@@ -209,7 +209,7 @@ def test_it_starts_as_deit_and_bert(parity: Any, tmp_path: Path) -> None:
 
 def test_it_learns_to_name_what_it_sees(tmp_path: Path) -> None:
     rows = SmallPairs(1000, captioned=False).pool("train", 0)
-    recipe = replace(small(), steps=120, batch_size=32)
+    recipe = replace(small(), steps=160, batch_size=48)
     run = fit(recipe, rows, tmp_path / "run", TrainOptions(seed=0, progress=False))
     model = open_model(run.model)
     test = SmallPairs(60).pool("test", 1)

@@ -75,7 +75,8 @@ class Chat3Dv2(LanguageModelRecipe[RoomChat, RoomChatBatch, RoomChatFeatures]):
 
     The releases differ: v2.0 writes "obj01" in order; v2.1 has tokens "<OBJ001>" in a drawn order (`order` "shuffled"), Chat-Scene the
     identifiers in order and things drawn behind them ("ascending"), both with plain projections of features of norm 1 (`kind`) and tuned
-    language models (`trained`; adapters by `--lora`). An identifier that nothing has is a failure here, and no thing at random.
+    language models (`trained`; adapters by `--lora`). v2.0 trains answers with a start mark before them and "\\n###" in place of the end
+    mark (`answer_start`, `answer_end`). An identifier that nothing has is a failure here, and no thing at random.
 
     Features are the extra `object_features` of a sample (published: Uni3D's, 1,024 dimensions), or learned from points (`points`).
     Chat-Scene's second token of a thing is made of the extra `object_image_features` (published: DINOv2's, the mean over views). Colours
