@@ -20,25 +20,30 @@ from safetensors.torch import load_file
 TRAIN = Path(__file__).parents[1] / "train"
 
 
+def decided(plan: dict[str, Any]) -> dict[str, Any]:
+    """The plan with "resume" as the folder stands now: a slow process would find what a quick one of the same run has begun."""
+    return {**plan, "resume": plan.get("resume", False) and (Path(plan["out"]) / "config.yaml").exists()}
+
+
 def torchrun(processes: int, plan: dict[str, Any], *, program: str = "toy") -> subprocess.CompletedProcess[str]:
     """The program started as users start one. Each process imports everything anew, which takes five seconds."""
     start = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
-    command = [sys.executable, *start, str(TRAIN / f"{program}.py"), json.dumps(plan)]
+    command = [sys.executable, *start, str(TRAIN / f"{program}.py"), json.dumps(decided(plan))]
     return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
 
 
 def run(processes: int, plan: dict[str, Any], *, program: str = "toy") -> None:
     """`program.run(plan)` in this process, or on as many forks with the environment that torchrun gives."""
     if processes == 1:
-        import_module(program).run(plan)
+        import_module(program).run(decided(plan))
         return
     with tempfile.TemporaryDirectory() as meeting:
-        on_processes(partial(_run_on_rank, program, plan), Path(meeting), world=processes)
+        on_processes(partial(_run_on_rank, program, decided(plan)), Path(meeting), world=processes)
 
 
 def begin(processes: int, plan: dict[str, Any], meeting: Path) -> mp.ProcessContext:
     """The same on forks that are not waited for; they meet in an empty folder."""
-    return begin_on_processes(partial(_run_on_rank, "toy", plan), meeting, world=processes)
+    return begin_on_processes(partial(_run_on_rank, "toy", decided(plan)), meeting, world=processes)
 
 
 def trained(processes: int, out: Path, *, program: str = "toy", **plan: Any) -> dict[str, torch.Tensor]:
