@@ -1,4 +1,4 @@
-"""Changes to scenes of `world:links`: nouns with their colours, boxes of two annotators, captions as a model writes them."""
+"""Changes to scenes of `world:links`: boxes of two annotators, captions as a model writes them."""
 
 from __future__ import annotations
 
@@ -17,11 +17,6 @@ TWICE = 0.5
 """Share of the shapes that have two boxes."""
 WRONG, MISSING = 0.2, 0.1
 """Shares of the links that a hasty caption names by another predicate, and does not name."""
-
-
-def with_colours(sample: Sample) -> Sample:
-    """Scene with shapes named by colour and shape: 48 names in place of 6."""
-    return replace(sample, regions=tuple(replace(r, label=f"{r.attributes[0]} {r.label}") for r in sample.regions))
 
 
 def annotated_twice(sample: Sample) -> Sample:
