@@ -34,7 +34,7 @@ def annotated_twice(sample: Sample) -> Sample:
     return replace(sample, regions=(*sample.regions, *second))
 
 
-def captioned_in_haste(sample: Sample, *, wrong_share: float = WRONG, missing_share: float = MISSING) -> Sample:
+def captioned_in_haste(sample: Sample) -> Sample:
     """A caption as a model writes it: some links by another predicate, some not at all. The same every time.
 
     A shape is named by its colour too, as in the world's own captions. A caption without a link left says nothing.
@@ -44,7 +44,7 @@ def captioned_in_haste(sample: Sample, *, wrong_share: float = WRONG, missing_sh
     named = []
     for relation in sample.relations:
         others = [name for name in PREDICATES if name != relation.predicate]
-        wrong, missing, other = rng.random() < wrong_share, rng.random() < missing_share, others[int(rng.integers(len(others)))]
+        wrong, missing, other = rng.random() < WRONG, rng.random() < MISSING, others[int(rng.integers(len(others)))]
         if not missing:
             named.append(f"{nouns[relation.subject]} {other if wrong else relation.predicate} {nouns[relation.object]}")
     return replace(sample, texts=(Text(" and ".join(named) or "a picture of shapes", "en", "synthetic"),))
