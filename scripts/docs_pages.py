@@ -39,6 +39,7 @@ ROOMS = {
     "recipes": "trainable systems",
     "pipelines": "systems that act at inference time",
     "claims": "method against baseline",
+    "comparisons": "recipes and models on the same data",
     "serve": "the HTTP API",
     "report": "pages and pictures",
 }

@@ -272,7 +272,7 @@ def fusion_lines(verdict: dict[str, Stored]) -> list[str]:
     return [
         f"**Which fusion?** Measured on `world:links` over {len(many['seeds'])} seeds (`diptych claims table`), recall at 5 of `alif` less",
         f"that of `late` is {difference(many)} with 212 names in every list, most of them never right, and",
-        f"{difference(few)} with few names and frozen text vectors.",
+        f"{difference(few)} with few names and frozen text vectors (an earlier claim).",
     ]
 
 

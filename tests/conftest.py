@@ -63,7 +63,7 @@ LONGEST = (
     "tests/serve/test_command.py",
     "tests/serve/browser/test_page_in_browser.py",
     "tests/models/pairs/test_packaged_pair.py",
-    "tests/claims/test_compare.py",
+    "tests/comparisons/test_compare.py",
     "tests/data/shards/test_takedown.py",
     "tests/attacks/test_decoding_service.py",
     "tests/attacks/test_while_served.py",
@@ -71,7 +71,7 @@ LONGEST = (
     "tests/api/test_own_recipes.py",
     "tests/api/test_sweep.py",
     "tests/recipes/generation/test_codebook_captioner.py",
-    "tests/claims/test_pilot.py",
+    "tests/comparisons/test_pilot.py",
 )
 """Files that take longest by `make test-times`. They are begun first: one that is begun last leaves the other workers idle."""
 

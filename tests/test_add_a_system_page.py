@@ -16,7 +16,7 @@ PAGE = Path(__file__).parents[1] / "docs/add-a-system.md"
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 RUN = """
 import json, shlex, sys
-from diptych.claims import job
+from diptych.comparisons import job
 from diptych.cli import main
 import diptych.core.registry
 job.run_apart = lambda cell, say: job.run_job(cell, job.with_held_out(job.open_data(cell.source)))  # cells need no process of their own

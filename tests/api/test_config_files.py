@@ -10,8 +10,8 @@ import jsonschema
 import pytest
 import yaml
 
-from diptych.claims import job
 from diptych.cli import main
+from diptych.comparisons import job
 from diptych.core.run_folder import RunFolder
 from diptych.worlds.address import open_data, with_held_out
 

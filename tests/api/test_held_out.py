@@ -13,8 +13,8 @@ from PIL import Image
 
 import diptych as dp
 from diptych import api
-from diptych.claims import job
 from diptych.cli import main
+from diptych.comparisons import job
 from diptych.core.errors import ConfigError
 from diptych.core.run_folder import RunFolder
 from diptych.worlds.address import held_out, training_rows, with_held_out
@@ -92,7 +92,7 @@ class CellProcess:
     """The program of a cell, run here instead of in a process of its own, which would import everything anew."""
 
     def __init__(self, words: list[str], **_: Any) -> None:
-        assert words[1:3] == ["-m", "diptych.claims.job"]
+        assert words[1:3] == ["-m", "diptych.comparisons.job"]
         self.code = job.main(Path(words[3]))
 
     def wait(self, timeout: float | None = None) -> int:

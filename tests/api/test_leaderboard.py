@@ -14,8 +14,8 @@ from planted.estimators import Estimator, lengths
 from planted.responders import Responder, quiz
 
 import diptych as dp
-from diptych.claims.statistics import mcnemar
 from diptych.cli import main
+from diptych.comparisons.statistics import mcnemar
 from diptych.core.errors import ConfigError, DataError, RunError
 from diptych.data.dataset import Pool
 from diptych.tasks._scoring.records import read_records, with_facts

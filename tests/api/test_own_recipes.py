@@ -9,8 +9,8 @@ import pytest
 
 import diptych as dp
 from diptych import api
-from diptych.claims import job
 from diptych.cli import main
+from diptych.comparisons import job
 from diptych.core.errors import ConfigError, RunError
 from diptych.core.run_folder import RunFolder
 from diptych.worlds.address import open_data, with_held_out

@@ -146,15 +146,14 @@ def claims(folder: Path) -> Path:
     path = folder / "clip.jsonl"
     side = Side("clip", {"recall@1": [0.5, 0.25]}, 1.0, {"steps": 100.0, "seconds": None})
     zero = dict.fromkeys(("difference", "p", "p_equal", "cpu_seconds", "matters", "equivalence"), 0.5)
-    words = {name: name for name in ("claim", "kind", "date", "commit", "hash", "closure", "data", "metric", "verdict", "why")}
+    words = {name: name for name in ("claim", "kind", "date", "commit", "hash", "data", "metric", "verdict", "why")}
     entry = Entry(
         **words, **zero, machine={"cores": 2}, seeds=(101, 102), higher_is_better=True, baseline=side, method=side, controls=(side,),
         equal_budget=("steps",), sweep={"clip": {"rates": {"1.0": [0.5]}}}, interval=(0.0, 1.0), reached={"a": ["b"]}, seeds_needed=3,
-        trace={"losses": [0.5]},
     )  # fmt: skip
     for line in (entry, {"claim": "clip/main", "superseded": "older rules"}):
         ledger.append(path, line)
-    freshness.write(folder, freshness.of_verdict(entry))
+    freshness.write(folder, freshness.Freshness("claim", "date", "commit", "hash", "closure", trace={"losses": [0.5]}))
     return path
 
 

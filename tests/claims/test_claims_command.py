@@ -196,14 +196,8 @@ def test_a_line_of_before_is_compared_by_its_own_form_and_gets_the_present_one(
     ask: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     ask("run", "clip")
-    entry = ledger.latest(tmp_path, "clip")
-    assert entry is not None
-    earlier = trace(CLAIM, earlier=True)
-    (tmp_path / "clip.jsonl").unlink()
-    ledger.append(tmp_path / "clip.jsonl", {**asdict(entry), "closure": "of then", "trace": earlier})
-    check = {"claim": "clip", "date": "2026-11-27", "commit": "a", "hash": "b", "closure": "c", "checked": "equal trace"}
-    ledger.append(tmp_path / "clip.jsonl", check)
-    (tmp_path / freshness.FILE).unlink()
+    (line,) = freshness.read(tmp_path)["clip"]
+    freshness.write(tmp_path, replace(line, closure="of then", constants="", trace=trace(CLAIM, earlier=True)))
     asked: list[bool] = []
 
     def traced(claim: Claim, *, earlier: bool = False) -> Trace:
@@ -216,6 +210,21 @@ def test_a_line_of_before_is_compared_by_its_own_form_and_gets_the_present_one(
         assert ask("check")[1]["claims"][0]["state"] == "fresh"
     assert asked == [True, False], "once by its own form, once anew; then nothing has changed"
     assert freshness.read(tmp_path)["clip"][0].constants
+
+
+def test_a_verdict_without_a_line_of_freshness_is_stale_and_old_fields_of_a_ledger_line_are_left(
+    ask: Any, tmp_path: Path
+) -> None:
+    ask("run", "clip")
+    entry = ledger.latest(tmp_path, "clip")
+    assert entry is not None
+    (tmp_path / "clip.jsonl").unlink()
+    ledger.append(tmp_path / "clip.jsonl", {**asdict(entry), "closure": "of then", "trace": {"baseline": {}}})
+    assert ledger.latest(tmp_path, "clip") == entry
+    (tmp_path / freshness.FILE).unlink()
+    code, answer, _ = ask("check")
+    assert (code, answer["claims"][0]["state"]) == (1, "stale")
+    assert "says which code was judged" in answer["claims"][0]["differences"][0]
 
 
 def test_a_claim_that_cannot_be_traced_says_so_and_the_others_are_checked(ask: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,9 +14,9 @@ from typing import Any
 
 import pytest
 
-from diptych.claims import job
 from diptych.cli import main
 from diptych.cli.commands.compare import CompareArgs
+from diptych.comparisons import job
 from diptych.worlds.address import open_data, with_held_out
 
 WORLD = "world:scenes?n=24&val=6&test=12&size=32"

@@ -32,6 +32,12 @@ def test_predicates_fall_by_the_law_in_training_and_not_in_the_test() -> None:
     assert TailedLinkWorld(5).ranked() != TailedLinkWorld(6).ranked()
 
 
+def test_a_steeper_law_leaves_few_links_of_the_rarest_predicates() -> None:
+    train = counts("train", 600, exponent=2.0)
+    assert all(5 < count < 60 for count in train[4:])
+    assert train[0] > 10 * train[4]
+
+
 def test_a_row_is_a_scene_of_links_and_its_uid_its_own() -> None:
     rows = tailed_links(3, seed=2, split="val")
     world = TailedLinkWorld(2)

@@ -112,7 +112,7 @@ def refuse_unmeasurable(made: Recipe) -> None:
 
 def default_task(made: Recipe, **options: Any) -> Task:
     """The task that a recipe is measured by."""
-    from diptych.claims.spelling import parse_name
+    from diptych.core.terminal.spelling import parse_name
     from diptych.tasks import find
 
     name, own = parse_name(made.measured_by)

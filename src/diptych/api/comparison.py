@@ -15,8 +15,8 @@ from diptych.core.own_recipes import is_recipe_file
 from diptych.worlds.address import training_rows, with_held_out
 
 if TYPE_CHECKING:
-    from diptych.claims.compare import Comparison
-    from diptych.claims.compared.arms import ComparedArm
+    from diptych.comparisons.arms import ComparedArm
+    from diptych.comparisons.compare import Comparison
     from diptych.core.contracts import Embedder
     from diptych.train.options import TrainOptions
 
@@ -65,10 +65,10 @@ def compare(
     splits   held-out splits to measure on, () for all; compare on "val" to choose, then on "test", where trained cells are only scored
     changes  fields of every recipe: batch_size=64
     """
-    from diptych.claims.compare import compare as run_comparison
-    from diptych.claims.compared.arms import check_version
-    from diptych.claims.spelling import Budget
     from diptych.claims.verdict import Margins
+    from diptych.comparisons.arms import check_version
+    from diptych.comparisons.budget import Budget
+    from diptych.comparisons.compare import compare as run_comparison
 
     count = range(seeds) if isinstance(seeds, int) else tuple(seeds)
     if not count:
@@ -109,8 +109,8 @@ def compare(
 
 
 def _arm(arm: Any, preset: str, changes: Mapping[str, Any], download: bool) -> ComparedArm:
-    from diptych.claims.compared.arms import ComparedArm
-    from diptych.claims.spelling import parse_name
+    from diptych.comparisons.arms import ComparedArm
+    from diptych.core.terminal.spelling import parse_name
     from diptych.models.io.open_address import is_foreign
 
     if isinstance(arm, Recipe):

@@ -79,8 +79,8 @@ def evaluate_several(
     tasks  names with options if need be, "zero_shot:label=group_name"; none: every task that the model has the capability for, of which
            those that the data lack something for are left out
     """
-    from diptych.claims.spelling import parse_name
     from diptych.core.registry import TASKS
+    from diptych.core.terminal.spelling import parse_name
     from diptych.tasks.roles import roles_of
 
     opened = load(model) if isinstance(model, str | Path) else model

@@ -12,8 +12,8 @@ import numpy as np
 import pyarrow as pa
 
 from diptych.api.data import read
-from diptych.claims.statistics import KEYS, item_view
 from diptych.claims.verdict import holm
+from diptych.comparisons.statistics import KEYS, item_view
 from diptych.core.contracts import ReadableRow, ReadableTask, TaskByItem
 from diptych.core.errors import ConfigError, DataError, RunError
 from diptych.core.result import Result

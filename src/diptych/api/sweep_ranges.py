@@ -116,7 +116,7 @@ def _own_value(config: Any, name: str) -> Any:
 
 
 def _value(text: str) -> Any:
-    from diptych.claims.spelling import value
+    from diptych.core.terminal.spelling import value
 
     return value(text.strip())
 

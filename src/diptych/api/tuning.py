@@ -13,7 +13,7 @@ from diptych.api.data import data_of, read
 from diptych.api.evaluation import evaluate
 from diptych.api.models import load
 from diptych.api.recipes import recipe_of
-from diptych.claims.statistics import item_view
+from diptych.comparisons.statistics import item_view
 from diptych.core.errors import ConfigError, RunError
 from diptych.core.result import Result
 from diptych.core.run_folder import RunFolder

@@ -73,7 +73,7 @@ def state(kept: Kept, claim: Claim, entry: Entry) -> State:
     """State of a verdict: fresh if it is about the code that is there. Of two lines of a merge the one that fits counts."""
     if claim.hash() not in {entry.hash, *(line.hash for line in kept.get(claim.key, ()) if line.respelled)}:
         return "stale"
-    return "fresh" if claim_closure(claim) in {entry.closure, *(line.closure for line in kept.get(claim.key, ()))} else "changed"
+    return "fresh" if claim_closure(claim) in {line.closure for line in kept.get(claim.key, ())} else "changed"
 
 
 def claim_closure(claim: Claim) -> str:
@@ -88,15 +88,10 @@ def judged(claim: Claim, traced: Trace, now: Tree) -> Freshness:
     return Freshness(claim.key, date, commit, claim.hash(), claim_closure(claim), constants_hash(claim), trace=traced)
 
 
-def of_verdict(entry: Entry) -> Freshness:
-    """The line of a verdict that has none, from what older lines of the ledger hold."""
-    return Freshness(entry.claim, entry.date, entry.commit, entry.hash, entry.closure, trace=entry.trace)
-
-
-def line_of(kept: Kept, entry: Entry) -> Freshness:
-    """The line that speaks about this verdict."""
+def line_of(kept: Kept, entry: Entry) -> Freshness | None:
+    """The line that speaks about this verdict; None where none does."""
     own = [line for line in kept.get(entry.claim, ()) if line.hash == entry.hash or line.respelled]
-    return own[-1] if own else of_verdict(entry)
+    return own[-1] if own else None
 
 
 def checked(claim: Claim, before: Freshness, now: Tree, respelled: str = "") -> Freshness:

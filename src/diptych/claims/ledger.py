@@ -50,7 +50,6 @@ class Entry:
     tries            declarations of this claim that were run to their end, this one included, by the log
     raw              raw-input controls that the runner added; raw_missing says why others do not fit the claim
     rejudged, was    date on which kept scores were judged again by a later rule, and the verdict before; "" of a verdict of its own
-    closure, trace   of lines before freshness had a file of its own
     """
 
     claim: str
@@ -86,8 +85,6 @@ class Entry:
     raw_missing: dict[str, str] = field(default_factory=dict)
     rejudged: str = ""
     was: str = ""
-    closure: str = ""
-    trace: dict[str, Any] = field(default_factory=dict, repr=False)
 
     @property
     def sides(self) -> tuple[Side, ...]:
@@ -126,7 +123,7 @@ def learned(spent: Mapping[str, float | None]) -> bool:
 
 Line = Entry | Superseded
 OLD = ("closure", "trace")
-"""Fields that new lines do not have."""
+"""Fields of lines from before freshness had a file of its own, where they stand now."""
 
 
 def path_of(folder: Path, key: str) -> Path:
@@ -137,8 +134,7 @@ def path_of(folder: Path, key: str) -> Path:
 def append(path: Path, line: Entry | dict[str, Any]) -> None:
     """Add one line. A file is only ever appended to, so two branches merge by union."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    plain = line if isinstance(line, dict) else {name: value for name, value in asdict(line).items() if name not in OLD or value}
-    text = json.dumps(_finite(plain), ensure_ascii=False, allow_nan=False)
+    text = json.dumps(_finite(line if isinstance(line, dict) else asdict(line)), ensure_ascii=False, allow_nan=False)
     with path.open("a", encoding="utf-8") as file:
         file.write(text + "\n")
 
@@ -152,8 +148,8 @@ def lines(path: Path) -> Iterator[Line]:
             plain = parse_json(text)
             if "superseded" in plain:
                 yield Superseded(plain["claim"], plain["superseded"], plain)
-            elif "checked" not in plain:  # of before freshness had a file of its own; a merge may bring such a line
-                yield from_plain(Entry, plain)
+            else:
+                yield from_plain(Entry, {name: value for name, value in plain.items() if name not in OLD})
         except (ValueError, KeyError, TypeError, ConfigError, UnknownName) as error:
             raise DataError(f"not a ledger line ({error})", file=path, row=row) from error
 

@@ -149,12 +149,11 @@ def word(
     margins: Margins,
     *,
     higher_is_better: bool = True,
-    level: float = LEVEL,
 ) -> Word:
     """The rule of this module, on p values that may have been adjusted for several comparisons."""
-    if p_equal < level:
+    if p_equal < LEVEL:
         return "equal within the margin"
-    if p < level and max(map(abs, interval)) >= margins.matters:
+    if p < LEVEL and max(map(abs, interval)) >= margins.matters:
         return "shown" if (mean > 0) == higher_is_better else "reversed"
     return "open"
 

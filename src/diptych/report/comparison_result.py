@@ -1,4 +1,4 @@
-"""Results of a comparison as plain values. The page draws them and `claims/compare.py` computes them.
+"""Results of a comparison as plain values. The page draws them and `comparisons/compare.py` computes them.
 
 Points are hundredths of a metric between 0 and 1: accuracy .61 against .60 is a difference of one point.
 """

@@ -5,9 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import pytest
-
-from diptych.claims.cells.relations.changed_links import with_colours
 from diptych.claims.cells.relations.links import drawn, every_link
 from diptych.core.scene_graph import SceneGraph
 from diptych.worlds.links.world import HELD_OUT
@@ -40,15 +37,3 @@ def test_recall_is_told_apart_by_what_training_had() -> None:
     assert partly["seen/r@5"] == 1.0
     assert partly["unseen/r@5"] == 0.0
     assert 0 < partly["r@5"] < 1
-
-
-def test_colours_join_the_names() -> None:
-    sample = drawn("test", 60, 7)[0]
-    assert [r.label for r in with_colours(sample).regions] == [f"{r.attributes[0]} {r.label}" for r in sample.regions]
-
-
-@pytest.mark.parametrize("row", range(3))
-def test_a_colour_world_is_no_other_world(row: int) -> None:
-    sample = drawn("test", 60, 7)[row]
-    assert with_colours(sample).relations == sample.relations
-    assert [r.box for r in with_colours(sample).regions] == [r.box for r in sample.regions]

@@ -82,16 +82,6 @@ class Ranking:
         }
 
 
-@dataclass(frozen=True)
-class One:
-    """Measurements of one run, by name."""
-
-    run: str
-
-    def __call__(self, cell: Cell) -> Scores:
-        return dict(measured(cell, match=True)[self.run])
-
-
 def named(steps: int, right: float) -> str:
     return f"{steps} steps, {right:g} right"
 

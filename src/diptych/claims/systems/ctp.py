@@ -1,4 +1,4 @@
-"""A memory against forgetting: CTP against plain fine-tuning on tasks one after the other, without and with a buffer of earlier rows."""
+"""A memory against forgetting: CTP against plain fine-tuning on tasks one after the other."""
 
 from __future__ import annotations
 
@@ -8,12 +8,10 @@ from diptych.claims.cells.learned_pairs.pairs import sized_for
 from diptych.claims.cells.learned_pairs.streams import AtOnce, Stopped, Streamed, Untrained
 from diptych.claims.cells.learned_pairs.task_streams import colours
 from diptych.claims.claim import Arm, Claim, around, declare
-from diptych.recipes._shared.continual_config import ContinualWeights, ReplayConfig
+from diptych.recipes._shared.continual_config import ContinualWeights
 from diptych.recipes.contrastive.ctp import CTP
 
 BATCH, STEPS, ROWS, TESTED = 128, 480, 2000, 500
-BUFFER = ROWS
-"""Samples of earlier tasks that are trained on again: as many as a later task has itself."""
 
 
 def small() -> CTP:
@@ -47,15 +45,4 @@ def claims() -> tuple[Claim, ...]:
         tuning_seeds=(0,),
         why_long="four tasks one after the other in every cell, and the union and the first task alone stand beside",
     )
-    buffered, replayed = (replace(arm, recipe=replace(arm.recipe, replay=ReplayConfig(buffer=BUFFER))) for arm in (memory, none))
-    buffer = replace(
-        union,
-        name="buffer",
-        sentence="With a buffer of earlier pictures, CTP retrieves more among all tasks than fine-tuning with the same buffer",
-        source="2308.07146, CTP_ER against experience replay, both with 10,000 samples; tasks and sizes are ours",
-        baseline=Arm("replay", replayed, around(ctp.lr)),
-        method=Arm("ctp_er", buffered, around(ctp.lr)),
-        bounds=(),
-        data=f"{union.data}; {BUFFER:,} pictures in the buffer, within the same steps",
-    )
-    return union, buffer
+    return (union,)

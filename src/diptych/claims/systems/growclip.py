@@ -1,4 +1,4 @@
-"""More data came: grow the model, begin a larger one anew, never grow, or go on with the small one?"""
+"""More data came: grow the model, or go on with the small one?"""
 
 from __future__ import annotations
 
@@ -41,7 +41,6 @@ def claims() -> tuple[Claim, ...]:
     whole = BEFORE + AFTER + SEARCH
     grown = of(layers=(1, 1, 0), more=(1, 1, 1), parts=(FIRST, 1.0), shares=(BEFORE, AFTER), steps=BEFORE + AFTER)
     fixed = of(layers=(1, 1, 0), more=(0, 0, 0), parts=(FIRST, 1.0), shares=(BEFORE, AFTER + SEARCH), steps=whole)
-    anew = of(layers=(2, 2, 0), parts=(1.0,), steps=whole)
     never = declare(
         slug="growclip",
         sentence="When more data come, growing the model beats never growing it, at as many steps with all trials of the search counted",
@@ -54,11 +53,4 @@ def claims() -> tuple[Claim, ...]:
         data=f"{PAIRS:,} rendered pairs of two shapes, a third of which came first",
         reported=("test/t2i_r@1",),
     )
-    return never, replace(
-        never,
-        name="anew",
-        sentence="When more data come, growing the model beats beginning the larger one anew, at as many steps from the first one on",
-        refuted="a difference whose interval lies below zero, or a recall no higher than that of the model that never grows",
-        baseline=Arm("anew", Paired(anew, rows), around(anew.lr)),
-        controls=(*never.controls, Arm("never grown", Paired(fixed, rows))),
-    )
+    return (never,)

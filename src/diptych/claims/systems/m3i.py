@@ -37,11 +37,4 @@ def claims() -> tuple[Claim, ...]:
         reported=("i2t_r@1", "t2i_r@1"),
         tuning_seeds=(0, 1),
     )
-    whole = replace(
-        main,
-        name="whole",
-        kind="mechanism check",
-        sentence="With whole images in place of mixtures, a probe reads more off labels, texts and views together than off texts",
-        method=Arm("unmixed", Probed(replace(mixed, mixed=False), PAIRS, LABELLED), around(mixed.lr)),
-    )
-    return main, whole
+    return (main,)

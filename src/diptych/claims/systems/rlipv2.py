@@ -6,7 +6,6 @@ import json
 from dataclasses import replace
 
 from diptych.claims.cells.relations import tagged_links
-from diptych.claims.cells.relations.changed_links import with_colours
 from diptych.claims.cells.relations.links import SCENES, TESTED, Linked, small
 from diptych.claims.cells.relations.tagged_links import FEW, MANY, PreTrained
 from diptych.claims.claim import Arm, Claim
@@ -19,9 +18,6 @@ from diptych.recipes.relations.rlipv2 import RLIPv2
 from diptych.worlds.links.world import HELD_OUT, PREDICATES, SHAPES
 
 DATA = f"{SCENES:,} rendered scenes of linked shapes, {TESTED} of the same seed to test"
-WIDE = {"width": 128, "mlp_width": 256}
-"""Late fusion among frozen vectors of 384 numbers has .66 million parameters, early fusion 2.25 million, most of them in layers among
-labels at that width. Twice as wide throughout, late fusion has 2.20 million."""
 LONG = (
     "a detector of queries needs 1,200 steps before it finds most links; a cell takes some four minutes, "
     "so that rates are swept on two seeds"
@@ -77,10 +73,6 @@ def with_others() -> str:
 def claims() -> tuple[Claim, ...]:
     rates = around(small().lr)
     many = {fusion: Linked(small(fusion=fusion, corpus=with_others())) for fusion in ("late", "alif")}
-    nouns = {
-        fusion: Linked(small(fusion=fusion, label_encoder="vectors", **shape), change=with_colours)
-        for fusion, shape in (("late", WIDE), ("alif", {}))
-    }
     fusion_many = Claim(
         slug="rlipv2",
         name="fusion_many",
@@ -99,14 +91,4 @@ def claims() -> tuple[Claim, ...]:
         reported=("seen/r@5", "unseen/r@5"),
         why_long=LONG,
     )
-    fusion_nouns = replace(
-        fusion_many,
-        name="fusion_nouns",
-        sentence="With 48 nouns and frozen text vectors, fusion in the encoder gives a higher recall at 5 than fusion behind the decoders",
-        source="2308.09351: ALIF converges in 20 epochs where RLIP needs 50 and more",
-        baseline=Arm("late", nouns["late"], rates),
-        method=Arm("alif", nouns["alif"], rates),
-        controls=(Arm("untrained", replace(nouns["alif"], learns=False)),),
-        data=f"{DATA}; late fusion in a wider detector, of as many parameters; every shape named with its colour",
-    )
-    return pre_training(), fusion_many, fusion_nouns
+    return pre_training(), fusion_many

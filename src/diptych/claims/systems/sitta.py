@@ -1,4 +1,4 @@
-"""SITTA on scenes: words that a solved map looks up, and captions from them in several orders."""
+"""SITTA on scenes: words that a solved map looks up."""
 
 from __future__ import annotations
 
@@ -64,7 +64,6 @@ class Worded:
 
 def claims() -> tuple[Claim, ...]:
     solved = replace(SITTA.tiny(), solution="ridge")
-    one = replace(solved, orders=1)
     words = declare(
         slug="sitta",
         sentence="A map from pictures and their captions ranks the words of a picture better than one from the vocabulary's own texts",
@@ -78,18 +77,4 @@ def claims() -> tuple[Claim, ...]:
         data=f"{SCENES:,} scenes of two things with a short caption, {TESTED} of the same seed to test; models that all seeds share",
         reported=("chance", "hit@4", "recall@4"),
     )
-    orders = declare(
-        slug="sitta",
-        name="orders",
-        sentence="Captions chosen among those of several orders of the words score higher by CIDEr-D than that of the order by rank",
-        source="2307.05591: CIDEr 65.1 on COCO with 40 orders, 47.8 without",
-        baseline=Arm("one order", Worded(one, captions=True), PENALTIES),
-        method=Arm("eight orders", Worded(solved, captions=True), PENALTIES),
-        controls=(Arm("random map", Worded(solved, solved=False, captions=True)),),
-        metric="cider_d",
-        margins=0.1,
-        equal_budget=("samples",),
-        data=words.data,
-        reported=("ndcg", "exact", "bleu_4", "repeats"),
-    )
-    return words, orders
+    return (words,)

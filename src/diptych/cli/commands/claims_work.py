@@ -189,6 +189,8 @@ def _check_one(claim: Claim, entry: ledger.Entry, args: ClaimsCheckArgs) -> list
     respelled = args.respelled if state != "fresh" else ""
     if state == "stale" and not respelled:
         return ["the claim itself was edited (where it says the same in other words: --respelled WHY)"]
+    if before is None:
+        return [f"no line of {freshness.FILE} says which code was judged (diptych claims run)"]
     if state != "fresh":
         parted = ledger.edits(claim, entry) or _trace_differences(claim, before, respelled=bool(respelled))
         rule = ledger.recompute_verdict(entry)

@@ -65,7 +65,7 @@ def main(argv: Sequence[str]) -> int:
     if args.seeds < 1:
         raise ConfigError(f"seeds is {args.seeds} (expected 1 or more; three at least for a verdict)")
     from diptych.api import compare
-    from diptych.claims.spelling import options, split_names
+    from diptych.core.terminal.spelling import options, split_names
     from diptych.train.options import TrainOptions
 
     if args.dry_run:
@@ -112,7 +112,8 @@ def _cost(args: CompareArgs) -> int:
     """Minutes of training, by a few real steps of each recipe; evaluation comes on top."""
     from diptych.api import estimate
     from diptych.api.comparison import recipe_of_arm
-    from diptych.claims.spelling import Budget, options
+    from diptych.comparisons.budget import Budget
+    from diptych.core.terminal.spelling import options
 
     budget = Budget.parse(args.budget) if args.budget else None
     minutes, lines, first = {}, [], 0

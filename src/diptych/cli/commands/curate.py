@@ -88,7 +88,7 @@ def _chain(argv: Sequence[str]) -> CurationChain | None:
 
 
 def _run_chain(argv: Sequence[str], chain: CurationChain) -> int:
-    from diptych.claims.spelling import options
+    from diptych.core.terminal.spelling import options
 
     if unknown := sorted(chain.options.keys() - {"source", "out"}):
         raise UnknownName(f"field of {chain.name}: curate", unknown[0], ("steps", "source", "out"))

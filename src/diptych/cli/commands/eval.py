@@ -10,12 +10,12 @@ from typing import Annotated, Any
 
 from tyro.conf import Positional, arg
 
-from diptych.claims.spelling import split_names
 from diptych.cli.options.config_file import config_of, leading
 from diptych.cli.options.flat import flat, select_fields
 from diptych.cli.options.output import DEVICE, finish, parse
 from diptych.core.errors import ConfigError
 from diptych.core.result import Metric, Result
+from diptych.core.terminal.spelling import split_names
 
 
 @dataclass(frozen=True)

@@ -88,7 +88,7 @@ class IndexBuildArgs:
         )
         given: dict[str, Any] = {name: getattr(self, name) for name in names}
         given |= {name: listed(getattr(self, name)) for name in ("fields", "objects", "relations")}
-        from diptych.claims.spelling import options
+        from diptych.core.terminal.spelling import options
 
         return {**{name: value for name, value in given.items() if value not in (UNSET, "", ())}, **options(self.set)}
 

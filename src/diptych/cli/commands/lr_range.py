@@ -36,7 +36,7 @@ class RangeArgs:
 def main(argv: Sequence[str]) -> int:
     args = parse(RangeArgs, argv, "lr-range", DESCRIPTION)
     from diptych.api import learning_rate_range
-    from diptych.claims.spelling import options
+    from diptych.core.terminal.spelling import options
 
     done = learning_rate_range(
         args.recipe, args.data, low=args.low, high=args.high, steps=args.steps, preset=args.preset, **options(args.set)

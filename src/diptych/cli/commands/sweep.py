@@ -56,7 +56,7 @@ def main(argv: Sequence[str]) -> int:
     args = parse(SweepArgs, argv, "sweep", DESCRIPTION, file.default(SweepArgs, "sweep", values=_plain(file)))
     from diptych.api import sweep
     from diptych.api.recipes import recipe
-    from diptych.claims.spelling import options as spelled
+    from diptych.core.terminal.spelling import options as spelled
     from diptych.train.options import TrainOptions
 
     if args.processes < 1:

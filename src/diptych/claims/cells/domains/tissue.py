@@ -1,24 +1,18 @@
-"""Arms on rendered tissue: a recipe learns from captioned tiles of the cell's seed, then names kinds, or reads whole slides."""
+"""Arms on rendered tissue: a recipe learns from captioned tiles of the cell's seed, then names kinds."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
 from diptych.claims.cell import Cell, Scores
 from diptych.claims.training import opened, untrained
-from diptych.core.randomness import keyed_rng
 from diptych.data.dataset import Pool
 from diptych.index.embed import embed_texts, embedded_images
 from diptych.recipes._shared.pairs import PairRecipe
-from diptych.tasks._scoring.chest_metrics import auroc
-from diptych.tasks._scoring.slides.prompt_screening import screened, screening_scores
-from diptych.tasks._scoring.slides.scores import cosines
-from diptych.tasks.domains.slide_detection import SlideDetection
 from diptych.tasks.pairs.zero_shot import ZeroShot
-from diptych.worlds.tissue.slides import slides
 from diptych.worlds.tissue.tree import FAMILIES, LEAVES, tissue_ontology
 from diptych.worlds.tissue.world import NORMAL_NAMES, tissue
 
@@ -81,85 +75,6 @@ class KindsNamed:
             "family": float(family_N.mean()),
             "true": true_above_false(model, test),
         }
-
-
-@dataclass(frozen=True)
-class Screened:
-    """Trains `recipe` and builds many sets of prompts, half of whose names are wrong for their class; then names tiles by the sets that are
-    chosen on unlabelled tiles.
-
-    chosen  "best": the half that screening likes; "drawn": a half drawn at random; "worst": the half that it likes least
-    """
-
-    recipe: PairRecipe
-    data: Tissue
-    chosen: Literal["best", "drawn", "worst"] = "best"
-    learns: bool = True
-    sets: int = 40
-
-    def __call__(self, cell: Cell) -> Scores:
-        test = self.data.tested(cell)
-        model = self.data.model(self.recipe, self.data.rows(cell), cell, learns=self.learns)
-        kinds = (NORMAL_NAMES[0], *LEAVES)
-        vector_ND = embedded_images(model, test).vectors_ND
-        truth_N = np.array([kinds.index(label) for label in test.column("label")])
-        sentences, wrong_S = worded(kinds, self.sets, cell.seed)
-        flat = [sentence for one in sentences for sentence in one]
-        class_SKD = embed_texts(model, flat, flat).reshape(self.sets, len(kinds), -1)
-        score_S = screening_scores(vector_ND, class_SKD)
-        half = self.sets // 2
-        if self.chosen == "drawn":
-            score_S = keyed_rng("drawn sets", cell.seed).random(self.sets)
-        order_S = score_S if self.chosen != "worst" else -score_S
-        class_KD = screened(class_SKD, order_S, half)
-        taken = np.argsort(-order_S, kind="stable")[:half]
-        acc = float((cosines(vector_ND, class_KD).argmax(1) == truth_N).mean())
-        return {"acc": acc, "sound": float(1 - wrong_S[taken].mean())}
-
-
-@dataclass(frozen=True)
-class SlidesDetected:
-    """Trains `recipe` on tiles, then asks whole slides of patients that nobody has trained on whether they show a tumour.
-
-    "auroc" by `score`: "share", that of the tiles that are named a tumour, or "pooled", the mean of all tiles named once. No prompt is
-    chosen.
-    """
-
-    recipe: PairRecipe
-    data: Tissue
-    score: Literal["share", "pooled"] = "share"
-    learns: bool = True
-    slides: int = 60
-    tiles: int = 10
-
-    def __call__(self, cell: Cell) -> Scores:
-        model = self.data.model(self.recipe, self.data.rows(cell), cell, learns=self.learns)
-        count = 4 if cell.smoke else self.slides
-        tumour = (*FAMILIES, *LEAVES)
-        task = SlideDetection(size=48, templates=TEMPLATES, best=0, draws=1, normal=NORMAL_NAMES, tumour=tumour)
-        records = task.predict(model, slides(count, seed=cell.seed, split="test", tiles=self.tiles))
-        truth_N = np.asarray(records.column("tumour").to_pylist(), bool)
-        return {"auroc": auroc(np.asarray(records.column(self.score).to_pylist()), truth_N)}
-
-
-def worded(kinds: tuple[str, ...], sets: int, seed: int) -> tuple[list[list[str]], np.ndarray[Any, np.dtype[np.bool_]]]:
-    """A sentence a kind for every set, and which sets are wrong: in those most kinds go by the name of another one."""
-    rng = keyed_rng("worded", seed)
-    tree = tissue_ontology()
-    wrong_S = rng.permutation(sets) < sets // 2
-    sets_of_texts = []
-    for wrong in wrong_S:
-        template = TEMPLATES[int(rng.integers(len(TEMPLATES)))]
-        names = []
-        for kind in kinds:
-            choices = NORMAL_NAMES if kind == NORMAL_NAMES[0] else tree[tree.by_name[kind][0]].names
-            names.append(str(rng.choice(choices)))
-        if wrong:
-            moved = rng.permutation(len(kinds))[: 2 * len(kinds) // 3]
-            for position, other in zip(moved, np.roll(moved, 1), strict=True):
-                names[int(position)] = kinds[int(other)]
-        sets_of_texts.append([template.replace("{}", name) for name in names])
-    return sets_of_texts, wrong_S
 
 
 def true_above_false(model: Any, test: Pool) -> float:

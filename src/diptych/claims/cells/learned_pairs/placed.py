@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 import numpy as np
 
@@ -18,17 +18,13 @@ from diptych.core.sample import Sample, Text
 from diptych.core.scene_graph import Region
 from diptych.data.dataset import Pool
 from diptych.data.text.captions.cleaning import cleaned
-from diptych.data.text.prompts.position_prompts import NOWHERE, append_prompt, block_of, prompt
-from diptych.models.vilt.vilt_model import GAP
-from diptych.recipes._shared.block_prompts import BlockPromptRecipe
+from diptych.data.text.prompts.position_prompts import append_prompt, block_of, prompt
 from diptych.recipes.grounding.ptp import PTP
-from diptych.recipes.grounding.ptp_vilt import PTPViLT
 from diptych.tasks.pairs.retrieval import Retrieval
 from diptych.worlds.small_pairs import SIDE, SmallPairs
 
-TESTED, ASKED, READ = 300, 200, 100
-"""Pictures that are searched, pictures whose first thing is asked for its block, and pictures for models that read every pair."""
-R = TypeVar("R", bound=BlockPromptRecipe)
+TESTED, ASKED = 300, 200
+"""Pictures that are searched, and pictures whose first thing is asked for its block."""
 
 
 @dataclass(frozen=True)
@@ -56,32 +52,6 @@ class Placed:
         return {**scores, **_retrieved(model, test, "vectors")}
 
 
-@dataclass(frozen=True)
-class PlacedReadings:
-    """The same of a recipe whose model reads every pair, among fewer pictures. "block" is how often the likeliest digit in the gap of
-    "the block ___ has a red circle" behind the caption is right: 1/9 by chance, 2/9 by always saying 0, since things are asked for in
-    reading order.
-
-    learns  False asks the model as it is before the first step
-    """
-
-    recipe: PTPViLT
-    count: int
-    learns: bool = True
-
-    def __call__(self, cell: Cell) -> Scores:
-        rows = captioned(
-            SmallPairs(SMOKE_ROWS if cell.smoke else self.count, captioned=True, wrong=0.0, regions=True).pool("train", cell.seed)
-        )
-        recipe = self.recipe if self.recipe.prompts != "none" else _with_words(self.recipe, rows)
-        model = (opened if self.learns else untrained)(recipe, rows, cell)
-        test = captioned(
-            SmallPairs(SMOKE_ROWS if cell.smoke else READ, captioned=True, wrong=0.0, regions=True).pool("test", cell.seed)
-        )
-        scores = {"block": float(np.mean([_filled(model, test[row]) for row in range(len(test))]))}
-        return {**scores, **_retrieved(model, test, "pairs")}
-
-
 def _retrieved(model: Any, test: Pool, compare: Literal["vectors", "pairs"]) -> Scores:
     scores: dict[str, float] = {}
     for name, data in (("plain", test), ("spatial", placed(test))):
@@ -91,7 +61,7 @@ def _retrieved(model: Any, test: Pool, compare: Literal["vectors", "pairs"]) -> 
     return scores
 
 
-def _with_words(recipe: R, rows: Pool) -> R:
+def _with_words(recipe: PTP, rows: Pool) -> PTP:
     return replace(recipe, vocabulary=replace(recipe, prompts="moved").prepare(rows).vocabulary)
 
 
@@ -124,14 +94,6 @@ def _answered(model: Any, sample: Sample) -> bool:
     prompts = [cleaned(prompt(block, _name(region))) for block in range(9)]
     (table_92,) = model.answer_nll([sample.image], [f"{cleaned(sample.texts[0].string)}."], [prompts])
     return int(np.argmin(table_92[:, 0])) == block_of(region.box, SIDE, SIDE)
-
-
-def _filled(model: Any, sample: Sample) -> bool:
-    """True if the likeliest digit in the gap is that of the right block."""
-    region = sample.regions[0]
-    text = append_prompt(sample.texts[0].string, prompt(None, _name(region))).replace(f" {NOWHERE} ", f" {GAP} ")
-    log_1C = model.guess_words([sample.image], [text], candidates=[str(block) for block in range(9)])
-    return int(log_1C[0].argmax()) == block_of(region.box, SIDE, SIDE)
 
 
 def _name(region: Region) -> str:

@@ -1,4 +1,4 @@
-"""Changes to scenes of `world:links`: nouns with their colours, boxes of two annotators, captions as a model writes them."""
+"""Changes to scenes of `world:links`: boxes of two annotators, captions as a model writes them."""
 
 from __future__ import annotations
 
@@ -19,11 +19,6 @@ WRONG, MISSING = 0.2, 0.1
 """Shares of the links that a hasty caption names by another predicate, and does not name."""
 
 
-def with_colours(sample: Sample) -> Sample:
-    """Scene with shapes named by colour and shape: 48 names in place of 6."""
-    return replace(sample, regions=tuple(replace(r, label=f"{r.attributes[0]} {r.label}") for r in sample.regions))
-
-
 def annotated_twice(sample: Sample) -> Sample:
     """Half of the shapes have a second box, a pixel or so off, that no relation points at, as things of Visual Genome often have. The
     same every time."""
@@ -39,7 +34,7 @@ def annotated_twice(sample: Sample) -> Sample:
     return replace(sample, regions=(*sample.regions, *second))
 
 
-def captioned_in_haste(sample: Sample, *, wrong_share: float = WRONG, missing_share: float = MISSING) -> Sample:
+def captioned_in_haste(sample: Sample) -> Sample:
     """A caption as a model writes it: some links by another predicate, some not at all. The same every time.
 
     A shape is named by its colour too, as in the world's own captions. A caption without a link left says nothing.
@@ -49,7 +44,7 @@ def captioned_in_haste(sample: Sample, *, wrong_share: float = WRONG, missing_sh
     named = []
     for relation in sample.relations:
         others = [name for name in PREDICATES if name != relation.predicate]
-        wrong, missing, other = rng.random() < wrong_share, rng.random() < missing_share, others[int(rng.integers(len(others)))]
+        wrong, missing, other = rng.random() < WRONG, rng.random() < MISSING, others[int(rng.integers(len(others)))]
         if not missing:
             named.append(f"{nouns[relation.subject]} {other if wrong else relation.predicate} {nouns[relation.object]}")
     return replace(sample, texts=(Text(" and ".join(named) or "a picture of shapes", "en", "synthetic"),))

@@ -26,8 +26,6 @@ SCENES, TESTED, STEPS, SMOKE_ROWS = 3000, 400, 600, 8
 SIDE = 48
 RARE = 4
 """Of the eight predicates."""
-FEW, STEEP = 600, 2.0
-"""Scenes and exponent with which the rarest predicates are some twenty links: there, rarity is what makes a predicate hard."""
 Change = Callable[[Sample], Sample]
 
 
@@ -37,9 +35,9 @@ def small(**changes: Any) -> PENet:
 
 
 @lru_cache(maxsize=4)
-def drawn(split: Split, count: int, seed: int, change: Change | None, exponent: float = 1.5) -> Pool:
+def drawn(split: Split, count: int, seed: int, change: Change | None) -> Pool:
     """Scenes of that seed, kept: both arms of a claim see the same ones."""
-    rows = tailed_links(count, seed=seed, split=split, size=SIDE, exponent=exponent)
+    rows = tailed_links(count, seed=seed, split=split, size=SIDE, exponent=1.5)
     return Pool.from_samples([rows[row] if change is None else change(rows[row]) for row in range(len(rows))], name=rows.name)
 
 
@@ -60,20 +58,6 @@ class Tailed:
         test = drawn("test", SMOKE_ROWS if cell.smoke else TESTED, cell.seed, self.change)
         model = (opened if self.learns else untrained)(self.recipe, rows, cell)
         return every_predicate(model, test, TailedLinkWorld(cell.seed).ranked()[-RARE:])
-
-
-@dataclass(frozen=True)
-class TailedFew:
-    """The same from a fifth of the scenes, whose predicates are further apart in number."""
-
-    recipe: PENet
-    learns: bool = True
-
-    def __call__(self, cell: Cell) -> Scores:
-        rows = drawn("train", SMOKE_ROWS if cell.smoke else FEW, cell.seed, None, STEEP)
-        test = drawn("test", SMOKE_ROWS if cell.smoke else TESTED, cell.seed, None, STEEP)
-        model = (opened if self.learns else untrained)(self.recipe, rows, cell)
-        return every_predicate(model, test, TailedLinkWorld(cell.seed, exponent=STEEP).ranked()[-RARE:])
 
 
 def every_predicate(model: Any, test: Pool, rare: tuple[str, ...]) -> Scores:

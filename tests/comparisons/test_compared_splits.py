@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 import diptych as dp
-from diptych.claims import job as cells
 from diptych.cli import main
+from diptych.comparisons import job as cells
 from diptych.core.disk.lock import exclusive
 from diptych.core.errors import RunError, UnknownName
 

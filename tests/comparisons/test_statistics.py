@@ -10,8 +10,8 @@ import pyarrow as pa
 import pytest
 from scipy import stats
 
-from diptych.claims.statistics import detectable, group_parts, item_view, items_needed, mcnemar, sign_flip
 from diptych.claims.verdict import paired_difference
+from diptych.comparisons.statistics import detectable, group_parts, item_view, items_needed, mcnemar, sign_flip
 from diptych.core.errors import DataError
 from diptych.tasks.pairs.zero_shot import ZeroShot
 

@@ -12,8 +12,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from diptych.claims.job import Job, run_job
 from diptych.claims.verdict import Margins, seeds_needed
+from diptych.comparisons.job import Job, run_job
 from diptych.core.config import config_hash, to_plain
 from diptych.core.disk.files import write_json
 from diptych.core.result import Metric

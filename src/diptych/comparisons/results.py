@@ -11,11 +11,11 @@ from pathlib import Path
 import pyarrow as pa
 from scipy import stats
 
-from diptych.claims import job as cells
 from diptych.claims.cell import CellResult
 from diptych.claims.controls.raw_input import BLIND, Values
-from diptych.claims.statistics import item_view, items_needed
 from diptych.claims.verdict import MINIMUM_SEEDS, Margins, equivalence_p, holm, paired_difference, seeds_needed, withheld, word
+from diptych.comparisons import job as cells
+from diptych.comparisons.statistics import item_view, items_needed
 from diptych.core.contracts import Dataset, TaskByItem
 from diptych.core.result import Result
 from diptych.report.comparison_result import Contrast, ItemDifference, Measure

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from diptych.claims import job as cells
+from diptych.comparisons import job as cells
 from diptych.core.contracts import Dataset
 from diptych.core.disk.files import write_json
 from diptych.core.errors import ConfigError, DataError, RunError, UnknownName

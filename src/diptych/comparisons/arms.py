@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from diptych.claims import job as cells
+from diptych.comparisons import job as cells
 from diptych.core.contracts import Embedder, Recipe
 from diptych.core.errors import ConfigError, RunError
 from diptych.core.own_recipes import named_programs
@@ -67,4 +67,4 @@ def arm_code(arm: ComparedArm, tasks: Sequence[str]) -> str:
     kinds: list[type] = [type(cells.make_task(words)) for words in tasks]
     files = named_programs(arm.recipe) if arm.recipe is not None else []
     kinds.append(type(arm.recipe) if arm.recipe is not None else type(arm.model))
-    return code_hash(kinds, modules=("diptych.claims.job",), files=[file for file, _ in files])
+    return code_hash(kinds, modules=("diptych.comparisons.job",), files=[file for file, _ in files])

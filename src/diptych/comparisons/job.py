@@ -1,6 +1,6 @@
 """One cell of a comparison: a recipe under one seed, trained and evaluated, in a process of its own where that is possible.
 
-    python -m diptych.claims.job OUT/cells/NAME.job.json
+    python -m diptych.comparisons.job OUT/cells/NAME.job.json
 
 Its own process, so that peak memory and processor time are the cell's alone and a crash costs the cell alone. What it found stands
 in NAME/cell.json, inside its run folder; a crash leaves NAME.failed.json beside it. A cell that was killed goes on where its newest
@@ -25,7 +25,6 @@ from pathlib import Path
 from typing import Any
 
 from diptych.claims.cell import Cell, CellResult, Results, Scores, run_cell
-from diptych.claims.spelling import parse_name
 from diptych.claims.training import can_resume
 from diptych.core.config import from_plain, to_plain
 from diptych.core.contracts import Dataset, Recipe, Task
@@ -34,6 +33,7 @@ from diptych.core.errors import DiptychError, RunError
 from diptych.core.own_recipes import PREFIX
 from diptych.core.result import Result
 from diptych.core.run_folder import RunFolder
+from diptych.core.terminal.spelling import parse_name
 from diptych.train.options import TrainOptions
 from diptych.worlds.address import cached_for_training, held_out, open_data, training_rows, with_held_out
 
@@ -210,7 +210,7 @@ def run_apart(job: Job, say: Say, stop: threading.Event | None = None) -> CellRe
     plain = {**to_plain(job), "entry": f"{kind.__module__}:{kind.__qualname__}", "parent": os.getpid()}
     write_json(order, plain)
     # A session of its own: Ctrl-C reaches the comparison alone, which then asks the cell once to stop (a second time would kill).
-    words = [sys.executable, "-m", "diptych.claims.job", str(order)]
+    words = [sys.executable, "-m", "diptych.comparisons.job", str(order)]
     child = subprocess.Popen(words, stdout=STDERR, start_new_session=True)
     try:
         last_line_at = time.monotonic()

@@ -23,16 +23,16 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from diptych.claims import job as cells
 from diptych.claims.cell import CellResult
-from diptych.claims.compared.arms import ComparedArm, arm_code, check_arms, check_capabilities
-from diptych.claims.compared.splits import check_tasks, measured_splits, record_data, record_looks
 from diptych.claims.controls.raw_input import Values, raw_values
-from diptych.claims.job import Job
-from diptych.claims.pilots.pilot import report_pilot
-from diptych.claims.results import measures_of
-from diptych.claims.spelling import Budget
 from diptych.claims.verdict import Margins
+from diptych.comparisons import job as cells
+from diptych.comparisons.arms import ComparedArm, arm_code, check_arms, check_capabilities
+from diptych.comparisons.budget import Budget
+from diptych.comparisons.job import Job
+from diptych.comparisons.pilot import report_pilot
+from diptych.comparisons.results import measures_of
+from diptych.comparisons.splits import check_tasks, measured_splits, record_data, record_looks
 from diptych.core.config import config_hash, prepared_fields, to_plain
 from diptych.core.contracts import Dataset, Recipe
 from diptych.core.disk.files import write_json
@@ -65,7 +65,7 @@ class Comparison:
         return self.measured.to_json()
 
     def lines(self) -> list[str]:
-        from diptych.claims.lines import lines
+        from diptych.comparisons.lines import lines
 
         return lines(self.measured)
 
@@ -112,7 +112,7 @@ def compare(
     budget   of each arm; None takes the steps of the first recipe
     margins  the smallest difference that would matter, and how close counts as equal; the same for every metric
     processes  cells that run at once, where they can run in processes of their own; their times are then those of a shared machine
-    pilot    seconds of short trainings that say beforehand what the budget can show (`pilots.pilot`); 0 runs none
+    pilot    seconds of short trainings that say beforehand what the budget can show (`comparisons/pilot.py`); 0 runs none
     splits   held-out splits to measure on; () for all. What is left out is not read: choose arms on "val", then name "test", on which
              the trained cells are scored
     Raises ConfigError, DataError or RunError before anything is trained when the comparison cannot work.

@@ -13,16 +13,17 @@ from typing import Any
 import numpy as np
 import pytest
 
-from diptych.claims import job as cells
 from diptych.claims.cell import CellResult
-from diptych.claims.compare import ComparedArm, Comparison, compare
-from diptych.claims.compared.arms import check_version
-from diptych.claims.job import Job
-from diptych.claims.results import judge_contrasts
-from diptych.claims.spelling import Budget, options, parse_name, split_names
 from diptych.claims.verdict import Margins, equivalence_p, paired_difference
+from diptych.comparisons import job as cells
+from diptych.comparisons.arms import check_version
+from diptych.comparisons.budget import Budget
+from diptych.comparisons.compare import ComparedArm, Comparison, compare
+from diptych.comparisons.job import Job
+from diptych.comparisons.results import judge_contrasts
 from diptych.core.contracts import Draws
 from diptych.core.errors import ConfigError, DataError, RunError, UnknownName
+from diptych.core.terminal.spelling import options, parse_name, split_names
 from diptych.data.dataset import Pool
 from diptych.recipes.contrastive.clip import CLIP
 from diptych.recipes.contrastive.siglip import SigLIP

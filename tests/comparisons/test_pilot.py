@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 import diptych as dp
-from diptych.claims.pilots import pilot as module
-from diptych.claims.pilots.pilot import PilotResult, pilot_lines, smallest_difference
 from diptych.claims.verdict import Margins, seeds_needed
+from diptych.comparisons import pilot as module
+from diptych.comparisons.pilot import PilotResult, pilot_lines, smallest_difference
 from diptych.core.errors import ConfigError
 
 WORLD = "world:scenes?n=24&val=6&test=12&size=32"

@@ -1,1 +1,0 @@
-"""Arms and held-out splits of a comparison."""

@@ -1,1 +1,0 @@
-"""Short trainings before a comparison."""
