@@ -200,6 +200,10 @@ def test_every_tensor_of_a_released_folder_has_a_place(tmp_path: Path) -> None:
         taken = {name: tensor for name, tensor in targets(fresh).items() if not name.startswith("encoder.")}
         assert all(torch.equal(tensor, ours[name]) for name, tensor in taken.items())
         assert isinstance(fresh, ComprehensionBridge) == ("pool.row_MD" in taken)
+    fresh = stages[1].fresh_bridge()
+    fresh.connector.unit = False
+    with pytest.raises(DataError, match=r"mask_token is of a Croc"):
+        take_llava_(fresh, f"hf:{tmp_path}")
     del released["transform_block.resize.bias"]
     torch.save(released, tmp_path / "pytorch_model.bin")
     with pytest.raises(DataError, match=r"tensor head\.map\.bias is missing"):

@@ -88,7 +88,6 @@ class Croc(VisualInstructionRecipe):
     dialogue_length: int = 4096
     projector_lr: float = 0.0
 
-    group_by_length: bool = True
     projector_share: float = 0.1
     rows_a_mean: int = 8
     instruct_rows_a_mean: int = 8
@@ -214,7 +213,6 @@ class Croc(VisualInstructionRecipe):
         settings = {**cls.small(), "match_norms": False}
         return cls(
             **settings,
-            group_by_length=False,
             pool_rows=64,
             unit_pool=True,
             request="",
@@ -239,6 +237,7 @@ class Croc(VisualInstructionRecipe):
             steps=steps,
             projector_share=2180 / steps,
             comprehension_share=11_718 / steps,
+            group_by_length=True,
         )
 
     @classmethod

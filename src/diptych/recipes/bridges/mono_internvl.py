@@ -100,7 +100,6 @@ class MonoInternVL(VisualInstructionRecipe):
     alignment_share: float = 0.1
     alignment_lr: float = 4e-5
     mono_weights: str = ""
-    group_by_length: bool = True
     decay: Literal["all", "matrices"] = "all"
 
     template: str = SYSTEM + USER + "<img>{image}</img>\n{prompt}" + ASSISTANT
@@ -282,7 +281,6 @@ class MonoInternVL(VisualInstructionRecipe):
                 "instruct_lr": 1e-3,
                 "batch_size": 32,
                 "decay": "matrices",
-                "group_by_length": False,
             }
         )
 
@@ -291,7 +289,7 @@ class MonoInternVL(VisualInstructionRecipe):
         """InternLM2-1.8B as `language_model` in LLaMA's form (`mono_weights` converts), tiles of 448 pixels in patches of 14, 256 tokens a
         tile, up to 6 tiles and a thumbnail. Published are 922 million noisy pairs, 258 million captions, 143 million rows of tasks and
         665,298 dialogues; choose `steps` by your data."""
-        return cls(decoding="whole", steps=100_000)
+        return cls(decoding="whole", steps=100_000, group_by_length=True)
 
 
 def _carry(before: nn.Module, after: nn.Module) -> None:
