@@ -34,6 +34,7 @@ import released_files
 ROWS = {row.slug: row for row in all_releases()}
 MASK_HEADS = "tests/recipes/adaptation/test_denseclip_mask_heads.py"
 ELSEWHERE = {
+    "croc": "tests/recipes/bridges/test_croc.py::test_every_tensor_of_a_released_folder_has_a_place",
     "llava": "tests/recipes/bridges/test_llava.py::test_the_authors_folder_is_the_same_model",
     "denseclip_detectors": f"{MASK_HEADS}::test_every_tensor_of_a_released_checkpoint_has_its_place",
     "penet": "tests/models/penet/test_penet_opened.py::test_every_released_tensor_has_its_place",

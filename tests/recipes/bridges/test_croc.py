@@ -9,18 +9,22 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import transformers
 from transformers import BertConfig
 from transformers.models.bert.modeling_bert import BertLayer
 
 import diptych
 from diptych.core.errors import ConfigError, DataError
+from diptych.data.load.length_order import LengthGroupedOrder
 from diptych.data.load.stream import batches
 from diptych.data.text.prompts.layout import Layout
 from diptych.models.bridges.attention_masks import attention_mask
 from diptych.models.bridges.comprehension import ComprehensionBridge
 from diptych.models.bridges.language_model import LanguageModel
+from diptych.models.bridges.llava_weights import take_llava_, targets
 from diptych.models.bridges.token_replacement import Assign, ReconstructionHead, TokenPool, choose_tokens, reconstruction_loss
 from diptych.recipes.bridges.croc import Croc
+from diptych.train.optimise import build_optimiser
 from diptych.worlds.resolve import resolve
 
 DATA = resolve("world:questions?n=24").split("train")
@@ -154,6 +158,121 @@ def test_head_and_loss_are_those_of_the_release(parity: Any) -> None:
     loss = 10 * torch.nn.SmoothL1Loss(beta=0.01)(target, expected)
     pairs = [(found, expected), (10 * reconstruction_loss(found, target).mean(), loss)]
     parity("croc", "head and reconstruction loss", "CustomTransformer of Croc at e758f86, SmoothL1Loss", pairs, tolerance=2e-6)
+
+
+def test_the_head_begins_as_the_release_initialises_it() -> None:
+    """What Vicuna's folder lacks is initialised by LlamaPreTrainedModel: linear maps and positions of .02, biases 0."""
+    torch.manual_seed(0)
+    theirs = transformers.LlamaForCausalLM(transformers.LlamaConfig(**{**LLAMA, "hidden_size": 64}))
+    made = ReconstructionHead(64, 40)
+    expected = ReconstructionHead(64, 40, std=1.0)
+    expected.apply(theirs._init_weights)
+    for name, value in made.state_dict().items():
+        torch.testing.assert_close(value.std(), expected.state_dict()[name].std(), atol=2e-3, rtol=0.0)
+        torch.testing.assert_close(value.mean(), expected.state_dict()[name].mean(), atol=1e-3, rtol=0.0)
+
+
+def test_every_tensor_of_a_released_folder_has_a_place(tmp_path: Path) -> None:
+    """Names of `CrocLlamaForCausalLM` at e758f86: pool, head and a cross-attention that is never called stand beside a LLaVA's."""
+    torch.manual_seed(0)
+    made = replace(Croc.tiny(), **SMALL).prepare(DATA)
+    stages = [stage.recipe for stage in made.stages()]
+    bridge: Any = stages[1].model()
+    width = bridge.language.width
+    ours = {name: tensor.clone() for name, tensor in targets(bridge).items() if not name.startswith("encoder.")}
+    released = {
+        name.replace("pool.row_MD", "model.mask_token")
+        .replace("head.position", "transform_block.position_embeddings")
+        .replace("head.layers", "transform_block.layers")
+        .replace("head.map", "transform_block.resize")
+        .replace("connector.linear_1", "model.mm_projector.0")
+        .replace("connector.linear_2", "model.mm_projector.2")
+        .replace("language.inner.", ""): tensor
+        for name, tensor in ours.items()
+    }
+    for part in ("query", "key", "value", "out"):
+        released |= {f"model.cross_attention.{part}.weight": torch.zeros(width, width)}
+        released |= {f"model.cross_attention.{part}.bias": torch.zeros(width)}
+    torch.save(released, tmp_path / "pytorch_model.bin")
+    for stage in stages:
+        fresh: Any = stage.fresh_bridge()
+        take_llava_(fresh, f"hf:{tmp_path}")
+        taken = {name: tensor for name, tensor in targets(fresh).items() if not name.startswith("encoder.")}
+        assert all(torch.equal(tensor, ours[name]) for name, tensor in taken.items())
+        assert isinstance(fresh, ComprehensionBridge) == ("pool.row_MD" in taken)
+    fresh = stages[1].fresh_bridge()
+    fresh.connector.unit = False
+    with pytest.raises(DataError, match=r"mask_token is of a Croc"):
+        take_llava_(fresh, f"hf:{tmp_path}")
+    del released["transform_block.resize.bias"]
+    torch.save(released, tmp_path / "pytorch_model.bin")
+    with pytest.raises(DataError, match=r"tensor head\.map\.bias is missing"):
+        take_llava_(stages[1].fresh_bridge(), f"hf:{tmp_path}")
+
+
+def test_a_step_of_comprehension_is_that_of_a_loop(parity: Any) -> None:
+    """Loss of `CrocLlamaForCausalLM.forward` at e758f86 for a batch of one micro batch, row by row without padding."""
+    made: Any = (
+        replace(Croc.tiny(), **SMALL, unit_pool=False, assign="nearest", reconstruction_beta=0.3).prepare(DATA).stages()[1].recipe
+    )
+    torch.manual_seed(0)
+    bridge: Any = made.model().eval()
+    (step,) = batches(DATA, made, seed=0, stop=1)
+    batch, chosen_BK = step.batch, step.batch.chosen_BK
+    losses = made.losses(made.features(bridge, batch), batch)
+    feature = bridge.encoder(batch.image_BCHW).tokens_BPD
+    inner = torch.nn.functional.gelu(bridge.connector.linear_1(feature))
+    token = torch.nn.functional.normalize(bridge.connector.linear_2(inner), p=2, dim=-1)
+    nll, apart = [], []
+    for row in range(len(batch)):
+        real = batch.mask_BL[row]
+        ids, slot, answer = batch.id_BL[row][real], batch.slot_BL[row][real], batch.answer_BL[row][real]
+        shown = token[row].clone()
+        for place in chosen_BK[row].nonzero()[:, 0].tolist():
+            distances = [(token[row, place] - one).pow(2).sum() for one in bridge.pool.row_MD]
+            shown[place] = bridge.pool.row_MD[int(torch.stack(distances).argmin())]
+        embed = bridge.language.inner.get_input_embeddings()(ids).clone()
+        embed[slot] = shown
+        length, first = len(ids), int(answer.nonzero()[0])
+        closed = torch.triu(torch.ones(length, length), 1)
+        closed[:, :first] = 0
+        additive = (closed * torch.finfo(torch.float32).min)[None, None]
+        state = bridge.language.inner.base_model(inputs_embeds=embed[None], attention_mask=additive).last_hidden_state[0]
+        logit = bridge.language.inner.lm_head(state)
+        label = ids.masked_fill(~answer, -100)
+        nll.append(torch.nn.functional.cross_entropy(logit[:-1], label[1:], reduction="none")[label[1:] != -100])
+        apart.append((bridge.head(state[slot][None])[0] - token[row]).abs())
+    quadratic = torch.stack([torch.where(one < 0.3, one**2 / 0.6, one - 0.15).mean() for one in apart]).mean()
+    pairs = [(losses["answer"], torch.cat(nll).mean()), (losses["reconstruction"], 10 * quadratic)]
+    parity("croc", "both losses of a comprehension step", "a loop of the released forward pass", pairs, tolerance=5e-6)
+
+
+def test_the_released_projector_learns_at_its_own_rate_in_every_stage() -> None:
+    """`CrocTrainer.create_optimizer` at e758f86: 1.5e-4 for `mm_projector` where no rate is asked for."""
+    made = replace(Croc.released(), image_tower="vit_micro", image_size=48)
+    assert (made.assign, made.projector_lr) == ("nearest", 1.5e-4)
+    for stage, rate in zip(made.stages(), (1e-3, 2e-5, 2e-5), strict=True):
+        module = torch.nn.ModuleDict({"connector": torch.nn.Linear(2, 2), "language": torch.nn.Linear(2, 2)})
+        groups = build_optimiser(module, stage.recipe.optimiser()).param_groups
+        rates = {id(p): group["lr"] * group["scale"] for group in groups for p in group["params"]}
+        for name, parameter in module.named_parameters():
+            assert rates[id(parameter)] == pytest.approx(1.5e-4 if name.startswith("connector.") else rate)
+    with pytest.raises(ConfigError, match="projector_lr is -1"):
+        replace(made, projector_lr=-1.0)
+
+
+def test_long_captions_and_dialogues_are_grouped_by_length_and_captions_are_not() -> None:
+    made = replace(Croc.paper(), language="en")
+    first, middle, last = (stage.recipe for stage in made.stages())
+    assert first.row_order(DATA) is None
+    for recipe, members in ((middle, 4), (last, 8)):
+        order = recipe.row_order(DATA)
+        assert isinstance(order, LengthGroupedOrder)
+        assert (order.members, order.parts) == (members, 128 // members)
+    words = len(["Describe", "the", "image", "in", "detail."]) + len(DATA[0].texts[0].string.split()) + 1
+    order = middle.row_order(DATA)
+    assert isinstance(order, LengthGroupedOrder)
+    assert int(order.lengths[0]) == words
 
 
 def test_three_stages_hand_on_one_language_model(tmp_path: Path) -> None:

@@ -245,6 +245,19 @@ def test_the_authors_folder_is_the_same_model(folder: Path, tmp_path: Path) -> N
     whole: Any = diptych.load(f"llava:{folder}")
     asked = [ArrayImage(PIXELS[:12], "a")], ["What is it?"]
     assert whole.generate(*asked, max_tokens=8) == made.deploy(wanted).generate(*asked, max_tokens=8)
+    blind = {name: value for name, value in tensors.items() if "vision" not in name}
+    croc = {**blind, "model.mask_token": torch.randn(5, 32), "transform_block.resize.bias": torch.zeros(32)}
+    torch.save(croc, tmp_path / "pytorch_model.bin")
+    with pytest.raises(DataError, match="is of a Croc"):
+        diptych.load(f"llava:{tmp_path}#{tmp_path / 'clip'}")
+    (tmp_path / "config.json").write_text(json.dumps({**own, "model_type": "croc_llama"}))
+    unit: Any = diptych.load(f"llava:{tmp_path}#{tmp_path / 'clip'}")
+    with torch.no_grad():
+        longer, token = opened.bridge.picture(image), unit.bridge.picture(image)
+    torch.testing.assert_close(token, longer / longer.norm(dim=2, keepdim=True))
+    unit.save(tmp_path / "kept")
+    assert diptych.load(tmp_path / "kept").bridge.connector.unit  # type: ignore[attr-defined]
+    (tmp_path / "config.json").write_text(json.dumps(own))
     tensors["model.layers.9.mlp.up_proj.weight"] = torch.zeros(1)
     torch.save(tensors, tmp_path / "pytorch_model.bin")
     with pytest.raises(DataError, match=r"layers\.9.* does not belong"):

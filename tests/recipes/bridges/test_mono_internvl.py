@@ -17,6 +17,8 @@ from torch import Tensor
 import diptych
 from diptych.core.errors import ConfigError, DataError, ShapeError
 from diptych.core.image import ArrayImage
+from diptych.data.dataset import Pool
+from diptych.data.load.length_order import LengthGroupedOrder
 from diptych.data.load.stream import batches
 from diptych.data.text.prompts.layout import Layout
 from diptych.models.bridges.bridge import Bridge
@@ -140,6 +142,20 @@ def test_an_image_in_the_second_turn_is_seen_by_the_experts_behind_a_cache(parit
     )
     with pytest.raises(ShapeError, match="differ in length"):
         made.extend(embed, replace(whole, mask_BL=whole.slot_BL))
+
+
+def test_instructions_alone_are_grouped_by_tokens() -> None:
+    """`LengthGroupedSampler` of the release, 4 rows of 8 GPUs four times over, with images and without in one step."""
+    made = replace(MonoInternVL.tiny(), **SMALL, group_by_length=True).prepare(DATA)
+    stages = [stage.recipe for stage in made.stages()]
+    pool = Pool.from_samples([DATA[0], replace(DATA[1], image=None)], name="mixed")
+    assert [recipe.row_order(pool) is None for recipe in stages] == [True, True, True, False]
+    order = replace(stages[3], batch_size=128, rows_a_mean=4).row_order(pool)
+    assert isinstance(order, LengthGroupedOrder)
+    assert (order.members, order.parts) == (4, 32)
+    texts = ["\n".join(f"{one['question']}\n{one['answer']}" for one in pool[row].extras["questions"]) for row in range(2)]
+    assert order.lengths.tolist() == [len(made.words().pieces(text)) for text in texts]
+    assert (MonoInternVL.paper().group_by_length, MonoInternVL.tiny().group_by_length) == (True, False)
 
 
 def test_each_step_trains_its_parts() -> None:

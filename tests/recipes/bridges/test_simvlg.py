@@ -19,7 +19,7 @@ from diptych.core.image import ArrayImage
 from diptych.data.dataset import Pool
 from diptych.data.load.stream import batches
 from diptych.models.bridges.connectors import connector
-from diptych.models.bridges.merging_connector import MergingConnector
+from diptych.models.bridges.merging_connector import MergingConnector, take_released_
 from diptych.recipes.bridges.simvlg import SimVLG, take_bert_
 from diptych.worlds.clips import clips
 from diptych.worlds.scenes.world import scenes
@@ -174,3 +174,35 @@ def test_bert_gives_its_layers(tmp_path: Path) -> None:
         take_bert_(wider, f"hf:{tmp_path}")
     with pytest.raises(DataError, match="not a folder of transformers"):
         take_bert_(made, "hf:nowhere")
+
+
+def test_a_released_checkpoint_gives_the_whole_connector(tmp_path: Path) -> None:
+    """Names that LAVIS keeps of `LIPTomeOPT` at 2e8c44d: what learns, and BERT's pooler, which nothing reads."""
+    torch.manual_seed(0)
+    source, made = (connector("merging", 6, 10, merged=3, bert=BERT) for _ in range(2))
+    layers = transformers.BertModel(transformers.BertConfig(**BERT, vocab_size=9)).state_dict()
+    theirs = {f"VLconnector.{name}": tensor for name, tensor in layers.items() if "word_embeddings" not in name}
+    theirs |= {f"VLconnector.{name}": tensor for name, tensor in source.bert.state_dict().items()}  # type: ignore[union-attr, operator]
+    for own, released in (("norm", "ln_vision"), ("inward", "VL_proj"), ("map", "opt_proj")):
+        theirs |= {f"{released}.{name}": tensor for name, tensor in getattr(source, own).state_dict().items()}
+    assert "VLconnector.pooler.dense.weight" in theirs
+    file = tmp_path / "checkpoint_best.pth"
+    torch.save({"model": theirs, "optimizer": {}, "config": {"run": {"seed": 42}}, "epoch": 3}, file)
+    assert isinstance(made, MergingConnector)
+    take_released_(made, file)
+    assert all(torch.equal(value, source.state_dict()[name]) for name, value in made.state_dict().items())
+    torch.save({"model": {**theirs, "visual_encoder.blocks.0.attn.proj.bias": torch.zeros(6)}}, file)
+    with pytest.raises(DataError, match=r"visual_encoder.* does not belong"):
+        take_released_(made, file)
+    torch.save({"model": {name: tensor for name, tensor in theirs.items() if name != "VL_proj.bias"}}, file)
+    with pytest.raises(DataError, match=r"tensor inward\.bias is missing"):
+        take_released_(made, file)
+    recipe = replace(SimVLG.tiny(), **SMALL, connector_weights=str(file)).prepare(DATA)
+    with pytest.raises(DataError, match=r"is \[|is missing|does not belong"):
+        recipe.model()
+
+
+def test_the_published_batches_are_of_eight_processes() -> None:
+    """`batch_size_train` of LAVIS is a process's, and the released command starts eight."""
+    for preset, of_each in ((SimVLG.paper(), 200), (SimVLG.video(), 4)):
+        assert (preset.batch_size, preset.rows_a_mean) == (8 * of_each, of_each)

@@ -328,6 +328,23 @@ def test_hidden_words_and_the_optimiser_are_the_released_ones() -> None:
     assert (ARL.paper().optimiser().adam, recipe.optimiser().adam) == ("transformers", "torch")
 
 
+def test_the_released_preset_hides_pieces_and_mentions_alone() -> None:
+    """With a vocabulary whose padding is "<pad>", a text of fewer words than the row's share loses every piece of it."""
+    released = ARL.released()
+    assert (released.learning.units, released.learning.padding_counts, released.entity_graph.removed) == (
+        "pieces",
+        True,
+        "mention",
+    )
+    recipe = small(text_length=128)
+    recipe = replace(recipe, learning=replace(released.learning, hidden=0.9, decoder_width=32, decoder_layers=1, decoder_heads=2))
+    vocabulary = recipe.vocabulary.replace('"[PAD]"', '"<pad>"')
+    for name, all_asked in ((recipe.vocabulary, False), (vocabulary, True)):
+        batch = next(batches(DATA, replace(recipe, vocabulary=name), seed=0, stop=1)).batch
+        whole = (batch.word_BM >= 0).sum(1) == batch.text_mask_BL.sum(1) - 2
+        assert bool(whole.all()) == all_asked
+
+
 def test_matching_and_losses_of_a_step() -> None:
     recipe = small()
     batch = next(batches(DATA, recipe, seed=0, stop=1)).batch

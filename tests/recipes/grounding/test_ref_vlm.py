@@ -527,6 +527,8 @@ def test_the_published_sizes_take_every_released_tensor(parity: Any, tmp_path: P
     from diptych.models.referring.referring_model import ReferringShape
 
     recipe = RefVLM.paper()
+    steps = [(one.recipe.batch_size, one.recipe.rows_a_mean) for one in recipe.stages()]
+    assert steps == [(8 * 32, 32), (8 * 15, 15)], "batch_size of xtuner is a process's, and the released commands start eight"
     shape = ReferringShape({"kind": "mlp"}, {}, {"name": recipe.backbone, "strides": (4, 8, 16)}, recipe.decoders, True, 32009)
     with torch.device("meta"):
         language = LanguageModel(config={**config, "vocab_size": 32010})

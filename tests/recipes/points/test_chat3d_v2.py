@@ -14,9 +14,10 @@ import torch
 
 from diptych.api import load
 from diptych.core.errors import ConfigError, DataError
+from diptych.data.dataset import Pool
 from diptych.data.load.stream import batches
 from diptych.data.points.room_chat_prompts import ChatPrompt, nearest_places
-from diptych.data.points.room_language import room_descriptions
+from diptych.data.points.room_language import room_descriptions, room_objects
 from diptych.data.points.room_things import read_things
 from diptych.data.text.object_identifiers import IdentifierAssignment, identifier, identifier_numbers
 from diptych.data.text.prompts.layout import ImageSlots, TextPiece, lay_out
@@ -265,6 +266,23 @@ def test_stages_train_their_parts() -> None:
     assert {name.split(".")[0] for name, p in still.named_parameters() if p.grad is None} == {"language"}
 
 
+def test_a_token_is_aligned_with_all_captions_where_that_is_asked() -> None:
+    """`forward_stage1` of branch v2.0 takes the mean over every caption of a thing, however many there are."""
+    sample, (thing, *_) = DATA[0], room_objects(DATA[0])
+    spoken = [{"object_id": thing.id, "description": f"a thing , number {number} of all"} for number in range(7)]
+    pool = Pool.from_samples([replace(sample, extras={**sample.extras, "descriptions": spoken})], name="one")
+    model, found = RECIPE.model(), {}
+    for captions in (4, 0):
+        first = replace(RECIPE, stage="objects", batch_size=1, captions=captions)
+        (step,) = batches(pool, first, seed=0, stop=1)
+        found[captions] = model.caption_means(step.batch.caption_BMCL, step.batch.caption_mask_BMCL)[0][0, 0]
+    texts = [room_descriptions(pool[0])[number].text for number in range(7)]
+    means = [model.language.embed(torch.tensor(RECIPE.words().pieces(text))).mean(0) for text in texts]
+    torch.testing.assert_close(found[0], torch.stack(means).mean(0))
+    torch.testing.assert_close(found[4], torch.stack(means[:4]).mean(0))
+    assert (Chat3Dv2.paper().captions, Chat3Dv2.paper().relation_decay) == (0, True)
+
+
 def test_answers_by_centres_mean_the_nearest_thing() -> None:
     box_M6 = np.array([[0, 0, 0, 1, 1, 1], [2, 1, 0.5, 1, 1, 1]], float)
     assert nearest_places("19 11 4; 1 0 0", box_M6) == [1, 0]
@@ -295,6 +313,9 @@ def test_rates_are_those_of_the_release() -> None:
     scales = {name: rule_of(name, spec.rules) for name in ("tokens.relate.query.weight", "tokens.centre.weight")}
     assert scales["tokens.relate.query.weight"].lr_scale * spec.lr == pytest.approx(1e-5)  # type: ignore[union-attr]
     assert scales["tokens.centre.weight"] is None
+    decays = [rule_of(f"tokens.relate.{name}", spec.rules).decay for name in ("norm.weight", "query.bias")]  # type: ignore[union-attr]
+    assert decays == [True, True], "`add_different_lr` gives all of a module its weight decay, norms and biases too"
+    assert rule_of("tokens.relate.norm.weight", RECIPE.optimiser().rules).decay is None  # type: ignore[union-attr]
     first = replace(made, stage="objects").optimiser()
     assert [rule_of(name, first.rules).lr_scale for name in scales] == [0, 0]  # type: ignore[union-attr]
     scene = Chat3Dv2.chat_scene()

@@ -145,6 +145,7 @@ def test_paper_has_the_released_sizes() -> None:
     with torch.device("meta"):
         assert sum(p.numel() for p in PointBERT(coloured).parameters()) == RELEASED["parameters_colour"]
     assert sorted(n for n, p in model.named_parameters() if p.requires_grad and "tower.blocks" not in n)[0] == "log_scale"
+    assert ULIP.paper().tower.skip == 1e-3, "pointnet2_ops passes over points this near to the origin"
 
 
 def slip_file(**sizes: int) -> dict[str, Tensor]:

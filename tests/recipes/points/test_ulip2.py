@@ -122,6 +122,7 @@ def test_paper_has_the_released_sizes() -> None:
     assert sum(p.numel() for p in model.tower.parameters()) == RELEASED["parameters_colour"]
     assert sum(p.numel() for p in model.anchors.parameters()) == sum(p.numel() for p in big.parameters())
     assert model.projection.weight.shape == (1280, 768)
+    assert ULIP2.paper().tower.skip == 1e-3, "pointnet2_ops passes over points this near to the origin"
 
 
 def uni3d_weights(tower: Uni3DTower, out: int) -> dict[str, torch.Tensor]:

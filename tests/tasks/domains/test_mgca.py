@@ -24,6 +24,19 @@ from diptych.tasks.domains.head_images import trainable_tower
 
 Tensors = dict[str, Tensor]
 PIXELS = np.random.default_rng(0).integers(0, 256, (90, 60, 3), np.uint8)
+SHOWN = {
+    (401, 300): (
+        108.7236328125,
+        "0 151 74 135 155 76 0 125 141 54 141 150 0 123 135 139 63 76 0 133 96 "
+        "58 138 156 0 139 129 145 68 148 0 139 102 136 152 88 0 122 153 84 138 174",
+    ),
+    (300, 517): (
+        84.24340322066327,
+        "0 0 0 0 0 0 0 0 0 0 0 0 125 125 141 104 132 174 168 127 147 "
+        "119 127 134 130 98 118 76 97 117 141 107 119 140 131 118 0 0 0 0 0 0",
+    ),
+}
+"""By height and width: mean level of `resize_img` of MGCA at 680fe4a and its `CenterCrop` with OpenCV 5.0; every 37th and 41st pixel."""
 SMALL: dict[str, Any] = {
     "hidden_size": 32,
     "intermediate_size": 64,
@@ -121,6 +134,23 @@ def test_a_made_up_checkpoint_gives_the_authors_vectors(vision: str, tmp_path: P
     assert pads.shape == (3, 224, 224)
     assert (pads[:, 100, :20] == -1).all(), "the long side becomes 256, black beside it, and the middle 224 stay"
     assert trainable_tower(model) is not None, "BenchX tunes it"
+
+
+@pytest.mark.parametrize("sides", list(SHOWN))
+def test_a_radiograph_is_shrunk_as_the_authors_shrink_it(sides: tuple[int, int], tmp_path: Path, parity: Any) -> None:
+    y_HW, x_HW = np.mgrid[: sides[0], : sides[1]]
+    level_HW = (((x_HW * 37 + y_HW * 91) % 256 + (x_HW // 5 + y_HW // 3) % 97) % 256).astype(np.uint8)
+    model: Any = dp.load(made_up(tmp_path, "test_vit")[0])
+    shown_HW = model.preprocess.square(np.stack([level_HW] * 3, 2))[..., 0]
+    mean, grid = SHOWN[sides]
+    pairs = [(shown_HW[::37, ::41].astype(float), np.array(grid.split(), float).reshape(7, 6)), (shown_HW.mean(), np.array(mean))]
+    parity(
+        "benchx",
+        f"pixels of a radiograph for MGCA, {sides[0]} x {sides[1]}",
+        "resize_img of MGCA (OpenCV 5.0)",
+        pairs,
+        tolerance=0,
+    )
 
 
 @pytest.mark.parametrize("vision", ["vit_base_patch16_224", "resnet50"])

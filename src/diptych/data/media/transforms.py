@@ -19,6 +19,7 @@ from torch.nn import functional
 
 from diptych.core.config import from_plain, to_plain
 from diptych.core.errors import ConfigError, ShapeError
+from diptych.data.media import opencv
 
 Pixels = npt.NDArray[np.uint8]
 Triple = tuple[float, float, float]
@@ -68,11 +69,13 @@ class ByteImages:
 @dataclass(frozen=True)
 class Preprocess:
     """uint8 RGB images of any size to one normalised batch, with PIL's antialiased filters: the pixels that published models
-    were evaluated with.
+    were evaluated with. Where they were made with OpenCV, `interpolation` "area".
 
     resize   "crop": short side to `size`, then the centre square (CLIP); "squash": both sides to `size`, regardless of the shape
              (SigLIP); "pad": long side to `size`, centred on `fill`; "native": the middle as it is, on `fill` where the image is
              smaller
+    interpolation  "bicubic", "bilinear" or "lanczos" of PIL; or "area", OpenCV's INTER_AREA, for "pad" and "squash": the short side of a
+             padded image is cut down to a whole pixel, and what has to be enlarged is so between its nearest pixels
     fill     grey value 0..255 around a padded image
     margin   pixels per side that are cut off again: the image is resized to `size + margin` first, and its middle taken (ALIGN)
     rounding  of a margin of an odd number of pixels: "even", half to even, as torchvision, timm and open_clip do, or "down", as
@@ -90,7 +93,7 @@ class Preprocess:
     mean: Triple = OPENAI_MEAN
     std: Triple = OPENAI_STD
     resize: Literal["crop", "squash", "pad", "native", "square"] = "crop"
-    interpolation: Literal["bicubic", "bilinear", "lanczos"] = "bicubic"
+    interpolation: Literal["bicubic", "bilinear", "lanczos", "area"] = "bicubic"
     fill: int = 0
     margin: int = 0
     height: int = 0
@@ -112,8 +115,10 @@ class Preprocess:
             raise ConfigError(f"Preprocess.levels is {self.levels!r} (expected as_is | stretched)")
         if self.rounding not in ("even", "down"):
             raise ConfigError(f"Preprocess.rounding is {self.rounding!r} (expected even | down)")
-        if self.interpolation not in FILTERS:
-            raise ConfigError(f"Preprocess.interpolation is {self.interpolation!r} (expected {' | '.join(FILTERS)})")
+        if self.interpolation not in (*FILTERS, "area"):
+            raise ConfigError(f"Preprocess.interpolation is {self.interpolation!r} (expected {' | '.join(FILTERS)} | area)")
+        if self.interpolation == "area" and self.resize not in ("pad", "squash"):
+            raise ConfigError(f"Preprocess.resize is {self.resize!r} with interpolation 'area' (expected pad | squash)")
         if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
             raise ConfigError("Preprocess.mean and .std must be three numbers, std above 0")
 
@@ -144,6 +149,8 @@ class Preprocess:
         size = self.size
         if (height, width) == (self.height or size, size) and not self.margin:
             return image_HWC
+        if self.interpolation == "area":
+            return self._by_area(image_HWC)
         image = Image.fromarray(image_HWC)
         filter = FILTERS[self.interpolation]
         if self.resize == "square" and height != width:
@@ -166,9 +173,25 @@ class Preprocess:
             return np.asarray(whole)
         scale = size / max(height, width)
         wide, high = max(1, round(width * scale)), max(1, round(height * scale))
+        return self._padded(np.asarray(image.resize((wide, high), filter)))
+
+    def _by_area(self, image_HWC: Pixels) -> Pixels:
+        """As `square`, by OpenCV's means of areas."""
+        height, width = image_HWC.shape[:2]
+        high, wide = self.height or self.size, self.size
+        if self.resize == "pad":
+            scale = self.size / max(height, width)
+            high, wide = (self.size if side == max(height, width) else max(1, int(side * scale)) for side in (height, width))
+        shrinks = high <= height and wide <= width
+        shown_HWC = opencv.area(image_HWC, high, wide) if shrinks else opencv.bilinear(image_HWC, high, wide)
+        return self._padded(shown_HWC) if self.resize == "pad" else shown_HWC
+
+    def _padded(self, image_HWC: Pixels) -> Pixels:
+        """The image in the middle of a square of `fill`."""
+        size, (high, wide) = self.size, image_HWC.shape[:2]
         padded_HWC = np.full((size, size, 3), self.fill, np.uint8)
         left, top = (size - wide) // 2, (size - high) // 2
-        padded_HWC[top : top + high, left : left + wide] = np.asarray(image.resize((wide, high), filter))
+        padded_HWC[top : top + high, left : left + wide] = image_HWC
         return padded_HWC
 
     def levelled(self, image_HWC: Pixels) -> Pixels:

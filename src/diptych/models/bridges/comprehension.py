@@ -35,11 +35,22 @@ class ComprehensionLikelihood(AnswerLikelihood):
 
 
 class ComprehensionBridge(Bridge):
-    """A `Bridge` with a pool and a head. What is reconstructed are the connector's own tokens, through which no gradient runs back."""
+    """A `Bridge` with a pool and a head. What is reconstructed are the connector's own tokens, through which no gradient runs back.
 
-    def __init__(self, *parts: Any, pool: TokenPool, head: ReconstructionHead, open: Open = "prefix", **options: Any) -> None:
+    beta  of the smooth L1 (`reconstruction_loss`)
+    """
+
+    def __init__(
+        self,
+        *parts: Any,
+        pool: TokenPool,
+        head: ReconstructionHead,
+        open: Open = "prefix",
+        beta: float = 0.01,
+        **options: Any,
+    ) -> None:
         super().__init__(*parts, **options)
-        self.pool, self.head, self.open = pool, head, open
+        self.pool, self.head, self.open, self.beta = pool, head, open, beta
 
     def forward(  # type: ignore[override]
         self, image_BCHW: Tensor, layout: Layout, chosen_BK: Tensor | None = None
@@ -72,7 +83,7 @@ class ComprehensionBridge(Bridge):
             torch.zeros_like(nll_B).index_add(0, row_A, hit_A).detach(),
             ratio,
             norm_kurtosis(picture_BKD),
-            reconstruction_loss(made_BKD, target_BKD),
+            reconstruction_loss(made_BKD, target_BKD, beta=self.beta),
             (cosine_BK * shown_BK).sum(1) / shown_BK.sum(1),
             usage.perplexity,
             usage.most,

@@ -1,4 +1,4 @@
-"""LLaVA 1.5 and 1.6 as their authors or transformers save them, opened for use: "llava:FOLDER", "llava:FOLDER#CLIP-FOLDER"."""
+"""LLaVA 1.5 and 1.6, and Croc, as their authors or transformers save them, opened for use: "llava:FOLDER", "llava:FOLDER#CLIP-FOLDER"."""
 
 from __future__ import annotations
 
@@ -28,7 +28,8 @@ VISION = "vision_model."
 def open_released(address: str) -> BridgeGenerator:
     """The model of a LLaVA folder, asked in the form of Vicuna 1.1, Mistral, or ChatML (1.6 of 34B). Images are shown as its configuration
     says: padded to a square with CLIP's mean colour (1.5), whole and in tiles (1.6), or cut to their middle square. ChatML is that of a
-    vocabulary with its marks, where the release looks for "v1.6-34b" in the folder's name; an answer ends at its mark.
+    vocabulary with its marks, where the release looks for "v1.6-34b" in the folder's name; an answer ends at its mark. Of a Croc, whose
+    image tokens have norm 1, pool and head stay behind.
 
     address  "llava:FOLDER", and after "#" the folder of the CLIP that it was trained with, where it holds no image encoder of its own
     Raises DataError for a folder without an image encoder where none is named, and for weights of another model.
@@ -47,7 +48,8 @@ def open_released(address: str) -> BridgeGenerator:
             own = {k.removeprefix(VISION): v for k, v in weight_tensors(encoder_folder) if k.startswith(VISION)}
             tower.net.load_state_dict({k: v for k, v in own.items() if not k.endswith("position_ids")})  # type: ignore[union-attr]
         language = LanguageModel(config=config.text)
-        made = MlpConnector(tower.token_width, language.width, newline=config.newline)
+        options = {name: True for name in ("newline", "unit") if getattr(config, name)}
+        made = MlpConnector(tower.token_width, language.width, **options)
         bridge = Bridge(hidden_layer(tower, config.layer), made, language)
         take_llava_(bridge, str(folder), encoder=encoder_folder is None)
         tokenizer = Tokenizer.load(folder)
@@ -63,7 +65,7 @@ def open_released(address: str) -> BridgeGenerator:
         words,
         Template(form),
         folder.name,
-        connector={"kind": "mlp", **({"newline": True} if config.newline else {})},
+        connector={"kind": "mlp", **options},
         length=language.context_length,
         space="" if words.spaced or form == CHATML_CHAT else " ",
         tiles=PaddedTiles(size, config.sizes) if config.sizes else None,

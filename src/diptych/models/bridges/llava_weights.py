@@ -1,4 +1,4 @@
-"""LLaVA's weights in a bridge: from folders of transformers and of its authors (2304.08485, 2310.03744).
+"""LLaVA's weights in a bridge: from folders of transformers and of its authors (2304.08485, 2310.03744), and of Croc.
 
 The three families of names that published folders have, and the part of a `Bridge` that each tensor fills, are in `RULES`.
 """
@@ -24,6 +24,10 @@ from diptych.models.io.tensor_files import read_tensors
 from diptych.models.towers.hidden_layer import HiddenLayerTower
 
 RULES = (
+    (r"^model\.mask_token$", "pool.row_MD"),
+    (r"^transform_block\.position_embeddings\.", "head.position."),
+    (r"^transform_block\.layers\.", "head.layers."),
+    (r"^transform_block\.resize\.", "head.map."),
     (r"^(?:model\.)?vision_tower\.(?:vision_tower\.)?(?:vision_model\.)?", "encoder."),
     (r"^(?:model\.)?multi_modal_projector\.", "connector."),
     (r"^(?:model\.)?mm_projector\.0\.", "connector.linear_1."),
@@ -36,10 +40,12 @@ RULES = (
     (r"^model\.", "language.inner.model."),
 )
 """The first matching rule gives the name in a bridge; `encoder.` denotes transformers' image encoder."""
-UNREAD = re.compile(r"(\.rotary_emb\.inv_freq|\.position_ids)$")
-"""Tensors without a place, since they are computed."""
-NEWLINE = "connector.newline_D"
-"""The token after a row of LLaVA 1.6's tiles, which a bridge of whole images has no place for."""
+UNREAD = re.compile(r"(\.rotary_emb\.inv_freq|\.position_ids)$|^model\.cross_attention\.")
+"""Tensors without a place: those that are computed, and Croc's cross-attention, which its model has and never calls."""
+POOL = "pool.row_MD"
+OF_ONE_STAGE = re.compile(r"^(connector\.newline_D$|pool\.|head\.)")
+"""The token after a row of LLaVA 1.6's tiles, which a bridge of whole images has no place for; pool and head of Croc's comprehension
+stage (2410.14332), which its published folder has and other stages do not."""
 INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 FILES = ("model.safetensors", "pytorch_model.bin")
 
@@ -55,6 +61,7 @@ class LlavaConfig:
     sizes   widths and heights of the grids of tiles, with "anyres"
     newline tokens of padding are left out, and a learned token ends every row of tiles
     mistral the language model is Mistral, whose form of dialogue differs
+    unit    tokens of an image have norm 1: a Croc (2410.14332)
     """
 
     text: dict[str, Any]
@@ -64,6 +71,7 @@ class LlavaConfig:
     sizes: tuple[tuple[int, int], ...] = ()
     newline: bool = False
     mistral: bool = False
+    unit: bool = False
 
     @classmethod
     def read(cls, folder: Path) -> LlavaConfig:
@@ -90,6 +98,7 @@ class LlavaConfig:
                 _pairs(plain["image_grid_pinpoints"]) if aspect == "anyres" else (),
                 aspect == "anyres" and "unpad" in merge,
                 plain.get("model_type") == "llava_mistral",
+                str(plain.get("model_type")).startswith("croc"),
             )
         if "text_config" not in plain or "vision_config" not in plain:
             raise DataError(
@@ -152,8 +161,12 @@ def take_llava_(bridge: Bridge, address: str, *, required: str = "", encoder: bo
     needed, filled = targets(bridge), set[str]()
     for name, tensor in weight_tensors(folder):
         ours = bridge_name(name)
+        if ours == POOL and not getattr(bridge.connector, "unit", False):
+            raise DataError(
+                f"tensor {name} is of a Croc, whose image tokens have norm 1", file=folder, expected="the recipe croc"
+            )
         if ours not in needed:
-            if ours and ours != NEWLINE and not unread_block(bridge, ours):
+            if ours and not OF_ONE_STAGE.match(ours) and not unread_block(bridge, ours):
                 raise DataError(f"tensor {name} does not belong to the recipe's model", file=folder, expected="the same layers")
             continue
         if needed[ours].shape != tensor.shape:

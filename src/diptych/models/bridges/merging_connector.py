@@ -5,6 +5,8 @@ Letters: B batch, P patches, F features, K tokens left, D width of the language 
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,8 +14,19 @@ import transformers
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from diptych.core.errors import ConfigError
+from diptych.core.errors import ConfigError, DataError
 from diptych.models.bridges.token_reduction import ReducedTokens, merge_tokens, merged_count
+from diptych.models.io.tensor_files import read_tensors
+
+RELEASED = (
+    (r"ln_vision\.", "norm."),
+    (r"VL_proj\.", "inward."),
+    (r"VLconnector\.(?=embeddings\.|encoder\.)", "bert."),
+    (r"(opt|llm)_proj\.", "map."),
+)
+"""(pattern, replacement): names of a checkpoint of EVLGen and ours."""
+UNREAD = re.compile(r"VLconnector\.pooler\.|VLconnector\.embeddings\.\w+_ids$|(vision|text)_proj\.|temp$")
+"""BERT's pooler, which nothing reads, ids that are counted, and the maps of the contrastive loss, whose weight is 0."""
 
 
 class MergingConnector(nn.Module):
@@ -79,3 +92,25 @@ class MergingConnector(nn.Module):
 
     def forward(self, feature_BPF: Tensor) -> Tensor:
         return self.reduce(feature_BPF).token_BKD
+
+
+@torch.no_grad()
+def take_released_(connector: MergingConnector, file: Path) -> None:
+    """Copies norm, maps and BERT of a checkpoint of EVLGen into the connector. Raises DataError for a tensor that is missing, left over, or
+    of another shape."""
+    needed, expected = connector.state_dict(keep_vars=True), "a checkpoint of EVLGen for images"
+    tensors: dict[str, Tensor] = {}
+    for name, tensor in read_tensors(file).items():
+        if UNREAD.match(name):
+            continue
+        ours = next((re.sub(pattern, own, name, count=1) for pattern, own in RELEASED if re.match(pattern, name)), name)
+        if ours not in needed:
+            raise DataError(f"tensor {name} does not belong to the recipe's connector", file=file, expected=expected)
+        if needed[ours].shape != tensor.shape:
+            shapes = f"{list(tensor.shape)}, the recipe's {list(needed[ours].shape)}"
+            raise DataError(f"{name} is {shapes}", file=file, expected="the same sizes")
+        tensors[ours] = tensor
+    if missing := sorted(set(needed) - set(tensors)):
+        raise DataError(f"tensor {missing[0]} is missing", file=file, expected=expected)
+    for name, tensor in tensors.items():
+        needed[name].copy_(tensor)

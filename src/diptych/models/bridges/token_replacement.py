@@ -103,9 +103,11 @@ class ReconstructionHead(nn.Module):
     """Learned positions, layers of BERT, a linear map: states of a language model at an image's places [B, K, D] to its tokens.
 
     positions  K, which every image has; layers  published: 1; a head of attention for every 64 dimensions
+    std        of linear maps and positions in the beginning, biases are 0: a Llama's `initializer_range`, by which transformers
+               initialises what the released model has beside Vicuna
     """
 
-    def __init__(self, width: int, positions: int, *, layers: int = 1) -> None:
+    def __init__(self, width: int, positions: int, *, layers: int = 1, std: float = 0.02) -> None:
         super().__init__()
         settings = transformers.BertConfig(
             hidden_size=width,
@@ -117,6 +119,11 @@ class ReconstructionHead(nn.Module):
         self.position = nn.Embedding(positions, width)
         self.layers = nn.ModuleList(transformers.models.bert.modeling_bert.BertEncoder(settings).layer)
         self.map = nn.Linear(width, width)
+        for part in self.modules():
+            if isinstance(part, nn.Linear | nn.Embedding):
+                nn.init.normal_(part.weight, std=std)
+            if isinstance(part, nn.Linear):
+                nn.init.zeros_(part.bias)
 
     def forward(self, state_BKD: Tensor) -> Tensor:
         if state_BKD.shape[1] != self.position.num_embeddings:

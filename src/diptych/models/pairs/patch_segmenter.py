@@ -136,7 +136,7 @@ class PatchSegmenter:
                 square = replace(embedder.preprocess, size=self.size, resize="squash", margin=0)
                 return self._of_window(square([pixels_HWC]).to(device), text_KD, background)[0].float().cpu()
             high, wide = _fitted(pixels_HWC.shape[0], pixels_HWC.shape[1], self.short_side)
-            filters = FILTERS[embedder.preprocess.interpolation]
+            filters = FILTERS.get(embedder.preprocess.interpolation, Image.Resampling.BOX)
             fitted_HWC = np.asarray(Image.fromarray(pixels_HWC).resize((wide, high), filters))
             image_1CHW = embedder.preprocess.normalise(fitted_HWC[None]).to(device)
             return (

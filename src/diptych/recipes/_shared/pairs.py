@@ -79,7 +79,7 @@ class PairRecipe(Recipe[M, B, F]):
     feature_gradient  share of the contrast's gradient that reaches the features: published code that gathers the features of its
                  processes without gradient has 1 / processes. The temperature has all of it
     max_scale    the learned factor of similarities stays at or below it (of weights that start above: their own); 0 leaves it free
-    interpolation  how images are resized in evaluation
+    interpolation  how images are resized in evaluation: PIL's filters, or "area", as OpenCV shrinks, with resize "pad" or "squash"
     edge         pixels a side that are cut off after resizing, in evaluation
 
     With `--init` towers, activation, tokenizer, lengths and image settings are those of the weights (`from_weights`).
@@ -128,7 +128,7 @@ class PairRecipe(Recipe[M, B, F]):
     same_group: Literal["mask", "positive", "negative"] = "mask"
     feature_gradient: float = 1.0
     max_scale: float = 100.0
-    interpolation: Literal["bicubic", "bilinear", "lanczos"] = "bicubic"
+    interpolation: Literal["bicubic", "bilinear", "lanczos", "area"] = "bicubic"
     edge: int = 0
     vocabulary: str = field(default="", metadata={"prepared": True})
     towers_from: str = field(default="", metadata={"prepared": True})

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from diptych.core.contracts import Draw, Draws, Stage
+from diptych.core.contracts import Draw, Draws, Optimiser, Rule, Stage
 from diptych.core.errors import ConfigError, DataError
 from diptych.core.randomness import keyed_seed
 from diptych.core.rows import Rows
@@ -44,7 +44,9 @@ class Croc(VisualInstructionRecipe):
 
     The paper assigns rows by the Hungarian method; the released code takes the nearest row (`assign`), which with a fresh pool, whose
     rows are far longer than tokens, is the same row for nearly all. `pool_perplexity` and `pool_most` in the log say how the pool is used.
-    The mask of the release is a number, which current transformers would add to scores: here it is bool, and padding stays closed.
+    The released optimiser has a rate of 1.5e-4 for the projector in all three stages, whatever its scripts ask for (`projector_lr`).
+    Both are in the preset `released`. The mask of the release is a number, which current transformers would add to scores: here it is
+    bool, and padding stays closed.
 
     replaced      share of an image's tokens that are replaced; 0: a stage of captions alone, with the mask and the head
     pool_rows     of the pool
@@ -61,9 +63,12 @@ class Croc(VisualInstructionRecipe):
     comprehension_rows_a_mean  rows over which its loss is averaged
     comprehension_length  tokens of a row at most
     dialogue_length  tokens of a dialogue at most
+    projector_lr  of the projector in every stage; 0: the rate of the stage
+    group_by_length  rows of a step of long captions or dialogues are of similar length (`LengthGroupedOrder`)
     """
 
     slug = "croc"
+    presets = ("tiny", "paper", "released")
 
     replaced: float = 0.75
     pool_rows: int = 2048
@@ -81,6 +86,7 @@ class Croc(VisualInstructionRecipe):
     comprehension_rows_a_mean: int = 4
     comprehension_length: int = 8192
     dialogue_length: int = 4096
+    projector_lr: float = 0.0
 
     projector_share: float = 0.1
     rows_a_mean: int = 8
@@ -94,6 +100,8 @@ class Croc(VisualInstructionRecipe):
             raise ConfigError(
                 f"shares {self.projector_share} and {self.comprehension_share} of two stages (expected 0 or more, 1 at most together)"
             )
+        if self.projector_lr < 0:
+            raise ConfigError(f"projector_lr is {self.projector_lr:g} (expected above 0, or 0 for the rate of each stage)")
         kept = int(self.slots * (1 - self.replaced))
         if self.assign == "hungarian" and self.slots - kept > self.pool_rows:
             raise ConfigError(
@@ -114,6 +122,10 @@ class Croc(VisualInstructionRecipe):
         """True if the comprehension stage trains on the sample."""
         return sample.image is not None and bool(sample.positives(self.language) or questions_of(sample))
 
+    def row_words(self, sample: Sample) -> int:
+        captions = sample.positives(self.language) if self.comprehends else ()
+        return len(f"{self.request} {captions[0].string}".split()) + 1 if captions else super().row_words(sample)
+
     def dialogue_row(self, draw: Draw) -> tuple[list[Piece], bool]:
         if not self.comprehends or not draw.sample.positives(self.language):
             return super().dialogue_row(draw)
@@ -129,8 +141,8 @@ class Croc(VisualInstructionRecipe):
 
     # ------------------------------------------------------------ model
 
-    def model(self) -> Bridge:
-        bridge = super().model()
+    def fresh_bridge(self) -> Bridge:
+        bridge = super().fresh_bridge()
         if not self.comprehends:
             return bridge
         width = bridge.language.width
@@ -141,6 +153,7 @@ class Croc(VisualInstructionRecipe):
             pool=TokenPool(self.pool_rows, width, assign=self.assign, unit=self.unit_pool),
             head=ReconstructionHead(width, self.slots, layers=self.head_layers),
             open=self.open,
+            beta=self.reconstruction_beta,
             trained=self.trained,
             awake=self.awake,
             blind=self.blind,
@@ -165,6 +178,12 @@ class Croc(VisualInstructionRecipe):
             used = {"pool_perplexity": features.perplexity.mean(), "pool_most": features.most.amax()}
             metrics |= {"reconstruction_cosine": cosine, **{name: value.detach() for name, value in used.items()}}
         return metrics
+
+    def optimiser(self) -> Optimiser:
+        chosen = super().optimiser()
+        if not self.projector_lr:
+            return chosen
+        return replace(chosen, rules=(Rule(r"^connector\.", lr_scale=self.projector_lr / self.lr), *chosen.rules))
 
     def stages(self) -> Sequence[Stage]:
         if self.instruct:
@@ -208,17 +227,24 @@ class Croc(VisualInstructionRecipe):
 
     @classmethod
     def paper(cls) -> Self:
-        """CLIP-L/14 at 336 pixels before Vicuna-7B 1.5: 2,181 steps of 256 captions, 11,719 of 128 long ones, 5,198 of 128 dialogues; a
+        """CLIP-L/14 at 336 pixels before Vicuna-7B 1.5: 2,180 steps of 256 captions, 11,718 of 128 long ones, 5,198 of 128 dialogues; a
         mean is of 8, 4 and 8 rows."""
-        steps = 2181 + 11_719 + 5198
+        steps = 2180 + 11_718 + 5198
         return cls(
             image_tower="vit_l14",
             image_size=336,
             decoding="whole",
             steps=steps,
-            projector_share=2181 / steps,
-            comprehension_share=11_719 / steps,
+            projector_share=2180 / steps,
+            comprehension_share=11_718 / steps,
+            group_by_length=True,
         )
+
+    @classmethod
+    def released(cls) -> Self:
+        """As `paper`, but with what the released code does in place of what the paper says: the nearest row of the pool, and a projector
+        that learns at 1.5e-4 in all stages."""
+        return replace(cls.paper(), assign="nearest", projector_lr=1.5e-4)
 
 
 def _carry(before: nn.Module, after: nn.Module) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from diptych.core.contracts import Draw, Draws, Optimiser, Rule, Stage
+from diptych.core.contracts import Dataset, Draw, Draws, Optimiser, Order, Rule, Stage
 from diptych.core.errors import ConfigError, DataError
 from diptych.core.rows import Rows
 from diptych.core.sample import Sample
@@ -80,6 +80,7 @@ class MonoInternVL(VisualInstructionRecipe):
     concept_share, semantic_share, alignment_share  shares of the steps; the rest is instruction tuning
     alignment_lr, instruct_lr  rates of the last two; `lr` is that of the first two
     mono_weights   "hf:FOLDER" of a published Mono-InternVL-2B whose tensors it starts from
+    group_by_length  rows of a step of instructions have a similar number of tokens, whether with an image or without, as released
     decay          weight decay is on "all" parameters, as released, where DeepSpeed makes the optimiser, or on "matrices" alone
     """
 
@@ -152,6 +153,15 @@ class MonoInternVL(VisualInstructionRecipe):
         if not self.has_caption(sample):
             raise DataError(f"sample '{sample.uid}' has no image with a text", field="texts", expected="one")
         return super(VisualInstructionRecipe, self).load(sample, rng)
+
+    def row_order(self, data: Dataset) -> Order | None:
+        return super().row_order(data) if self.step == "instruction" else None
+
+    def row_words(self, sample: Sample) -> int:
+        """Tokens of a dialogue; positive without an image, too."""
+        return max(
+            1, len(self.words().pieces("\n".join(text for one in questions_of(sample) for text in (one.text, one.answer))))
+        )
 
     def _caption(self, draw: Draw) -> str:
         better = texts_by_origin(draw.sample, [self.detailed], self.language) if self.step == "semantic" else []
@@ -279,7 +289,7 @@ class MonoInternVL(VisualInstructionRecipe):
         """InternLM2-1.8B as `language_model` in LLaMA's form (`mono_weights` converts), tiles of 448 pixels in patches of 14, 256 tokens a
         tile, up to 6 tiles and a thumbnail. Published are 922 million noisy pairs, 258 million captions, 143 million rows of tasks and
         665,298 dialogues; choose `steps` by your data."""
-        return cls(decoding="whole", steps=100_000)
+        return cls(decoding="whole", steps=100_000, group_by_length=True)
 
 
 def _carry(before: nn.Module, after: nn.Module) -> None:

@@ -22,7 +22,7 @@ from diptych.data.media.augment.views import hidden_patches
 from diptych.data.text.reports.entity_graph import EntityGraph, graph_of_pairs, read_graph
 from diptych.data.text.reports.finding_places import finding_places
 from diptych.data.text.tokens.masked_words import mask_words
-from diptych.data.text.tokens.whole_words import word_starts
+from diptych.data.text.tokens.whole_words import hash_starts, word_starts
 from diptych.data.text.tokens.word_pieces import train_word_pieces
 from diptych.models.knowledge.graph_attention import edge_counts
 from diptych.models.knowledge.knowledge_fusion import EntityEncoder, FusionFeatures, KnowledgeFusion, LinkedInput
@@ -102,7 +102,10 @@ class LearningConfig:
     weight_words, weight_patches, weight_match, weight_align  of hidden words, hidden patches, matching and alignment; patches at 0 leave
                     their decoder out (published: 1, 1, 0.1, 1; variants have 0.5 and 0.1 for the last)
     hidden          share of tokens that are hidden; all tokens of an entity's mention are one unit
-    padding_counts  the share is of a text's whole row, and padding is drawn with its words, as the released collator has it
+    units           what is hidden as a whole beside mentions: "words", or "pieces" that "##" does not join to the one before, as
+                    released: under RoBERTa's vocabulary every token
+    padding_counts  the share is of a text's whole row, as released. Padding is then drawn with the words unless it is spelled "<pad>",
+                    which the released collator leaves out: under RoBERTa's vocabulary a short text loses most of its words
     hidden_patches  share of patches that are hidden
     patch_layer     layers of fusion before the decoder of patches
     decoder_width, decoder_layers, decoder_heads  of that decoder
@@ -113,6 +116,7 @@ class LearningConfig:
     weight_match: float = 0.1
     weight_align: float = 1.0
     hidden: float = 0.15
+    units: Literal["words", "pieces"] = "words"
     padding_counts: bool = False
     hidden_patches: float = 0.75
     patch_layer: int = 3
@@ -133,8 +137,9 @@ class ARL(PairRecipe[KnowledgeFusion, LinkedBatch, FusionFeatures]):
     it. Learn: hidden words, where a mention is hidden as a whole and its entity is taken away so that knowledge cannot say it; hidden
     patches; and matching, where half of the texts are shown with another image of the batch.
 
-    We depart in these points: wrong images come from the batch, the release draws them from all data; and 15 % of a text's own tokens
-    are asked for (`padding_counts True` is the release). The release starts from METER's weights and UMLS, which cannot be passed on:
+    We depart in these points: wrong images come from the batch, the release draws them from all data; 15 % of a text's own tokens are
+    asked for, and beside mentions whole words are hidden (`padding_counts True` and `units pieces` are the release, which the preset
+    `released` has, with `removed mention`). The release starts from METER's weights and UMLS, which cannot be passed on:
     `graph_file` takes a graph of yours. `--tokenizer FOLDER` gives RoBERTa's vocabulary.
 
     entity_graph   the graph and its use (`GraphConfig`), whose fields are options like these
@@ -150,6 +155,7 @@ class ARL(PairRecipe[KnowledgeFusion, LinkedBatch, FusionFeatures]):
     """
 
     slug = "arl"
+    presets = ("tiny", "paper", "released")
     no_prefixes: ClassVar[str] = "it reads pairs together"
 
     entity_graph: GraphConfig = field(default_factory=GraphConfig)
@@ -263,6 +269,7 @@ class ARL(PairRecipe[KnowledgeFusion, LinkedBatch, FusionFeatures]):
         texts = [self.text_draw(draw, self.language).string for draw in draws]
         image_BCHW = self.preprocess([view(draw, self.image_size, self.crop, self.flip, self.crop_form) for draw in draws])
         linked = link(texts, graph, words, self.text_length)
+        start = word_starts if self.learning.units == "words" else hash_starts
         masked = mask_words(
             linked.text_BL,
             linked.mask_BL,
@@ -270,8 +277,9 @@ class ARL(PairRecipe[KnowledgeFusion, LinkedBatch, FusionFeatures]):
             special=sorted({words.pad_id, *words.prefix, *words.suffix}),
             vocab_size=words.vocab_size,
             share=self.learning.hidden,
-            starts_BL=linked.starts(torch.from_numpy(word_starts(words, linked.text_BL.numpy()))),
+            starts_BL=linked.starts(torch.from_numpy(start(words, linked.text_BL.numpy()))),
             padding_counts=self.learning.padding_counts,
+            padding_drawn=words.inner.id_to_token(words.pad_id) != "<pad>",
         )
         asked_BL = torch.zeros_like(linked.mask_BL).scatter(1, masked.place_BM, masked.word_BM >= 0)
         asked_BL |= masked.hidden_BL
@@ -386,3 +394,10 @@ class ARL(PairRecipe[KnowledgeFusion, LinkedBatch, FusionFeatures]):
     def paper(cls) -> Self:
         """ViT-B/16 without its last block over 288 pixels and RoBERTa-base, six layers of fusion, 100,000 steps of 256 pairs."""
         return cls(text_tower="roberta_b", decoding="whole", adam="transformers", decay="named")
+
+    @classmethod
+    def released(cls) -> Self:
+        """As `paper`, with words hidden as the released collator hides them."""
+        paper = cls.paper()
+        learning = replace(paper.learning, units="pieces", padding_counts=True)
+        return replace(paper, learning=learning, entity_graph=replace(paper.entity_graph, removed="mention"))

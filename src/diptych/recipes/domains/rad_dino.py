@@ -55,7 +55,8 @@ class ViewsConfig:
     flip         share of views that are mirrored
     jitter       brightness and contrast change by up to this share, in `jittered` of the views
     jittered     share of views whose brightness and contrast change
-    blur         share of views that are blurred: of the first whole view, of the others, of small ones
+    blur         share of views that are blurred: of the first whole view, of the others, of small ones. DINOv2's code asks for these
+                 shares and blurs the others, so that what it does is 0, 0.9 and 0.5
     """
 
     wholes: int = 2

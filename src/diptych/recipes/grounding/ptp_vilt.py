@@ -122,6 +122,7 @@ class PTPViLT(BlockPromptRecipe[ViltTraining, ViltBatch, ViltFeatures]):
     image_size: int = 384
     text_length: int = 40
     crop: tuple[float, float] = (1.0, 1.0)
+    interpolation: Literal["bicubic", "bilinear", "lanczos"] = "bicubic"
     mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
     std: tuple[float, float, float] = (0.5, 0.5, 0.5)
     same_group: Literal["mask", "positive", "negative"] = "negative"

@@ -30,8 +30,6 @@ from diptych.models.points.room_chat_model import RoomChatModel
 from diptych.recipes._shared.language.language_model_recipe import LanguageModelRecipe
 
 READING, TOKENS, PROMPT = ProposalReading(most=100, jitter=0.0), ObjectTokenSettings(), ChatPrompt()
-CAPTIONS = 4
-"""Captions of a thing whose mean embedding its token is aligned with, at most."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +87,9 @@ class Chat3Dv2(LanguageModelRecipe[RoomChat, RoomChatBatch, RoomChatFeatures]):
     order        of identifiers, see `IdentifierOrder`
     trained      "tokens": the language model is frozen; "all": it is tuned
     points       features are learned from the points of a thing
+    captions     captions of a thing whose mean embedding its token is aligned with, at most; 0: all, as released
     relation_rate  learning rate of the relation layer as a share of `lr`
+    relation_decay  weight decay is also on the relation layer's norm and biases, as released
     final_lr     share of the rate that it does not fall below, not even in the warm-up
     beams, repetition_penalty  of answers; tokens of an answer that come again are made less likely by the second
     text_length  tokens of a row
@@ -111,7 +111,9 @@ class Chat3Dv2(LanguageModelRecipe[RoomChat, RoomChatBatch, RoomChatFeatures]):
     order: IdentifierOrder = "plain"
     trained: Trained = "tokens"
     points: bool = False
+    captions: int = 4
     relation_rate: float = 2e-3
+    relation_decay: bool = False
     final_lr: float = 0.01
     beams: int = 1
     repetition_penalty: float = 1.0
@@ -229,13 +231,18 @@ class Chat3Dv2(LanguageModelRecipe[RoomChat, RoomChatBatch, RoomChatFeatures]):
         """Captions of each thing, else its class, as token rows without marks."""
         words, most = self.words(), self.reading.most
         length = min(32, self.text_length)
-        id_BMCL = np.zeros((len(draws), most, CAPTIONS, length), np.int64)
-        mask_BMCL = np.zeros(id_BMCL.shape, bool)
-        for row, draw in enumerate(draws):
+        texts: list[list[list[str]]] = []
+        for draw in draws:
             described = room_descriptions(draw.sample)
-            for index, thing in enumerate(room_objects(draw.sample)[:most]):
-                own = [one.text for one in described if one.object_ids == (thing.id,)] or [thing.label]
-                for number, text in enumerate(own[:CAPTIONS]):
+            things = room_objects(draw.sample)[:most]
+            own = [[one.text for one in described if one.object_ids == (thing.id,)] or [thing.label] for thing in things]
+            texts.append([one[: self.captions or len(one)] for one in own])
+        count = self.captions or max((len(one) for room in texts for one in room), default=1)
+        id_BMCL = np.zeros((len(draws), most, count, length), np.int64)
+        mask_BMCL = np.zeros(id_BMCL.shape, bool)
+        for row, room in enumerate(texts):
+            for index, own_texts in enumerate(room):
+                for number, text in enumerate(own_texts):
                     ids = words.pieces(text)[:length]
                     id_BMCL[row, index, number, : len(ids)], mask_BMCL[row, index, number, : len(ids)] = ids, True
         return torch.from_numpy(id_BMCL), torch.from_numpy(mask_BMCL)
@@ -279,7 +286,7 @@ class Chat3Dv2(LanguageModelRecipe[RoomChat, RoomChatBatch, RoomChatFeatures]):
         if self.stage == "objects":
             own = Rule(r"^tokens\.(relate|centre)\.", lr_scale=0.0)
         else:
-            own = Rule(r"^tokens\.relate\.", lr_scale=self.relation_rate)
+            own = Rule(r"^tokens\.relate\.", lr_scale=self.relation_rate, decay=True if self.relation_decay else None)
         schedule = replace(chosen, warmup_from=0.0, final_lr=self.final_lr, floor="cut")
         return replace(schedule, betas=(0.9, 0.999), eps=1e-8, rules=(own, *chosen.rules))
 
@@ -336,8 +343,10 @@ class Chat3Dv2(LanguageModelRecipe[RoomChat, RoomChatBatch, RoomChatFeatures]):
     @classmethod
     def paper(cls) -> Self:
         """v2.0: a frozen language model, "obj01" in order, tokens of norms 200 and 50, the stages one after another, a room a step. The
-        command of the release sets a rate of 2e-4 over the 5e-3 of its configuration."""
-        return cls(prompt=ChatPrompt(system=V2_SYSTEM, answer_start=True, answer_end="\n###"), batch_size=1)
+        command of the release sets a rate of 2e-4 over the 5e-3 of its configuration, beside which the relation layer keeps 1e-5
+        (`relation_rate` .05)."""
+        prompt = ChatPrompt(system=V2_SYSTEM, answer_start=True, answer_end="\n###")
+        return cls(prompt=prompt, batch_size=1, captions=0, relation_decay=True)
 
     @classmethod
     def chat_scene(cls) -> Self:

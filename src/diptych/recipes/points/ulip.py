@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, Self
 
 from diptych.core.contracts import Draw
@@ -11,7 +11,8 @@ from diptych.core.sample import Sample
 from diptych.data.labels import label_of
 from diptych.data.text.captions.variants import UNIFORM, TextDraw
 from diptych.data.text.prompts.cloud_templates import cloud_templates
-from diptych.recipes._shared.frozen.anchored_clouds import TINY, AnchoredCloudRecipe
+from diptych.models.points.released import SKIP
+from diptych.recipes._shared.frozen.anchored_clouds import TINY, TOWER, AnchoredCloudRecipe
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,8 +71,9 @@ class ULIP(AnchoredCloudRecipe):
 
     @classmethod
     def paper(cls) -> Self:
-        """SLIP's ViT-B and Point-BERT on 8,192 points, 250 epochs of ShapeNet-55 in batches of 8 x 64."""
-        return cls()
+        """SLIP's ViT-B and Point-BERT on 8,192 points, 250 epochs of ShapeNet-55 in batches of 8 x 64; centres of groups are sampled as the
+        released kernel samples them (`skip`)."""
+        return cls(tower=replace(TOWER, skip=SKIP))
 
 
 def templated(name: str, *, nested: bool = False) -> tuple[str, ...]:

@@ -15,6 +15,7 @@ from diptych.data.labels import label_of
 from diptych.data.media.cloud_views import CloudPreprocess
 from diptych.data.text.captions.view_captions import VIEW_CAPTIONS, view_captions
 from diptych.models.points.point_bert import PointBERTSettings
+from diptych.models.points.released import SKIP
 from diptych.recipes._shared.frozen.anchored_clouds import TINY, AnchoredCloudRecipe
 
 COLOURED = CloudPreprocess(points=10_000, channels=6)
@@ -110,5 +111,6 @@ class ULIP2(AnchoredCloudRecipe):
 
     @classmethod
     def paper(cls) -> Self:
-        """ViT-bigG/14 and an 18-layer Point-BERT on 10,000 coloured points; epochs and rates are ULIP's."""
-        return cls()
+        """ViT-bigG/14 and an 18-layer Point-BERT on 10,000 coloured points, whose groups are sampled as the released kernel samples them
+        (`skip`); epochs and rates are ULIP's."""
+        return cls(tower=replace(TOWER, skip=SKIP))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -13,6 +15,7 @@ from diptych.data.text.tokens.masked_words import mask_words
 from diptych.data.text.tokens.whole_words import (
     empty_text_reasons,
     fragment_mask,
+    hash_starts,
     spelling,
     term_names,
     unknown_share,
@@ -144,3 +147,51 @@ def test_padding_can_count_as_the_released_collator_has_it() -> None:
     asked = (found.word_BM >= 0).sum(1).double()
     assert asked.mean().item() == pytest.approx(8 * 12 / 38, rel=0.02)
     assert asked.var().item() == pytest.approx(12 * (8 / 38) * (30 / 38) * (26 / 37), rel=0.08), "hypergeometric"
+
+
+@pytest.mark.parametrize("pad", ["<pad>", "[PAD]"])
+def test_hidden_units_are_those_of_the_released_collator(pad: str, parity: Any) -> None:
+    """`_whole_word_mask` of ARL at 527fe06 over the same order of units: "##" alone joins, and "<pad>" alone is left out."""
+    tokens = ["<s>", "A", "chest", "##\u0120film", "##s", "of", "an", "##\u0120effusion", "seen", "</s>"] + [pad] * 54
+    ids = torch.zeros(20, 64, dtype=torch.int64)
+    ids[:, :10] = torch.arange(1, 11)
+    starts = torch.tensor([not token.startswith("##") for token in tokens]).expand(20, -1)
+    rngs = [np.random.default_rng([2, row]) for row in range(20)]
+    found = mask_words(
+        ids,
+        ids != 0,
+        rngs,
+        special=[0, 1, 10],
+        vocab_size=20,
+        starts_BL=starts,
+        padding_counts=True,
+        padding_drawn=pad != "<pad>",
+    )
+    chosen = torch.zeros_like(ids).scatter_(1, found.place_BM, (found.word_BM >= 0).long())
+    expected = torch.zeros_like(ids)
+    for row in range(20):
+        units: list[list[int]] = []
+        for place, token in enumerate(tokens):
+            if token in ("[CLS]", "[SEP]", "<s>", "</s>", "<pad>"):
+                continue
+            if units and token.startswith("##"):
+                units[-1].append(place)
+            else:
+                units.append([place])
+        taken: list[int] = []
+        for at in np.random.default_rng([2, row]).permutation(len(units)):
+            if len(taken) < round(64 * 0.15) and len(taken) + len(units[at]) <= round(64 * 0.15):
+                taken += units[at]
+        expected[row, [place for place in taken if tokens[place] != pad]] = 1
+    parity(
+        "arl", f"words that are asked for, padded with {pad}", "the released collator's loop", [(chosen, expected)], tolerance=0
+    )
+    assert (int(chosen.sum(1).min()) == 8) == (pad == "<pad>"), "all eight tokens of a short text, or a share of them"
+
+
+def test_only_hashes_join_pieces_as_released(pieces: Tokenizer, learned: Tokenizer) -> None:
+    for tokenizer in (pieces, learned):
+        ids_BL = tokenizer.encode([TEXT], 24).ids_BL
+        named = [tokenizer.inner.id_to_token(number) for number in ids_BL[0]]
+        assert hash_starts(tokenizer, ids_BL)[0].tolist() == [not name.startswith("##") for name in named]
+    assert not word_starts(learned, learned.encode([TEXT], 24).ids_BL).all()

@@ -42,6 +42,7 @@ def mask_words(
     share: float = 0.15,
     starts_BL: Tensor | None = None,
     padding_counts: bool = False,
+    padding_drawn: bool = True,
     each: bool = False,
 ) -> MaskedWords:
     """Asks for `share` of the words of each text, at least one if it has any: 80 % are hidden behind a mask, 10 % replaced by a
@@ -52,6 +53,8 @@ def mask_words(
                     order until the share of tokens is reached; one that would go beyond it is passed over, unless none would do
     padding_counts  the share is of the whole row and padding is drawn with the words, though never asked for: so the collator of
                     transformers does it for texts that are padded beforehand. A text may then be asked for nothing
+    padding_drawn   with padding_counts; False: the share is of the whole row and all of it is drawn from the text, as where that
+                    collator leaves out the vocabulary's padding: of a short text most words are asked for
     each            each word by its own chance, `share`, as ALBEF's code has it: a text may be asked for nothing or for all of
                     it, and M is the most that any text of the batch is asked for, 1 at least. Not with words of several pieces or padding
     """
@@ -62,7 +65,7 @@ def mask_words(
             "each word by its own chance goes with single tokens alone (expected no starts_BL and no padding_counts)"
         )
     ids, real = ids_BL.numpy().copy(), mask_BL.numpy() & ~np.isin(ids_BL.numpy(), special)
-    padding = ~mask_BL.numpy() if padding_counts else np.zeros_like(real)
+    padding = ~mask_BL.numpy() if padding_counts and padding_drawn else np.zeros_like(real)
     starts = np.ones_like(real) if starts_BL is None else starts_BL.numpy()
     hidden = np.zeros(ids.shape, np.bool_)
     most = ids.shape[1] if each else most_masked(ids.shape[1], share)

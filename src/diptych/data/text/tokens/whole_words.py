@@ -29,6 +29,12 @@ def word_starts(tokenizer: Tokenizer, ids_BL: npt.NDArray[np.int64]) -> npt.NDAr
     return np.concatenate([np.ones_like(ids_BL[:, :1], bool), mark_V[ids_BL[:, :-1]]], axis=1)
 
 
+def hash_starts(tokenizer: Tokenizer, ids_BL: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
+    """True where a token does not begin with "##": words as released collators join them, which know no other spelling. Under a
+    vocabulary of another spelling every token is a word."""
+    return np.array([not piece.startswith(GOES_ON) for piece in _pieces(tokenizer)])[ids_BL]
+
+
 @lru_cache(maxsize=8)
 def _marks(tokenizer: Tokenizer) -> npt.NDArray[np.bool_]:
     """[V], which pieces begin a word; under CLIP's spelling, which end one."""

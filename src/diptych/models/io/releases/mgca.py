@@ -61,7 +61,7 @@ def open_released(spec: str) -> PairEmbedder:
     except ConfigError as error:
         raise ConfigError(f"{file}: {error}") from error
     check_fits(words, parts.text, spec)
-    preprocess = Preprocess(SIDE, *HALF, "pad", "bilinear", margin=PADDED - SIDE)
+    preprocess = Preprocess(SIDE, *HALF, "pad", "area", margin=PADDED - SIDE)
     embedder = PairEmbedder(load_dual_encoder(parts, str(file)), preprocess, words, int(parts.text["length"]), spec)
     embedder.left = parts.left
     return embedder

@@ -215,7 +215,12 @@ RELEASES: tuple[Release, ...] = (
         slug="llava", systems=("llava",), title="LLaVA 1.5 and 1.6, as their authors save them", address="llava:FOLDER#CLIP-FOLDER",
         source="huggingface.co/liuhaotian/llava-v1.5-7b, -13b and llava-v1.6-*", licence="Llama 2 Community License (model card of 1.5)",
         opens="BridgeGenerator", checked="every tensor of the published sizes; logits of transformers on a small folder",
-        names=(r"model\.mm_projector\.0\.weight",),
+        names=(r"model\.mm_projector\.0\.weight",), without=(r"model\.mask_token",),
+    ),
+    Release(
+        slug="croc", systems=("croc",), title="Croc, as its authors save it", address="llava:FOLDER#CLIP-FOLDER",
+        source="huggingface.co/DeepGlint-AI/LLaVA-v1.5-Croc-7b", licence="not stated (code: Apache 2.0)", opens="BridgeGenerator",
+        checked="names of the released code, nothing left over; tokens of norm 1", names=(r"model\.mask_token", r"transform_block\..+"),
     ),
     *(
         Release(

@@ -134,8 +134,12 @@ class VisualInstructionRecipe(BridgeRecipe):
         if not self.instruct or not self.group_by_length:
             return None
         members = self.rows_a_mean or self.batch_size
-        lengths = np.fromiter((signed_words(data[row]) for row in range(len(data))), np.int64, len(data))
+        lengths = np.fromiter((self.row_words(data[row]) for row in range(len(data))), np.int64, len(data))
         return LengthGroupedOrder(lengths, members, max(1, self.batch_size // members))
+
+    def row_words(self, sample: Sample) -> int:
+        """Words by which `group_by_length` orders a row; negative for one without an image."""
+        return signed_words(sample)
 
     def batch(self, draws: Draws) -> BridgeBatch:
         if not self.instruct:
@@ -230,10 +234,14 @@ class VisualInstructionRecipe(BridgeRecipe):
         encoder = super()._encoder()
         return hidden_layer(encoder, self.feature_layer) if self.feature_layer else encoder
 
+    def fresh_bridge(self) -> Bridge:
+        """The model of the stage before it takes `weights_from`."""
+        return super().model()
+
     def model(self) -> Bridge:
-        bridge = super().model()
+        bridge = self.fresh_bridge()
         if self.weights_from:
-            take_llava_(bridge, self.weights_from)
+            take_llava_(bridge, self.weights_from, required=r"^(?!pool\.|head\.)")
         return bridge
 
     def features(self, model: Bridge, batch: BridgeBatch) -> AnswerLikelihood:
