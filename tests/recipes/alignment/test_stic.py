@@ -214,3 +214,5 @@ def test_the_published_configuration() -> None:
     assert [round(stage.share * made.steps) for stage in stages] == [750, 157]
     assert stages[1].recipe.tuned.adapter_dropout == 0.05
     assert (stages[1].recipe.lr, stages[1].recipe.batch_size) == (2e-5, 32)
+    assert [stage.recipe.group_by_length for stage in stages] == [False, True]  # type: ignore[attr-defined]
+    assert [stage.recipe._resize for stage in stages] == ["square", "square"]  # type: ignore[attr-defined]
