@@ -115,7 +115,7 @@ class PreferenceRound:
         return self.recipe.with_references(trainer, samples)
 
     def _no_pair(self, judged: Sequence[tuple[ImageInstruction, dict[str, Any]]], pairs: int) -> str:
-        """Why a round has nothing to learn from, with its counts."""
+        """Message of a round with nothing to learn from: counts of answers, statements and pairs."""
         answers = [answer for _, row in judged for answer in row["answers"]]
         empty = sum(not answer.strip() for answer in answers)
         silent = sum(not questions for _, row in judged for questions in row["questions"]) - empty
