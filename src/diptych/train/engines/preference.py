@@ -18,6 +18,7 @@ from diptych.core.errors import DataError
 from diptych.core.randomness import keyed_rng
 from diptych.core.sample import Sample
 from diptych.core.terminal.progress import with_bar
+from diptych.core.terminal.signals import check_stop
 from diptych.train.engines.companions import FrozenModels
 from diptych.train.engines.requirements import preferring
 
@@ -60,6 +61,7 @@ def scored_samples(run: Trainer, samples: Sequence[Sample], *, size: int) -> Ite
     recipe, model = run.recipe, run.model.eval()
     starts = range(0, len(samples), size)
     for start in with_bar(starts, len(starts), "reference log-probabilities"):
+        check_stop()
         some, draws = list[Sample](), list[Draw]()
         for sample in samples[start : start + size]:
             rng = keyed_rng("reference", sample.uid)

@@ -16,6 +16,7 @@ from diptych.core.image import ImageSource
 from diptych.core.randomness import keyed_rng, keyed_seed
 from diptych.core.sample import Sample
 from diptych.core.terminal.progress import with_bar
+from diptych.core.terminal.signals import check_stop
 from diptych.curate.preferences.mining import (
     AnswerPair,
     PairOptions,
@@ -170,6 +171,7 @@ class PreferenceRound:
                     for row in self.judge(model, labeler, splitter, some):
                         if row["id"] not in log:
                             log.write(row)
+                    check_stop()
                 yield from ((one, log.rows[one.key]) for one in some)
 
     def _labeler(self, model: Any) -> FirstTokenScorer:

@@ -16,6 +16,7 @@ from diptych.core.image import ArrayImage, ImageSource
 from diptych.core.randomness import keyed_rng, keyed_seed
 from diptych.core.sample import Sample
 from diptych.core.terminal.progress import with_bar
+from diptych.core.terminal.signals import check_stop
 from diptych.data.media.augment.corruptions import Corruption, corrupt_image
 from diptych.data.media.decode import decode
 from diptych.data.text.question_answering.preferences import PREFERENCE_FIELD, PreferencePair
@@ -193,4 +194,5 @@ def _written(
             for row in write(model, some):
                 if row["id"] not in log:
                     log.write(row)
+            check_stop()
         return {sample.uid: log.rows[sample.uid] for sample in samples if sample.uid in log}
