@@ -69,22 +69,27 @@ def test_a_reward_that_is_not_a_number_ends_the_run_in_one_line(tmp_path: Path) 
 
 
 class Counting:
-    """An environment that ends, throws or gives NaN where it is told to."""
+    """An environment that ends, throws, or gives another reward or shape where it is told to."""
 
-    def __init__(self, *, ends: int = 0, throws: int = -1, nan: int = -1) -> None:
-        self.ends, self.throws, self.nan, self.steps = ends, throws, nan, 0
+    def __init__(
+        self, *, ends: int = 0, throws: int = -1, nan: int = -1, resets: int = 99, wide: int = 2, reward: Any = float("nan")
+    ) -> None:
+        self.ends, self.throws, self.nan, self.steps, self.resets, self.wide = ends, throws, nan, 0, resets, wide
+        self.reward = reward
 
     def reset(self, *, seed: int | None = None) -> tuple[Any, dict[str, Any]]:
-        self.steps = 0
-        return np.zeros(2, np.float32), {}
+        if self.resets == 0:
+            raise OSError("no window")
+        self.steps, self.resets = 0, self.resets - 1
+        return np.zeros(self.wide, np.float32), {}
 
-    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
         self.steps += 1
         if self.steps == self.throws:
             raise ValueError("the door is\nlocked")
         return (
             np.full(2, self.steps, np.float32),
-            float("nan") if self.steps == self.nan else 1.0,
+            self.reward if self.steps == self.nan else 1.0,
             self.steps == self.ends,
             False,
             {},
@@ -96,15 +101,22 @@ def still(observation_E: torch.Tensor, mask_EA: torch.Tensor | None) -> ActorOut
     return ActorOutput(zero_E.long(), zero_E, zero_E)
 
 
-def test_environments_that_fail_cost_one_line() -> None:
-    with pytest.raises(
-        RunError, match=r"^environment 1 \(Counting\) raised ValueError at step 2 of its episode, action 0: the door is\\nlocked$"
-    ):
-        EnvironmentRunner([Counting(ends=2), Counting(throws=3)], still).collect(5)
-    with pytest.raises(RunError, match=r"^environment 0 gave a reward of nan at step 1"):
-        EnvironmentRunner([Counting(nan=2)], still).collect(5)
-    with pytest.raises(RunError, match=r"^an episode of environment 0 has not ended after 6 steps"):
-        EnvironmentRunner([Counting()], still, max_episode=6).collect(10)
+FAULTS: list[tuple[list[Counting], str]] = [
+    ([Counting(ends=2), Counting(throws=3)], r"environment 1 \(Counting, seed 8\) raised ValueError at step 2 of episode 0, action 0: "
+                                             r"the door is\\nlocked$"),
+    ([Counting(ends=2, resets=2)], r"environment 0 \(Counting, seed 7\) raised OSError at the reset before episode 2: no window$"),
+    ([Counting(resets=0)], r"environment 0 \(Counting, seed 7\) raised OSError at the reset before episode 0: no window$"),
+    ([Counting(nan=2)], r"environment 0 \(Counting, seed 7\) gave a reward of nan at step 1 of episode 0"),
+    ([Counting(nan=1, reward=None)], r"environment 0 \(Counting, seed 7\) gave a reward of None at step 0 of episode 0"),
+    ([Counting()], r"episode 0 of environment 0 \(Counting, seed 7\) has not ended after 6 steps"),
+    ([Counting(ends=3), Counting(ends=3, wide=3)], r"the environments' observations are \[2\] of float32, \[3\] of float32 \(expected"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("environments", "line"), FAULTS)
+def test_environments_that_fail_cost_one_line(environments: list[Counting], line: str) -> None:
+    with pytest.raises(RunError, match=f"^{line}"):
+        EnvironmentRunner(environments, still, seed=7, max_episode=6).collect(10)
 
 
 def test_episodes_follow_each_other_across_rollouts() -> None:

@@ -15,6 +15,7 @@ from diptych.core.errors import ConfigError
 from diptych.core.inputs import image_of, images_of
 
 Compared = Literal["mean", "sum"]
+WRITES_NOT = "writes no text (expected a model that is a Generator: the run of limber, or hf:FOLDER of LLaVA)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,9 +40,7 @@ def caption(model: Any, images: Any, *, prompt: str = "", max_tokens: int = 64, 
     prompt   what is asked; "" asks for what the model's own template asks for
     options  of transformers' `generate`, where the model is one of it: num_beams, repetition_penalty, ...
     """
-    made = _require(
-        model, Generator, "writes no text (expected a model that is a Generator: the run of limber, or hf:FOLDER of LLaVA)"
-    )
+    made = _require(model, Generator, WRITES_NOT)
     sources, alone = images_of(images)
     texts = made.generate(sources, [prompt] * len(sources), max_tokens=max_tokens, **options)
     return texts[0] if alone else texts
@@ -52,10 +51,14 @@ def ask(
 ) -> str | AnswerChoice:
     """An answer to a question about an image: generated text, or the best of given `choices` by likelihood.
 
+    image     None for a model that reads text alone, such as the run of rl4lms, or reads it too
     compared  "mean": nats a token, so that long answers have no handicap; "sum": of the whole answer
     """
     if not question.strip():
         raise ConfigError("the question is empty (expected words, or use caption)")
+    if not choices and image is None:
+        (text,) = _require(model, Generator, WRITES_NOT).generate([None], [question], max_tokens=max_tokens)
+        return str(text)
     if not choices:
         answer: str = caption(model, image, prompt=question, max_tokens=max_tokens)
         return answer
@@ -67,7 +70,7 @@ def ask(
     if compared not in ("mean", "sum"):
         raise ConfigError(f"compared is {compared!r} (expected mean | sum)")
     made = _require(model, Ranker, "cannot rank answers (expected the run of limber, or hf:FOLDER of LLaVA, BLIP-2 and the like)")
-    (found_C2,) = made.answer_nll([image_of(image)], [question], [list(choices)])
+    (found_C2,) = made.answer_nll([None if image is None else image_of(image)], [question], [list(choices)])
     nats_C = found_C2[:, 0] / found_C2[:, 1] if compared == "mean" else found_C2[:, 0]
     share_C = np.exp(nats_C.min() - nats_C)
     share_C /= share_C.sum()

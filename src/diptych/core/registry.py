@@ -12,6 +12,7 @@
     IMAGE_WEIGHTS, TEXT_WEIGHTS   encoders that come in packages   diptych.image_weights, diptych.text_weights
     TEXT_BACKENDS   what writes texts in curation   diptych.text_backends
     EXTRACTORS  which option a reply means         diptych.extractors
+    REWARDS     scores of generated texts           diptych.rewards
 
 The right column is the entry-point group by which an installed distribution adds its own, in its `pyproject.toml`:
 
@@ -286,9 +287,23 @@ EXTRACTORS = Registry(
     },
 )
 
+REWARDS = Registry(
+    "reward",
+    "diptych.rewards",
+    {
+        "dates": ("diptych.tasks._scoring.rewards.text_rewards:date_reward", "1 for a text with a date such as 2024-05-01"),
+        "repetition": (
+            "diptych.tasks._scoring.rewards.text_rewards:repetition_reward",
+            "share of word pairs that were there before",
+        ),
+    },
+)
+"""Functions `reward(prompts, answers, references)`, one score an answer. Further ones of Diptych take arguments and are named in
+`tasks._scoring.rewards.text_rewards`."""
+
 # fmt: off
 REGISTRIES: tuple[Registry, ...] = (
     RECIPES, OPERATORS, TASKS, PIPELINES, WORLDS, INDEXES, ENGINES, MODELS, MEDIA, IMAGE_WEIGHTS, TEXT_WEIGHTS, TEXT_BACKENDS,
-    EXTRACTORS,
+    EXTRACTORS, REWARDS,
 )
 # fmt: on

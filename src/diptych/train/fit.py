@@ -28,7 +28,7 @@ from diptych.core.errors import ConfigError, RunError
 from diptych.core.grouped_fields import out_of_groups
 from diptych.core.registry import RECIPES
 from diptych.core.run_folder import RunFolder
-from diptych.core.terminal.signals import SignalWatch
+from diptych.core.terminal.signals import SignalWatch, StopRequested
 from diptych.data.load.computed_order import VERSION as ORDER_VERSION
 from diptych.train import checkpoint
 from diptych.train.best import best_so_far, evaluation_interval, out_of_patience, promote, tracks_best
@@ -278,7 +278,10 @@ def _loop(run: Training, evaluators: Sequence[Evaluator], stop: SignalWatch, beg
     first = begin.state["stage"] if begin else 0
     for phase in run.phases[first:]:
         resumed = begin is not None and phase.index == first
-        run.enter(phase, begin if resumed else None)
+        try:
+            run.enter(phase, begin if resumed else None)
+        except StopRequested:  # while a stage made its samples: those that there are already are kept
+            return False
         hooks = run.hooks
         if begin is None and phase.index == 0 and (options.init or run.tuning.changes_start):
             run.deploy_to(run.folder.start)

@@ -6,7 +6,7 @@ import json
 import math
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from types import TracebackType
 from typing import Any, Self
@@ -76,6 +76,11 @@ class Log:
             for line in dict.fromkeys(lines.splitlines()):
                 if line and line not in seen:
                     file.write(line + "\n")
+
+    def leave_out(self, reasons: Mapping[str, str]) -> None:
+        """Samples of which a stage makes nothing, by uid."""
+        lines = [{"uid": uid, "stage": "make", "reason": reason, "epoch": 0} for uid, reason in reasons.items()]
+        self.quarantine("\n".join(json.dumps(line, ensure_ascii=False) for line in lines))
 
     def advance(self, step: int, loss: float | None = None) -> None:
         if self.main and self._bar is not None:

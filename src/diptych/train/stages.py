@@ -9,6 +9,7 @@ from pathlib import Path
 from diptych.core.contracts import Dataset, Recipe, Run, Stage
 from diptych.core.errors import ConfigError
 from diptych.data.dataset import Pool
+from diptych.data.quarantine import read_quarantine
 from diptych.data.shards.build import build, open_built
 from diptych.train.engines import engine_kind
 from diptych.train.options import TrainOptions
@@ -86,6 +87,7 @@ def stage_data(phase: Phase, data: Dataset, run: Run, folder: Path, world: Distr
         path = folder / f"{phase.index:02d}-{stage.name}"
         if world.main and not (path / "diptych.json").is_file():
             build(Pool.from_samples(stage.make(run), name=f"{data.name}/{stage.name}"), path, overwrite=True)
+            run.leave_out({one.uid: f"{one.file}: {one.reason}".removeprefix(": ") for one in read_quarantine(path)})
         barrier(world)
         data = open_built(path)
     if stage.keep is not None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, MutableMapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -13,7 +12,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from diptych.core.config import to_plain
 from diptych.core.contracts import Batch, Dataset, Engine, Hook, Order, Recipe, StepOutput
 from diptych.core.errors import ConfigError, RunError
 from diptych.core.randomness import keyed_seed
@@ -22,7 +20,7 @@ from diptych.core.run_folder import RunFolder
 from diptych.data.load.computed_order import computed_order, default_order
 from diptych.data.load.order import order
 from diptych.data.load.shard_order import remote_order
-from diptych.data.load.stream import Step, batches
+from diptych.data.load.stream import Step, batches, check_bad_limit
 from diptych.train import gradient_cache, parallel
 from diptych.train.checkpoint import Checkpoint
 from diptych.train.devices.blocks import with_block_options
@@ -53,12 +51,7 @@ from diptych.train.tuning.fine_tuning import KEY, begin_tuning, check_adapters_u
 from diptych.train.tuning.positions import start_from
 from diptych.train.tuning.rates import freeze_batch_norm, tuned_optimiser
 from diptych.train.tuning.teacher import Teacher
-from diptych.train.weights import (
-    copy_matching,
-    load_weights,
-    whole_copy,
-    zero_pad,
-)
+from diptych.train.weights import copy_matching, load_weights, whole_copy, zero_pad
 
 ENGINE = "engine"
 """The key of what the engine remembers, among that of the hooks, whose keys hold a colon."""
@@ -255,7 +248,7 @@ class Training:
             item = next(self._stream)
         except StopIteration:
             raise RunError(f"the data ended at step {self.step} of {self.steps}") from None
-        self._step_log.failures += [json.dumps(to_plain(failure), ensure_ascii=False) for failure in item.failures]
+        self._step_log.failed(item.failures)
         torch.manual_seed(keyed_seed(self.options.seed, "step", self.step, self.world.rank))
         return self.on_device(item.batch)
 
@@ -399,6 +392,11 @@ class Training:
 
     def note(self, text: str) -> None:
         self.journal.note(self.step, text)
+
+    def leave_out(self, reasons: Mapping[str, str]) -> None:
+        self.journal.leave_out(reasons)
+        bad = dict.fromkeys(quarantined(self.folder), "met before") | dict(reasons)
+        check_bad_limit(bad, self.whole_data, self.options.bad_limit)
 
     def batches(self, count: int, *, seed: int) -> Iterator[Batch]:
         key, limit = keyed_seed(self.options.seed, "extra", seed), self.options.bad_limit

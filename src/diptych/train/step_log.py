@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from diptych.core.config import to_plain
 from diptych.core.contracts import StepOutput
+from diptych.data.load.stream import SampleFailure
 from diptych.train import parallel
 from diptych.train.devices.flops import speed
 from diptych.train.devices.late import LateNumbers, LateValues
@@ -92,6 +95,10 @@ class StepLog:
         """Leaves what came between two steps (evaluation, saving) out of the speed."""
         self.flush()
         self._since, self._logged = time.perf_counter(), step
+
+    def failed(self, failures: Iterable[SampleFailure]) -> None:
+        """Keep samples that could not be read for the next line."""
+        self.failures += [json.dumps(to_plain(failure), ensure_ascii=False) for failure in failures]
 
     def write_failures(self) -> None:
         """Write down the samples that any process could not read."""

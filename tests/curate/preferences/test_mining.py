@@ -176,8 +176,10 @@ def test_yes_and_no_are_sums_over_both_spellings() -> None:
     np.testing.assert_allclose(yes_no_N2, [[0.3, 0.2]] * 2)
     with pytest.raises(RunError, match="two probabilities"):
         YesNoLabeler(Sure(0.2, float("nan"), 0.0, 0.0))([None], ["Is it red"])
-    with pytest.raises(RunError, match="neither yes nor no"):
-        YesNoLabeler(Sure(0, 0, 0, 0))([None], ["Is it red"])
+    with pytest.raises(RunError, match="neither 'yes' nor 'Yes' as one token"):
+        YesNoLabeler(Sure(0, 0, 0.4, 0))([None], ["Is it red"])
+    with pytest.raises(RunError, match="neither 'no' nor 'No' as one token"):
+        YesNoLabeler(Sure(0, 0.4, 0, 0))([None], ["Is it red"])
 
 
 class Told:

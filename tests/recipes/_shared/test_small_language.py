@@ -103,6 +103,14 @@ def test_a_run_carries_it_along_and_says_when_it_is_gone(monkeypatch: Any, tmp_p
         prepared.model()
 
 
+def test_texts_that_do_not_fit_say_what_is_needed() -> None:
+    with pytest.raises(
+        ConfigError,
+        match=r"does not fit into the small language model: row 0: the prompt takes .* \(expected more --pieces than 512",
+    ):
+        small_language("", DATA, replace(FEW, length=4))
+
+
 def test_data_without_texts_say_what_is_needed() -> None:
     with pytest.raises(DataError, match="no text in language 'de' to learn from"):
         small_language("", DATA, replace(FEW, language="de"))

@@ -10,9 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor
 
+import diptych as dp
+from diptych.cli.commands.ask import main as ask_command
 from diptych.core.contracts import Draw
 from diptych.core.errors import ConfigError, DataError, DiptychError, RunError
 from diptych.data.load.stream import batches
@@ -234,6 +237,22 @@ def test_a_stopped_run_ends_in_the_same_bytes_and_tunes_the_policy(tmp_path: Pat
     assert all(torch.isfinite(value).all() for value in load_file(whole.model / "model.safetensors").values())
 
 
+def test_a_model_of_texts_is_asked_without_a_picture(
+    tmp_path: Path, prepared: RL4LMs, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepared.deploy(prepared.model()).save(tmp_path / "model")
+    expected = dp.load(tmp_path / "model").generate([None], ["red circle"], max_tokens=3)
+    assert dp.ask(tmp_path / "model", None, "red circle", max_tokens=3) == expected[0]
+    monkeypatch.chdir(tmp_path)
+    assert ask_command([str(tmp_path / "model"), "none", "red circle", "--max-tokens", "3"]) == 0
+    assert capsys.readouterr().out.strip() == expected[0]
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    with pytest.raises(DataError, match="reads text alone and was given a picture"):
+        ask_command([str(tmp_path / "model"), "a.png", "red circle"])
+    with pytest.raises(ConfigError, match=r"b\.png does not exist"):
+        ask_command([str(tmp_path / "model"), "b.png", "red circle"])
+
+
 def test_bad_rewards_cost_one_line(monkeypatch: pytest.MonkeyPatch, prepared: RL4LMs) -> None:
     monkeypatch.setattr(
         module, "text_reward", lambda name, **given: lambda prompts, answers, references: [float("nan")] * len(answers)
@@ -278,7 +297,7 @@ def test_an_intent_is_that_of_the_row_of_the_data(prepared: RL4LMs, monkeypatch:
         def logits(self, texts: list[str]) -> Tensor:
             return torch.tensor([[0.0, 1.0, 0.0, 0.0]]).expand(len(texts), 4)
 
-    monkeypatch.setattr(module, "intent_classifier", lambda folder: Second())
+    monkeypatch.setattr(module, "intent_classifier", lambda folder, device: Second())
     recipe = replace(prepared, reward="intent", classifier="any", prompts="nothing")
     samples = [DATA[row] for row in range(4)]
     given = [1, "2", 2.0, None]

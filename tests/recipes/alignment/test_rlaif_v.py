@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from diptych.core.errors import ConfigError, DataError
+from diptych.core.image import ArrayImage
 from diptych.core.sample import Sample
 from diptych.curate.preferences.mining import PairOptions
 from diptych.curate.preferences.yes_no import YesNoLabeler
@@ -217,3 +218,19 @@ def test_the_projector_learns_beside_adapters_as_in_the_release(prepared: RLAIFV
     assert any(MARK in name for name in names)
     assert any(name.startswith("connector.") for name in names) == learns
     assert all(MARK in name or name.startswith("connector.") for name in names)
+
+
+def test_pairs_are_learned_beside_the_middle_of_an_image_and_answers_written_of_all_of_it(prepared: RLAIFV) -> None:
+    assert RLAIFV.paper().pair_resize == RLAIFV.lora().pair_resize == "crop"
+    assert RLAIFV.paper().resize == "square"
+    pixel_HWC = np.zeros((48, 144, 3), np.uint8)
+    pixel_HWC[:, 48:96] = 255
+    wide = Sample("wide", ArrayImage(pixel_HWC, "wide"))
+    pair = PreferencePair("what is there ?", "a red circle", "a blue cross")
+    data = Pool.from_samples([replace(wide, extras={"preference": pair.to_json()})], name="wide")
+    recipe = replace(prepared, pair_resize="crop", resize="square", own_pictures=True, pair_batch_size=1).paired()
+    (step,) = batches(data, recipe, seed=0, stop=1)
+    image_BCHW = step.batch.image_BCHW
+    assert float(image_BCHW.std()) < 0.05 * float(image_BCHW.abs().mean()), "white alone, of the middle"
+    assert recipe.deploy(recipe.model()).preprocess.resize == "square"
+    assert replace(recipe, pair_resize="").preprocess.resize == "square"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import signal
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -205,6 +206,29 @@ def test_adapters_learn_in_both_stages_and_the_projector_in_the_second(prepared:
         assert all(MARK in name or name.startswith("connector") for name in names)
 
 
+@pytest.mark.parametrize("share", [0.0, 0.3])
+def test_a_signal_stops_between_descriptions_and_the_run_ends_in_the_same_bytes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, share: float
+) -> None:
+    recipe = replace(small(), start_share=share)
+    whole = fit(recipe, DATA, tmp_path / "whole", OPTIONS)
+    described, calls = SelfMadePairs.described, list[int]()
+
+    def interrupted(self: Any, *given: Any) -> Any:
+        calls.append(1)
+        if len(calls) == 1:
+            signal.raise_signal(signal.SIGINT)
+        return described(self, *given)
+
+    monkeypatch.setattr(SelfMadePairs, "described", interrupted)
+    broken = fit(recipe, DATA, tmp_path / "broken", OPTIONS)
+    assert len(calls) == 1, "of two parts"
+    assert (broken.state["status"], broken.state["signal"]) == ("stopped", signal.SIGINT)
+    run = resume(broken.path, DATA, kind=STIC)
+    assert len(calls) == 2
+    assert (whole.model / "model.safetensors").read_bytes() == (run.model / "model.safetensors").read_bytes()
+
+
 def test_the_published_configuration() -> None:
     made = STIC.paper()
     assert (made.loss.chosen_weight, made.loss.beta, made.pair_lr, made.pair_batch_size) == (1 / 1024, 0.1, 1e-7, 8)
@@ -214,3 +238,5 @@ def test_the_published_configuration() -> None:
     assert [round(stage.share * made.steps) for stage in stages] == [750, 157]
     assert stages[1].recipe.tuned.adapter_dropout == 0.05
     assert (stages[1].recipe.lr, stages[1].recipe.batch_size) == (2e-5, 32)
+    assert [stage.recipe.group_by_length for stage in stages] == [False, True]  # type: ignore[attr-defined]
+    assert [stage.recipe._resize for stage in stages] == ["square", "square"]  # type: ignore[attr-defined]

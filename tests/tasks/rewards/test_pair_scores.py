@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from sentence_piece_files import write_sentence_pieces
 from torch import Tensor
 
 from diptych.core.errors import ConfigError, DataError, RunError
@@ -136,6 +140,43 @@ def test_bleurt_of_the_ports_folder_is_its_forward_pass(tmp_path: Path, parity: 
     )
 
 
+def test_bleurt_20_is_opened_by_its_pieces_alone(tmp_path: Path) -> None:
+    folder = write_bleurt(tmp_path, narrow=8)
+    pairs = (["no effusion", "a small  heart"], [["no pleural effusion"], ["heart"]])
+    expected = text_reward(f"bleurt:{folder}")(["", ""], *pairs)
+    pieces = [
+        ("[PAD]", 3),
+        ("[UNK]", 2),
+        ("[CLS]", 3),
+        ("[SEP]", 3),
+        *((f"\N{LOWER ONE EIGHTH BLOCK}{word}", 1) for word in WORDS),
+    ]
+    for file in folder.glob("tokenizer*"):
+        file.unlink()
+    write_sentence_pieces(folder / "spm.model", [(piece, -1.0, kind) for piece, kind in pieces])
+    opened_again = SequenceClassifier.open(folder)
+    rows = opened_again.tokenizer(["no effusion"], ["heart"])
+    assert rows["input_ids"] == [[2, 4, 6, 3, 4 + WORDS.index("heart"), 3]]
+    assert rows["token_type_ids"] == [[0, 0, 0, 0, 1, 1]]
+    scores = [float(opened_again.logits(own, [answer])[0, 0]) for answer, own in zip(*pairs, strict=True)]
+    assert scores == pytest.approx(expected, abs=1e-6)
+    write_sentence_pieces(folder / "spm.model", [("[CLS]", 0.0, 3), ("<unk>", 0.0, 2), ("no", -1.0, 1)])
+    with pytest.raises(DataError, match=r"spm\.model: has no piece '\[SEP\]'"):
+        SequenceClassifier.open(folder)
+    (folder / "spm.model").unlink()
+    with pytest.raises(DataError, match=r"no tokenizer\.json, vocab\.txt or spm\.model"):
+        SequenceClassifier.open(folder)
+
+
+def test_scores_are_those_of_float32_within_a_run_in_bf16(tmp_path: Path) -> None:
+    folder = write_classifier(tmp_path, LABELS)
+    reward = text_reward(f"entailment:{folder}")
+    pair = ([""] * 2, ["heart", "no size"], [["no effusion"], ["left"]])
+    expected = reward(*pair)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert reward(*pair) == expected
+
+
 def test_entailment_is_the_probability_of_the_label_named_so(tmp_path: Path) -> None:
     folder = write_classifier(tmp_path, LABELS)
     transformers = pytest.importorskip("transformers")
@@ -207,3 +248,20 @@ def test_an_intent_counts_where_the_likeliest_label_is_that_of_the_row(tmp_path:
     for intents, words in (([1, 0, 1], "row 1 has no intent"), ([1, 1, 5], "row 2 has intent 5.*1 to 4")):
         with pytest.raises(RunError, match=words):
             IntentReward(classifier, intents)(prompts, answers, [[]] * 3)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="the pretended device is built by g++, which is not there")
+def test_scores_on_a_device_are_the_processors_at_two_waits(tmp_path: Path) -> None:
+    (tmp_path / "bleurt").mkdir()
+    write_classifier(tmp_path / "nli", LABELS)
+    write_bleurt(tmp_path / "bleurt", narrow=8)
+    script = Path(__file__).parents[2] / "helpers/pretended_rewards.py"
+    done = subprocess.run([sys.executable, script, tmp_path], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    read = json.loads(done.stdout.splitlines()[-1])
+    assert read["faults"] == []
+    expected = dict.fromkeys(read["cpu"], 2)
+    assert read["waits"] == expected, "transformers looks at the mask of a part; the scores of all answers are copied at once"
+    for name, scores in read["cpu"].items():
+        assert read["cuda"][name] == pytest.approx(scores, abs=1e-5), name

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -10,12 +11,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from diptych.core.errors import ConfigError, DataError, UnknownName
+from diptych.core import registry
+from diptych.core.entries import Registry
+from diptych.core.errors import ConfigError, DataError, RunError, UnknownName
 from diptych.core.randomness import keyed_rng
 from diptych.tasks._scoring.captions.metrics import words_of
 from diptych.tasks._scoring.captions.stemming import stem
 from diptych.tasks._scoring.rewards.meteor import meteor
 from diptych.tasks._scoring.rewards.naturalness import mean_segmental_ratio, naturalness, repetition
+from diptych.tasks._scoring.rewards.reward import checked_rewards
 from diptych.tasks._scoring.rewards.text_rewards import commongen_penalty, increasing_numbers, text_reward
 from diptych.tasks.generation.generated_text import TextGeneration
 from diptych.worlds.scenes.world import scenes
@@ -211,3 +215,35 @@ def test_generated_text_scores_answers_by_rewards_and_naturalness() -> None:
     assert result.metrics["reward"].value == pytest.approx(float(np.mean(by_hand)))
     assert result.metrics["naturalness/length"].value <= 3
     assert "naturalness/perplexity" not in result.metrics
+
+
+@pytest.mark.parametrize(
+    ("scores", "line"),
+    [
+        ([1.0, math.nan], r"reward 'own' of the answer 'two' to 'q' is nan \(expected a finite number\)"),
+        ([math.inf, 1.0], r"reward 'own' of an empty answer to 'p' is inf"),
+        ([None, 1.0], r"reward 'own' of an empty answer to 'p' is nan"),
+        (None, r"reward 'own' gave \[\] scores for 2 answers"),
+        ([1.0], r"reward 'own' gave \[1\] scores for 2 answers"),
+        (["high", "low"], r"reward 'own' raised ValueError on 2 answers"),
+    ],
+)
+def test_a_reward_of_a_package_is_checked(scores: Any, line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "own_rewards.py").write_text(
+        f"from math import inf, nan\n\ndef own(prompts, answers, references):\n    return {scores!r}\n"
+    )
+    (tmp_path / "own_rewards-1.dist-info").mkdir()
+    (tmp_path / "own_rewards-1.dist-info" / "METADATA").write_text("Metadata-Version: 2.1\nName: own-rewards\nVersion: 1\n")
+    points = "[diptych.rewards]\nown = own_rewards:own\ngone = own_rewards:gone\n"
+    (tmp_path / "own_rewards-1.dist-info" / "entry_points.txt").write_text(points, encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "own_rewards", raising=False)
+    monkeypatch.setattr(registry, "REWARDS", Registry("reward", "diptych.rewards", registry.REWARDS.own))
+    with pytest.raises(RunError, match=f"^{line}"):
+        checked_rewards("own", text_reward("own"), ["p", "q"], ["", "two"], [[], []])
+    with pytest.raises(ConfigError, match="'gone' of the package 'own-rewards' cannot be imported"):
+        text_reward("gone")
+    with pytest.raises(UnknownName, match="did you mean 'own'"):
+        text_reward("owm")
+    with pytest.raises(ConfigError, match="nothing behind the colon"):
+        text_reward("own:3")

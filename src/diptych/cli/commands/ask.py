@@ -18,7 +18,7 @@ class AskArgs:
         Positional[str],
         arg(metavar="MODEL", help="a run's folder, hf:NAME of a generative model, or openai:http://HOST/v1#NAME"),
     ]
-    image: Annotated[Positional[Path], arg(metavar="IMAGE", help="a picture file")]
+    image: Annotated[Positional[Path], arg(metavar="IMAGE", help="a picture file, or none for a prompt without one")]
     question: Annotated[Positional[str], arg(metavar="QUESTION", help="the question")]
     choices: Annotated[str, arg(help="answers to choose from by likelihood, separated by commas")] = ""
     compared: Annotated[Literal["mean", "sum"], arg(help="likelihood per token (mean), or of the whole answer (sum)")] = "mean"
@@ -30,12 +30,12 @@ class AskArgs:
 
 def main(argv: Sequence[str]) -> int:
     args = parse(AskArgs, argv, "ask", "Answer a question about an image.")
-    existing_file(args.image)
+    image = None if str(args.image) == "none" and not args.image.exists() else existing_file(args.image)
     choices = tuple(choice.strip() for choice in args.choices.split(",") if choice.strip())
     from diptych.api import ask, load
 
     model = load(args.model, download=args.download)
-    answer = ask(model, args.image, args.question, choices=choices, compared=args.compared, max_tokens=args.max_tokens)
+    answer = ask(model, image, args.question, choices=choices, compared=args.compared, max_tokens=args.max_tokens)
     if isinstance(answer, str):
         return finish({"answer": answer}, [answer], args.json)
     ordered = sorted(answer.shares, key=lambda choice: -answer.shares[choice])

@@ -234,6 +234,11 @@ def _finish(run: RunFolder, *, data: str | None, evaluation: bool, as_json: bool
         return code
     payload: dict[str, Any] = {"run": str(run.path), "status": state["status"], "step": state.get("step")}
     lines = [f"{run.path}: {state['status']} after {state.get('step')} steps"]
+    from diptych.train.log import QUARANTINE, quarantined
+
+    if left_out := quarantined(run):
+        payload["left_out"] = len(left_out)
+        lines.append(f"  {len(left_out):,} samples were left out, with reasons in {run.path / QUARANTINE}")
     if state["status"] == "finished" and not number and evaluation and state.get("source") and not run.report.exists():
         from diptych.api import evaluate_run, report
         from diptych.api.runs import publish_results

@@ -40,6 +40,10 @@ class Run(Protocol):
 
     def log(self, kind: str, **values: Any) -> None: ...
 
+    def leave_out(self, reasons: Mapping[str, str]) -> None:
+        """Lists samples that cannot be used in the run's quarantine, uid -> reason: each costs itself alone. Raises DataError if there are
+        more of them than the run's limit."""
+
     def batches(self, count: int, *, seed: int) -> Iterator[Batch]:
         """Extra batches in an order of their own, for re-clustering or short trials; the run's own order is untouched."""
 

@@ -23,6 +23,16 @@ class Terminated(KeyboardInterrupt):
     """SIGTERM, raised in the main thread where Ctrl-C raises KeyboardInterrupt: what cleans up after one does so after both."""
 
 
+class StopRequested(Exception):
+    """Raised by `check_stop` between two parts of long work, of which those that are finished are kept."""
+
+
+def check_stop() -> None:
+    """Raises StopRequested if a watch that waits for work to come to an end has noted a signal."""
+    if any(watch.stop_requested and not watch.raises for watch in _entered):
+        raise StopRequested
+
+
 def exit_code(number: int) -> int:
     """Shell exit code of a process ended by signal `number`: 130 for Ctrl-C, 143 for SIGTERM."""
     return 128 + number

@@ -46,7 +46,7 @@ class YesNoLabeler:
     prompt: str = PROMPT
 
     def __call__(self, images: Sequence[ImageSource | None], questions: Sequence[str]) -> npt.NDArray[np.float64]:
-        """Probabilities of yes and of no, [N, 2]. Raises RunError if one is not a number, or where neither word can be answered."""
+        """Probabilities of yes and of no, [N, 2]. Raises RunError if one is not a number, or where one of them cannot be answered."""
         if not len(questions):
             return np.zeros((0, 2))
         prompts = [self.prompt.replace("{question}", question) for question in questions]
@@ -55,6 +55,11 @@ class YesNoLabeler:
         if not np.isfinite(yes_no_N2).all():
             row = int(np.flatnonzero(~np.isfinite(yes_no_N2).all(1))[0])
             raise RunError(f"the labeler gives {yes_no_N2[row].tolist()} for '{prompts[row][:80]}' (expected two probabilities)")
-        if not yes_no_N2.any():
-            raise RunError("the labeler's vocabulary has neither yes nor no as a token (expected a model that answers by them)")
+        for words, chance_N in zip((YES, NO), yes_no_N2.T, strict=True):
+            if not chance_N.any():
+                shown = " nor ".join(f"'{word}'" for word in words)
+                raise RunError(
+                    f"the labeler's vocabulary has neither {shown} as one token, so that it cannot be answered (expected a model that "
+                    "answers by yes and no; for a small one more --pieces)"
+                )
         return yes_no_N2

@@ -13,7 +13,7 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
@@ -119,8 +119,7 @@ def _stop_at_bad_limit(loader: Any, data: Dataset, bad_limit: float, known_bad: 
                 raise item.error()
             for failure in item.failures:
                 bad.setdefault(failure.uid, f"{failure.stage}: {failure.reason}")
-            if len(bad) > max(HANDFUL, bad_limit * len(data)):
-                raise _too_many(bad, data, bad_limit)
+            check_bad_limit(bad, data, bad_limit)
             yield item
     except RuntimeError as error:
         if "exited unexpectedly" not in str(error):
@@ -131,13 +130,16 @@ def _stop_at_bad_limit(loader: Any, data: Dataset, bad_limit: float, known_bad: 
         del steps  # ends the workers now, also when an error keeps this frame alive
 
 
-def _too_many(bad: dict[str, str], data: Dataset, bad_limit: float) -> DataError:
+def check_bad_limit(bad: Mapping[str, str], data: Dataset, bad_limit: float) -> None:
+    """Raises DataError if more than `bad_limit` of the samples, and more than a handful, cannot be used: reasons by uid."""
+    if len(bad) <= max(HANDFUL, bad_limit * len(data)):
+        return
     last = "; ".join(f"'{uid}' {reason}" for uid, reason in list(bad.items())[-3:])
     count = f"{len(bad):,} of {len(data):,} samples cannot be used, more than the limit of {bad_limit:.1%}"
     advice = (
         "`diptych data build` leaves them out and lists them in quarantine.parquet; or raise the limit: bad_limit=1.0 takes any"
     )
-    return DataError(f"{count}: {last}; {advice}", file=data.name)
+    raise DataError(f"{count}: {last}; {advice}", file=data.name)
 
 
 def _loader(steps: StepData, start: int, stop: int, workers: int) -> Any:

@@ -2,10 +2,11 @@
 
 {"id": 7, "image": "a.png", "conversations": [{"from": "human", "value": "<image>\nWhat is it?"}, {"from": "gpt", "value": "A cup"}]}
 
-`image` is a picture, or a list of several; a row without one is left out with a reason. Any other row is a sample whose questions are
-its pairs of turns. Rows about the same pictures are one group. "question", "answer" and "options" of a row, if it has them, stand
-instead of its first pair: the question without its options. A row with "output_1", "output_2" and "preference", as LLaVA-RLHF publishes
-comparisons, is a pair of answers to its last turn (`data.text.question_answering.preferences`).
+`image` is a picture, or a list of several; a row without one, or whose file is not there, is left out with a reason. Any other row is
+a sample whose questions are its pairs of turns. Rows about the same pictures are one group. "question", "answer" and "options" of a row,
+if it has them, stand instead of its first pair: the question without its options. A row with "output_1", "output_2" and "preference", as
+LLaVA-RLHF publishes comparisons, is a pair of answers to its last turn (`data.text.question_answering.preferences`); one that is no whole
+pair is left out with a reason, too.
 """
 
 from __future__ import annotations
@@ -34,18 +35,23 @@ def holds(row: Row) -> bool:
 
 def read(path: Path, rows: list[Row], name: str, root: Path | None = None) -> Pool:
     """One sample per row, with `media["images"]` if there are several pictures. Raises DataError that names row and field."""
-    samples, without = [], list[int]()
+    samples, left_out = [], list[str]()
     for number, row in enumerate(rows):
         given = row.get("image")
         if given is None:  # instruction data have dialogues about nothing seen among the others
-            without.append(number)
+            left_out.append(f"row {number}: a dialogue without a picture")
             continue
         several = isinstance(given, list)
         if several and not given:
             raise DataError("is an empty list", file=path, row=number, field="image", expected="a picture, or several")
-        pictures: tuple[ImageSource, ...] = tuple(
-            picture(one, path, number, "image", root) for one in (given if several else [given])
-        )
+        try:
+            pictures: tuple[ImageSource, ...] = tuple(
+                picture(one, path, number, "image", root) for one in (given if several else [given])
+            )
+            pair = _compared(row, f"row {number}") if "output_1" in row or "output_2" in row else None
+        except DataError as error:
+            left_out.append(str(error))
+            continue
         media = {"images": MediaItem("images", pictures)} if len(pictures) > 1 else {}
         samples.append(
             Sample(
@@ -53,15 +59,14 @@ def read(path: Path, rows: list[Row], name: str, root: Path | None = None) -> Po
                 None if media else pictures[0],
                 media=media,
                 group="+".join(sorted(one.name for one in pictures)),
-                extras=_compared(row, f"row {number}") if "output_1" in row else {FIELD: _questions(row, path, number)},
+                extras=pair or {FIELD: _questions(row, path, number)},
             )
         )
     if not samples:
-        raise DataError("contains only dialogues without pictures", file=path, field="image", expected="a picture in some row")
+        first = left_out[0] if left_out else "it is empty"
+        raise DataError(f"has no row that can be used: {first}", file=path, field="image", expected="a picture in some row")
     pool = Pool.from_samples(samples, name=name)
-    pool.quarantine += [
-        QuarantineEntry("", "read", f"row {number}: a dialogue without a picture", str(path)) for number in without
-    ]
+    pool.quarantine += [QuarantineEntry("", "read", reason, str(path)) for reason in left_out]
     return pool
 
 

@@ -23,25 +23,26 @@ class ClassifierReward:
     with_prompt  False: only the answer is read
     """
 
-    def __init__(self, model: Any, tokenizer: Any, label: int, *, with_prompt: bool = True) -> None:
-        self.classifier, self.label, self.with_prompt = SequenceClassifier(model, tokenizer, side="left"), label, with_prompt
+    def __init__(self, model: Any, tokenizer: Any, label: int, *, with_prompt: bool = True, device: str = "auto") -> None:
+        self.classifier = SequenceClassifier(model, tokenizer, side="left", device=device)
+        self.label, self.with_prompt = label, with_prompt
         if not 0 <= label < model.config.num_labels:
             raise ConfigError(
                 f"label {label} of a classifier with {model.config.num_labels} labels (expected one of them, from 0)"
             )
 
     @classmethod
-    def open(cls, address: str) -> Self:
+    def open(cls, address: str, *, device: str = "auto") -> Self:
         """Load the classifier at "FOLDER:LABEL"; the default label is 1."""
         path, _, label = address.rpartition(":") if address.rpartition(":")[2].isdigit() else (address, "", "1")
-        opened = SequenceClassifier.open(path)
-        return cls(opened.model, opened.tokenizer, int(label))
+        opened = SequenceClassifier.open(path, device=device)
+        return cls(opened.model, opened.tokenizer, int(label), device=device)
 
     def __call__(
         self, prompts: Sequence[str], answers: Sequence[str], references: Sequence[Sequence[str]]
     ) -> npt.NDArray[np.float64]:
         texts = [prompt + answer if self.with_prompt else answer for prompt, answer in zip(prompts, answers, strict=True)]
-        scores: npt.NDArray[np.float64] = self.classifier.logits(texts).softmax(-1)[:, self.label].double().numpy()
+        scores: npt.NDArray[np.float64] = self.classifier.logits(texts).softmax(-1)[:, self.label].double().cpu().numpy()
         return scores
 
 
@@ -65,7 +66,7 @@ class IntentReward:
                 shown = f"has intent {intent}" if intent else "has no intent"
                 raise RunError(f"reward 'intent': row {row} {shown} (expected the extra 'intent', 1 to {labels})")
         texts = [last_turn(prompt) + answer for prompt, answer in zip(prompts, answers, strict=True)]
-        likeliest_N = self.classifier.logits(texts).argmax(-1).numpy()
+        likeliest_N = self.classifier.logits(texts).argmax(-1).cpu().numpy()
         same_N: npt.NDArray[np.float64] = (likeliest_N == np.asarray(self.intents, np.int64) - 1).astype(np.float64)
         return same_N
 

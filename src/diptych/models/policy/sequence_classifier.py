@@ -14,12 +14,17 @@ from typing import Any, Self
 import torch
 import transformers
 from safetensors.torch import load_file
+from tokenizers import processors
 from torch import Tensor
 
 from diptych.core.errors import DataError
+from diptych.data.text.tokens.sentence_pieces import from_sentence_pieces
+from diptych.models.io.device import batched, choose_device, place
 from diptych.models.towers.packaged.hf_text import silence_transformers
 
 BATCH = 32
+SPECIAL = ("[CLS]", "[SEP]")
+"""Pieces of BLEURT-20's spm.model that stand around texts."""
 EXPECTED = "config.json and model.safetensors of a sequence classifier, and a tokenizer"
 
 
@@ -27,15 +32,18 @@ class SequenceClassifier:
     """Logits of texts, or of pairs of texts.
 
     A text that is too long is truncated at its `side`, the longer one of a pair first.
+
+    device  of the model, by the rule of `models.io.device`; "auto" in a run is the run's
     """
 
-    def __init__(self, model: Any, tokenizer: Any, *, side: str = "right") -> None:
-        self.model, self.tokenizer = model.eval(), tokenizer
+    def __init__(self, model: Any, tokenizer: Any, *, side: str = "right", device: str = "auto") -> None:
+        self.device = choose_device(device)
+        self.model, self.tokenizer = place(model.eval(), self.device), tokenizer
         tokenizer.truncation_side = side
         self.length = min(int(tokenizer.model_max_length), positions_of(model.config))
 
     @classmethod
-    def open(cls, address: str | Path, *, side: str = "right") -> Self:
+    def open(cls, address: str | Path, *, side: str = "right", device: str = "auto") -> Self:
         """Opens a folder. Raises DataError for one that holds something else, such as an encoder without the layer that classifies."""
         folder = Path(address).expanduser()
         file = folder / "config.json"
@@ -58,7 +66,7 @@ class SequenceClassifier:
             raise DataError(f"cannot be opened: {line}", file=folder, expected=EXPECTED) from error
         if missing:
             raise DataError(f"has no weights '{missing[0]}'", file=folder, expected=EXPECTED)
-        return cls(model.float(), tokenizer, side=side)
+        return cls(model.float(), tokenizer, side=side, device=device)
 
     @property
     def labels(self) -> dict[int, str]:
@@ -67,13 +75,20 @@ class SequenceClassifier:
 
     @torch.no_grad()
     def logits(self, texts: Sequence[str], seconds: Sequence[str] | None = None) -> Tensor:
-        """Logits [N, labels] of N texts, or of pairs with the `seconds`."""
-        parts = []
-        for start in range(0, len(texts), BATCH):
-            pair = [list(side[start : start + BATCH]) for side in (texts, seconds) if side is not None]
-            rows = self.tokenizer(*pair, return_tensors="pt", truncation=True, padding=True, max_length=self.length)
-            parts.append(self.model(**rows).logits.cpu())
-        return torch.cat(parts) if parts else torch.zeros(0, int(self.model.config.num_labels))
+        """Logits [N, labels] of N texts, or of pairs with the `seconds`, on the model's device; in float32 also within a run in bf16."""
+
+        def of_part(part: Sequence[tuple[str, ...]]) -> Tensor:
+            sides = [list(side) for side in zip(*part, strict=True)]
+            rows = self.tokenizer(*sides, return_tensors="pt", truncation=True, padding=True, max_length=self.length)
+            with torch.autocast(self.device.type, enabled=False):
+                logits: Tensor = self.model(
+                    **{name: value.to(self.device, non_blocking=True) for name, value in rows.items()}
+                ).logits
+            return logits
+
+        texts_N = list(zip(texts, *([] if seconds is None else [seconds]), strict=True))
+        parts = batched(texts_N, BATCH, self.device, of_part)
+        return torch.cat(parts) if parts else torch.zeros(0, int(self.model.config.num_labels), device=self.device)
 
 
 def positions_of(config: Any) -> int:
@@ -107,8 +122,25 @@ def _bleurt(folder: Path, config: dict[str, Any]) -> tuple[Any, list[str]]:
 
 
 def _bleurt_tokenizer(folder: Path) -> Any:
-    """Pieces of tokenizer.json, else BERT's of vocab.txt. The classes that the port's folders name are the port's own."""
+    """Pieces of tokenizer.json, else BERT's of vocab.txt, else SentencePiece's of spm.model, as BLEURT-20 has them. The classes that the
+    port's folders name are the port's own."""
     kind: Any = transformers.PreTrainedTokenizerFast if (folder / "tokenizer.json").is_file() else transformers.BertTokenizer
     if not ((folder / "tokenizer.json").is_file() or (folder / "vocab.txt").is_file()):
-        raise ValueError("there is neither tokenizer.json nor vocab.txt")
+        if not (folder / "spm.model").is_file():
+            raise ValueError("there is no tokenizer.json, vocab.txt or spm.model")
+        return _from_pieces(folder / "spm.model")
     return kind.from_pretrained(str(folder), local_files_only=True)
+
+
+def _from_pieces(file: Path) -> Any:
+    """Tokenizer of BLEURT-20: "[CLS] reference [SEP] answer [SEP]", case and accents kept. Padding, which is masked, is piece 0."""
+    inner = from_sentence_pieces(file)
+    start, end = (inner.token_to_id(piece) for piece in SPECIAL)
+    if start is None or end is None:
+        raise DataError(f"has no piece {SPECIAL[start is not None]!r}", file=file, expected="the spm.model of a BLEURT-20")
+    inner.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=list(zip(SPECIAL, (start, end), strict=True))
+    )
+    names: dict[str, Any] = {"cls_token": SPECIAL[0], "sep_token": SPECIAL[1], "pad_token": inner.id_to_token(0)}
+    inputs = ["input_ids", "token_type_ids", "attention_mask"]
+    return transformers.PreTrainedTokenizerFast(tokenizer_object=inner, model_input_names=inputs, **names)

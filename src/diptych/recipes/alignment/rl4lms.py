@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from diptych.core.contracts import Dataset, Draws, Optimiser, Stage
 from diptych.core.errors import ConfigError
 from diptych.models.bridges.language_model import LanguageModel
+from diptych.models.io.device import choose_device
 from diptych.models.policy.classifier_reward import ClassifierReward, IntentReward
 from diptych.models.policy.language_policy import ActionLogits, LanguagePolicy, answer_logits, value_model
 from diptych.models.policy.sampled_answers import SamplingRules, sample_answers
@@ -275,11 +276,11 @@ class RL4LMs(PromptedTextRecipe[LanguagePolicy, Any, ActionLogits]):
         return {"classifier", "intent"} & reward_names(self.reward)
 
     def _reward(self, intents: Sequence[int] = ()) -> Reward:
-        learned = self._learned()
+        learned, device = self._learned(), str(choose_device())
         return text_reward(
             self.reward,
-            classifier=classifier_reward(self.classifier) if "classifier" in learned else None,
-            intent=IntentReward(intent_classifier(self.classifier), intents) if "intent" in learned else None,
+            classifier=classifier_reward(self.classifier, device) if "classifier" in learned else None,
+            intent=IntentReward(intent_classifier(self.classifier, device), intents) if "intent" in learned else None,
         )
 
     # ------------------------------------------------------------ loss
@@ -426,16 +427,16 @@ def carry_supervised(before: nn.Module, after: nn.Module) -> None:
 
 
 @lru_cache(maxsize=2)
-def classifier_reward(address: str) -> ClassifierReward:
-    """The reward of a classifier's folder and label, opened once per process."""
+def classifier_reward(address: str, device: str) -> ClassifierReward:
+    """The reward of a classifier's folder and label, opened once per process and device."""
     if not address:
         raise ConfigError("reward is 'classifier' and classifier is '' (expected FOLDER:LABEL of a sequence classifier)")
-    return ClassifierReward.open(address)
+    return ClassifierReward.open(address, device=device)
 
 
 @lru_cache(maxsize=2)
-def intent_classifier(folder: str) -> SequenceClassifier:
-    """The classifier of intents in a folder, opened once per process."""
+def intent_classifier(folder: str, device: str) -> SequenceClassifier:
+    """The classifier of intents in a folder, opened once per process and device."""
     if not folder:
         raise ConfigError("reward is 'intent' and classifier is '' (expected FOLDER of a sequence classifier of intents)")
-    return SequenceClassifier.open(folder)
+    return SequenceClassifier.open(folder, device=device)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Self
+from typing import Literal, Self
 
 from diptych.core.contracts import Stage
 from diptych.core.errors import ConfigError
@@ -30,8 +30,9 @@ class RLAIFV(PreferencePairRecipe):
 
     The release alternates its scripts by hand, evaluates a checkpoint every quarter of an epoch and begins the next round from the best by
     two benchmarks: here the last one is the beginning. Answers that state nothing are left out, as there, and repeated requests about
-    one image count apart. An answer of the best reward among several (`diptych.curate.preferences.self_feedback`) needs the model and its
-    reference alone.
+    one image count apart. As released, answers are written of images padded to squares and learned beside images whose middle is cut out
+    (`pair_resize`): the command asks for padding, which its reader of pairs does not heed. An answer of the best reward among several
+    (`diptych.curate.preferences.self_feedback`) needs the model and its reference alone.
 
     rounds      of answering and learning; 0: one phase on the pairs that the data hold, in the layouts of trl, LLaVA-RLHF, RLAIF-V or STIC
     sampling    how answers are drawn (`CandidateOptions`)
@@ -45,6 +46,8 @@ class RLAIFV(PreferencePairRecipe):
     sampling: CandidateOptions = field(default_factory=CandidateOptions)
     labels: LabelOptions = field(default_factory=LabelOptions)
     mining: PairOptions = field(default_factory=PairOptions)
+
+    pair_resize: Literal["", "crop", "squash", "pad", "native", "square"] = "crop"
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -85,6 +88,7 @@ class RLAIFV(PreferencePairRecipe):
             pair_batch_size=32,
             pair_lr=1e-4,
             pair_length=128,
+            pair_resize="",
         )
 
     @classmethod

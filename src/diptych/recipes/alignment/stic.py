@@ -154,5 +154,5 @@ class STIC(PreferencePairRecipe):
     @classmethod
     def paper(cls) -> Self:
         """LLaVA 1.5 of 7B (`weights_from` hf:FOLDER), adapters of rank 128 on every linear map of the language model: 6,000 images of COCO
-        by eights at a rate of 1e-7, then 5,000 rows by 32s at 2e-5."""
-        return cls(image_tower="vit_l14", image_size=336, decoding="whole", steps=PAIR_STEPS + ANSWER_STEPS)
+        by eights at a rate of 1e-7, then 5,000 rows by 32s at 2e-5, of similar length in a step."""
+        return cls(image_tower="vit_l14", image_size=336, decoding="whole", steps=PAIR_STEPS + ANSWER_STEPS, group_by_length=True)

@@ -81,14 +81,15 @@ class EnvironmentRunner:
     _observations: list[Any] = field(default_factory=list)
     _begins: list[bool] = field(default_factory=list)
     _episodes: list[list[float]] = field(default_factory=list)
+    _ended: list[int] = field(default_factory=list)
 
     @torch.no_grad()
     def collect(self, steps: int) -> EnvironmentRollout:
         """The next `steps` steps of every environment."""
         count = len(self.environments)
         if not self._observations:
+            self._begins, self._episodes, self._ended = [True] * count, [[] for _ in range(count)], [0] * count
             self._observations = [self._reset(e, seed=self.seed + e) for e in range(count)]
-            self._begins, self._episodes = [True] * count, [[] for _ in range(count)]
         rows: list[tuple[Tensor, ActorOutput, Tensor, Tensor, Tensor | None]] = []
         scores: list[float] = []
         for _ in range(steps):
@@ -111,13 +112,14 @@ class EnvironmentRunner:
         """One step of environment e; an episode that ended is followed by the next. Returns the reward."""
         step = len(self._episodes[e])
         try:
-            observation, reward, terminated, truncated, _ = self.environments[e].step(action)
+            observation, given, terminated, truncated, _ = self.environments[e].step(action)
         except Exception as error:
-            raise RunError(self._failure(e, f"step {step} of its episode, action {action}", error)) from error
-        reward = float(reward)
+            raise RunError(self._failure(e, f"step {step} of episode {self._ended[e]}, action {action}", error)) from error
+        reward = _number(given)
         if not np.isfinite(reward):
             raise RunError(
-                f"environment {e} gave a reward of {reward} at step {step} of its episode, action {action} (expected a finite one)"
+                f"{self._name(e)} gave a reward of {given!r} at step {step} of episode {self._ended[e]}, action {action} (expected a "
+                "finite number)"
             )
         self._episodes[e].append(reward)
         self._begins[e] = bool(terminated or truncated)
@@ -126,23 +128,28 @@ class EnvironmentRunner:
             if not terminated:
                 value_1 = self.actor(_stacked([observation]), None).value_E
                 reward += self.gamma * float(value_1[0])
+            self._ended[e] += 1
             observation, self._episodes[e] = self._reset(e), []
         elif self.max_episode and len(self._episodes[e]) >= self.max_episode:
             raise RunError(
-                f"an episode of environment {e} has not ended after {self.max_episode} steps "
-                "(expected an end or a time limit, or max_episode 0)"
+                f"episode {self._ended[e]} of {self._name(e)} has not ended after {self.max_episode} steps (expected an end or a time "
+                "limit, or max_episode 0)"
             )
         self._observations[e] = observation
         return reward
 
     def _reset(self, e: int, seed: int | None = None) -> Any:
         try:
-            return self.environments[e].reset(seed=seed)[0]
+            observation, _ = self.environments[e].reset(seed=seed)
         except Exception as error:
-            raise RunError(self._failure(e, "its reset", error)) from error
+            raise RunError(self._failure(e, f"the reset before episode {self._ended[e]}", error)) from error
+        return observation
 
     def _failure(self, e: int, where: str, error: Exception) -> str:
-        return f"environment {e} ({type(self.environments[e]).__name__}) raised {type(error).__name__} at {where}: {error}"
+        return f"{self._name(e)} raised {type(error).__name__} at {where}: {error}"
+
+    def _name(self, e: int) -> str:
+        return f"environment {e} ({type(self.environments[e]).__name__}, seed {self.seed + e})"
 
     def _mask(self) -> Tensor | None:
         if self.masks is None:
@@ -151,4 +158,16 @@ class EnvironmentRunner:
 
 
 def _stacked(observations: Sequence[Any]) -> Tensor:
-    return torch.from_numpy(np.stack([np.asarray(one) for one in observations]))
+    rows = [np.asarray(one) for one in observations]
+    if any(row.shape != rows[0].shape for row in rows) or rows[0].dtype == object:
+        shapes = ", ".join(f"{list(row.shape)} of {row.dtype}" for row in rows)
+        raise RunError(f"the environments' observations are {shapes} (expected arrays of one shape)")
+    return torch.from_numpy(np.stack(rows))
+
+
+def _number(given: Any) -> float:
+    """The number of a reward; NaN for anything else."""
+    try:
+        return float(given)
+    except (TypeError, ValueError):
+        return float("nan")

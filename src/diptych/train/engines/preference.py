@@ -14,9 +14,11 @@ import torch
 from torch import nn
 
 from diptych.core.contracts import Batch, Draw, Draws, Engine, StepOutput, Trainer
+from diptych.core.errors import DataError
 from diptych.core.randomness import keyed_rng
 from diptych.core.sample import Sample
 from diptych.core.terminal.progress import with_bar
+from diptych.core.terminal.signals import check_stop
 from diptych.train.engines.companions import FrozenModels
 from diptych.train.engines.requirements import preferring
 
@@ -53,16 +55,24 @@ def scored_samples(run: Trainer, samples: Sequence[Sample], *, size: int) -> Ite
     """Samples in order, `size` at a time, with the batch that the recipe of the current phase builds from them, and its features by the
     model as it is, in evaluation mode and without gradient. The caller puts the model back into training mode.
 
-    Draws are keyed by the sample alone, so that a recipe that augments is scored on one view of each.
+    Draws are keyed by the sample alone, so that a recipe that augments is scored on one view of each. A sample that cannot be loaded
+    is left out of the run, and of what is yielded.
     """
     recipe, model = run.recipe, run.model.eval()
     starts = range(0, len(samples), size)
     for start in with_bar(starts, len(starts), "reference log-probabilities"):
-        some = samples[start : start + size]
-        draws = []
-        for sample in some:
+        check_stop()
+        some, draws = list[Sample](), list[Draw]()
+        for sample in samples[start : start + size]:
             rng = keyed_rng("reference", sample.uid)
-            media = dict(recipe.load(sample, rng))
+            try:
+                media = dict(recipe.load(sample, rng))
+            except DataError as error:
+                run.leave_out({sample.uid: str(error)})
+                continue
+            some.append(sample)
             draws.append(Draw(sample, rng, media.pop("image", None), media))
+        if not some:
+            continue
         batch = run.on_device(recipe.batch(Draws(tuple(draws), keyed_rng("reference", start))))
         yield some, batch, run.features_of(model, batch)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import itertools
 import json
-import struct
 from pathlib import Path
 
 import pytest
+from sentence_piece_files import write_sentence_pieces
 
 from diptych.core.errors import DataError
 from diptych.data.text.tokens.sentence_pieces import from_sentence_pieces
@@ -25,29 +25,8 @@ PIECES = [
 PIECES += [(letter, -4.0 - n / 10, 1) for n, letter in enumerate("abdersu")] + [("▁bus", -2.5, 1), ("bu", -3.0, 1)]
 
 
-def varint(value: int) -> bytes:
-    out = b""
-    while True:
-        value, low = value >> 7, value & 0x7F
-        out += bytes([low | (0x80 if value else 0)])
-        if not value:
-            return out
-
-
-def field(number: int, value: int | float | bytes) -> bytes:
-    if isinstance(value, bytes):
-        return varint(number << 3 | 2) + varint(len(value)) + value
-    if isinstance(value, float):
-        return varint(number << 3 | 5) + struct.pack("<f", value)
-    return varint(number << 3) + varint(value)
-
-
 def write(path: Path, kind: int = 1) -> Path:
-    """A model in the layout of sentencepiece_model.proto."""
-    pieces = [field(1, field(1, piece.encode()) + field(2, score) + field(3, which)) for piece, score, which in PIECES]
-    trainer, normaliser = field(2, field(3, kind)), field(3, field(1, b"identity") + field(3, 1))
-    path.write_bytes(b"".join(pieces) + trainer + normaliser)
-    return path
+    return write_sentence_pieces(path, PIECES, kind)
 
 
 def likeliest(text: str) -> list[int]:

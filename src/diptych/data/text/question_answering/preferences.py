@@ -25,6 +25,9 @@ from diptych.core.errors import DataError
 from diptych.core.sample import Sample
 
 PREFERENCE_FIELD = "preference"
+RANKED = ("chosen", "rejected")
+ANSWER_FIELDS = (*RANKED, "output_1", "output_2")
+"""Columns of which each belongs to a pair."""
 IMAGE_MARK = "<image>"
 
 
@@ -60,8 +63,24 @@ class PreferencePair:
 
 def has_preference(sample: Sample) -> bool:
     """True if a sample has a pair in one of the layouts."""
-    extras = sample.extras
-    return isinstance(extras.get(PREFERENCE_FIELD), Mapping) or "output_1" in extras or {"chosen", "rejected"} <= extras.keys()
+    return isinstance(sample.extras.get(PREFERENCE_FIELD), Mapping) or _given(sample, ("output_1",)) or _given(sample, RANKED)
+
+
+def holds_answers(sample: Sample) -> bool:
+    """True if a sample has a pair, or a part of one that lacks the other."""
+    return any(_given(sample, (name,)) for name in (PREFERENCE_FIELD, *ANSWER_FIELDS))
+
+
+def _given(sample: Sample, names: Sequence[str]) -> bool:
+    return all(sample.extras.get(name) is not None for name in names)
+
+
+def distinct_pair(sample: Sample) -> PreferencePair:
+    """The pair of a sample, of which nothing can be learned if both answers are the same. Raises DataError that names sample and field."""
+    pair = preference_of(sample)
+    if pair.chosen.strip() == pair.rejected.strip():
+        raise DataError(f"sample '{sample.uid}' has one answer twice", field="rejected", expected="another one than chosen")
+    return pair
 
 
 def preference_of(sample: Sample) -> PreferencePair:
@@ -70,21 +89,27 @@ def preference_of(sample: Sample) -> PreferencePair:
     stored = extras.get(PREFERENCE_FIELD)
     if isinstance(stored, Mapping):
         return _checked(_stored(stored, where), where)
-    if "output_1" in extras:
+    if _given(sample, ("output_1",)):
         return _checked(_compared(extras, where), where)
-    if {"chosen", "rejected"} <= extras.keys():
+    if _given(sample, RANKED):
         return _checked(_ranked(extras, where), where)
-    raise DataError(
-        f"{where} has no pair of answers", field=PREFERENCE_FIELD, expected="chosen and rejected, or output_1 and output_2"
-    )
+    given = [name for name in ANSWER_FIELDS if _given(sample, (name,))]
+    lacking = {"chosen": "rejected", "rejected": "chosen"}.get(given[0], "output_1") if given else PREFERENCE_FIELD
+    raise DataError(f"{where} has no pair of answers", field=lacking, expected="chosen and rejected, or output_1 and output_2")
 
 
 def _stored(entry: Mapping[str, Any], where: str) -> PreferencePair:
-    turns = tuple((str(turn[0]), str(turn[1])) for turn in entry.get("turns") or ())
+    turns = tuple(_turn(turn, where) for turn in entry.get("turns") or ())
     values = [_number(entry.get(name), where, name) for name in ("reference_chosen", "reference_rejected")]
     return PreferencePair(
         _text(entry, "question", where), _text(entry, "chosen", where), _text(entry, "rejected", where), turns, *values
     )
+
+
+def _turn(given: Any, where: str) -> tuple[str, str]:
+    if not isinstance(given, Sequence) or isinstance(given, str) or len(given) != 2:
+        raise DataError(f"{where} has {str(given)[:40]!r}", field="turns", expected="question and answer of each turn")
+    return str(given[0]), str(given[1])
 
 
 def _compared(row: Mapping[str, Any], where: str) -> PreferencePair:
@@ -108,7 +133,10 @@ def _compared(row: Mapping[str, Any], where: str) -> PreferencePair:
 def _ranked(row: Mapping[str, Any], where: str) -> PreferencePair:
     """The layouts of trl and RLAIF-V."""
     chosen, rejected = _parsed(row["chosen"]), _parsed(row["rejected"])
-    prompt = _parsed(row.get("prompt", row.get("question", "")))
+    prompt = _parsed(row.get("prompt") or row.get("question") or "")
+    for name, value in (("prompt", prompt), ("chosen", chosen), ("rejected", rejected)):
+        if not isinstance(value, str | Sequence):
+            raise DataError(f"{where} has {str(value)[:40]!r}", field=name, expected="words, or a list of messages")
     before: list[Any] = [{"role": "user", "content": prompt}] if isinstance(prompt, str) and prompt else list(prompt or ())
     if isinstance(chosen, str) and isinstance(rejected, str):
         if not before:
@@ -117,7 +145,7 @@ def _ranked(row: Mapping[str, Any], where: str) -> PreferencePair:
         if not before:
             shared = sum(1 for _ in _shared(chosen, rejected))
             before, chosen, rejected = list(chosen[:shared]), chosen[shared:], rejected[shared:]
-        chosen, rejected = (_content(side, where) for side in (chosen, rejected))
+        chosen, rejected = (_content(side, where, name) for side, name in ((chosen, "chosen"), (rejected, "rejected")))
     words = [_words(message) for message in before if not (isinstance(message, Mapping) and message.get("role") == "system")]
     if len(words) % 2 == 0:
         raise DataError(f"{where} has {len(words)} turns before the answers", field="prompt", expected="the question last")
@@ -153,11 +181,11 @@ def _shared(first: Sequence[Any], second: Sequence[Any]) -> list[Any]:
     return same
 
 
-def _content(side: Any, where: str) -> str:
+def _content(side: Any, where: str, name: str) -> str:
     if isinstance(side, str):
         return side
     if not isinstance(side, Sequence) or len(side) != 1:
-        raise DataError(f"{where} has {str(side)[:60]}", field="chosen", expected="one answer behind the prompt")
+        raise DataError(f"{where} has {str(side)[:60]}", field=name, expected="one answer behind the prompt")
     return _words(side[0])
 
 

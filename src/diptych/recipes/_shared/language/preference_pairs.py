@@ -8,7 +8,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, ClassVar, Self, cast
+from typing import Any, ClassVar, Literal, Self, cast
 
 import numpy as np
 import torch
@@ -60,11 +60,12 @@ class PreferencePairRecipe(VisualInstructionRecipe):
                    rank 0: all of it learns, and the projector
     adapted_projector  the projector learns beside adapters, too
     start_share    share of the steps for LLaVA's own stages before the first pairs; 0 where a trained model is the start (`weights_from`)
-    described      share of the rows of the dialogue stage that are the request and a text of the image, in index of its questions
+    described      share of the rows of the dialogue stage that are the request and a text of the image, in place of its questions
     request        what asks for a description; "": the questions of a sample are the instructions, and nothing is described
     pair_batch_size, pair_lr, pair_warmup, pair_weight_decay, pair_length  of pairs; the last is the tokens of a row at most
-    released_scoring  STIC's trainer as released: in index of a rejected answer's tokens, at each index of it, the likeliest token that is
-                   not the answer's counts
+    pair_resize    `resize` of the images of pairs while they are learned from; "": as elsewhere
+    released_scoring  STIC's trainer as released: in place of each of a rejected answer's tokens the likeliest token that is not the
+                   answer's counts
     """
 
     engine: ClassVar[str] = "preference"
@@ -82,6 +83,7 @@ class PreferencePairRecipe(VisualInstructionRecipe):
     pair_warmup: float = 0.05
     pair_weight_decay: float = 0.01
     pair_length: int = 2048
+    pair_resize: Literal["", "crop", "squash", "pad", "native", "square"] = ""
     released_scoring: bool = False
 
     pairs: bool = field(default=False, metadata={"prepared": True})
@@ -143,6 +145,10 @@ class PreferencePairRecipe(VisualInstructionRecipe):
     def adapts(self) -> bool:
         """True where adapters are what learns of the language model."""
         return self.pairs and self.tuned.adapter_rank > 0
+
+    @property
+    def _resize(self) -> Any:
+        return self.pair_resize if self.pairs and self.pair_resize else super()._resize
 
     @property
     def trained(self) -> tuple[str, ...]:
@@ -252,6 +258,7 @@ class PreferencePairRecipe(VisualInstructionRecipe):
             warmup=self.pair_warmup,
             weight_decay=self.pair_weight_decay,
             text_length=self.pair_length,
+            group_by_length=False,
         )
 
     def start_stages(self) -> list[Stage]:

@@ -11,11 +11,12 @@ import torch
 
 from diptych.core.contracts import Dataset, Run, Trainer
 from diptych.core.disk.line_log import LineLog
-from diptych.core.errors import ConfigError
+from diptych.core.errors import ConfigError, DataError
 from diptych.core.image import ImageSource
 from diptych.core.randomness import keyed_rng, keyed_seed
 from diptych.core.sample import Sample
 from diptych.core.terminal.progress import with_bar
+from diptych.core.terminal.signals import check_stop
 from diptych.curate.preferences.mining import (
     AnswerPair,
     PairOptions,
@@ -28,11 +29,18 @@ from diptych.curate.preferences.statements import RuleSplitter, StatementSplitte
 from diptych.curate.preferences.yes_no import FirstTokenScorer, YesNoLabeler
 from diptych.curate.writing.backend_address import BackendOptions, open_backend
 from diptych.curate.writing.requests import Sampling
-from diptych.data.text.question_answering.preferences import PREFERENCE_FIELD, PreferencePair, has_preference, preference_of
+from diptych.data.text.question_answering.preferences import (
+    PREFERENCE_FIELD,
+    PreferencePair,
+    distinct_pair,
+    holds_answers,
+    preference_of,
+)
 from diptych.data.text.question_answering.questions import questions_of
 from diptych.recipes._shared.language.language_model_recipe import open_once
 from diptych.recipes._shared.language.preference_config import CandidateOptions, LabelOptions
 from diptych.recipes._shared.language.preference_pairs import PreferencePairRecipe
+from diptych.recipes._shared.language.readable_samples import readable_samples
 
 SPLITTING = Sampling(temperature=0.2, top_p=0.9, max_tokens=256, stop=())
 """As the released splitter samples."""
@@ -50,14 +58,21 @@ class ImageInstruction:
 @dataclass(frozen=True)
 class GivenPairs:
     """`Stage.make` of a phase on the pairs that the data hold, in whatever layout; those with log-probabilities of a reference keep them,
-    where all have them."""
+    where all have them. A row of which no pair can be read, or whose answers are the same, is left out of the run."""
 
     recipe: PreferencePairRecipe
 
     def __call__(self, run: Run) -> Sequence[Sample]:
-        data = run.whole_data
-        given = [sample for row in range(len(data)) if has_preference(sample := data[row])]
-        pairs = [replace(sample, extras={PREFERENCE_FIELD: preference_of(sample).to_json()}) for sample in given]
+        data, pairs, reasons = run.whole_data, list[Sample](), dict[str, str]()
+        for row in range(len(data)):
+            sample = data[row]
+            if not holds_answers(sample):
+                continue
+            try:
+                pairs.append(replace(sample, extras={PREFERENCE_FIELD: distinct_pair(sample).to_json()}))
+            except DataError as error:
+                reasons[sample.uid] = str(error)
+        run.leave_out(reasons)
         if pairs and all(preference_of(sample).reference for sample in pairs):
             return pairs
         return self.recipe.with_references(cast(Trainer, run), pairs)
@@ -95,8 +110,25 @@ class PreferenceRound:
             chosen_words=balance.chosen_words,
             rejected_words=balance.rejected_words,
         )
+        if not kept:
+            raise ConfigError(self._no_pair(judged, len(pairs)))
         samples = [self._sample(instruction, pair, index) for index, (instruction, pair) in enumerate(kept)]
         return self.recipe.with_references(trainer, samples)
+
+    def _no_pair(self, judged: Sequence[tuple[ImageInstruction, dict[str, Any]]], pairs: int) -> str:
+        """Message of a round with nothing to learn from: counts of answers, statements and pairs."""
+        answers = [answer for _, row in judged for answer in row["answers"]]
+        empty = sum(not answer.strip() for answer in answers)
+        silent = sum(not questions for _, row in judged for questions in row["questions"]) - empty
+        scores = [score for _, row in judged for score in row["yes_no"] if score]
+        least = f"scores differ by {self.mining.difference:g} or more in {pairs} pairs, of which none is left after the balance"
+        return (
+            f"'{self.recipe.slug}' found no pair of answers to learn from in round {self.number}: of {len(answers)} answers to "
+            f"{len(judged)} instructions {empty} are empty and {silent} state nothing, the others have "
+            f"{sum(map(len, scores))} statements, {sum(yes > no for score in scores for yes, no in score)} of them judged true; {least} "
+            "(expected some: more candidates or instructions, a higher temperature, a smaller difference with soft scores, or a model "
+            "that is trained for longer first)"
+        )
 
     def instructions(self, data: Dataset, seed: int) -> list[ImageInstruction]:
         """The requests of this round: one an image where the recipe has a request, else every question of it."""
@@ -132,12 +164,14 @@ class PreferenceRound:
         with LineLog(run.scratch / "candidates.jsonl", about) as log:
             for start in with_bar(starts, len(starts), f"candidates of round {self.number}"):
                 some = listed[start : start + size]
-                missing = [one for one in some if one.key not in log]
-                if missing:
+                readable = readable_samples(run, [one.sample for one in some if one.key not in log])
+                some = [one for one in some if one.key in log or one.sample.uid in readable]
+                if readable:
                     torch.manual_seed(keyed_seed("candidates", seed, some[0].key))
                     for row in self.judge(model, labeler, splitter, some):
                         if row["id"] not in log:
                             log.write(row)
+                    check_stop()
                 yield from ((one, log.rows[one.key]) for one in some)
 
     def _labeler(self, model: Any) -> FirstTokenScorer:

@@ -16,6 +16,7 @@ from diptych.core.image import ArrayImage, ImageSource
 from diptych.core.randomness import keyed_rng, keyed_seed
 from diptych.core.sample import Sample
 from diptych.core.terminal.progress import with_bar
+from diptych.core.terminal.signals import check_stop
 from diptych.data.media.augment.corruptions import Corruption, corrupt_image
 from diptych.data.media.decode import decode
 from diptych.data.text.question_answering.preferences import PREFERENCE_FIELD, PreferencePair
@@ -23,6 +24,7 @@ from diptych.data.text.question_answering.questions import FIELD, questions_of
 from diptych.models.bridges.aligned.describing import with_description
 from diptych.recipes._shared.language.preference_config import CandidateOptions
 from diptych.recipes._shared.language.preference_pairs import PreferencePairRecipe
+from diptych.recipes._shared.language.readable_samples import readable_samples
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,9 +90,9 @@ class SelfMadePairs:
         rows = _written(
             trainer, self.recipe, samples, self.sampling, "pairs", lambda model, some: self.described(model, some, seed)
         )
-        pairs = [pair for sample, row in zip(samples, rows, strict=True) if (pair := self.pair(sample, row)) is not None]
-        words = [np.mean([len(row[side].split()) for row in rows]) for side in ("chosen", "rejected")]
-        trainer.log("pairs", images=len(samples), pairs=len(pairs), chosen_words=float(words[0]), rejected_words=float(words[1]))
+        pairs = [pair for sample in samples if sample.uid in rows and (pair := self.pair(sample, rows[sample.uid])) is not None]
+        words = [np.mean([len(row[side].split()) for row in rows.values()] or [0]) for side in ("chosen", "rejected")]
+        trainer.log("pairs", images=len(rows), pairs=len(pairs), chosen_words=float(words[0]), rejected_words=float(words[1]))
         return self.recipe.with_references(trainer, pairs)
 
     def described(self, model: Any, some: Sequence[Sample], seed: int) -> Iterator[dict[str, Any]]:
@@ -140,8 +142,8 @@ class DescribedQuestions:
         rows = _written(
             trainer, self.recipe, seen, self.sampling, "descriptions", lambda model, some: self.described(model, some, seed)
         )
-        descriptions = {row["id"]: row["description"] for row in rows}
-        return [described_sample(sample, descriptions.get(sample.uid, "")) for sample in samples]
+        usable = [sample for sample in samples if sample.image is None or sample.uid in rows]
+        return [described_sample(sample, rows[sample.uid]["description"] if sample.uid in rows else "") for sample in usable]
 
     def described(self, model: Any, some: Sequence[Sample], seed: int) -> Iterator[dict[str, Any]]:
         """A description of each image by a neutral request."""
@@ -173,8 +175,9 @@ def drawn_samples(data: Dataset, most: int, seed: int, fits: Any) -> list[Sample
 
 def _written(
     run: Trainer, recipe: PreferencePairRecipe, samples: Sequence[Sample], options: CandidateOptions, name: str, write: Any
-) -> list[dict[str, Any]]:
-    """The rows of `write` for each sample, `at_once` at a time, read back from the stage's folder where they are there already."""
+) -> dict[str, dict[str, Any]]:
+    """The rows of `write` by uid, `at_once` at a time, read back from the stage's folder where they are there already. A sample whose image
+    cannot be read is left out of the run."""
     seed, size = torch.initial_seed(), options.at_once
     run.scratch.mkdir(parents=True, exist_ok=True)
     model = recipe.deploy_plain(run.model.eval())
@@ -183,10 +186,13 @@ def _written(
     with LineLog(run.scratch / f"{name}.jsonl", about) as log:
         for start in with_bar(starts, len(starts), name):
             some = samples[start : start + size]
-            if all(sample.uid in log for sample in some):
+            readable = readable_samples(run, [sample for sample in some if sample.uid not in log])
+            if not readable:
                 continue
+            some = [sample for sample in some if sample.uid in log or sample.uid in readable]
             torch.manual_seed(keyed_seed(name, seed, some[0].uid))
             for row in write(model, some):
                 if row["id"] not in log:
                     log.write(row)
-        return [log.rows[sample.uid] for sample in samples]
+            check_stop()
+        return {sample.uid: log.rows[sample.uid] for sample in samples if sample.uid in log}

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from diptych.core.contracts import Dataset, Optimiser
-from diptych.core.errors import DataError
+from diptych.core.errors import ConfigError, DataError
 from diptych.core.randomness import keyed_rng, keyed_seed
 from diptych.core.terminal.progress import with_bar
 from diptych.data.text.prompts.layout import Piece, TextPiece, lay_out
@@ -149,7 +149,13 @@ def _train(examples: Sequence[LanguageExamples], settings: SmallLanguage, name: 
             _sample_text(examples[int(n)], rng, settings.length // 3)
             for n in rng.integers(len(examples), size=settings.batch_size)
         ]
-        layout = lay_out(rows, words, length=settings.length)
+        try:
+            layout = lay_out(rows, words, length=settings.length)
+        except DataError as error:
+            raise ConfigError(
+                f"a text of '{name}' does not fit into the small language model: {error.problem} (expected more --pieces than "
+                f"{settings.pieces}, or a --language-model of your own)"
+            ) from error
         nll_B, count_B = answer_nll(*model.answers(model.embed(layout.id_BL), layout), rows=len(layout))
         optimiser.zero_grad(set_to_none=True)
         (nll_B.sum() / count_B.sum()).backward()

@@ -30,6 +30,7 @@ import transformers
 from torch import Tensor
 
 from diptych.core.errors import ConfigError, DataError
+from diptych.models.io.device import choose_device, device_default, place
 from diptych.models.policy.sequence_classifier import positions_of
 from diptych.models.towers.packaged.hf_text import silence_transformers
 
@@ -78,7 +79,8 @@ class BertScore:
         layers = int(model.config.num_hidden_layers)
         if not 0 <= layer <= layers:
             raise ConfigError(f"layer {layer} of an encoder with {layers} (expected 0 to {layers})")
-        self.model, self.tokenizer, self.layer, self.idf, self.baseline = model.eval(), tokenizer, layer, idf, baseline
+        self.model = place(model.eval(), choose_device())
+        self.tokenizer, self.layer, self.idf, self.baseline = tokenizer, layer, idf, baseline
         self.space = " " if type(tokenizer).__name__.startswith(("Roberta", "GPT2")) else ""
         self.length = min(int(tokenizer.model_max_length), positions_of(model.config))
 
@@ -150,9 +152,10 @@ class BertScore:
                 if not length:
                     made |= dict.fromkeys(some, torch.zeros(0, 1))
                     continue
-                states = self.model(
-                    input_ids=ids_NL, attention_mask=torch.ones_like(ids_NL), output_hidden_states=True
-                ).hidden_states
+                with torch.autocast(device.type, enabled=False):  # a score is the same within a run in bf16
+                    states = self.model(
+                        input_ids=ids_NL, attention_mask=torch.ones_like(ids_NL), output_hidden_states=True
+                    ).hidden_states
                 made |= dict(zip(some, states[self.layer].cpu(), strict=True))
         return [made[number] for number in range(len(rows))]
 
@@ -197,9 +200,14 @@ def baseline_of(file: Path, layer: int) -> tuple[float, float, float]:
     return values[0], values[1], values[2]
 
 
-@lru_cache(maxsize=2)
 def bert_score(address: str) -> BertScore:
-    """The scorer of an address, opened once per process."""
+    """The scorer of an address, opened once per process and device."""
     if not address:
         raise ConfigError("bert_score needs an encoder (expected bert_score:FOLDER, a folder of transformers)")
-    return BertScore.open(address)
+    return _opened(address, str(choose_device()))
+
+
+@lru_cache(maxsize=2)
+def _opened(address: str, device: str) -> BertScore:
+    with device_default(device):
+        return BertScore.open(address)

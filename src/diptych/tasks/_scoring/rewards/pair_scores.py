@@ -16,6 +16,7 @@ from functools import lru_cache
 from torch import Tensor
 
 from diptych.core.errors import ConfigError, DataError
+from diptych.models.io.device import choose_device
 from diptych.models.policy.sequence_classifier import SequenceClassifier
 
 
@@ -53,12 +54,16 @@ def entailment_label(labels: dict[int, str], option: str, folder: str) -> int:
     return named[0]
 
 
-@lru_cache(maxsize=2)
 def opened_classifier(name: str, folder: str) -> SequenceClassifier:
-    """The classifier of a folder, opened once per process."""
+    """The classifier of a folder, opened once per process and device."""
     if not folder:
         raise ConfigError(f"{name} needs a classifier (expected {name}:FOLDER, a sequence classifier of transformers)")
-    return SequenceClassifier.open(folder)
+    return _opened(folder, str(choose_device()))
+
+
+@lru_cache(maxsize=2)
+def _opened(folder: str, device: str) -> SequenceClassifier:
+    return SequenceClassifier.open(folder, device=device)
 
 
 def _best(
@@ -66,5 +71,5 @@ def _best(
 ) -> list[float]:
     """Largest score of each answer over its references; the model reads (reference, answer)."""
     pairs = [(reference, answer) for answer, own in zip(answers, references, strict=True) for reference in own]
-    score_N = score([reference for reference, _ in pairs], [answer for _, answer in pairs])
+    score_N = score([reference for reference, _ in pairs], [answer for _, answer in pairs]).double().cpu()
     return [float(part.max()) for part in score_N.split([len(own) for own in references])]

@@ -14,13 +14,14 @@ from typing import Any
 
 import numpy as np
 
+from diptych.core import registry
 from diptych.core.errors import ConfigError, MissingExtra, UnknownName
 from diptych.tasks._scoring.captions.metrics import bleu_counts, cider_d, longest_common, words_of
 from diptych.tasks._scoring.rewards.meteor import meteor
 from diptych.tasks._scoring.rewards.naturalness import repetition
 from diptych.tasks._scoring.rewards.nltk_meteor import nltk_meteor
 from diptych.tasks._scoring.rewards.parent import parent_of_prompt
-from diptych.tasks._scoring.rewards.reward import Reward
+from diptych.tasks._scoring.rewards.reward import Reward, checked_rewards
 from diptych.tasks._scoring.rewards.scene_tuples import tuple_f1
 
 Texts = Sequence[str]
@@ -30,7 +31,8 @@ DATE = re.compile(r"\d{4}-\d{2}-\d{2}")
 
 
 def text_reward(name: str, *, classifier: Reward | None = None, intent: Reward | None = None) -> Reward:
-    """Returns a reward by name; "+" adds rewards ("meteor+commongen_penalty"), "-NAME" negates one, "0.5*NAME" scales one.
+    """Returns a reward by name, one of REWARDS or of another package; "+" adds rewards ("meteor+commongen_penalty"), "-NAME" negates
+    one, "0.5*NAME" scales one.
 
     classifier, intent  what these names stand for
 
@@ -38,10 +40,10 @@ def text_reward(name: str, *, classifier: Reward | None = None, intent: Reward |
     [0.3]
     """
     own = {name: reward for name, reward in (("classifier", classifier), ("intent", intent)) if reward is not None}
-    parts = [_one(part.strip(), own) for part in name.split("+")]
+    parts = [(part.strip(), _one(part.strip(), own)) for part in name.split("+")]
 
     def added(prompts: Texts, answers: Texts, references: References) -> list[float]:
-        columns = [part(prompts, answers, references) for part in parts]
+        columns = [checked_rewards(part, reward, prompts, answers, references) for part, reward in parts]
         return [float(sum(row)) for row in zip(*columns, strict=True)]
 
     return added
@@ -65,8 +67,10 @@ def _one(name: str, own: Mapping[str, Reward]) -> Reward:
         reward = own[key]
     elif key in REWARDS:
         reward = REWARDS[key](argument)
+    elif key in registry.REWARDS:
+        reward = registry.REWARDS.load(_argument_free(key, argument))
     else:
-        raise UnknownName("reward", key, REWARDS)
+        raise UnknownName("reward", key, (*REWARDS, *registry.REWARDS, "classifier", "intent"))
     if weight == 1:
         return reward
     return lambda prompts, answers, references: [weight * float(score) for score in reward(prompts, answers, references)]
@@ -270,12 +274,27 @@ def commongen_penalty(prompt: str, answer: str, prefix: str = COMMONGEN_PREFIX) 
     return -1.0 if (concepts and concepts in lower) or any(word in lower for word in instruction) else 0.0
 
 
+def date_reward(prompts: Texts, answers: Texts, references: References) -> list[float]:
+    """1 for an answer with a date such as 2024-05-01."""
+    return [float(DATE.search(answer) is not None) for answer in answers]
+
+
+def repetition_reward(prompts: Texts, answers: Texts, references: References) -> list[float]:
+    """Share of an answer's word pairs that it repeats."""
+    return [repetition(answer.split()) for answer in answers]
+
+
 def _argument(name: str, argument: str, allowed: Sequence[str]) -> str:
     if argument not in allowed:
         raise ConfigError(
             f"reward '{name}:{argument}' (expected {' | '.join(one or 'nothing' for one in allowed)} behind the colon)"
         )
     return argument
+
+
+def _argument_free(name: str, argument: str) -> str:
+    _argument(name, argument, ("",))
+    return name
 
 
 def _number(name: str, argument: str, default: float) -> float:
@@ -314,13 +333,11 @@ REWARDS: dict[str, Callable[[str], Reward]] = {
     "bleurt": lambda argument: _pair_scores("bleurt", argument),
     "entailment": lambda argument: _pair_scores("entailment", argument),
     "increasing_numbers": lambda argument: _increasing(int(_number("increasing_numbers", argument, 20))),
-    "dates": lambda argument: _of_answers(lambda text: float(DATE.search(text) is not None)),
     "commongen_penalty": lambda argument: (
         lambda prompts, answers, references: [
             commongen_penalty(prompt, answer) for prompt, answer in zip(prompts, answers, strict=True)
         ]
     ),
     "length": lambda argument: _lengths(_number("length", argument, 20)),
-    "repetition": lambda argument: _of_answers(lambda text: repetition(text.split())),
 }
 """Name -> factory that takes the argument after the colon: "increasing_numbers:20", "rougeL:best", "length:20"."""
