@@ -9,16 +9,19 @@ import numpy as np
 import pytest
 
 from diptych.claims.cell import Cell
-from diptych.claims.cells.learned_pairs.clipart import AsManyByChance
+from diptych.claims.cells.learned_pairs.clipart import AsManyByChance, heads, pictures
 from diptych.claims.cells.learned_pairs.pairs import sized_for
 from diptych.claims.cells.learned_pairs.probed import backbone
-from diptych.claims.systems.laion import KNOWN, TRUSTED, Trusted
+from diptych.claims.systems.laion import Agreeing, as_many
 from diptych.claims.systems.metaclip import OneTextInTurn, balanced
 from diptych.claims.systems.protoclip import OTHER_WORDS, in_other_words
 from diptych.claims.systems.tips import PatchColours
 from diptych.claims.training import untrained
+from diptych.core.contracts import CurationStepResult
 from diptych.core.image import ArrayImage
+from diptych.curate.operators.laion import LAION
 from diptych.curate.operators.tldr import spread_over_clusters
+from diptych.data.dataset import Pool
 from diptych.recipes.contrastive.clip import CLIP
 from diptych.worlds.long_tail import long_tail
 from diptych.worlds.small_pairs import COLOURS, SHAPES, SmallPairs
@@ -59,11 +62,23 @@ def test_as_many_rows_by_chance(tmp_path: Path) -> None:
     assert list(kept.uids) == list(few(pool, cell).uids) != list(few(pool, replace(cell, seed=5)).uids)
 
 
-def test_trusted_alone_is_every_trusted_pair(tmp_path: Path) -> None:
-    cell = Cell("x", 3, tmp_path)
-    rows = Trusted()(cell)
-    assert len(rows) == len(set(rows.uids)) == TRUSTED + KNOWN == cell.spending.trusted
-    assert not any(rows.column("mismatched"))
+def test_half_of_the_rows_agree_best_by_the_scorer_and_as_many_come_by_chance(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cell, pool = Cell("x", 3, tmp_path, size="smoke"), pictures("train", smoke=True)
+    cosines = dict(zip(pool.uids, np.linspace(-1, 1, len(pool)).tolist(), strict=True))
+    asked: list[str] = []
+
+    def scored(step: LAION, rows: Pool) -> CurationStepResult:
+        asked.append(step.model)
+        return CurationStepResult(rows.uids, {}, {"similarity": cosines}, 0.0)
+
+    monkeypatch.setattr(LAION, "__call__", scored)
+    kept = Agreeing(heads(2))(pool, cell)
+    assert set(kept.uids) == set(pool.uids[len(pool) // 2 :])
+    assert len(as_many(pool, cell)) == len(kept) == len(pool) // 2
+    assert [Path(model).parent.name for model in asked] == ["scorer"]
+    assert cell.spending.steps == 2
 
 
 def test_patch_colours_are_means_of_their_pixels() -> None:

@@ -103,6 +103,9 @@ def test_a_text_encoder_of_transformers_alone(tmp_path: Path, pooling: str) -> N
         np.testing.assert_allclose(row, expected_D.numpy(), atol=1e-5)
     assert encoder.truncated == sum(len(tokenizer(text)["input_ids"]) > 9 for text in TEXTS)
     assert weights.text(**encoder.spec).fingerprint == encoder.fingerprint
+    if pooling:
+        (folder / "1_Pooling" / "config.json").unlink()  # the mean: stored features of the other are no use
+        assert (weights.text(f"hf:{folder}", length=9).fingerprint == encoder.fingerprint) == (pooling == "mean_tokens")
 
 
 def locked(folder: Path) -> LockedEmbedder:

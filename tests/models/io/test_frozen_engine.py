@@ -16,9 +16,11 @@ from diptych.core.image import ArrayImage
 from diptych.data.load import content_features
 from diptych.data.load.features import FeatureTable
 from diptych.data.media.transforms import HALF, Preprocess
+from diptych.data.text.tokenize import BatchEncoding
 from diptych.models.io import frozen_engine, weights
 from diptych.models.io.inference import prefetch
 from diptych.models.towers.outputs import TowerOutput
+from diptych.models.towers.packaged.hf_text import bart_encoder
 from diptych.recipes._shared.language import language_model_recipe
 from diptych.recipes.contrastive.locked import Locked
 from diptych.worlds import scenes
@@ -144,6 +146,38 @@ def test_features_of_training_are_found_again_and_those_of_another_engine_are_no
     fresh._known.clear()
     with frozen_engine.frozen_engine("torch"), pytest.raises(pytest.fail.Exception, match="computed again"):
         fresh.encode_images(images)
+
+
+def test_texts_of_training_are_read_again_and_long_ones_are_counted_as_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    tower = bart_encoder(vocab_size=300, length=4, width=16, layers=1, heads=2)
+    entry = weights.PackagedEncoder("small", "", "", "none", 16, "")
+    data, recipe = scenes(6, seed=0), Locked.tiny()
+
+    def fresh() -> weights.TextFeatureExtractor:
+        return weights.TextFeatureExtractor(entry, tower, Bytes(), length=4)
+
+    texts = [data[row].texts[0].string for row in range(6)] + ["of", "no pair"]
+    expected = fresh().encode_texts(texts)
+    monkeypatch.setattr(Locked, "encoders", lambda self: (encoder(), fresh()))
+    recipe.prepare(data)
+    again, asked = fresh(), list[str]()
+    monkeypatch.setattr(
+        tower, "forward", lambda ids_BL, mask_BL, run=tower.forward: asked.append(len(ids_BL)) or run(ids_BL, mask_BL)
+    )
+    np.testing.assert_allclose(again.encode_texts([*texts, texts[0]]), expected[[*range(8), 0]], atol=1e-6)
+    assert asked == [2]  # the two that belong to no pair
+    assert again.truncated == 8  # six, one of them twice, and "no pair"
+
+
+class Bytes:
+    """A token a byte."""
+
+    def encode(self, texts: Sequence[str], length: int, /) -> BatchEncoding:
+        rows = [list(text.encode())[:length] for text in texts]
+        mask_BL = np.array([[place < len(row) for place in range(length)] for row in rows])
+        ids_BL = np.array([row + [1] * (length - len(row)) for row in rows])
+        return BatchEncoding(ids_BL, mask_BL, sum(len(text.encode()) > length for text in texts))
 
 
 class FixedTexts:

@@ -101,6 +101,9 @@ MINILM = PackagedEncoder(
 REMEMBERED = 20_000
 """Rows of features that an image encoder keeps in memory (about 100 MB at 1,280 numbers a row)."""
 
+TOKENISED = 256
+"""Texts that are tokenised at once to count those that are too long."""
+
 AT_ONCE = 32
 """Images of a batch at most: while it is encoded the next ones are decoded, which larger batches only put off."""
 
@@ -222,7 +225,8 @@ def image_digest(image: ImageSource) -> bytes:
 
 
 class TextFeatureExtractor:
-    """Embeddings of a trained text encoder, for caching: `encode_texts` gives float32 [N, width], rows of norm 1.
+    """Embeddings of a trained text encoder, for caching: `encode_texts` gives float32 [N, width], rows of norm 1. Those that a recipe
+    stored are read instead of computed again.
 
     `truncated` counts the texts that were longer than `length` tokens, since this object was made.
     """
@@ -235,7 +239,10 @@ class TextFeatureExtractor:
 
     @cached_property
     def fingerprint(self) -> str:
-        return fingerprint(self.tower, {"length": self.length, "bf16": self.bf16})
+        pooling = getattr(self.tower, "pooling", "mean")  # has no weights
+        return fingerprint(
+            self.tower, {"length": self.length, "bf16": self.bf16} | ({} if pooling == "mean" else {"pooling": pooling})
+        )
 
     @property
     def spec(self) -> dict[str, Any]:
@@ -250,8 +257,9 @@ class TextFeatureExtractor:
     def encode_texts(self, texts: Sequence[str], *, batch_size: int = 256) -> Unit:
         device = next(self.tower.parameters()).device
         out_ND = np.zeros((len(texts), self.width), np.float32)
+        missing = [row for start in range(0, len(texts), REMEMBERED) for row in self._read(texts, start, out_ND)]
         # Texts of like length share a batch, so that little padding is computed.
-        by_length = sorted(range(len(texts)), key=lambda row: len(texts[row]))
+        by_length = sorted(missing, key=lambda row: len(texts[row]))
         with (
             computing(self.tower),
             torch.inference_mode(),
@@ -267,6 +275,25 @@ class TextFeatureExtractor:
 
             batched(by_length, batch_size, device, encode)
         return out_ND
+
+    def _read(self, texts: Sequence[str], start: int, out_ND: Unit) -> list[int]:
+        """Fill in rows from `start` on that any command stored, `REMEMBERED` at most; the numbers of the others."""
+        rows = range(start, min(start + REMEMBERED, len(texts)))
+        digest_by_row = {row: text_digest(texts[row]) for row in rows}
+        stored = content_features.find(
+            cache_folder() / "features", table_suffix(self, "texts"), list(dict.fromkeys(digest_by_row.values()))
+        )
+        there = [row for row, digest in digest_by_row.items() if digest in stored]
+        for row in there:
+            out_ND[row] = stored[digest_by_row[row]]
+        for part in range(0, len(there), TOKENISED):
+            self.truncated += self.tokenizer.encode([texts[row] for row in there[part : part + TOKENISED]], self.length).truncated
+        return [row for row, digest in digest_by_row.items() if digest not in stored]
+
+
+def text_digest(text: str) -> bytes:
+    """Identity of a text."""
+    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()
 
 
 def table_suffix(encoder: FrozenImageEncoder | FrozenTextEncoder, side: str) -> str:

@@ -61,7 +61,7 @@ class FrozenPairRecipe(Recipe[M, FeatureBatch, F]):
         texts_of = partial(positive_texts, language=self.language)
         strings = list(dict.fromkeys(strings_of(data, texts_of, language=self.language)))
         uids = list(data.uids)
-        digests: list[bytes] = []  # what each image is known by, in the order of uids
+        digests: list[bytes] = []  # what each image is known by, in the order of uids: an image is opened once
 
         def encode(rows: Sequence[int]) -> Vectors:
             sources = [_image(data, row) for row in rows]
@@ -69,7 +69,13 @@ class FrozenPairRecipe(Recipe[M, FeatureBatch, F]):
             return images.encode_images(sources)
 
         table(prepared, "images", uids, encode, digests=digests)
-        table(prepared, "texts", strings, lambda rows: texts.encode_texts([strings[row] for row in rows]))
+        table(
+            prepared,
+            "texts",
+            strings,
+            lambda rows: texts.encode_texts([strings[row] for row in rows]),
+            digests=list(map(weights.text_digest, strings)),
+        )
         return prepared
 
     def encoders(self) -> tuple[weights.FrozenImageEncoder, weights.FrozenTextEncoder]:
@@ -97,7 +103,7 @@ def table(
     digests: Sequence[bytes] | None = None,
 ) -> FeatureTable:
     """The features of one side, "images" by uid or "texts" by string; computed first where `encode` is given and they are not there.
-    `digests` are filled in by `encode`: by them other commands find the features."""
+    By `digests`, which `encode` may fill in, other commands find the features."""
     images, texts = recipe.encoders()
     encoder = images if side == "images" else texts
     name = f"{recipe.data_fingerprint}-{recipe.language or 'all'}{weights.table_suffix(encoder, side)}"
