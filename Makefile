@@ -36,6 +36,7 @@ WORKERS ?= $(shell expr $$(getconf _NPROCESSORS_ONLN) + 1)
 PARALLEL := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 test: $(VENV)/.dev ## the fast tests, in parallel
+	@$(BIN)/python -m compileall -q -j 0 src # once, and not by each worker
 	$(PARALLEL) -m 'not slow'
 
 test-all: test test-slow ## every test, the slow ones too

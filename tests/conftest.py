@@ -14,6 +14,10 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis.internal.conjecture import providers
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from diptych.train.devices import flops
 
 ROOT = Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests/helpers")]  # for processes that tests start, whatever started pytest
@@ -40,14 +44,38 @@ def without_fsync() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(scope="session", autouse=True)
+def without_flops() -> Iterator[None]:
+    """The first step of a run is not traced for its FLOPs, which takes as long again as the step: `counted_flops` lets a test trace it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(flops.StepFlops, "__enter__", lambda self: self)
+        patch.setattr(flops.StepFlops, "__exit__", lambda *_: None)
+        yield
+
+
+@pytest.fixture
+def counted_flops(monkeypatch: pytest.MonkeyPatch) -> None:
+    """First steps are traced for their FLOPs, as they are outside tests."""
+    for name in ("__enter__", "__exit__"):
+        monkeypatch.setattr(flops.StepFlops, name, getattr(TorchDispatchMode, name))
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_collection() -> Iterator[None]:
-    """Collecting makes millions of objects that stay: the garbage collector looks at them neither while they are made nor later."""
+    """Collecting makes millions of objects that stay: the garbage collector looks at them neither while they are made nor later, and at
+    what tests make less often than by itself."""
     gc.disable()
     result = yield
     gc.freeze()
+    gc.set_threshold(10_000, 20, 20)
     gc.enable()
     return result
+
+
+def pytest_configure() -> None:
+    """Hypothesis tries out constants of the code too, for which each worker would parse every module that is imported: nine seconds.
+    They are labels and sizes for the most part, and what a test draws would depend on which files are collected with it."""
+    pytest.MonkeyPatch().setattr(providers, "_get_local_constants", lambda: providers._local_constants, raising=False)
 
 
 LONGEST = (

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import io
 import tracemalloc
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,6 +18,7 @@ import torch
 from PIL import Image
 
 from diptych.core.contracts import CurationStepResult, Drop
+from diptych.core.environment import installed_version
 from diptych.core.image import BytesImage
 from diptych.core.terminal.progress import with_bar
 from diptych.curate.duplicates import near, semantic, text_candidates
@@ -58,7 +60,16 @@ SMALL, LARGE, BLOCK, WIDTH = 400, 2_400, 200, 8
 
 
 @pytest.fixture
-def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+def prompt_collector() -> Iterator[None]:
+    """Objects in cycles are freed as soon as they are outside tests."""
+    kept = gc.get_threshold()
+    gc.set_threshold(700, 10, 10)
+    yield
+    gc.set_threshold(*kept)
+
+
+@pytest.fixture
+def small_blocks(monkeypatch: pytest.MonkeyPatch, prompt_collector: None) -> None:
     for module in (verdicts, rows, fingerprint, align, alt_text, laion, text_candidates, personal_data, tldr, cocu, fusecap):
         monkeypatch.setattr(module, "BLOCK", BLOCK)
     monkeypatch.setattr(images, "PART_ROWS", BLOCK)
@@ -142,6 +153,7 @@ def picture(seed: int) -> bytes:
 
 def peak_bytes(data: Pool, step: Any, out: Path, embeddings: Path | None = None) -> int:
     """Peak of what Python and numpy allocate while a step runs."""
+    installed_version.cache_clear()  # each run reads what the first one of a process reads
     gc.collect()
     tracemalloc.start()
     try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import subprocess
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -37,12 +38,14 @@ def environment() -> dict[str, Any]:
         "memory_gib": _memory_gib(),
         "processor_flags": processor_flags(),
         "commit": commit(),
-        "packages": {name: version for name in PACKAGES if (version := _version(name))},
+        "packages": {name: version for name in PACKAGES if (version := installed_version(name))},
     }
 
 
+@cache
 def commit() -> str:
-    """Short hash of the source tree's commit, with "+" when files differ from it; "" outside a checkout."""
+    """Short hash of the source tree's commit, with "+" when files differ from it; "" outside a checkout. A process keeps what it finds at
+    first: so is the code that it has loaded."""
     root = Path(__file__).resolve().parents[3]
     if not (root / ".git").exists():
         return ""
@@ -55,7 +58,9 @@ def commit() -> str:
     return head.stdout.strip() + ("+" if dirty.stdout.strip() else "")
 
 
-def _version(name: str) -> str:
+@cache
+def installed_version(name: str) -> str:
+    """Version of an installed distribution, which a process reads once; "" where there is none."""
     try:
         return metadata.version(name)
     except metadata.PackageNotFoundError:

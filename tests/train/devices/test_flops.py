@@ -19,6 +19,7 @@ from diptych.train.fit import fit
 from diptych.train.options import TrainOptions
 from diptych.worlds.resolve import resolve
 
+pytestmark = pytest.mark.usefixtures("counted_flops")
 ROWS, TOKENS, WIDTH, HEADS, HIDDEN = 8, 16, 64, 4, 128
 
 
