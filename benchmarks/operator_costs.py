@@ -1,6 +1,7 @@
 """Processor seconds and memory of curation steps for three pool sizes, extrapolated to 100 million rows.
 
     python benchmarks/operator_costs.py [--sizes 1000 3000 10000] [--only STEP ...]
+    python benchmarks/operator_costs.py --only cocu "cocu --max-cluster-size 500"
 
 Every step runs over every size in a process of its own, forked after all imports, into a folder as `diptych curate` does. Rows have a
 text of five to fourteen words (one in twelve of a template) and, for steps over pictures, a JPEG file of 32 x 32 pixels; decoding larger
@@ -31,6 +32,9 @@ from killed_curation import picture_files
 from machine_results import Figure, keep, last
 
 SIZES = (1_000, 3_000, 10_000)
+MOST = 500
+LINEAR = f"--max-cluster-size {MOST}"
+"""Option of the steps that take more than linear time without it."""
 WIDTH, GROUPS, TARGETS = 256, 200, 50
 LEAST_GIB = 0.1  # of memory at the largest size, below which nothing is said of it
 
@@ -120,6 +124,10 @@ def steps(folder: Path) -> dict[str, tuple[float, Callable[[], Any]]]:
     return {
         "align": (1, lambda: AlignFilters(short_side=0)),
         "cocu": (1, lambda: CoCu(model="made up", gallery=str(folder / "gallery.txt"), language="")),
+        f"cocu {LINEAR}": (
+            1,
+            lambda: CoCu(model="made up", gallery=str(folder / "gallery.txt"), language="", max_cluster_size=MOST),
+        ),
         "exact_duplicates": (1, ExactDuplicates),
         "fusecap": (1, lambda: FuseCap(detector="made up", objects=("dog",), language="")),
         "image_scores": (1, lambda: ImageScores(str(folder / "head"), "made up")),
@@ -128,6 +136,8 @@ def steps(folder: Path) -> dict[str, tuple[float, Callable[[], Any]]]:
         "near_duplicates": (1, NearDuplicates),
         "personal_data": (0, PersonalData),
         "realsyn": (0.5, lambda: RealSyn(model="made up", short_side=0)),
+        f"realsyn {LINEAR}": (0.5, lambda: RealSyn(model="made up", short_side=0, max_cluster_size=MOST)),
+        f"semantic_duplicates {LINEAR}": (1, lambda: SemanticDuplicates("made up", max_cluster_size=MOST)),
         "semantic_duplicates": (1, lambda: SemanticDuplicates("made up")),
         "target_clusters": (1, lambda: TargetClusters("made up", str(folder / "target.parquet"))),
         "text_duplicates": (0, TextDuplicates),

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
+import sklearn.cluster  # noqa: F401  # cocu takes it for images of three concepts or more
 import torch
 from PIL import Image
 
@@ -26,7 +27,7 @@ from diptych.curate.duplicates.exact import ExactDuplicates
 from diptych.curate.duplicates.near import NearDuplicates
 from diptych.curate.duplicates.semantic import SemanticDuplicates
 from diptych.curate.duplicates.text import TextDuplicates
-from diptych.curate.engine import embedding, images, rows, run, verdicts
+from diptych.curate.engine import agreement, embedding, images, rows, run, verdicts
 from diptych.curate.engine.images import first_equal, repeated
 from diptych.curate.engine.pool import curate
 from diptych.curate.engine.run import count_distinct
@@ -44,6 +45,7 @@ from diptych.curate.operators.fusecap import FuseCap
 from diptych.curate.operators.laion import LAION
 from diptych.curate.operators.metaclip import MetaCLIP
 from diptych.curate.operators.realsyn import RealSyn
+from diptych.curate.operators.rewrite import Rewrite
 from diptych.curate.operators.tldr import TLDR
 from diptych.curate.operators.top_fraction import TopFraction
 from diptych.curate.text import matching
@@ -68,9 +70,12 @@ def prompt_collector() -> Iterator[None]:
     gc.set_threshold(*kept)
 
 
+BLOCKED = (verdicts, rows, fingerprint, align, alt_text, laion, text_candidates, personal_data, tldr, cocu, fusecap, agreement)
+
+
 @pytest.fixture
 def small_blocks(monkeypatch: pytest.MonkeyPatch, prompt_collector: None) -> None:
-    for module in (verdicts, rows, fingerprint, align, alt_text, laion, text_candidates, personal_data, tldr, cocu, fusecap):
+    for module in BLOCKED:
         monkeypatch.setattr(module, "BLOCK", BLOCK)
     monkeypatch.setattr(images, "PART_ROWS", BLOCK)
     monkeypatch.setattr(run, "BATCH_ROWS", BLOCK)
@@ -85,7 +90,7 @@ def small_blocks(monkeypatch: pytest.MonkeyPatch, prompt_collector: None) -> Non
     monkeypatch.setattr(embed, "TEXT_BLOCK", 256)
     monkeypatch.setattr(tldr, "open_address", lambda address: DrawnCodes())
     monkeypatch.setattr(fusecap, "ObjectExpert", lambda address, names: DrawnFindings())
-    for module in (semantic, target_clusters, image_heads, laion, tldr, cocu, realsyn):
+    for module in (semantic, target_clusters, image_heads, laion, tldr, cocu, realsyn, agreement):
         monkeypatch.setattr(module, "open_embedder", lambda address: DrawnVectors())
     monkeypatch.setattr(target_clusters, "open_data", lambda address: links(20, True))
     monkeypatch.setattr(embedding_table, "BLOCK", BLOCK)
@@ -183,6 +188,7 @@ def peak_bytes(data: Pool, step: Any, out: Path, embeddings: Path | None = None)
         (CoCu(model="drawn", gallery="gallery.txt", language="", neighbours=2), True, 300),
         (FuseCap(detector="drawn", objects=("dog",), language=""), True, 300),
         (RealSyn(model="drawn", short_side=0, sentence_clusters=8), "half", 400),
+        (Rewrite(styles=("framed",), check="none", copies=True, match="drawn"), True, 400),
     ],
 )
 def test_memory_of_python_and_numpy_by_row(

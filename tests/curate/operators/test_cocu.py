@@ -200,7 +200,22 @@ def test_neighbours_over_blocks_of_the_pool_are_those_of_all(monkeypatch: pytest
     assert [len(near) for near in nearest_rows(pool_MD[:1], pool_MD[:4], 6, np.array([0]))] == [3]
 
 
+def test_neighbours_in_clusters_are_those_of_all_where_all_are_searched(tmp_path: Path, nouns: None) -> None:
+    rng = np.random.default_rng(0)
+    shown = [tuple(row) for row in rng.integers(0, 200, (60, 3)).tolist()]
+    data = pool(shown, [("a cat", "a dog", "buses", "a bus and a dog")[n % 4] for n in range(60)])
+    (tmp_path / "gallery.txt").write_text("cat\ndog\nbus\n")
+    options = {"model": "nouns", "gallery": str(tmp_path / "gallery.txt"), "neighbours": 3}
+    exact = CoCu(**options)(data).columns["concept_scores"]
+    assert CoCu(**options, max_cluster_size=5, probes=60)(data).columns["concept_scores"].equals(exact)
+    few = CoCu(**options, max_cluster_size=5, probes=1)(data).columns["concept_scores"]
+    assert not few.equals(exact)
+    assert few.num_rows == 60
+
+
 def test_refused() -> None:
+    with pytest.raises(ConfigError, match="max_cluster_size is 5, probes 0"):
+        CoCu(max_cluster_size=5, probes=0)
     with pytest.raises(ConfigError, match="neighbours 0"):
         CoCu(neighbours=0)
     with pytest.raises(ConfigError, match="needs a model"):

@@ -183,6 +183,8 @@ def test_near_ones_leave_last_and_greedily(colours: Colours) -> None:
     done = LAION(model="x", similarity=0.9, similarity_other=0.9, near=0.99)(Pool.from_samples(coloured_pool()))
     assert list(done.kept) == ["u00", "u02", "u04"]
     assert done.columns["duplicate_of"]["u06"] == "u00"
+    clustered = LAION(model="x", similarity=0.9, similarity_other=0.9, near=0.99, max_cluster_size=12)
+    assert clustered(Pool.from_samples(coloured_pool())).kept == done.kept
 
 
 def test_an_unsafe_head_of_this_model(colours: Colours, tmp_path: Path) -> None:
@@ -247,6 +249,11 @@ def test_semantic_duplicates_over_a_pool(colours: Colours) -> None:
     assert done.dropped[0].reason == "near u00: cosine 1.000"
     published = SemanticDuplicates(model="x", cosine=0.99, clusters=1, rule="reference")(data)
     assert len(published.kept) == 3
+    assert SemanticDuplicates(model="x", cosine=0.99, max_cluster_size=9)(data).kept == done.kept
+    bounded = SemanticDuplicates(model="x", cosine=0.99, max_cluster_size=9, rule="reference")(data)
+    assert 3 < len(bounded.kept) < 24, "copies in several clusters are not compared"
+    with pytest.raises(ConfigError, match="max_cluster_size is 5 and clusters 2"):
+        SemanticDuplicates(max_cluster_size=5, clusters=2)
     assert step.plan(data)["items"] == 24
     with pytest.raises(ConfigError, match="needs a model"):
         SemanticDuplicates()(data)
@@ -255,5 +262,7 @@ def test_semantic_duplicates_over_a_pool(colours: Colours) -> None:
 def test_options_that_cannot_be() -> None:
     with pytest.raises(ConfigError, match="need embeddings"):
         LAION(near=0.9)
+    with pytest.raises(ConfigError, match="max_cluster_size is -1"):
+        LAION(max_cluster_size=-1)
     with pytest.raises(ConfigError, match="language_floor"):
         LAION(language_floor=2)

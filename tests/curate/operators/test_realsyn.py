@@ -281,6 +281,11 @@ def test_sentences_that_say_the_same_count_once(colours: None) -> None:
     counts = [json.loads(made.files["realsyn.json"])["sentences"] for made in (plain, once)]
     assert counts == [6, 5]
     assert all("t7" not in [text["source"] for text in row[VARIANTS]] for row in once.columns[VARIANTS].to_pylist())
+    bounded = RealSyn(model="colours", synthetic=False, top=9, probes=9, alike=0.999, max_cluster_size=2)(data)
+    assert (bounded.kept, bounded.dropped) == (once.kept, once.dropped)
+    assert bounded.columns[VARIANTS].equals(once.columns[VARIANTS])
+    with pytest.raises(ConfigError, match="sentence_clusters is 3 and max_cluster_size 2"):
+        RealSyn(sentence_clusters=3, max_cluster_size=2)
     paper = RealSyn.paper()
     assert (paper.probes, paper.alike, paper.top) == (1, 0.95, 3), "the sentences of one cluster, by the figure"
     with pytest.raises(ConfigError, match="alike is 2"):

@@ -129,8 +129,7 @@ def greedy_duplicates(
 def semdedup_duplicates(vector_ND: Unit, label_N: Ints, centre_KD: Unit, cosine: float) -> dict[int, tuple[int, float]]:
     """SemDeDup's duplicates: dropped row -> (the first row before it that is near, cosine)."""
     out: dict[int, tuple[int, float]] = {}
-    for cluster in range(len(centre_KD)):
-        rows = np.flatnonzero(label_N == cluster)
+    for cluster, rows in enumerate(rows_of_clusters(label_N, len(centre_KD))):
         rows = rows[np.argsort(-(vector_ND[rows] @ centre_KD[cluster]), kind="stable")]
         for start in range(0, len(rows), BLOCK):
             block = rows[start : start + BLOCK]

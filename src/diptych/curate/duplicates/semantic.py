@@ -4,7 +4,7 @@
 takes rows in order of uid. Every drop names the row for which it left and the cosine. Rows without an image stay.
 
 Cost: one embedding a row, k-means on a sample of rows, then comparisons with what is kept in the two nearest clusters: N^1.5 in all
-with the square root of N clusters, which is what 0 takes.
+with the square root of N clusters, which is what 0 takes. `max_cluster_size` makes it linear, by hierarchical k-means.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import pyarrow as pa
 
 from diptych.core.contracts import CurationStepResult, Dataset
 from diptych.core.errors import ConfigError
+from diptych.curate.duplicates.cluster_tree import ClusterTree
 from diptych.curate.duplicates.clusters import greedy_duplicates, kmeans_centres, nearest_centres, semdedup_duplicates
 from diptych.curate.duplicates.result import duplicates_result
 from diptych.curate.engine.costs import estimate_cost
@@ -32,6 +33,7 @@ class SemanticDuplicates:
     """model     address of an image embedding model
     cosine    minimum cosine of duplicates (published 1 - eps; 0.95 there for LAION)
     clusters  number of k-means clusters; 0: the square root of the number of rows
+    max_cluster_size  maximum number of rows of a cluster, of hierarchical k-means; 0 takes `clusters`. More copies than that are torn apart
     probe     number of nearest clusters in which a row is compared (published 1)
     rule      greedy | reference
     seed      seed of k-means
@@ -43,6 +45,7 @@ class SemanticDuplicates:
     model: str = ""
     cosine: float = 0.95
     clusters: int = 0
+    max_cluster_size: int = 0
     probe: int = 2
     rule: Literal["greedy", "reference"] = "greedy"
     seed: int = 0
@@ -53,6 +56,10 @@ class SemanticDuplicates:
         if self.rule not in ("greedy", "reference") or self.clusters < 0 or self.probe < 1:
             raise ConfigError(
                 f"rule {self.rule!r}, clusters {self.clusters}, probe {self.probe} (expected greedy | reference, 0.., 1..)"
+            )
+        if self.max_cluster_size < 0 or (self.max_cluster_size and self.clusters):
+            raise ConfigError(
+                f"max_cluster_size is {self.max_cluster_size} and clusters {self.clusters} (expected 0 or more, and one of them)"
             )
 
     def plan(self, data: Dataset) -> dict[str, Any]:
@@ -82,6 +89,11 @@ class SemanticDuplicates:
         count = len(vector_ND)
         if not count:
             return {}
+        if self.max_cluster_size:
+            tree = ClusterTree.fitted(vector_ND, self.max_cluster_size, seed=self.seed)
+            if self.rule == "reference":
+                return semdedup_duplicates(vector_ND, tree.label_N, tree.means(vector_ND), self.cosine)
+            return greedy_duplicates(vector_ND, range(count), self.cosine, near_NP=tree.nearest(vector_ND, self.probe))
         clusters = min(self.clusters or max(1, round(count**0.5)), count)
         sample = np.random.default_rng(self.seed).permutation(count)[: clusters * SAMPLE_EACH]
         centre_KD = kmeans_centres(vector_ND[np.sort(sample)], min(clusters, len(sample)), seed=self.seed)

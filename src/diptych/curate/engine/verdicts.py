@@ -158,6 +158,12 @@ def made_column(values: Iterable[Any], kind: pa.DataType) -> pa.ChunkedArray:
     return pa.chunked_array(blocks, kind)
 
 
+def dictionaries(table: pa.Table) -> Iterator[dict[str, Any]]:
+    """Rows of a table as dictionaries, made one block after another."""
+    for start in range(0, table.num_rows, BLOCK):
+        yield from table.slice(start, BLOCK).to_pylist()
+
+
 def selected(data: Any, rows: npt.NDArray[np.int64]) -> Any:
     """Rows of a data set. Pools take arrays; others want a list of Python's integers."""
     return data.select(rows if isinstance(data, Pool) else rows.tolist())

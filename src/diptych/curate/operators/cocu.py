@@ -15,10 +15,12 @@ Where this departs from the released code: a neighbour has a concept when its li
 "cattle, dog" (`membership="substring"` does that). Captions are cut into words by our rule and not by the Penn Treebank's (`words`). An
 image is no neighbour of itself (`itself`). The gallery of 1,921 concepts is the authors': `gallery` names a file; without one, labels of
 regions and texts of origin "label" are the gallery. Its plurals are ours, where the release asks TextBlob, which has other ones for 81 of
-them ("kine" of "cow", "volcanoes"); a gallery that brings plurals along takes `--no-plurals`. Neighbours are exact.
+them ("kine" of "cow", "volcanoes"); a gallery that brings plurals along takes `--no-plurals`. Neighbours are exact; for a large pool
+`max_cluster_size` looks for them in the clusters near an image, and some of those beyond are missed.
 
-Cost: an embedding of every image, N x M dot products for M images of the index, which is a quadratic cost without an index of its own, and
-a k-means a row. Memory: the embeddings, and the concepts of every caption as numbers.
+Cost: an embedding of every image, a k-means a row, and N x M dot products for M images of the index, which is quadratic without an index of
+its own; with `max_cluster_size` N x `probes` x `max_cluster_size` of them, which is linear. Memory: the embeddings, and the concepts of
+every caption as numbers.
 """
 
 from __future__ import annotations
@@ -40,6 +42,7 @@ import pyarrow.compute as pc
 from diptych.core.contracts import CurationStepResult, Dataset, Unit
 from diptych.core.errors import ConfigError, DataError
 from diptych.core.terminal.progress import with_bar
+from diptych.curate.duplicates.cluster_tree import ClusterTree, neighbours_in_clusters
 from diptych.curate.engine.costs import estimate_cost
 from diptych.curate.engine.embedding import ImageEmbeddings, embed_pool, open_embedder
 from diptych.curate.engine.parts import PartStore
@@ -63,6 +66,8 @@ class CoCu:
     gallery     file of concepts, one per line, or JSON of lists; "" uses the labels of the data
     plurals     also add the plurals of the gallery's names
     index       address of another data set in which neighbours are searched; "" searches the same data
+    max_cluster_size  0 compares an image with all of the index; else with those of the `probes` nearest clusters of at most so many images
+    probes      number of clusters that are searched, with `max_cluster_size`
     neighbours  number of images whose concepts are used (published 8 in the code, 16 in its script)
     itself      an image can be its own neighbour, as released
     membership  "word": a caption has a concept if it is in its list of words; "substring": if it occurs in the joined list, as released
@@ -79,6 +84,8 @@ class CoCu:
     gallery: str = ""
     plurals: bool = True
     index: str = ""
+    max_cluster_size: int = 0
+    probes: int = 4
     neighbours: int = 8
     itself: bool = False
     membership: Literal["word", "substring"] = "word"
@@ -90,6 +97,10 @@ class CoCu:
     def __post_init__(self) -> None:
         if self.neighbours < 1 or self.template.count("{}") != 1:
             raise ConfigError(f"neighbours {self.neighbours}, template {self.template!r} (expected 1 or more, one {{}} in it)")
+        if self.max_cluster_size < 0 or self.probes < 1:
+            raise ConfigError(
+                f"max_cluster_size is {self.max_cluster_size}, probes {self.probes} (expected 0 or more, and 1 or more)"
+            )
         if self.membership not in ("word", "substring"):
             raise ConfigError(f"membership is {self.membership!r} (expected word | substring)")
         if self.words not in ("plain", "treebank"):
@@ -194,6 +205,13 @@ class CoCu:
         """Vector and nearest images of the pool by row, the nearest first, ties by row."""
         itself = pc.index_in(pa.array(own.uids, pa.string()), value_set=pa.array(pool.uids, pa.string())).fill_null(-1)
         itself_N = np.full(len(own.uids), -1) if self.itself else itself.to_numpy(zero_copy_only=False)
+        if self.max_cluster_size:
+            tree = ClusterTree.fitted(pool.vector_ND, self.max_cluster_size)
+            near_NT, _ = neighbours_in_clusters(
+                own.vector_ND, pool.vector_ND, tree, probes=self.probes, top=self.neighbours, itself_Q=itself_N
+            )
+            yield from ((own_D, near_T[near_T >= 0]) for own_D, near_T in zip(own.vector_ND, near_NT, strict=True))
+            return
         for start in range(0, len(own.uids), BLOCK):
             own_BD = own.vector_ND[start : start + BLOCK]
             near = nearest_rows(own_BD, pool.vector_ND, self.neighbours, itself_N[start : start + BLOCK])

@@ -36,7 +36,7 @@ from diptych.core.terminal.progress import with_bar
 from diptych.curate.engine.costs import estimate_cost
 from diptych.curate.engine.parts import PartStore
 from diptych.curate.engine.rows import OrderedRows
-from diptych.curate.engine.verdicts import ColumnByUid, DropTable, StringColumn, made_column, string_column
+from diptych.curate.engine.verdicts import ColumnByUid, DropTable, StringColumn, dictionaries, made_column, string_column
 from diptych.curate.experts.experts import OCR, AttributeExpert, ObjectExpert, from_regions
 from diptych.curate.experts.findings import FINDING, Finding, top_findings, with_texts
 from diptych.curate.writing import fusing
@@ -251,7 +251,7 @@ class FuseCap(WritingStep):
             return {**columns, "repaired_text": ColumnByUid(replaced)}
         fused = fused.append_column("row", pa.array(rows.row_N[rows.positions(fused["uid"])]))
         new_F = np.fromiter(
-            (row["string"] != self._caption(rows.data[row["row"]]) for row in _dictionaries(fused)), bool, fused.num_rows
+            (row["string"] != self._caption(rows.data[row["row"]]) for row in dictionaries(fused)), bool, fused.num_rows
         )
         fused = fused.filter(pa.array(new_F))
         if not fused.num_rows:
@@ -270,7 +270,7 @@ class FuseCap(WritingStep):
                     "licence": rows.data[row["row"]].licence,
                 }
             ]
-            for row in _dictionaries(fused)
+            for row in dictionaries(fused)
         )
         return {**columns, VARIANTS: pa.table({"uid": fused["uid"], VARIANTS: made_column(variants, pa.list_(VARIANT))})}
 
@@ -293,9 +293,3 @@ def _findings_by_row(table: pa.Table) -> Iterator[list[Finding]]:
                 )
                 for one in some
             ]
-
-
-def _dictionaries(table: pa.Table) -> Iterator[dict[str, Any]]:
-    """Rows of a table, made one block after another."""
-    for start in range(0, table.num_rows, BLOCK):
-        yield from table.slice(start, BLOCK).to_pylist()

@@ -37,6 +37,7 @@ import pyarrow.compute as pc
 from diptych.core.contracts import CurationStepResult, Dataset
 from diptych.core.errors import ConfigError, DecodeError
 from diptych.core.image import ArrayImage, ImageSource
+from diptych.curate.duplicates.cluster_tree import ClusterTree
 from diptych.curate.duplicates.clusters import greedy_duplicates
 from diptych.curate.engine.costs import estimate_cost
 from diptych.curate.engine.embedding import ImageEmbeddings, embed_pool, open_embedder
@@ -68,6 +69,8 @@ class LAION:
     watermark         folder of a trained watermark head; "" is off
     watermark_above   published 0.8
     near              minimum cosine of images that are duplicates; 0 is off (0.94 in the published explorer). Needs `model`
+    max_cluster_size  0 compares an image with all kept ones for `near`, which is quadratic; else with those of its two nearest clusters of
+                      at most so many images, by hierarchical k-means
     """
 
     slug: ClassVar[str] = "laion"
@@ -87,12 +90,15 @@ class LAION:
     watermark: str = ""
     watermark_above: float = 0.8
     near: float = 0.0
+    max_cluster_size: int = 0
 
     def __post_init__(self) -> None:
         if not self.model and (self.unsafe or self.near):
             raise ConfigError("unsafe and near need embeddings (expected --model as well)")
         if self.min_text < 0 or self.min_bytes < 0 or not 0 <= self.language_floor <= 1 or not 0 <= self.near <= 1:
             raise ConfigError("min_text and min_bytes are 0 or more, language_floor and near 0..1")
+        if self.max_cluster_size < 0:
+            raise ConfigError(f"max_cluster_size is {self.max_cluster_size} (expected 0 or more)")
 
     def plan(self, data: Dataset) -> dict[str, Any]:
         if not self.model:
@@ -214,7 +220,10 @@ class LAION:
     def _by_nearness(self, embeddings: ImageEmbeddings, state: _FilterState) -> None:
         row_I = state.rows(embeddings.uids)
         there = np.flatnonzero(np.isin(row_I, list(state.faults), invert=True))
-        for at, (other, alike) in greedy_duplicates(embeddings.vector_ND, there, self.near).items():
+        near_NP = None
+        if self.max_cluster_size:
+            near_NP = ClusterTree.fitted(embeddings.vector_ND, self.max_cluster_size).nearest(embeddings.vector_ND, 2)
+        for at, (other, alike) in greedy_duplicates(embeddings.vector_ND, there, self.near, near_NP=near_NP).items():
             state.duplicate_of[embeddings.uids[at]] = embeddings.uids[other]
             state.faults[int(row_I[at])] = f"near {embeddings.uids[other]}: cosine {alike:.3f}"
 

@@ -21,8 +21,10 @@ synthetic text (`--text-policy weighted --text-weights alt=0`). File: realsyn.js
 Differences: the published parser for complexity and action verbs is unknown, so both are rule-based (`sentence_filters`), on in
 `paper()` and off by default; perplexity is that of an n-gram model of these sentences, on a different scale from the published
 bounds (30 to 200), and also off by default. The published threshold for near-duplicate sentences is unknown. All filters are for
-English. Cost: one embedding per image and sentence, M (K + ...) dot products for clustering, one text of the writer per image. Memory: the
-embeddings of all images and sentences, and Arrow columns of the texts; `perplexity` also counts all their n-grams.
+English. Cost: one embedding per image and sentence, one text of the writer per image, and the clusters of M sentences: M^1.5 dot products
+an iteration with the square root of M of them, linear with `max_cluster_size`; `cap` and `target` need a fixed number of
+`balance_clusters` to be linear. Memory: the embeddings of all images and sentences, and Arrow columns of the texts; `perplexity` also
+counts all their n-grams.
 """
 
 from __future__ import annotations
@@ -45,6 +47,7 @@ from diptych.core.image import ImageSource
 from diptych.core.randomness import keyed_seed
 from diptych.core.sample import Sample
 from diptych.core.terminal.progress import with_bar
+from diptych.curate.duplicates.cluster_tree import ClusterTree, neighbours_in_clusters
 from diptych.curate.duplicates.clusters import greedy_duplicates, kmeans_centres, nearest_centres
 from diptych.curate.duplicates.retrieval import cap_clusters, cap_for, hierarchical
 from diptych.curate.engine.costs import estimate_cost
@@ -79,6 +82,7 @@ class RealSyn(WritingStep):
     top          number of sentences per picture (published 3)
     probes       number of clusters searched per picture; if it equals their number the search is exact (published 1, by its figure)
     sentence_clusters  number of clusters of sentences (published 2 million for 840 million); 0: the square root of their number
+    max_cluster_size  maximum number of sentences of a cluster, which are then those of hierarchical k-means, also for `alike`; 0 off
     short_side   minimum short side of a picture in pixels
     aspect       maximum ratio of long to short side
     min_words    minimum number of words of a sentence
@@ -101,6 +105,7 @@ class RealSyn(WritingStep):
     top: int = 3
     probes: int = 4
     sentence_clusters: int = 0
+    max_cluster_size: int = 0
     short_side: int = 100
     aspect: float = 3.0
     min_words: int = 3
@@ -117,7 +122,11 @@ class RealSyn(WritingStep):
     target: int = 0
 
     def __post_init__(self) -> None:
-        counts = (self.sentence_clusters, self.balance_clusters, self.cap, self.target, self.short_side)
+        counts = (self.sentence_clusters, self.max_cluster_size, self.balance_clusters, self.cap, self.target, self.short_side)
+        if self.sentence_clusters and self.max_cluster_size:
+            raise ConfigError(
+                f"sentence_clusters is {self.sentence_clusters} and max_cluster_size {self.max_cluster_size} (expected one of them)"
+            )
         if self.top < 1 or self.probes < 1 or min(counts) < 0 or self.aspect < 1:
             raise ConfigError(
                 f"top {self.top}, probes {self.probes}, clusters, cap, target and short_side {counts}, aspect {self.aspect} "
@@ -250,13 +259,20 @@ class RealSyn(WritingStep):
     def _repeated(self, row_MD: npt.NDArray[Any]) -> dict[int, tuple[int, float]]:
         """Near-duplicate sentences: dropped -> (kept, cosine). Each is compared, in order, with sentences of its two nearest
         clusters."""
-        centre_KD = kmeans_centres(row_MD, max(1, math.isqrt(len(row_MD))), seed=self.seed)
-        near_NP = nearest_centres(row_MD, centre_KD, min(2, len(centre_KD)))
+        if self.max_cluster_size:
+            near_NP = ClusterTree.fitted(row_MD, self.max_cluster_size, seed=self.seed).nearest(row_MD, 2)
+        else:
+            centre_KD = kmeans_centres(row_MD, max(1, math.isqrt(len(row_MD))), seed=self.seed)
+            near_NP = nearest_centres(row_MD, centre_KD, min(2, len(centre_KD)))
         return greedy_duplicates(row_MD, range(len(row_MD)), self.alike, near_NP=near_NP)
 
     def _retrieved(
         self, seen: ImageEmbeddings, row_MD: npt.NDArray[Any]
     ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
+        if self.max_cluster_size:
+            tree = ClusterTree.fitted(row_MD, self.max_cluster_size, seed=self.seed)
+            place_NT, cosine_NT = neighbours_in_clusters(seen.vector_ND, row_MD, tree, probes=self.probes, top=self.top)
+            return place_NT, cosine_NT.astype(np.float64)
         count = min(self.sentence_clusters or max(1, math.isqrt(len(row_MD))), len(row_MD))
         centre_KD = kmeans_centres(row_MD, count, seed=self.seed)
         label_M = nearest_centres(row_MD, centre_KD, 1)[:, 0]

@@ -21,20 +21,25 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, Self
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from diptych.core.contracts import CurationStepResult, Dataset
 from diptych.core.errors import ConfigError, DataError
 from diptych.core.randomness import keyed_rng, keyed_seed
+from diptych.core.sample import Sample
 from diptych.curate.engine.parts import PartStore
-from diptych.curate.text.texts import texts_of
+from diptych.curate.engine.rows import OrderedRows
+from diptych.curate.engine.verdicts import StringColumn
+from diptych.curate.text.texts import starts_of_runs, texts_of
 from diptych.curate.writing import in_context
 from diptych.curate.writing.backends.grammar import STYLES
 from diptych.curate.writing.faithful import fault
 from diptych.curate.writing.requests import TextRequest
 from diptych.curate.writing.step import TRIED, GeneratedTexts, RowRequest, WritingStep
-from diptych.data.text.captions.variants import SIMILARITY, VARIANTS, variant_column
+from diptych.data.ragged import one_chunk
+from diptych.data.text.captions.variants import SIMILARITY, VARIANTS
 
 PUBLISHED = ("chatgpt", "bard", "coco", "human")
 """The four sources of examples in the paper."""
@@ -95,7 +100,7 @@ class Rewrite(WritingStep):
 
     def plan(self, data: Dataset) -> dict[str, Any]:
         rows = self._rows(data)
-        backend = self.backend(lambda: rows["string"].to_pylist())
+        backend = self.backend(lambda: StringColumn(rows["string"]))
         step = max(1, rows.num_rows * len(self.styles) * self.each // TRIED)
         some = list(self._requests(rows.take(pa.array(range(0, rows.num_rows, step)))))
         return self.planned(some, rows.num_rows * len(self.styles) * self.each, backend)
@@ -106,23 +111,17 @@ class Rewrite(WritingStep):
     def run(self, data: Dataset, parts: PartStore) -> CurationStepResult:
         """Result of the step, resuming from texts that an earlier run wrote."""
         start = time.perf_counter()
-        rows = self._rows(data)
-        backend = self.backend(lambda: rows["string"].to_pylist())
-        done = self.written(rows, self._requests, backend, self._read, parts)
-        variants = self._variants(data, rows, done)
-        columns: dict[str, Any] = {}
-        if variants:
-            columns[VARIANTS] = variant_column(variants)
+        captions, rows = self._rows(data), OrderedRows.of(data)
+        backend = self.backend(lambda: StringColumn(captions["string"]))
+        done = self.written(captions, self._requests, backend, self._read, parts)
+        variants = self._variants(rows, captions, done)
+        columns: dict[str, Any] = {} if variants is None else {VARIANTS: variants}
         if self.match:
             from diptych.curate.engine.agreement import agreements  # brings torch
 
-            texts = {
-                sample.uid: [*(text.string for text in sample.texts), *(one["string"] for one in variants.get(sample.uid, ()))]
-                for sample in (data[row] for row in range(len(data)))
-            }
-            columns[SIMILARITY] = agreements(data, self.match, texts, parts)
+            columns[SIMILARITY] = agreements(rows, self.match, variants, parts)
         files = {"writing.json": done.report()}
-        return CurationStepResult(tuple(sorted(data.uids)), (), columns, time.perf_counter() - start, files, done.notes())
+        return CurationStepResult(StringColumn(rows.uids), (), columns, time.perf_counter() - start, files, done.notes())
 
     def _rows(self, data: Dataset) -> pa.Table:
         """Caption of each row that has one worth rewriting: uid, string, language, origin, in order of uid."""
@@ -133,18 +132,17 @@ class Rewrite(WritingStep):
         texts = texts_of(data, language=self.language, origins=self.origins)
         rank = pc.index_in(texts["origin"], value_set=pa.array(self.origins))
         texts = texts.append_column("rank", rank).sort_by([("uid", "ascending"), ("rank", "ascending"), ("row", "ascending")])
-        uids = texts["uid"].to_pylist()
-        first = [row for row, uid in enumerate(uids) if not row or uids[row - 1] != uid]
-        texts = texts.take(pa.array(first, pa.int64()))
-        long = [row for row, text in enumerate(texts["string"].to_pylist()) if len(text.split()) >= self.min_words]
-        captions = texts.take(pa.array(long, pa.int64())).select(["uid", "string", "language", "origin"])
+        texts = texts.filter(pa.array(starts_of_runs(texts["uid"])))
+        words = (len(text.split()) for text in StringColumn(texts["string"]))
+        long_N = np.fromiter((count >= self.min_words for count in words), bool, texts.num_rows)
+        captions = texts.filter(pa.array(long_N)).select(["uid", "string", "language", "origin"])
         if not captions.num_rows:
             raise DataError(
                 f"'{data.name}' has no caption of {self.min_words} words or more in language '{self.language}'",
                 field="texts",
                 expected=f"texts of origin {' or '.join(self.origins)} (--origins, --language, --min-words)",
             )
-        return captions.append_column("row", pa.array(range(captions.num_rows), pa.int64()))
+        return captions.append_column("row", pa.array(np.arange(captions.num_rows)))
 
     def _requests(self, part: pa.Table) -> Iterator[RowRequest]:
         form = in_context.prompt if self.ask == "in_context" else in_context.instruction
@@ -168,28 +166,29 @@ class Rewrite(WritingStep):
             return text, "copy: of the caption"
         return text, fault(caption, text) if self.check == "facts" else ""
 
-    def _variants(self, data: Dataset, rows: pa.Table, done: GeneratedTexts) -> dict[str, list[dict[str, Any]]]:
-        """Used texts with their origin, by uid; equal ones of a row once."""
-        licence = {sample.uid: sample.licence for sample in (data[row] for row in range(len(data)))}
-        language = dict(zip(rows["uid"].to_pylist(), rows["language"].to_pylist(), strict=True))
+    def _variants(self, rows: OrderedRows, captions: pa.Table, done: GeneratedTexts) -> pa.Table | None:
+        """Used texts with their origin; equal ones of a row once."""
         backend = done.backend
-        variants: dict[str, list[dict[str, Any]]] = {}
-        for row in done.used():
-            uid = row["uid"]
-            texts = variants.setdefault(uid, [])
-            if not self.copies and any(text["string"] == row["string"] for text in texts):
-                continue
-            texts.append(
+        languages = captions["language"].take(pc.index_in(done.used_rows()["uid"], value_set=one_chunk(captions["uid"])))
+        language = iter(StringColumn(languages))
+
+        def texts(sample: Sample, written: list[dict[str, Any]]) -> list[dict[str, Any]]:
+            tags = [next(language) for _ in written]
+            strings = [row["string"] for row in written]
+            return [
                 {
                     "string": row["string"],
-                    "language": language[uid],
+                    "language": tag,
                     "origin": "rewrite",
                     "source": row["source"],
                     "style": row["style"],
                     "model": backend.name,
                     "terms": backend.terms,
                     "prompt": row["prompt"],
-                    "licence": licence[uid],
+                    "licence": sample.licence,
                 }
-            )
-        return variants
+                for number, (row, tag) in enumerate(zip(written, tags, strict=True))
+                if self.copies or row["string"] not in strings[:number]
+            ]
+
+        return done.variants(rows, texts)

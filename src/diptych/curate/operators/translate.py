@@ -19,16 +19,20 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
+import numpy as np
 import pyarrow as pa
 
 from diptych.core.contracts import CurationStepResult, Dataset
 from diptych.core.errors import ConfigError, DataError, UnknownName
 from diptych.core.randomness import keyed_seed
+from diptych.core.sample import Sample
 from diptych.curate.engine.parts import PartStore
-from diptych.curate.text.texts import texts_of
+from diptych.curate.engine.rows import OrderedRows
+from diptych.curate.engine.verdicts import StringColumn
+from diptych.curate.text.texts import starts_of_runs, texts_of
 from diptych.curate.writing.requests import TextRequest
 from diptych.curate.writing.step import TRIED, GeneratedTexts, RowRequest, WritingStep
-from diptych.data.text.captions.variants import VARIANTS, variant_column
+from diptych.data.text.captions.variants import VARIANTS
 from diptych.data.text.languages import NAMES
 
 PUBLISHED = ("pt", "es", "fr", "de", "nl", "it", "zh", "ko", "ru")
@@ -87,11 +91,12 @@ class Translate(WritingStep):
     def run(self, data: Dataset, parts: PartStore) -> CurationStepResult:
         """Result of the step, resuming from texts that an earlier run wrote."""
         start = time.perf_counter()
+        rows = OrderedRows.of(data)
         done = self.written(self._rows(data), self._requests, self._translator(), self._read, parts)
-        variants = self._variants(data, done)
-        columns = {VARIANTS: variant_column(variants)} if variants else {}
+        variants = self._variants(rows, done)
+        columns = {} if variants is None else {VARIANTS: variants}
         files = {"writing.json": done.report()}
-        return CurationStepResult(tuple(sorted(data.uids)), (), columns, time.perf_counter() - start, files, done.notes())
+        return CurationStepResult(StringColumn(rows.uids), (), columns, time.perf_counter() - start, files, done.notes())
 
     def _translator(self) -> Any:
         if not self.writer or self.writer.partition(":")[0] in ("grammar", "ngram"):
@@ -108,11 +113,9 @@ class Translate(WritingStep):
                 field="texts",
                 expected=f"texts of origin {' or '.join(self.origins)} (--origins, --language)",
             )
-        uids, nth = captions["uid"].to_pylist(), 0
-        numbers = [nth := nth + 1 if row and uids[row - 1] == uid else 0 for row, uid in enumerate(uids)]
-        return captions.append_column("place", pa.array(numbers, pa.int64())).append_column(
-            "row", pa.array(range(len(uids)), pa.int64())
-        )
+        row_R = np.arange(captions.num_rows)
+        first_R = np.maximum.accumulate(np.where(starts_of_runs(captions["uid"]), row_R, 0))
+        return captions.append_column("place", pa.array(row_R - first_R)).append_column("row", pa.array(row_R))
 
     def _requests(self, part: pa.Table) -> Iterator[RowRequest]:
         for row in part.to_pylist():
@@ -139,15 +142,12 @@ class Translate(WritingStep):
             return text, f"number: not those of '{caption[:60]}'"
         return text, ""
 
-    def _variants(self, data: Dataset, done: GeneratedTexts) -> dict[str, list[dict[str, Any]]]:
-        """Accepted translations with their origin, by uid, without duplicates per row and language."""
-        licence = {sample.uid: sample.licence for sample in (data[row] for row in range(len(data)))}
-        variants: dict[str, list[dict[str, Any]]] = {}
-        for row in done.used():
-            texts = variants.setdefault(row["uid"], [])
-            if any((text["string"], text["language"]) == (row["string"], row["style"]) for text in texts):
-                continue
-            texts.append(
+    def _variants(self, rows: OrderedRows, done: GeneratedTexts) -> pa.Table | None:
+        """Accepted translations with their origin, without duplicates per row and language."""
+
+        def texts(sample: Sample, written: list[dict[str, Any]]) -> list[dict[str, Any]]:
+            distinct = {(row["string"], row["style"]): row for row in reversed(written)}
+            return [
                 {
                     "string": row["string"],
                     "language": row["style"],
@@ -157,7 +157,10 @@ class Translate(WritingStep):
                     "model": done.backend.name,
                     "terms": done.backend.terms,
                     "prompt": row["prompt"],
-                    "licence": licence[row["uid"]],
+                    "licence": sample.licence,
                 }
-            )
-        return variants
+                for row in written
+                if distinct[row["string"], row["style"]] is row
+            ]
+
+        return done.variants(rows, texts)

@@ -5,21 +5,26 @@ from __future__ import annotations
 import json
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import groupby
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from diptych.core.contracts import Reply
 from diptych.core.errors import ConfigError
 from diptych.core.randomness import keyed_seed
+from diptych.core.sample import Sample
 from diptych.curate.engine.parts import PartStore
-from diptych.curate.engine.verdicts import StringColumn
+from diptych.curate.engine.rows import OrderedRows
+from diptych.curate.engine.verdicts import StringColumn, dictionaries, made_column
 from diptych.curate.writing.backend_address import BackendOptions, Corpus, open_backend
 from diptych.curate.writing.requests import Sampling, TextBackend, TextRequest, prompt_hash
 from diptych.curate.writing.writer import OFF_LINE, cached_answers
+from diptych.data.text.captions.variants import VARIANT, VARIANTS
 from diptych.models.endpoint.answers import AnswerCache
 
 PART_ROWS, KEPT_PART_ROWS = 4_096, 256
@@ -197,9 +202,25 @@ class GeneratedTexts:
         """Rows without a fault, in order of uid and number."""
         return self.rows.filter(pc.equal(self.rows["fault"], ""))
 
-    def used(self) -> list[dict[str, Any]]:
-        """The same as one dictionary a row."""
-        return list(self.used_rows().to_pylist())
+    def used(self) -> Iterator[dict[str, Any]]:
+        """The same as one dictionary a row, made one block after another."""
+        return dictionaries(self.used_rows())
+
+    def variants(
+        self, rows: OrderedRows, texts: Callable[[Sample, list[dict[str, Any]]], list[dict[str, Any]]]
+    ) -> pa.Table | None:
+        """The column ``text_variants`` of the used texts, None if there are none.
+
+        texts  (sample, its used rows) -> its texts, at least one, as `VARIANT`
+        """
+        used = self.used_rows()
+        if not used.num_rows:
+            return None
+        at_R = rows.positions(used["uid"])
+        by_row = groupby(zip(at_R.tolist(), dictionaries(used), strict=True), key=lambda pair: pair[0])
+        lists = (texts(rows.data[int(rows.row_N[at])], [row for _, row in some]) for at, some in by_row)
+        starts = np.flatnonzero(np.diff(at_R, prepend=-1))
+        return pa.table({"uid": rows.uids.take(pa.array(at_R[starts])), VARIANTS: made_column(lists, pa.list_(VARIANT))})
 
     def counts(self) -> dict[str, Any]:
         """Counts for the file of the step: they depend on the rows alone."""
