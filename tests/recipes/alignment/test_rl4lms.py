@@ -21,7 +21,7 @@ from diptych.core.errors import ConfigError, DataError, DiptychError, RunError
 from diptych.data.load.stream import batches
 from diptych.models.bridges.language_model import LanguageModel
 from diptych.models.policy.language_policy import LanguagePolicy, answer_logits
-from diptych.models.policy.sampled_answers import SamplingRules, sample_answers
+from diptych.models.policy.sampled_answers import SamplingRules, StepwiseLogits, sample_answers
 from diptych.objectives.policy.action_masks import drawn_actions, top_p_mask
 from diptych.recipes._shared.text_policy.grue import TASKS
 from diptych.recipes._shared.text_policy.prompted_text import PromptBatch
@@ -232,9 +232,25 @@ def test_a_stopped_run_ends_in_the_same_bytes_and_tunes_the_policy(tmp_path: Pat
     run = resume(broken, DATA, kind=RL4LMs)
     assert (whole.model / "model.safetensors").read_bytes() == (run.model / "model.safetensors").read_bytes()
     lines = [line for line in whole.metrics() if line["kind"] == "train"]
-    assert {"reward", "kl", "kl_coefficient", "clip_fraction", "answer_length"} <= set(lines[-1])
+    assert {"reward", "kl", "kl_coefficient", "clip_fraction", "answer_length", "unfinished"} <= set(lines[-1])
     assert "answer" in lines[0]
     assert all(torch.isfinite(value).all() for value in load_file(whole.model / "model.safetensors").values())
+
+
+def test_a_policy_that_never_ends_its_answers_is_bounded_and_told(tmp_path: Path, prepared: RL4LMs) -> None:
+    endless = prepared.words().end_id
+
+    def never(steps: StepwiseLogits, last_B: Any, run: Any = StepwiseLogits.next) -> Any:
+        logit_BV = run(steps, last_B)
+        logit_BV[:, endless] = -1e9
+        return logit_BV
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(StepwiseLogits, "next", never)
+        run = fit(replace(prepared, algorithm="ppo", steps=1), DATA, tmp_path / "run", OPTIONS)
+    (line,) = [line for line in run.metrics() if line["kind"] == "train"]
+    assert line["unfinished"] == 1
+    assert line["answer_length"] == prepared.max_tokens
 
 
 def test_a_model_of_texts_is_asked_without_a_picture(

@@ -73,7 +73,7 @@ def test_a_rollout_is_what_was_said(prepared: DrLLaVA) -> None:
     rollout = recipe.rollout(model, recipe.companions(model), step.batch)
     assert len(rollout) == 6
     words, table = recipe.words(), symbolic_table("tissue")
-    rewards = []
+    rewards, cut = [], 0
     for row in range(6):
         runs, ids = list[list[int]](), rollout.id_BL[row].tolist()
         for column, answered in enumerate(rollout.answer_BL[row].tolist()):
@@ -87,7 +87,9 @@ def test_a_rollout_is_what_was_said(prepared: DrLLaVA) -> None:
         )
         unfinished = any(words.end_id not in one for one in runs)
         rewards.append(parts.total + (-2.0 if unfinished else 0.0))
+        cut += unfinished
     assert float(rollout.reward) == pytest.approx(sum(rewards) / 6, abs=1e-5)
+    assert float(rollout.unfinished) == pytest.approx(cut / 6)
     features = recipe.features(model, rollout)
     torch.testing.assert_close(features.log_BM, rollout.old_log_BM)
     losses = recipe.losses(features, rollout)

@@ -312,6 +312,7 @@ class RL4LMs(PromptedTextRecipe[LanguagePolicy, Any, ActionLogits]):
             "kl": batch.kl,
             "kl_coefficient": batch.coefficient,
             "answer_length": batch.length,
+            "unfinished": (batch.answer_EL != self.words().end_id).all(1).float().mean(),
             "clip_fraction": moved.clip_fraction,
             "approx_kl": moved.approx_kl,
         }

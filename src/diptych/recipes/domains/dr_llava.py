@@ -50,6 +50,7 @@ class DialogueRollout(TensorBatch):
     """Conversations that were drawn. answer_BL is True on what the policy wrote; M = L - 1.
 
     reward, right, consistent, kl, length  of the rollout: means over conversations; KL by token, words of an answer
+    unfinished  share of conversations with an answer that was cut at its longest
     """
 
     image_BCHW: Rows[Tensor]
@@ -66,6 +67,7 @@ class DialogueRollout(TensorBatch):
     consistent: Tensor
     kl: Tensor
     length: Tensor
+    unfinished: Tensor
 
     @property
     def layout(self) -> Layout:
@@ -261,6 +263,7 @@ class DrLLaVA(DialogueTuning):
             "consistent": torch.tensor(sum(one.consistent for one in parts) / max(pairs, 1)),
             "kl": kl_BM.sum() / counts_BM.sum(),
             "length": torch.tensor([float(len(text.split())) for one in texts for text in one]).mean(),
+            "unfinished": torch.tensor([float(not whole) for whole in ended]).mean(),
         }
         return DialogueRollout(
             image_BCHW,
@@ -315,7 +318,7 @@ class DrLLaVA(DialogueTuning):
         return {"policy": made.loss, "value": ppo.value_weight * error}
 
     def metrics(self, features: DialogueTokens, batch: DialogueRollout) -> dict[str, Tensor]:  # type: ignore[override]
-        names = ("reward", "right", "consistent", "kl", "length")
+        names = ("reward", "right", "consistent", "kl", "length", "unfinished")
         counts_BM = batch.answer_BL[:, 1:]
         entropy = (features.entropy_BM.detach() * counts_BM).sum() / counts_BM.sum()
         return {**{name: getattr(batch, name) for name in names}, "entropy": entropy}
