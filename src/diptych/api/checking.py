@@ -27,8 +27,13 @@ def refuse_missing(made: Recipe, data: Dataset) -> None:
                 f"recipe '{made.slug}' needs '{field}', which '{data.name}' does not have",
                 row=0,
                 field=field,
-                expected=f"{', '.join(made.needs)} in every sample",
+                expected=f"{', '.join(made.needs)} in every sample{_download(data) if field == 'image' else ''}",
             )
+
+
+def _download(data: Dataset) -> str:
+    """What fetches the pictures of a table of links; "" for other data."""
+    return "; fetch the pictures with `diptych data download`" if "url" in getattr(data, "column_names", ()) else ""
 
 
 def refuse_early(made: Recipe, options: TrainOptions) -> None:

@@ -12,7 +12,8 @@ from diptych.cli import main
 from diptych.core.errors import DataError
 from diptych.curate.engine.sources import open_pool
 from diptych.data.quarantine import read_quarantine
-from diptych.data.read.links import is_links, pair_uid, read_links
+from diptych.data.read import read
+from diptych.data.read.links import holds_web_links, is_links, pair_uid, read_links
 
 
 def write(path: Path, **columns) -> Path:
@@ -98,3 +99,33 @@ def test_tables_with_images_are_not_links(tmp_path: Path) -> None:
     assert is_links(write(tmp_path / "b" / "a.parquet", url=["http://x"], caption=["a"]))
     assert open_pool(tmp_path / "b").uids == (pair_uid("http://x", "a"),)
     assert not is_links(tmp_path / "nowhere")
+
+
+def test_links_open_wherever_data_do(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Read, inspected and exported without pictures; where one is needed, the message names the command that fetches them."""
+    write(tmp_path / "links" / "a.parquet", url=["http://x/1", "http://x/2"], text=["a dog", "a cat"], stars=[1, 5])
+    links, out = str(tmp_path / "links"), tmp_path / "out.parquet"
+    pool = read(links)
+    assert {(sample.image, sample.texts[0].string, sample.extras["stars"]) for sample in pool} == {
+        (None, "a dog", 1),
+        (None, "a cat", 5),
+    }
+    assert pool.fingerprint == read_links(tmp_path / "links").fingerprint
+    assert f"diptych data download {links} SHARDS" in pool.notes[0]
+    assert main(["data", "inspect", links]) == 0
+    assert "2 samples have no image" in capsys.readouterr().out
+    assert main(["data", "export", links, str(out), "--format", "parquet"]) == 0
+    assert read_links(out).uids == pool.uids
+    assert main(["data", "export", links, str(tmp_path / "coco")]) == 1
+    assert "diptych data download" in capsys.readouterr().err
+    assert main(["train", "clip", "--data", links, "--out", str(tmp_path / "run"), "--steps", "1"]) == 1
+    assert "needs 'image'" in (message := capsys.readouterr().err)
+    assert "diptych data download" in message
+
+
+def test_a_table_without_addresses_of_the_web_is_read_as_before(tmp_path: Path) -> None:
+    assert not holds_web_links(write(tmp_path / "a.parquet", url=["one.jpg"], text=["a"]))
+    assert not holds_web_links(write(tmp_path / "b.parquet", text=["a"]))
+    assert holds_web_links(write(tmp_path / "c.parquet", URL=["", "HTTPS://x/1"], TEXT=["a", "b"]))
+    (tmp_path / "d.parquet").write_bytes(b"none")
+    assert not holds_web_links(tmp_path / "d.parquet")

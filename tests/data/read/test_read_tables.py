@@ -168,8 +168,13 @@ def test_a_guess_that_could_go_two_ways_is_refused(root: Path) -> None:
 
 
 def test_web_addresses_are_not_downloaded(root: Path) -> None:
+    path = write(root / "t.csv", "url,caption\nhttps://x/a.jpg,a\n")
     with pytest.raises(DataError, match=r"web addresses, and reading never downloads.*img2dataset"):
-        read(write(root / "t.csv", "url,caption\nhttps://x/a.jpg,a\n"))
+        read(path, image="url")
+    (sample,) = read(path)
+    assert (sample.image, sample.extras["url"], sample.texts[0].string) == (None, "https://x/a.jpg", "a")
+    local = read(write(root / "u.csv", "url,caption\nimg/0.jpg,a\n"))
+    assert local[0].image is not None, "a path in a column of that name is a picture"
 
 
 def test_duplicate_uids_name_both_rows(root: Path) -> None:

@@ -34,7 +34,10 @@ class ImageExporter:
     def put(self, sample: Sample, stem: str, below: str = "") -> ExportedImage:
         """Write the image of `sample` to ``folder/below/stem.SUFFIX``; the returned name starts after `below`."""
         if sample.image is None:
-            raise DataError(f"sample '{sample.uid}' has no image", expected="an image in every sample that is exported")
+            expected = "an image in every sample that is exported, or --format parquet"
+            if "url" in sample.extras:
+                expected += "; fetch the pictures of links with `diptych data download`"
+            raise DataError(f"sample '{sample.uid}' has no image", expected=expected)
         if isinstance(sample.image, ArrayImage):
             pixels_HWC = sample.image.pixels_HWC
             height, width = pixels_HWC.shape[:2]

@@ -53,6 +53,7 @@ from diptych.data.read.layouts.exemplars import holds as holds_exemplars
 from diptych.data.read.layouts.exemplars import read_exemplars
 from diptych.data.read.layouts.image_folder import METADATA, read_image_folder, split_metadata
 from diptych.data.read.layouts.unread import unread_note
+from diptych.data.read.links import holds_web_links, read_links
 from diptych.data.read.multi_context import holds as multi_context
 from diptych.data.read.multi_context import read_multi_context
 from diptych.data.read.objects import read_object
@@ -237,6 +238,8 @@ def _open_path(path: Path, options: ReadOptions, name: str, folder: Path | None,
         return read_problems(path, problems, name=name)
     if path.exists() and not is_built(path) and not is_curated(path) and (chosen := format or format_of(path)):
         return _graphs(path, options, name, folder, chosen)
+    if not format and path.exists() and not is_built(path) and options == ReadOptions() and holds_web_links(path):
+        return _links(path, name)
     if path.is_dir():
         return _directory(path, options, name or path.resolve().name, folder)
     if path.is_file():
@@ -244,6 +247,13 @@ def _open_path(path: Path, options: ReadOptions, name: str, folder: Path | None,
     if paths := expand(address):
         return _files(paths, options, name or path.parent.resolve().name, folder)
     raise _missing(path)
+
+
+def _links(path: Path, name: str) -> Pool:
+    """Pairs whose pictures are not there yet, with a note on what fetches them."""
+    pool = read_links(path, name=name or path.resolve().stem)
+    pool.notes.append(f"{len(pool):,} pairs of a text and a web address, without pictures: diptych data download {path} SHARDS")
+    return pool
 
 
 def expand(pattern: str) -> list[Path]:

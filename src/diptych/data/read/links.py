@@ -33,6 +33,7 @@ from diptych.data.utf8 import utf8_rows
 
 TEXT = ("caption", "text", "alt", "alt_text", "title")
 ADDRESS = ("url", "image_url")
+WEB = ("http://", "https://")
 
 
 def pair_uid(address: str, text: str) -> str:
@@ -61,6 +62,35 @@ def is_links(path: Path) -> bool:
         if names & set(TEXT):
             return True
     return False
+
+
+def holds_web_links(path: Path) -> bool:
+    """True for a table of links, or a folder of them, whose first address is one of the web."""
+    if not is_links(path):
+        return False
+    for file in _files(path):
+        first = _first_address(file)
+        if first:
+            return first.lower().startswith(WEB)
+    return False
+
+
+def _first_address(file: Path) -> str:
+    """First address of a table; "" if it has none or cannot be read."""
+    try:
+        if file.suffix != ".parquet":
+            with open_file(file) as opened:
+                lines = [opened.readline(2**16).decode("utf-8-sig", "replace") for _ in range(2)]
+            cells = [cell for row in csv.reader(lines, delimiter="\t" if file.suffix == ".tsv" else ",") for cell in row]
+            return next((cell for cell in cells if cell.lower().startswith(WEB)), "")
+        with pq.ParquetFile(file) as table:
+            name = next((name for name in table.schema_arrow.names if name.lower() in ADDRESS), None)
+            for batch in table.iter_batches(64, columns=[name]) if name else ():
+                if first := next((str(one) for one in batch.column(0).to_pylist() if one), ""):
+                    return first
+    except (pa.ArrowException, OSError, csv.Error):
+        pass  # damaged: reported when it is read
+    return ""
 
 
 def read_links(path: Path | str, *, name: str = "") -> Pool:
