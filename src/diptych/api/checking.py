@@ -32,7 +32,7 @@ def refuse_missing(made: Recipe, data: Dataset) -> None:
 
 
 def _download(data: Dataset) -> str:
-    """What fetches the pictures of a table of links; "" for other data."""
+    """Advice on how to fetch the pictures of a table of links; "" for other data."""
     return "; fetch the pictures with `diptych data download`" if "url" in getattr(data, "column_names", ()) else ""
 
 
