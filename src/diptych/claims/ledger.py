@@ -146,6 +146,8 @@ def lines(path: Path) -> Iterator[Line]:
     for row, text in enumerate(path.read_bytes().splitlines(), 1):
         try:
             plain = parse_json(text)
+            if not isinstance(plain, dict):
+                raise ValueError(f"a {type(plain).__name__}, where a mapping is expected")
             if "superseded" in plain:
                 yield Superseded(plain["claim"], plain["superseded"], plain)
             else:

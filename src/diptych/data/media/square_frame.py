@@ -14,7 +14,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from diptych.core.errors import ConfigError, DataError
-from diptych.data.masks import Mask
+from diptych.data.masks import Mask, pixels_of
 
 RADIUS = 10.0
 """Pixels around a point that count as its region, as REF-VLM's release has it."""
@@ -64,6 +64,14 @@ class SquareFrame:
         left, top, wide, high = (int(side) for side in self._sides())
         whole = np.asarray(Image.fromarray(score_SS.astype(np.float32)).resize((wide, high), Image.Resampling.BILINEAR))
         return whole[top : top + self.height, left : left + self.width] > threshold
+
+    def region_to_square(self, region: Any, size: int) -> Mask:
+        """bool [size, size] of an annotated region's mask; of one without a mask its box, in xyxy pixels of the picture."""
+        if region.mask is not None:
+            return self.mask_to_square(pixels_of(region.mask, self.height, self.width), size)
+        x0, y0, x1, y1 = region.box
+        y_H1, x_1W = np.ogrid[: self.height, : self.width]
+        return self.mask_to_square((x_1W >= int(x0)) & (x_1W < x1) & (y_H1 >= int(y0)) & (y_H1 < y1), size)
 
     def shown(self, size: int) -> Mask:
         """bool [size, size]: True on the picture, False on what pads it."""

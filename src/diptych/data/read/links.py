@@ -54,7 +54,8 @@ def is_links(path: Path) -> bool:
         return _is_link_text(files[0])
     for file in files:
         try:
-            names = {name.lower() for name in pq.read_schema(file).names}
+            with open_file(file) as opened:
+                names = {name.lower() for name in pq.read_schema(opened).names}
         except (pa.ArrowException, OSError):
             continue  # damaged: reported when it is read
         if names & {*IMAGE_NAMES[0], *IMAGE_NAMES[1]} or not names & {*TEXT, *ADDRESS}:
@@ -83,7 +84,7 @@ def _first_address(file: Path) -> str:
                 lines = [opened.readline(2**16).decode("utf-8-sig", "replace") for _ in range(2)]
             cells = [cell for row in csv.reader(lines, delimiter="\t" if file.suffix == ".tsv" else ",") for cell in row]
             return next((cell for cell in cells if cell.lower().startswith(WEB)), "")
-        with pq.ParquetFile(file) as table:
+        with open_file(file) as opened, pq.ParquetFile(opened) as table:
             name = next((name for name in table.schema_arrow.names if name.lower() in ADDRESS), None)
             for batch in table.iter_batches(64, columns=[name]) if name else ():
                 if first := next((str(one) for one in batch.column(0).to_pylist() if one), ""):

@@ -18,7 +18,6 @@ from diptych.core.errors import ConfigError, DataError
 from diptych.core.rows import Rows
 from diptych.core.sample import Sample
 from diptych.data.load.batch import pixels
-from diptych.data.masks import pixels_of
 from diptych.data.media.square_frame import SquareFrame
 from diptych.data.media.transforms import Preprocess
 from diptych.data.points.body_points import body_points
@@ -276,9 +275,9 @@ class RefVLM(VisualInstructionRecipe):
                 if (body := body_points(draw.sample, number, self.key_points, frame)) is not None and turn.unit == "box":
                     point_BRK3[row, index], bodied_BR[row, index] = torch.from_numpy(body), True
                 if turn.unit == "mask":
-                    mask_BRXY[row, index] = torch.from_numpy(_mask(regions[number], frame, size))
+                    mask_BRXY[row, index] = torch.from_numpy(frame.region_to_square(regions[number], size))
             for index, number in enumerate(turn.given):
-                region_BNHW[row, index] = torch.from_numpy(_mask(regions[number], frame, size))
+                region_BNHW[row, index] = torch.from_numpy(frame.region_to_square(regions[number], size))
                 given_BN[row, index] = True
         return ReferringBatch(
             self.preprocess(shown),
@@ -433,15 +432,6 @@ class RefVLM(VisualInstructionRecipe):
             instruct_batch_size=120,
             instruct_rows_a_mean=15,
         )
-
-
-def _mask(region: Any, frame: SquareFrame, size: int) -> np.ndarray[Any, np.dtype[np.bool_]]:
-    """A region's mask in the square; of a region without one its box."""
-    if region.mask is not None:
-        return frame.mask_to_square(pixels_of(region.mask, frame.height, frame.width), size)
-    x0, y0, x1, y1 = region.box
-    y_H1, x_1W = np.ogrid[: frame.height, : frame.width]
-    return frame.mask_to_square((x_1W >= int(x0)) & (x_1W < x1) & (y_H1 >= int(y0)) & (y_H1 < y1), size)
 
 
 @lru_cache(maxsize=4)
