@@ -24,12 +24,19 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests/helpers")]  # for processes that te
 PASSED = pytest.StashKey[bool]()
 WRITTEN = pytest.StashKey[dict[tuple[str, str, str], float]]()
 RECORDS = Path(__file__).parent / "parity"
+SMALL_MODELS = ("encoders", "languages", "diffusion")
+"""Folders of the cache in which recipes keep the small models that they need before they can begin (`cached_model`)."""
 
 
 @pytest.fixture(scope="session", autouse=True)
 def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Nothing of a test stays in the user's cache, and nothing of the cache changes a test."""
     folder = tmp_path_factory.mktemp("cache")
+    for kind in SMALL_MODELS if "PYTEST_XDIST_WORKER" in os.environ else ():
+        shared = tmp_path_factory.getbasetemp().parent / "small models" / kind  # of all workers: one makes, the others wait
+        shared.mkdir(parents=True, exist_ok=True)
+        (folder / "diptych").mkdir(exist_ok=True)
+        (folder / "diptych" / kind).symlink_to(shared)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(folder))
         patch.delenv("DIPTYCH_CACHE", raising=False)

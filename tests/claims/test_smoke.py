@@ -39,10 +39,17 @@ ABSTRACTS = 600
 """Abstracts read of the newest dump: nine in ten have the sections that are asked for."""
 
 
+@pytest.fixture(scope="module")
+def own_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cache in which no other test finds models of few rows under the names of whole ones."""
+    return tmp_path_factory.mktemp("few")
+
+
 @pytest.fixture
-def few_shared_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+def few_shared_rows(monkeypatch: pytest.MonkeyPatch, own_models: Path) -> None:
     """Small models that cells share learn from few rows, and of MEDLINE only the beginning is read: rendering and reading all of it takes
     most of the time."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(own_models))
 
     def smaller(address: str) -> Any:
         count = ROOMS if "world:rooms" in address else FEW

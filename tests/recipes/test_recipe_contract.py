@@ -66,7 +66,7 @@ def rows(slug: str) -> Any:
 
 @cache
 def drawn(world: str) -> Any:
-    return resolve(f"world:{world}?n=24").split("train")
+    return resolve(f"world:{world}?n=24").split("train").remembering()
 
 
 @cache
