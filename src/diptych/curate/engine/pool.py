@@ -83,7 +83,7 @@ class StepReport:
 
 @dataclass(frozen=True, slots=True)
 class CurationResult(Generic[Data]):
-    """Kept rows, dropped rows with reasons, cost of each step, and the columns that steps made by name and uid."""
+    """Kept rows, dropped rows with reasons in order of the steps, cost of each step, and the columns that steps made by name and uid."""
 
     kept: Data
     removed: Sequence[Drop]
@@ -93,15 +93,17 @@ class CurationResult(Generic[Data]):
     def lines(self) -> list[str]:
         """The removal table: rows before and after and the cost of each step, then dropped rows by kind of reason."""
         lines = []
-        drops = DropTable.of(self.removed).table
+        drops, start = DropTable.of(self.removed).table, 0
         for step in self.steps:
+            left = drops.slice(start, step.before - step.after)  # a chain may have a step twice
+            start += step.before - step.after
             each = f", {step.before / step.seconds:,.0f} rows per second" if step.seconds > 0 else ""
             resumed = ", taken from an earlier run" if step.resumed else ""
             lines.append(f"{step.slug} {step.before:,} -> {step.after:,} ({step.seconds:.1f} s{each}{resumed})")
             if step.after < step.before * (1 - ALARMING):
                 lines.append(f"! {step.slug} dropped {1 - step.after / step.before:.1%} of the rows: look at the reasons below")
             lines += [f"  {note}" for note in step.notes]
-            reasons = Counter(map(kind_of, StringColumn(drops.filter(pc.equal(drops["step"], step.slug))["reason"])))
+            reasons = Counter(map(kind_of, StringColumn(left["reason"])))
             lines += [f"  {count:>9,}  {count / max(1, step.before):6.1%}  {reason}" for reason, count in reasons.most_common()]
         return lines
 
