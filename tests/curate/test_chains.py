@@ -166,9 +166,11 @@ def test_a_list_of_entries_may_be_made_of_wordnet_in_place_of_a_file() -> None:
     assert (made.entries, made.wordnet, made.t) == ("", "wn", 20_000)  # type: ignore[attr-defined]
 
 
-def test_a_step_that_comes_twice_has_its_own_reasons() -> None:
+def test_a_step_that_comes_twice_has_its_own_reasons_and_files(tmp_path: Path) -> None:
     rows = pool([x / 10 for x in range(10)])
-    done = curate(rows, [TopFraction(share=1.0), TopFraction(share=0.6), TopFraction(share=0.5)])
+    done = curate(rows, [TopFraction(share=1.0), TopFraction(share=0.6), TopFraction(share=0.5)], tmp_path)
+    pages = {path.name: path.read_text().partition(" rows stay")[0][-2:].strip(">") for path in tmp_path.glob("*.html")}
+    assert pages == {"top_fraction.html": "10", "top_fraction_01.html": "6", "top_fraction_02.html": "3"}
     assert [line.split() for line in done.lines() if line.startswith("   ")] == [
         ["4", "40.0%", "similarity"],
         ["3", "50.0%", "similarity"],

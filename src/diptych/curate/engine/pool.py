@@ -5,7 +5,7 @@ OUT/curation.json           input, output, steps with configuration and counts
 OUT/tables/removed.parquet  uid, step, reason: one row per dropped sample
 OUT/tables/step_NN_SLUG...  verdict of each finished step; an interrupted run resumes after the last of these
 OUT/tables/NAME.parquet     columns that steps made (duplicate_of)
-OUT/NAME                    other output files of a step (metaclip.html)
+OUT/NAME                    other output files of a step (metaclip.html); of a step that comes again, with its number (metaclip_02.html)
 OUT/lineage.json            steps from the first source on, with version, commit and time (`data.lineage`)
 OUT/costs.json              seconds of every step; a separate file, so that equal work gives equal tables
 OUT/parts/                  finished parts of an interrupted step
@@ -168,6 +168,8 @@ def _curate_alone(
         if not verdict["uid"].combine_chunks().equals(uids.take(order)):
             _refuse(before, result, operator.slug)
         if out and not done:
+            if operator.slug in {earlier.slug for earlier in operators[:number]}:  # files of both stay
+                result = dataclasses.replace(result, files={_numbered(name, number): one for name, one in result.files.items()})
             _write_step(out, table, result, verdict, made_by)
             parts.clear()
             # Reloaded as a resumed run would: Parquet renames the fields of nested types, which changes the bytes written later.
@@ -282,6 +284,16 @@ def _stored_columns(out: Path, table: str) -> dict[str, Any]:
             kind = arrow_names(pairs.schema.field(column).type)
             made[column] = ColumnByUid(pairs.set_column(1, column, pairs[column].cast(kind)))
     return made
+
+
+def _numbered(name: str, number: int) -> str:
+    """Name of a file of a step that a chain has twice.
+
+    >>> _numbered("top_fraction.html", 3)
+    'top_fraction_03.html'
+    """
+    stem, dot, ending = name.partition(".")
+    return f"{stem}_{number:02d}{dot}{ending}"
 
 
 def _costs(out: Path) -> dict[str, float]:
