@@ -123,9 +123,11 @@ def test_a_chain_without_a_name_is_refused(words: list[str], capsys: pytest.Capt
 def test_published_chains_say_what_has_to_be_given(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     chain = read_chain(name)
     assert chain is not None
-    with pytest.raises(ConfigError, match=r"\(expected --set \w+\.\w+=VALUE\)"):
+    fields = [f"{step['step']}.{key}" for step in chain.steps for key, value in step.items() if str(value).startswith("???")]
+    with pytest.raises(ConfigError) as told:
         chain.operators()
-    fields = [f"{step['step']}.{key}" for step in chain.steps for key, value in step.items() if value == "???"]
+    every = " ".join(f"{field}=VALUE" for field in dict.fromkeys(fields))
+    assert f"(expected --set {every}; diptych curate " in str(told.value)  # all at once
     operators = chain.operators(dict.fromkeys(fields, "runs/clip"))
     assert [operator.slug for operator in operators] == [step["step"] for step in chain.steps]
     assert main(["curate", "--config", name, str(links(tmp_path / "l.parquet")), str(tmp_path / "o")]) == 2
@@ -153,6 +155,33 @@ def test_what_is_no_chain_is_one_line(text: str, reason: str, tmp_path: Path, ca
     assert len([line for line in error.splitlines() if line.startswith("error:")]) == 1
     assert main(["curate", "--config", "nowhere", source, str(tmp_path / "o")]) == 2
     assert "published chains: datacomp_image_based" in capsys.readouterr().err
+
+
+def test_a_list_of_entries_may_be_made_of_wordnet_in_place_of_a_file() -> None:
+    chain = read_chain("metaclip")
+    assert chain is not None
+    with pytest.raises(ConfigError, match=r"needs metaclip\.entries or metaclip\.wordnet \("):
+        chain.operators({"metaclip.t": 5})
+    (made,) = chain.operators({"metaclip.wordnet": "wn"})
+    assert (made.entries, made.wordnet, made.t) == ("", "wn", 20_000)  # type: ignore[attr-defined]
+
+
+def test_a_step_that_comes_twice_has_its_own_reasons_and_files(tmp_path: Path) -> None:
+    rows = pool([x / 10 for x in range(10)])
+    done = curate(rows, [TopFraction(share=1.0), TopFraction(share=0.6), TopFraction(share=0.5)], tmp_path)
+    pages = {path.name: path.read_text().partition(" rows stay")[0][-2:].strip(">") for path in tmp_path.glob("*.html")}
+    assert pages == {"top_fraction.html": "10", "top_fraction_01.html": "6", "top_fraction_02.html": "3"}
+    assert [line.split() for line in done.lines() if line.startswith("   ")] == [
+        ["4", "40.0%", "similarity"],
+        ["3", "50.0%", "similarity"],
+    ]
+
+
+def test_one_word_for_a_list_is_told_how_lists_are_written() -> None:
+    chain = read_chain("laion2b")
+    assert chain is not None
+    with pytest.raises(ConfigError, match=r"laion\.languages is 'en' \(expected a list such as \[en\]\)"):
+        chain.operators({"laion.model": "m", "laion.languages": "en"})
 
 
 def test_a_field_of_a_step_that_the_chain_has_not_is_refused() -> None:

@@ -5,12 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from diptych.core.errors import DataError, UnknownName
-from diptych.data.columns import MadeBy, column_of, read_table, table_names, write_table
+from diptych.data.columns import MadeBy, column_of, read_parquet, read_table, rows_of_uid, table_names, write_parquet, write_table
 
 words = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)
 
@@ -79,3 +80,35 @@ def test_arrow_takes_only_what_it_gives_back(values: list[object], kept: bool) -
     assert (column is not None) == kept
     if column is not None:
         assert column.to_pylist() == values
+
+
+def test_rows_of_one_uid_over_row_groups(tmp_path: Path) -> None:
+    table = pa.table({"uid": ["a", "b", "a", "c", "a"], "value": [1, 2, 3, 4, 5], "boxes": [[1.0], [], [2.0], None, [3.0]]})
+    pq.write_table(table, tmp_path / "t.parquet", row_group_size=2)
+    assert rows_of_uid(tmp_path / "t.parquet", "a") == [row for row in table.to_pylist() if row["uid"] == "a"]
+    assert rows_of_uid(tmp_path / "t.parquet", "x") == []
+    write_parquet(tmp_path / "u.parquet", pa.table({"value": [1]}))
+    assert rows_of_uid(tmp_path / "u.parquet", "a") == []
+    (tmp_path / "v.parquet").write_bytes((tmp_path / "t.parquet").read_bytes()[:-20])
+    with pytest.raises(DataError, match=r"v.parquet: is not readable as Parquet"):
+        rows_of_uid(tmp_path / "v.parquet", "a")
+
+
+def test_parquet_is_read_without_a_file_of_python_that_a_thread_of_arrow_could_free(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_parquet(tmp_path / "t.parquet", pa.table({"uid": ["a"], "value": [1]}))
+    sources = []
+    real = pq.ParquetFile
+
+    def watched(source: object) -> object:
+        sources.append(source)
+        return real(source)
+
+    monkeypatch.setattr(pq, "ParquetFile", watched)
+    monkeypatch.setattr(pq, "read_table", None)
+    assert read_parquet(tmp_path / "t.parquet", ["value"]).to_pylist() == [{"value": 1}]
+    assert rows_of_uid(tmp_path / "t.parquet", "a") == [{"uid": "a", "value": 1}]
+    assert {type(source) for source in sources} == {pa.OSFile}
+    with pytest.raises(DataError, match="has no column 'other'"):
+        read_parquet(tmp_path / "t.parquet", ["value", "other"])

@@ -107,7 +107,9 @@ def _coerce(hint: Any, value: Any, where: str) -> Any:
         return from_plain(hint, value)
     if origin is tuple:
         if not isinstance(value, list | tuple):
-            raise ConfigError(f"{where} is {value!r} (expected a list)")
+            raise ConfigError(
+                f"{where} is {value!r} (expected a list such as [{value if isinstance(value, str | int | float) else ''}])"
+            )
         kinds = [args[0]] * len(value) if len(args) == 2 and args[1] is Ellipsis else list(args)
         if len(kinds) != len(value):
             raise ConfigError(f"{where} has {len(value)} values (expected {len(kinds)})")

@@ -7,8 +7,11 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import re
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -108,12 +111,40 @@ def write_parquet(path: Path, table: pa.Table) -> None:
 
 
 def read_parquet(path: Path, columns: list[str] | None = None) -> pa.Table:
-    """Read a Parquet file; one that is damaged is named."""
-    try:
-        with open_file(path) as file:  # and not by its name, which may not be UTF-8
-            table = pq.read_table(file, columns=columns)
-        _ = table.column_names  # which may not be UTF-8, either
+    """Read a Parquet file, or some of its columns; one that is damaged or lacks a column is named."""
+    with _parquet_file(path) as reader:
+        table = reader.read(columns)
+        names = table.column_names  # which may not be UTF-8
+        if missing := [name for name in columns or () if name not in names]:
+            raise DataError(f"has no column '{missing[0]}'", file=path, expected=", ".join(columns or ()))
         return table
+
+
+def rows_of_uid(path: Path, uid: str) -> list[dict[str, Any]]:
+    """Rows of a Parquet file with that uid, none if it has no such column; only row groups that hold the uid are read whole."""
+    rows: list[dict[str, Any]] = []
+    with _parquet_file(path) as reader:
+        if "uid" in reader.schema_arrow.names:
+            for group in range(reader.num_row_groups):
+                uids = reader.read_row_group(group, ["uid"])["uid"].cast(pa.string())
+                if len(at := pc.indices_nonzero(pc.equal(uids, uid))):
+                    rows += reader.read_row_group(group).take(at).to_pylist()
+    return rows
+
+
+@contextmanager
+def _parquet_file(path: Path) -> Iterator[pq.ParquetFile]:
+    """An open Parquet file; what goes wrong in reading is a DataError that names it.
+
+    Opened by descriptor, since its name may not be UTF-8. Arrow opens it anew where the system allows: if its threads held the Python
+    file, one of them could free it after the interpreter has begun to end, which aborts the process.
+    """
+    try:
+        with open_file(path) as file:
+            by_descriptor = f"/dev/fd/{file.fileno()}"
+            source = pa.OSFile(by_descriptor) if os.path.exists(by_descriptor) else file
+            with pq.ParquetFile(source) as reader:
+                yield reader
     except (pa.ArrowException, OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or next(iter(str(error).splitlines()), type(error).__name__)
         raise DataError(f"is not readable as Parquet: {reason}", file=path) from error

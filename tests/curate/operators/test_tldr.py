@@ -229,6 +229,23 @@ def test_presets_differ_as_paper_and_code_do() -> None:
     assert (code.keep, code.pick, code.describe) == (0.2, "listed", "ids")
 
 
+def test_clusters_of_bounded_size_keep_the_share_of_each(planted: Captioner) -> None:
+    rng = np.random.default_rng(0)
+    vector_ND = rng.normal(size=(600, 8)).astype(np.float32)
+    vector_ND /= np.linalg.norm(vector_ND, axis=1, keepdims=True)
+    label_N, stays_N = spread_over_clusters(vector_ND, 0.25, max_cluster_size=40)
+    sizes, stays = np.bincount(label_N), np.bincount(label_N, weights=stays_N)
+    assert sizes.max() <= 40
+    assert sizes.min() >= 1
+    assert stays.tolist() == [max(1, round(int(size) / 4)) for size in sizes]
+    step = TLDR(captioner="x", max_cluster_size=100)
+    assert step(pool()).kept == step(pool().select(random.Random(1).sample(range(200), 200))).kept
+    with pytest.raises(ConfigError, match="max_cluster_size is 5, clusters 2"):
+        TLDR(max_cluster_size=5, clusters=2)
+    with pytest.raises(ConfigError, match="centre 'mean'"):
+        TLDR(max_cluster_size=5, centre="mean")
+
+
 def test_every_fifth_of_the_list_as_released() -> None:
     rng = np.random.default_rng(0)
     vector_ND = rng.normal(size=(60, 4)).astype(np.float32)

@@ -147,6 +147,10 @@ def test_cards_count_licences_and_name_steps(chain: Path, tmp_path: Path, capsys
     assert capsys.readouterr().out.startswith("2 samples, 2 licences, ")
     plain = json.loads((tmp_path / "croissant.json").read_text())
     assert plain["license"] == ["cc-by", "cc0"]
+    fields = {field["description"]: (field["dataType"], field.get("repeated", False)) for field in plain["recordSet"][0]["field"]}
+    lists = {field.name for field in pq.read_schema(chain / "final" / "manifest.parquet") if pa.types.is_list(field.type)}
+    assert {name for name, (_, repeated) in fields.items() if repeated} == lists
+    assert fields["width"] == ("sc:Integer", False)
     columns = {field["source"]["extract"]["column"] for field in plain["recordSet"][0]["field"]}
     assert columns == set(pq.read_schema(chain / "final" / "manifest.parquet").names)
     assert (tmp_path / "README.md").read_text() == card

@@ -213,3 +213,26 @@ def test_the_licence_of_a_page_goes_with_its_images(tmp_path: Path) -> None:
     links = [{"path": "IMG@/src", "url": "x.jpg", "alt": "cat"}, {"path": "A@/href", "url": "/cc", "rel": "license"}]
     path = write_archive(tmp_path / "b.wat", [("metadata", PAGE, wat(links))])
     assert [link.licence for link in links_of(path, [])] == ["https://site.example/cc"]
+
+
+@pytest.mark.parametrize("block", [1, 3, 1000])
+def test_blocks_of_the_merged_table_do_not_matter(block: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("diptych.data.web.link_table.BLOCK", block)
+    monkeypatch.setattr("diptych.data.web.link_table.MERGED", block)
+    naive: dict[str, tuple[str, str]] = {}
+    for number in range(3):
+        pages = []
+        for at in range(4):
+            page = f"http://site.example/{number}{at}.html"
+            rel = f'<a rel="license" href="http://licence.example/{at}">x</a>' if at % 2 else ""
+            images = "".join(f'<img src="/{image}.jpg" alt="picture {image}">' for image in range(at, at + 5))
+            pages.append(("response", page, f"<html><body>{rel}{images}</body></html>".encode()))
+            for image in range(at, at + 5):
+                uid = pair_uid(f"http://site.example/{image}.jpg", f"picture {image}")
+                seen = (page, f"http://licence.example/{at}" if at % 2 else "")
+                naive[uid] = min(naive.get(uid, seen), seen)
+        write_archive(tmp_path / "in" / f"{number}.warc", pages)
+    report = extract_links(tmp_path / "in", tmp_path / "out")
+    rows = read_parquet(tmp_path / "out" / "links.parquet").to_pylist()
+    assert [(row["uid"], (row["page"], row["licence"])) for row in rows] == sorted(naive.items())
+    assert (report.pairs, report.links) == (60, 8)

@@ -5,7 +5,8 @@
         - {step: laion, languages: [en], model: runs/clip}
         - {step: top_fraction, column: similarity, share: 0.3}
 
-A step may start from its published configuration, `preset: paper`. A field whose value is ??? has to be given by hand.
+A step may start from its published configuration, `preset: paper`. A field whose value is ??? has to be given by hand; in place of one
+whose value is "??? wordnet", the field wordnet of the same step may be given.
 """
 
 from __future__ import annotations
@@ -46,28 +47,42 @@ class CurationChain:
         Raises ConfigError for a field that has to be given and is not, UnknownName for steps or fields that there are not.
         """
         changes = dict(changes or {})
+        if missing := list(dict.fromkeys(name for step in self.steps for name in _missing(step, changes))):
+            needed = ", ".join(missing)
+            sets = " ".join(f"{name.partition(' or ')[0]}=VALUE" for name in missing)
+            helps = ", ".join(dict.fromkeys(f"diptych curate {name.partition('.')[0]} --help" for name in missing))
+            raise ConfigError(f"{self.name} needs {needed} (expected --set {sets}; {helps} says what they are)")
         used: set[str] = set()
-        made = [self._operator(number, step, changes, used) for number, step in enumerate(self.steps, 1)]
+        made = [self._operator(step, changes, used) for step in self.steps]
         if unused := sorted(changes.keys() - used):
             raise UnknownName(
                 "field of the chain", unused[0], sorted(f"{step['step']}.{name}" for step in self.steps for name in step)
             )
         return made
 
-    def _operator(self, number: int, step: Mapping[str, Any], changes: Mapping[str, Any], used: set[str]) -> Operator:
+    def _operator(self, step: Mapping[str, Any], changes: Mapping[str, Any], used: set[str]) -> Operator:
         given = dict(step)
         slug, preset = str(given.pop("step")), str(given.pop("preset", ""))
         kind = OPERATORS.load(slug)
         own = {name.partition(".")[2]: value for name, value in changes.items() if name.partition(".")[0] == slug}
         used |= {f"{slug}.{name}" for name in own}
-        given |= own
-        if missing := next((name for name, value in given.items() if value == MISSING), ""):
-            raise ConfigError(f"{self.name}: step {number} needs {slug}.{missing} (expected --set {slug}.{missing}=VALUE)")
+        given = {name: value for name, value in given.items() if not str(value).startswith(MISSING)} | own
         if preset and not hasattr(kind, preset):
             raise ConfigError(f"{self.name}: {slug} has no preset '{preset}'")
         start = getattr(kind, preset)() if preset else kind()
         operator: Operator = overlaid(start, given, f"{self.name}: {slug}")
         return operator
+
+
+def _missing(step: Mapping[str, Any], changes: Mapping[str, Any]) -> list[str]:
+    """Fields of a step that have to be given and are not: "laion.model", "metaclip.entries or metaclip.wordnet"."""
+    missing = []
+    for name, value in step.items():
+        mark, *others = str(value).split() or [""]
+        choice = [f"{step['step']}.{one}" for one in (name, *others)]
+        if mark == MISSING and not changes.keys() & set(choice):
+            missing.append(" or ".join(choice))
+    return missing
 
 
 def read_chain(address: str | Path) -> CurationChain | None:

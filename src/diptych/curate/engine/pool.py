@@ -5,7 +5,7 @@ OUT/curation.json           input, output, steps with configuration and counts
 OUT/tables/removed.parquet  uid, step, reason: one row per dropped sample
 OUT/tables/step_NN_SLUG...  verdict of each finished step; an interrupted run resumes after the last of these
 OUT/tables/NAME.parquet     columns that steps made (duplicate_of)
-OUT/NAME                    other output files of a step (metaclip.html)
+OUT/NAME                    other output files of a step (metaclip.html); of a step that comes again, with its number (metaclip_02.html)
 OUT/lineage.json            steps from the first source on, with version, commit and time (`data.lineage`)
 OUT/costs.json              seconds of every step; a separate file, so that equal work gives equal tables
 OUT/parts/                  finished parts of an interrupted step
@@ -83,7 +83,7 @@ class StepReport:
 
 @dataclass(frozen=True, slots=True)
 class CurationResult(Generic[Data]):
-    """Kept rows, dropped rows with reasons, cost of each step, and the columns that steps made by name and uid."""
+    """Kept rows, dropped rows with reasons in order of the steps, cost of each step, and the columns that steps made by name and uid."""
 
     kept: Data
     removed: Sequence[Drop]
@@ -93,15 +93,17 @@ class CurationResult(Generic[Data]):
     def lines(self) -> list[str]:
         """The removal table: rows before and after and the cost of each step, then dropped rows by kind of reason."""
         lines = []
-        drops = DropTable.of(self.removed).table
+        drops, start = DropTable.of(self.removed).table, 0
         for step in self.steps:
+            left = drops.slice(start, step.before - step.after)  # a chain may have a step twice
+            start += step.before - step.after
             each = f", {step.before / step.seconds:,.0f} rows per second" if step.seconds > 0 else ""
             resumed = ", taken from an earlier run" if step.resumed else ""
             lines.append(f"{step.slug} {step.before:,} -> {step.after:,} ({step.seconds:.1f} s{each}{resumed})")
             if step.after < step.before * (1 - ALARMING):
                 lines.append(f"! {step.slug} dropped {1 - step.after / step.before:.1%} of the rows: look at the reasons below")
             lines += [f"  {note}" for note in step.notes]
-            reasons = Counter(map(kind_of, StringColumn(drops.filter(pc.equal(drops["step"], step.slug))["reason"])))
+            reasons = Counter(map(kind_of, StringColumn(left["reason"])))
             lines += [f"  {count:>9,}  {count / max(1, step.before):6.1%}  {reason}" for reason, count in reasons.most_common()]
         return lines
 
@@ -166,6 +168,8 @@ def _curate_alone(
         if not verdict["uid"].combine_chunks().equals(uids.take(order)):
             _refuse(before, result, operator.slug)
         if out and not done:
+            if operator.slug in {earlier.slug for earlier in operators[:number]}:  # files of both stay
+                result = dataclasses.replace(result, files={_numbered(name, number): one for name, one in result.files.items()})
             _write_step(out, table, result, verdict, made_by)
             parts.clear()
             # Reloaded as a resumed run would: Parquet renames the fields of nested types, which changes the bytes written later.
@@ -280,6 +284,16 @@ def _stored_columns(out: Path, table: str) -> dict[str, Any]:
             kind = arrow_names(pairs.schema.field(column).type)
             made[column] = ColumnByUid(pairs.set_column(1, column, pairs[column].cast(kind)))
     return made
+
+
+def _numbered(name: str, number: int) -> str:
+    """Name of a file of a step that a chain has twice.
+
+    >>> _numbered("top_fraction.html", 3)
+    'top_fraction_03.html'
+    """
+    stem, dot, ending = name.partition(".")
+    return f"{stem}_{number:02d}{dot}{ending}"
 
 
 def _costs(out: Path) -> dict[str, float]:

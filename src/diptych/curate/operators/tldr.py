@@ -14,7 +14,8 @@ fraction refers to the rows that agree well enough with their text (`match`), so
 Where all rows together have more than 2^28 values (5,300 rows of 196 vectors of 256 numbers), whitening is fitted to a sample of rows.
 
 Cost: one pass of the captioner over all images, k-means, and one caption per kept row. The default number of clusters grows with the
-rows, and k-means with its square: name `clusters` for a large pool. Memory: the codes of all images, and their whitened vectors.
+rows, and k-means with its square: name `clusters` or `max_cluster_size` for a large pool. Memory: the codes of all images, and their
+whitened vectors.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ from diptych.core.errors import ConfigError
 from diptych.core.image import ImageSource
 from diptych.core.randomness import keyed_rng
 from diptych.core.terminal.progress import with_bar
+from diptych.curate.duplicates.cluster_tree import ClusterTree
 from diptych.curate.duplicates.clusters import kmeans_centres, nearest_centres, rows_of_clusters
 from diptych.curate.duplicates.whitening import Whitening, whitened
 from diptych.curate.engine.costs import estimate_cost
@@ -59,6 +61,7 @@ class TLDR:
     share_of      "matching": the share refers to the rows that pass `match`; "all": to all rows, and rows that do not pass `match` are
                   dropped in addition
     clusters      number of k-means clusters (published 1,000); 0: a fortieth of the number of rows
+    max_cluster_size  maximum number of rows of a cluster, which are then those of hierarchical k-means, in linear time; 0 off
     iterations    maximum number of k-means iterations (published 20)
     describe      representation of an image: its code "vectors" concatenated, their mean ("pooled"), a "histogram" of codes, or the "ids"
                   (released)
@@ -84,6 +87,7 @@ class TLDR:
     keep: float = 0.25
     share_of: Literal["matching", "all"] = "matching"
     clusters: int = 0
+    max_cluster_size: int = 0
     iterations: int = 20
     describe: Describe = "vectors"
     whiten: int = 256
@@ -114,6 +118,11 @@ class TLDR:
             )
         if self.centre not in ("unit", "mean"):
             raise ConfigError(f"centre is {self.centre!r} (expected unit | mean)")
+        if self.max_cluster_size < 0 or (self.max_cluster_size and (self.clusters or self.centre == "mean")):
+            raise ConfigError(
+                f"max_cluster_size is {self.max_cluster_size}, clusters {self.clusters}, centre {self.centre!r} "
+                "(expected 0 or more; above 0 with clusters 0 and centre 'unit')"
+            )
         if self.beams < 1 or (self.beams > 1 and not self.writer):
             raise ConfigError(f"beams is {self.beams} (expected 1, or more with --writer MODEL: the codebook captioner has one)")
 
@@ -216,6 +225,7 @@ class TLDR:
             vector_ND,
             self.keep,
             clusters=self.clusters,
+            max_cluster_size=self.max_cluster_size,
             iterations=self.iterations,
             seed=self.seed,
             pick=self.pick,
@@ -299,6 +309,7 @@ def spread_over_clusters(
     keep: float,
     *,
     clusters: int = 0,
+    max_cluster_size: int = 0,
     iterations: int = 20,
     seed: int = 0,
     pick: Literal["spread", "listed"] = "spread",
@@ -306,11 +317,15 @@ def spread_over_clusters(
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
     """Cluster [N] of each row, and a keep mask: every 1/keep-th row of a cluster by distance to its centre, from a seeded start,
     or "listed" in the given order, from the first; at least one per cluster. `clusters` 0 uses a fortieth of the number of
-    rows."""
-    count = min(clusters or max(1, len(vector_ND) // 40), len(vector_ND))
-    unit = centre == "unit"
-    centre_KD = kmeans_centres(vector_ND, count, seed=seed, iterations=iterations, unit=unit)
-    label_N = nearest_centres(vector_ND, centre_KD, 1, unit=unit)[:, 0].astype(np.int64)
+    rows; with `max_cluster_size` clusters are those of a `ClusterTree`, of rows of norm 1."""
+    if max_cluster_size and len(vector_ND):
+        tree = ClusterTree.fitted(vector_ND, max_cluster_size, seed=seed)
+        count, label_N, centre_KD = tree.leaves, tree.label_N, tree.means(vector_ND)
+    else:
+        count = min(clusters or max(1, len(vector_ND) // 40), len(vector_ND))
+        unit = centre == "unit"
+        centre_KD = kmeans_centres(vector_ND, count, seed=seed, iterations=iterations, unit=unit)
+        label_N = nearest_centres(vector_ND, centre_KD, 1, unit=unit)[:, 0].astype(np.int64)
     stays_N = np.zeros(len(vector_ND), bool)
     for cluster, rows in enumerate(rows_of_clusters(label_N, count)):
         if pick == "listed":

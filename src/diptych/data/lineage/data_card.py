@@ -29,6 +29,7 @@ CONTEXT: dict[str, Any] = {
     "data": {"@id": "cr:data", "@type": "@json"},
     "dataType": {"@id": "cr:dataType", "@type": "@vocab"},
     "dct": "http://purl.org/dc/terms/",
+    "equivalentProperty": "cr:equivalentProperty",
     "examples": {"@id": "cr:examples", "@type": "@json"},
     "extract": "cr:extract",
     "field": "cr:field",
@@ -49,6 +50,7 @@ CONTEXT: dict[str, Any] = {
     "repeated": "cr:repeated",
     "replace": "cr:replace",
     "sc": "https://schema.org/",
+    "samplingRate": "cr:samplingRate",
     "separator": "cr:separator",
     "source": "cr:source",
     "subField": "cr:subField",
@@ -131,10 +133,11 @@ def croissant(facts: DataFacts, folder: Path, steps: Sequence[LineageStep]) -> d
             "@id": f"samples/{name}",
             "name": f"samples/{name}",
             "description": name,
-            "dataType": _data_type(kind),
+            "dataType": _data_type(str(kind.value_type if (many := _is_list(kind)) else kind)),
+            **({"repeated": True} if many else {}),
             "source": {"fileObject": {"@id": MANIFEST}, "extract": {"column": name}},
         }
-        for name, kind in ((field.name, str(field.type)) for field in pq.read_schema(folder / MANIFEST))
+        for name, kind in ((field.name, field.type) for field in pq.read_schema(folder / MANIFEST))
     ]
     licences = [name for name in facts.licences if name]
     described = f"{facts.rows:,} samples with {facts.texts:,} texts"
@@ -184,6 +187,11 @@ def _table(title: str, head: str, counts: dict[str, int]) -> list[str]:
 
 def _cell(words: str) -> str:
     return words.replace("|", "\\|").replace("\n", " ")
+
+
+def _is_list(kind: pa.DataType) -> bool:
+    """Lists of plain values, for Croissant's `repeated`; lists of lists stay text."""
+    return pa.types.is_list(kind) and not pa.types.is_nested(kind.value_type)
 
 
 def _data_type(kind: str) -> str:

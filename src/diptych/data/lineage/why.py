@@ -8,14 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
-
 from diptych.core.disk.json_text import read_object
 from diptych.core.errors import DataError
 from diptych.data.columns import FOLDER as TABLES
-from diptych.data.columns import read_parquet, table_names
+from diptych.data.columns import rows_of_uid, table_names
 from diptych.data.curated import is_curated
 from diptych.data.lineage.record import lineage_of
 from diptych.data.quarantine import read_quarantine
@@ -67,7 +63,7 @@ def _events(folder: Path, uid: str) -> Iterator[RowEvent]:
 
 
 def _of_links(file: Path, uid: str) -> Iterator[RowEvent]:
-    for row in _rows(file, uid):
+    for row in rows_of_uid(file, uid):
         page = f", on the page {row['page']}" if row.get("page") else ""
         licence = f", licence {row['licence']}" if row.get("licence") else ""
         yield RowEvent(str(file), "data links", f"link to {row.get('url', '')}{page}{licence}", row)
@@ -77,7 +73,7 @@ def _of_links(file: Path, uid: str) -> Iterator[RowEvent]:
 
 def _of_download(folder: Path, uid: str) -> Iterator[RowEvent]:
     for table in sorted(path for path in folder.glob("*.parquet") if path.stem.isdigit()):
-        for row in _rows(table, uid):
+        for row in rows_of_uid(table, uid):
             stats = folder / f"{table.stem}_stats.json"
             times = json.loads(stats.read_text(encoding="utf-8")) if stats.is_file() else {}
             facts = {**row, **{name: times[name] for name in ("start_time", "end_time") if name in times}}
@@ -91,7 +87,7 @@ def _of_download(folder: Path, uid: str) -> Iterator[RowEvent]:
 
 
 def _of_built(folder: Path, uid: str) -> Iterator[RowEvent]:
-    for row in _rows(folder / MANIFEST, uid):
+    for row in rows_of_uid(folder / MANIFEST, uid):
         plain = {name: value for name, value in row.items() if value not in (None, "")}
         facts = [f"{name} {plain[name]}" for name in ("split", "licence", "source", "group") if name in plain]
         yield RowEvent(str(folder), "data build", ", ".join([f"stored in {plain.get('shard', '')}", *facts]), plain)
@@ -106,11 +102,11 @@ def _of_curation(folder: Path, uid: str) -> Iterator[RowEvent]:
         name = f"step_{number:02d}_{slug}"
         if name not in names:
             continue
-        for row in _rows(folder / TABLES / f"{name}.parquet", uid):
+        for row in rows_of_uid(folder / TABLES / f"{name}.parquet", uid):
             words = "kept" if row["kept"] else f"dropped: {row['reason']}"
             yield RowEvent(str(folder), slug, words, {"kept": row["kept"], "reason": row["reason"]})
         for column in (one for one in names if one.startswith(f"{name}-")):
-            for row in _rows(folder / TABLES / f"{column}.parquet", uid):
+            for row in rows_of_uid(folder / TABLES / f"{column}.parquet", uid):
                 made = column.removeprefix(f"{name}-")
                 value = {key: one for key, one in row.items() if key != "uid"}
                 shown = value.get(made, value)
@@ -119,23 +115,9 @@ def _of_curation(folder: Path, uid: str) -> Iterator[RowEvent]:
 
 def _texts(folder: Path, uid: str) -> Iterator[RowEvent]:
     file = folder / TABLES / "texts.parquet"
-    for row in _rows(file, uid) if file.is_file() else ():
+    for row in rows_of_uid(file, uid) if file.is_file() else ():
         kind = ", ".join(filter(None, (row.get("origin") or "text", row.get("language"))))
         yield RowEvent(str(folder), "text", f"text ({kind}): {_short(row['string'])}", row)
-
-
-def _rows(file: Path, uid: str) -> list[dict[str, Any]]:
-    """Rows of a Parquet file with that uid; the file is read in parts, of which only those rows stay."""
-    names = pq.read_schema(file).names
-    if "uid" not in names:
-        return []
-    try:
-        table = pq.read_table(file, filters=[("uid", "==", uid)])
-    except (pa.ArrowException, NotImplementedError):  # columns that cannot be filtered
-        whole = read_parquet(file)
-        table = whole.filter(pc.equal(whole["uid"], uid))
-    rows: list[dict[str, Any]] = table.to_pylist()
-    return rows
 
 
 def _with_sources(folder: Path, visited: set[Path]) -> Iterator[Path]:
