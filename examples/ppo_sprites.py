@@ -10,6 +10,7 @@ the policy is evaluated while it draws its actions.
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,8 @@ from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 
 import diptych
+from diptych.core.errors import DiptychError
+from diptych.models.slots.object_encoder import ObjectEncoder
 from diptych.models.slots.pooling import slot_pooling
 from diptych.worlds.sprites.environments import SpriteEnvironment, SpriteTask
 
@@ -54,8 +57,16 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, float]:
     parser.add_argument("--episodes", type=int, default=100, help="of the evaluation")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(arguments)
-
-    encoder = diptych.load(options.model)
+    if options.steps < 1 or options.rollout < 2 or options.episodes < 1:
+        parser.error(
+            f"steps {options.steps}, rollout {options.rollout}, episodes {options.episodes} (expected 1, 2 and 1 or more)"
+        )
+    try:
+        encoder = diptych.load(options.model)
+    except DiptychError as error:
+        parser.error(str(error))
+    if not isinstance(encoder, ObjectEncoder):
+        parser.error(f"{options.model} holds a {type(encoder).__name__} (expected a model that `diptych train ocr_rl` made)")
     task = SpriteTask.published(options.task, size=encoder.model.shape.size)
     extractor = {
         "features_extractor_class": SlotExtractor,
@@ -65,11 +76,14 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, float]:
         "CnnPolicy", SpriteEnvironment(task), n_steps=options.rollout, batch_size=32, learning_rate=3e-4, gamma=0.99, clip_range=0.2,
         ent_coef=0.01, seed=options.seed, policy_kwargs={**extractor, "net_arch": {"pi": [64], "vf": [64]}},
     )  # fmt: skip
-    ppo.learn(options.steps, progress_bar=False)
+    ppo.learn(options.steps, progress_bar=sys.stderr.isatty())
     reward, deviation = evaluate_policy(ppo, SpriteEnvironment(task), options.episodes, deterministic=False, warn=False)
     print(f"{options.task}: solved {reward:.3f} of {options.episodes} episodes after {options.steps} steps")
     return {"solved": float(reward), "deviation": float(deviation)}
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except KeyboardInterrupt:
+        sys.exit("stopped: nothing is kept of an agent that has not finished")

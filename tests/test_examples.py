@@ -197,7 +197,7 @@ def test_a_real_slide_is_a_table_that_is_read_as_it_is(tmp_path: Path) -> None:
     assert slide.spacing == pytest.approx(0.5)
 
 
-def test_an_agent_learns_on_frozen_slots(tmp_path: Path) -> None:
+def test_an_agent_learns_on_frozen_slots(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("stable_baselines3")
     from diptych.models.slots.object_encoder import ObjectEncoder
     from diptych.models.slots.object_network import ObjectNetwork, ObjectShape, SlotShape
@@ -207,3 +207,10 @@ def test_an_agent_learns_on_frozen_slots(tmp_path: Path) -> None:
     ObjectEncoder(ObjectNetwork(shape), ObjectCentricRL(image_size=16).preprocess, "slots").save(tmp_path / "model")
     plan = [str(tmp_path / "model"), "--steps", "64", "--rollout", "64", "--episodes", "2", "--task", "target"]
     assert 0 <= script("ppo_sprites").main(plan)["solved"] <= 1
+    for wrong, said in (["--rollout", "1"], "rollout 1"), (["--episodes", "0"], "episodes 0"):
+        with pytest.raises(SystemExit):
+            script("ppo_sprites").main([*plan, *wrong])
+        assert said in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        script("ppo_sprites").main([str(tmp_path / "none")])
+    assert "there is no model" in capsys.readouterr().err

@@ -383,3 +383,15 @@ def test_silent_parameters_are_named() -> None:
     model = network()
     model[0](torch.randn(3, 4, dtype=torch.float64)).sum().backward()
     assert parameters_without_gradient(model) == ["1.weight", "1.bias", "2.weight", "2.bias"]
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"lr": float("nan")}, {"lr": -1e-3}, {"weight_decay": -0.1}, {"warmup": -1.0}, {"clip_norm": float("inf")},
+        {"schedule": "half_life", "half_life": 0.0},
+    ],
+)  # fmt: skip
+def test_values_that_no_optimiser_takes_are_refused(fields: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match=rf"^{list(fields)[-1]} is {list(fields.values())[-1]} \(expected"):
+        Optimiser(**fields)

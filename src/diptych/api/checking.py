@@ -111,14 +111,21 @@ def refuse_unmeasurable(made: Recipe) -> None:
     """Raises ConfigError before the first step where the recipe's model could not do the task that the recipe is measured by."""
     from diptych.models.io.open_address import require_deployed
 
+    if not made.measured_by:
+        return
     task = default_task(made)
     require_deployed(made, task.needs, who=f"task '{task.name}', which {type(made).__name__}.measured_by names,")
 
 
 def default_task(made: Recipe, **options: Any) -> Task:
-    """The task that a recipe is measured by."""
+    """The task that a recipe is measured by. Raises ConfigError if there is none."""
     from diptych.core.terminal.spelling import parse_name
     from diptych.tasks import find
 
+    if not made.measured_by:
+        raise ConfigError(
+            f"no task measures '{made.slug}' with these fields on these data (expected a run without evaluations: no eval_every, "
+            "keep_best, early_stop, sweep)"
+        )
     name, own = parse_name(made.measured_by)
     return find(name, **{**own, **options})

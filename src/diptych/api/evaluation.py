@@ -197,13 +197,14 @@ def _run(model: Any, task: str | Task, whole: Any, part: Any, out: str | Path | 
 
 def evaluate_run(run: str | Path | RunFolder, data: Any = None, **options: Any) -> dict[str, Result]:
     """A finished run on every held-out split of the data it was trained on, by the task of its recipe (retrieval for pairs, scene
-    graphs for detectors); records go to the run folder, scores also into the model's card.
+    graphs for detectors); records go to the run folder, scores also into the model's card. No results if no task measures the recipe.
 
     options  fields of the task, such as origins=("label",)
     """
     folder = run if isinstance(run, RunFolder) else RunFolder.open(Path(run))
     whole = data_of(folder, data)
-    results = evaluate_splits(folder.path, default_task(recipe_of(folder), **options), whole, out=folder.records)
+    made = recipe_of(folder)
+    results = evaluate_splits(folder.path, default_task(made, **options), whole, out=folder.records) if made.measured_by else {}
     write_card(folder, whole)
     return results
 

@@ -9,20 +9,22 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 import diptych
+from diptych.cli import main
 from diptych.core.errors import ConfigError, DataError, UnknownName
 from diptych.core.randomness import keyed_rng
 from diptych.data.load.stream import batches
 from diptych.models.slots.iodine import Iodine
 from diptych.models.slots.masked_autoencoder import MaskedAutoencoder, hidden_patch_error
-from diptych.models.slots.object_network import ObjectNetwork, ObjectShape, SlateShape, SlotShape, VectorShape
+from diptych.models.slots.object_network import IodineShape, ObjectNetwork, ObjectShape, SlateShape, SlotShape, VectorShape
 from diptych.models.slots.pooling import slot_pooling, small_sines
 from diptych.models.slots.slate import Slate, cosine_temperature
 from diptych.models.slots.slot_attention import BroadcastDecoder, SlotAttention, SlotEncoder
 from diptych.models.slots.vectors import NatureCNN, SeveralCNNs, VectorAutoencoder, vector_kl
-from diptych.recipes.adaptation.ocr_rl import ObjectCentricRL
+from diptych.recipes.adaptation.ocr_rl import ObjectCentricRL, ObjectRates
 from diptych.tasks._scoring.detection.adjusted_rand import adjusted_rand, foreground_ari
 from diptych.tasks.grounding.foreground_ari import ForegroundARI
 from diptych.train.fit import fit
@@ -359,3 +361,45 @@ def test_published_presets_build() -> None:
     assert sizes["slot_attention_large"] > sizes["slot_attention"]
     with pytest.raises(ConfigError, match="multiple of 4"):
         ObjectCentricRL(image_size=30)
+
+
+@pytest.mark.parametrize(
+    ("shape", "fields", "message"),
+    [
+        (SlotShape, {"slots": 0}, "slots is 0"),
+        (SlotShape, {"rounds": -1}, "rounds is -1"),
+        (SlotShape, {"width": 32, "heads": 5}, "heads that divide the width"),
+        (SlateShape, {"token_heads": 5}, "heads that divide the width"),
+        (IodineShape, {"sigma": 0.0}, "sigma is 0.0"),
+        (VectorShape, {"hidden_share": 1.5}, "a share between 0 and 1"),
+        (VectorShape, {"patch": 0}, "patch is 0"),
+        (ObjectRates, {"half_life": 0.0}, "half_life 0.0"),
+        (ObjectRates, {"temperature_end": 0.0}, "temperatures 1.0 and 0.0"),
+    ],
+)
+def test_sizes_that_no_encoder_has_are_refused(shape: Any, fields: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        shape(**fields)
+
+
+@pytest.mark.parametrize(("encoder", "options"), [("vae", ("--vector-width", "8")), ("slot_attention", ())])
+def test_encoders_of_pictures_without_masks_finish_unmeasured(
+    encoder: str, options: tuple[str, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A VAE has no slots, and pictures of a folder no masks: the run ends with its report, and says that nothing measured it."""
+    data = "world:sprites?n=12&size=32"
+    if encoder == "slot_attention":
+        data = str(tmp_path / "pictures")
+        (tmp_path / "pictures").mkdir()
+        for row, image_HWC in enumerate(keyed_rng("pictures").integers(256, size=(24, 32, 32, 3), dtype=np.uint8)):
+            Image.fromarray(image_HWC).save(tmp_path / "pictures" / f"{row}.png")
+    out = tmp_path / "run"
+    assert main(["train", "ocr_rl", "--data", data, "--out", str(out), "--steps", "2", "--encoder", encoder, *options]) == 0
+    assert "not evaluated: no task measures this model" in capsys.readouterr().out
+    assert (out / "report.html").is_file()
+    assert diptych.load(out).represent([sprites(1, size=32)[0].image]).shape[0] == 1
+    code = main(
+        ["train", "ocr_rl", "--data", data, "--out", str(tmp_path / "b"), "--encoder", encoder, "--eval-every", "1", *options]
+    )
+    assert code == 2
+    assert "no task measures 'ocr_rl'" in capsys.readouterr().err

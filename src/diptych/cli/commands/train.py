@@ -241,11 +241,14 @@ def _finish(run: RunFolder, *, data: str | None, evaluation: bool, as_json: bool
         lines.append(f"  {len(left_out):,} samples were left out, with reasons in {run.path / QUARANTINE}")
     if state["status"] == "finished" and not number and evaluation and state.get("source") and not run.report.exists():
         from diptych.api import evaluate_run, report
+        from diptych.api.recipes import recipe_of
         from diptych.api.runs import publish_results
 
         results = evaluate_run(run, data)
         payload["results"] = {name: result.to_json() for name, result in results.items()}
         lines += [f"  {name}: {result.main} {result.metrics[result.main]}" for name, result in results.items()]
+        if not recipe_of(run).measured_by:
+            lines.append("  not evaluated: no task measures this model on these data")
         payload["report"] = str(report(run.path, data))
         publish_results(run, results, Path(payload["report"]), say)
         lines.append(f"report: {payload['report']}")

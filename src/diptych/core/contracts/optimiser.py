@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
+
+from diptych.core.errors import ConfigError
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,3 +84,10 @@ class Optimiser:
     coupled_decay: bool = False
     third_beta: float = 0.99  # "adan": what is kept of the mean of squares; `betas` are of gradients and of their differences
     rules: tuple[Rule, ...] = ()
+
+    def __post_init__(self) -> None:
+        values = {name: getattr(self, name) for name in ("lr", "weight_decay", "warmup", "clip_norm")}
+        if wrong := [name for name, value in values.items() if not 0 <= value < math.inf]:
+            raise ConfigError(f"{wrong[0]} is {values[wrong[0]]} (expected a finite number, 0 or more)")
+        if self.schedule == "half_life" and not self.half_life > 0:
+            raise ConfigError(f"half_life is {self.half_life} (expected above 0)")

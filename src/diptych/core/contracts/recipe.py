@@ -106,7 +106,7 @@ class Recipe(ABC, Generic[M, B, F]):
 
     @property
     def measured_by(self) -> str:
-        """Task (`diptych.tasks`) that evaluates a run when none is given; options after a colon, "vg150:ks=[5]"."""
+        """Task (`diptych.tasks`) that evaluates a run when none is given; options after a colon, "vg150:ks=[5]". "" if there is none."""
         return "retrieval"
 
     @property

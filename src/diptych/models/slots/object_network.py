@@ -5,7 +5,7 @@ Letters: B batch, S slots, D width, T terms of the loss.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
 import torch
@@ -34,9 +34,12 @@ TERMS: dict[str, tuple[str, ...]] = {
 class SlotShape:
     """Sizes of the slots (slot_attention, slate, iodine).
 
-    slots, width  how many, and how wide
-    hidden   of the residual MLP; rounds of attention (iodine: of refinement); heads
-    features of the convolutions, those of the decoder too
+    slots    number of slots
+    width    of a slot
+    hidden   width of the residual MLP
+    rounds   of attention; of refinement with iodine
+    heads    of attention
+    features channels of the convolutions, those of the decoder too
     """
 
     slots: int = 6
@@ -46,10 +49,22 @@ class SlotShape:
     heads: int = 1
     features: int = 64
 
+    def __post_init__(self) -> None:
+        _require_positive(self)
+        if self.width % self.heads:
+            raise ConfigError(f"width is {self.width}, heads {self.heads} (expected heads that divide the width)")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SlateShape:
-    """Sizes of SLATE's decoder: tokens of the codebook, and its token_width, token_blocks, token_heads, token_dropout."""
+    """Sizes of SLATE's decoder.
+
+    tokens         of the codebook
+    token_width    of the token decoder
+    token_blocks   of the token decoder
+    token_heads    of the token decoder
+    token_dropout  of the token decoder
+    """
 
     tokens: int = 4096
     token_width: int = 192
@@ -57,16 +72,34 @@ class SlateShape:
     token_heads: int = 4
     token_dropout: float = 0.1
 
+    def __post_init__(self) -> None:
+        _require_positive(self, "tokens", "token_width", "token_blocks", "token_heads")
+        if self.token_width % self.token_heads or not 0 <= self.token_dropout < 1:
+            raise ConfigError(
+                f"token_width is {self.token_width}, token_heads {self.token_heads}, token_dropout {self.token_dropout} (expected heads "
+                "that divide the width, and 0 or more, below 1)"
+            )
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IodineShape:
-    """IODINE: sigma, deviation of a pixel; beta, weight of the KL; refine_hidden, refine_layers; reads_cell as in the release of OCR-RL."""
+    """IODINE.
+
+    sigma          deviation of a pixel
+    beta           weight of the KL
+    refine_hidden  channels of the refinement network, and width of its LSTM
+    refine_layers  convolutions of the refinement network
+    reads_cell     updates are read from the LSTM's cell, as in the release of OCR-RL
+    """
 
     sigma: float = 0.35
     beta: float = 1.0
     refine_hidden: int = 256
     refine_layers: int = 4
     reads_cell: bool = False
+
+    def __post_init__(self) -> None:
+        _require_positive(self, "sigma", "refine_hidden", "refine_layers")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,6 +120,25 @@ class VectorShape:
     decoder_depth: int = 8
     decoder_heads: int = 16
     hidden_share: float = 0.75
+
+    def __post_init__(self) -> None:
+        _require_positive(
+            self,
+            "vector_width",
+            "patch",
+            "patch_width",
+            "patch_depth",
+            "patch_heads",
+            "decoder_width",
+            "decoder_depth",
+            "decoder_heads",
+        )
+        if self.patch_width % self.patch_heads or self.decoder_width % self.decoder_heads or not 0 < self.hidden_share < 1:
+            raise ConfigError(
+                f"patch_width is {self.patch_width}, patch_heads {self.patch_heads}, decoder_width {self.decoder_width}, decoder_heads "
+                f"{self.decoder_heads}, hidden_share {self.hidden_share} (expected heads that divide the width, and a share "
+                "between 0 and 1)"
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,6 +248,13 @@ class ObjectNetwork(nn.Module):
             return slot_BSD, mask_BSHW
         slot_BSD, _ = self.encoder(image_BCHW, noise)
         return slot_BSD, self.decoder(slot_BSD)[1][:, :, 0]
+
+
+def _require_positive(sizes: Any, *names: str) -> None:
+    """Raises ConfigError for the first of these fields (default: all) that is not above 0."""
+    for name in names or [each.name for each in fields(sizes)]:
+        if not getattr(sizes, name) > 0:
+            raise ConfigError(f"{name} is {getattr(sizes, name)} (expected above 0)")
 
 
 def _error(made_BCHW: Tensor, image_BCHW: Tensor) -> Tensor:

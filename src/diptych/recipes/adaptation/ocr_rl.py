@@ -8,7 +8,7 @@ from typing import ClassVar, Self
 import torch
 from torch import Tensor
 
-from diptych.core.contracts import Draws, Optimiser, Recipe, Rule
+from diptych.core.contracts import Dataset, Draws, Optimiser, Recipe, Rule
 from diptych.core.errors import ConfigError
 from diptych.core.rows import Rows
 from diptych.data.load.batch import TensorBatch, pixels
@@ -40,8 +40,9 @@ class ObjectRates:
     """Rates of SLATE and slot attention beside `lr`, which is that of the token decoder.
 
     encoder_lr  learning rate of slots and their projection
-    half_life  steps in which these two halve, after `warmup`; the autoencoder's stays at `lr`
-    temperature_start, temperature_end, temperature_steps  of the autoencoder's draws, along half a cosine
+    half_life  steps in which these two halve; the autoencoder's rate stays at `lr`
+    temperature_start, temperature_end  of the autoencoder's draws, along half a cosine
+    temperature_steps  steps of that half cosine
     """
 
     encoder_lr: float = 1e-4
@@ -49,6 +50,13 @@ class ObjectRates:
     temperature_start: float = 1.0
     temperature_end: float = 0.1
     temperature_steps: int = 30_000
+
+    def __post_init__(self) -> None:
+        if self.encoder_lr < 0 or not self.half_life > 0 or not min(self.temperature_start, self.temperature_end) > 0:
+            raise ConfigError(
+                f"encoder_lr is {self.encoder_lr}, half_life {self.half_life}, temperatures {self.temperature_start} and "
+                f"{self.temperature_end} (expected 0 or more, and above 0)"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,6 +78,7 @@ class ObjectCentricRL(Recipe[ObjectNetwork, PictureBatch, ObjectTerms]):
     iodine      IODINE
     vector      sizes of VAE and masked autoencoder
     rates       of SLATE and slot attention
+    masked      pictures of the data have masks of their objects, by which the slots are measured; set from the first one
     """
 
     slug = "ocr_rl"
@@ -90,6 +99,8 @@ class ObjectCentricRL(Recipe[ObjectNetwork, PictureBatch, ObjectTerms]):
     weight_decay: float = 0.0
     clip_norm: float = 0.05
 
+    masked: bool = field(default=True, metadata={"prepared": True})
+
     def __post_init__(self) -> None:
         if self.encoder not in TERMS:
             raise ConfigError(f"encoder is {self.encoder!r} (expected {' | '.join(TERMS)})")
@@ -98,7 +109,10 @@ class ObjectCentricRL(Recipe[ObjectNetwork, PictureBatch, ObjectTerms]):
 
     @property
     def measured_by(self) -> str:
-        return "foreground_ari"
+        return "foreground_ari" if self.encoder not in ("vae", "mae") and self.masked else ""
+
+    def prepare(self, data: Dataset) -> Self:
+        return replace(self, masked=any(region.mask for region in data[0].regions) if len(data) else False)
 
     @property
     def preprocess(self) -> Preprocess:
