@@ -388,7 +388,7 @@ def test_silent_parameters_are_named() -> None:
 @pytest.mark.parametrize(
     "fields",
     [
-        {"lr": float("nan")}, {"lr": -1e-3}, {"weight_decay": -0.1}, {"warmup": -1.0}, {"clip_norm": float("inf")},
+        {"lr": float("nan")}, {"lr": -1e-3}, {"weight_decay": -0.1}, {"warmup": -1.0}, {"clip_norm": float("nan")},
         {"schedule": "half_life", "half_life": 0.0},
     ],
 )  # fmt: skip

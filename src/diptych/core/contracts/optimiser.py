@@ -86,8 +86,9 @@ class Optimiser:
     rules: tuple[Rule, ...] = ()
 
     def __post_init__(self) -> None:
-        values = {name: getattr(self, name) for name in ("lr", "weight_decay", "warmup", "clip_norm")}
-        if wrong := [name for name, value in values.items() if not 0 <= value < math.inf]:
-            raise ConfigError(f"{wrong[0]} is {values[wrong[0]]} (expected a finite number, 0 or more)")
+        for name in ("lr", "weight_decay", "warmup", "clip_norm"):
+            value = getattr(self, name)
+            if not value >= 0 or (value == math.inf and name != "clip_norm"):  # a norm is never above infinity
+                raise ConfigError(f"{name} is {value} (expected a finite number, 0 or more)")
         if self.schedule == "half_life" and not self.half_life > 0:
             raise ConfigError(f"half_life is {self.half_life} (expected above 0)")
