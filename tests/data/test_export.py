@@ -18,6 +18,8 @@ from diptych.core.image import ArrayImage, BytesImage
 from diptych.core.sample import Sample, Text
 from diptych.data.dataset import Pool
 from diptych.data.export import FORMS, export_pool
+from diptych.data.lineage.record import lineage_of
+from diptych.data.shards.build import build
 
 
 @pytest.fixture
@@ -77,3 +79,18 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     words = ["data", "export", "world:scenes?n=4&test=2", str(tmp_path / "out"), "--format", "csv", "--split", "test", "--json"]
     assert main(words) == 0
     assert json.loads(capsys.readouterr().out)["samples"] == 2
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_what_led_to_an_export_lies_beside_it(form: str, pool: Pool, tmp_path: Path) -> None:
+    if form == "datasets":
+        pytest.importorskip("datasets")
+    build(pool, tmp_path / "built", source="a far place")
+    export_pool(pool, tmp_path / "out", form, images=False, source=str(tmp_path / "built"))
+    steps = lineage_of(tmp_path / "out")
+    assert [(step.step, step.source) for step in steps] == [
+        ("data build", "a far place"),
+        ("data export", str(tmp_path / "built")),
+    ]
+    assert (steps[1].config, steps[1].counts) == ({"format": form, "images": False}, {"samples": 3})
+    assert steps[1].fingerprint == pool.fingerprint

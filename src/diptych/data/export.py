@@ -20,6 +20,7 @@ from diptych.core.disk.files import atomic_folder
 from diptych.core.errors import DecodeError, MissingExtra, UnknownName
 from diptych.core.sample import Sample
 from diptych.data.dataset import Pool
+from diptych.data.lineage.record import made_now, write_lineage
 from diptych.data.media.picture import encoded_picture
 
 Form = Literal["csv", "parquet", "datasets", "img2dataset"]
@@ -27,7 +28,7 @@ FORMS: tuple[Form, ...] = get_args(Form)
 SHARD = 10_000  # samples a tar
 
 
-def export_pool(pool: Pool, out: Path, form: str, *, images: bool = True) -> int:
+def export_pool(pool: Pool, out: Path, form: str, *, images: bool = True, source: str = "") -> int:
     """Write a pool to the folder `out`, which appears whole or not at all. Returns how many samples were written.
 
     csv          data.csv with one row per sample: image (a path in images/), caption (the first), captions (JSON), every column
@@ -35,20 +36,29 @@ def export_pool(pool: Pool, out: Path, form: str, *, images: bool = True) -> int
     datasets     a folder for `datasets.load_from_disk` (extra `datasets`)
     img2dataset  00000.tar, ... with KEY.jpg, KEY.txt and KEY.json, and 00000.parquet with the rows
     images       False leaves the pictures out
+    source       address of the pool, for the lineage, which lies beside the data
     Samples whose picture cannot be read are left out.
     """
     if form not in FORMS:
         raise UnknownName("format", form, FORMS)
     with atomic_folder(Path(out)) as work:
-        if form == "img2dataset":
-            return _tars(pool, work, images)
-        rows = [row for row, _ in _rows(pool, work if form == "csv" else None, images)]
-        if form == "csv":
-            _csv(rows, work / "data.csv")
-        elif form == "parquet":
-            pq.write_table(_table(rows), work / "data.parquet")
-        else:
-            _hub(rows, work, images)
+        written = _write(pool, work, form, images)
+        config = {"format": form, "images": images}
+        made = made_now("data export", source, fingerprint=pool.fingerprint, config=config, samples=written)
+        write_lineage(work, [made], source)
+    return written
+
+
+def _write(pool: Pool, work: Path, form: str, images: bool) -> int:
+    if form == "img2dataset":
+        return _tars(pool, work, images)
+    rows = [row for row, _ in _rows(pool, work if form == "csv" else None, images)]
+    if form == "csv":
+        _csv(rows, work / "data.csv")
+    elif form == "parquet":
+        pq.write_table(_table(rows), work / "data.parquet")
+    else:
+        _hub(rows, work, images)
     return len(rows)
 
 

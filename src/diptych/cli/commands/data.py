@@ -350,7 +350,7 @@ def _export(argv: Sequence[str]) -> int:
     data = read(args.source, split=args.split)
     if args.format in FORMS:
         pool = data if isinstance(data, Pool) else data.to_pool()
-        count = export_pool(pool, args.out, args.format, images=not args.no_images)
+        count = export_pool(pool, args.out, args.format, images=not args.no_images, source=_address(args.source))
         payload = {"out": str(args.out), "format": args.format, "samples": count}
         return finish(payload, [f"{args.out}: {count:,} samples as {args.format}"], args.json)
     samples = (data[row] for row in range(len(data)))
