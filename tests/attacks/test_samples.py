@@ -183,7 +183,7 @@ def test_a_source_that_is_a_pipe_is_not_waited_for(tmp_path: Path, name: str) ->
     os.mkfifo(tmp_path / name)
     with pytest.raises(DataError):
         read(tmp_path)
-    with pytest.raises(DataError):
+    with pytest.raises(DataError, match="is a pipe"):
         read(tmp_path / name)
 
 

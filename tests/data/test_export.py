@@ -79,6 +79,8 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     words = ["data", "export", "world:scenes?n=4&test=2", str(tmp_path / "out"), "--format", "csv", "--split", "test", "--json"]
     assert main(words) == 0
     assert json.loads(capsys.readouterr().out)["samples"] == 2
+    assert main([*words[:5], "parket"]) == 2
+    assert "did you mean 'parquet'?" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("form", FORMS)

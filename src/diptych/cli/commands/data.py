@@ -13,7 +13,7 @@ from tyro.conf import Positional, arg
 from diptych.cli.commands import data_lineage, data_web
 from diptych.cli.options.output import finish, parse, say
 from diptych.cli.options.subcommands import dispatch
-from diptych.core.errors import ConfigError
+from diptych.core.errors import ConfigError, UnknownName
 
 if TYPE_CHECKING:
     from diptych.data.dataset import Pool
@@ -345,8 +345,10 @@ def _export(argv: Sequence[str]) -> int:
     from diptych.api import read
     from diptych.data.dataset import Pool
     from diptych.data.export import FORMS, export_pool
-    from diptych.data.graphs import write
+    from diptych.data.graphs import FORMATS, write
 
+    if args.format not in (*FORMS, *FORMATS):
+        raise UnknownName("format", args.format, (*FORMS, *FORMATS))
     data = read(args.source, split=args.split)
     if args.format in FORMS:
         pool = data if isinstance(data, Pool) else data.to_pool()

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from diptych.core.disk.files import restore
-from diptych.core.disk.paths import escapes_folder, near_sibling, path_problem, printable
+from diptych.core.disk.paths import escapes_folder, file_problem, near_sibling, path_problem, printable
 from diptych.core.disk.remote_folder import open_remote
 from diptych.core.errors import DataError
 from diptych.data.curated import is_curated, open_curated
@@ -415,4 +415,5 @@ def _emoji(name: str) -> Pool:
 
 
 def _missing(path: Path) -> DataError:
-    return DataError(f"does not exist{near_sibling(path)}", file=path, expected=f"a table, a .tar, or a folder with {LOOKED_FOR}")
+    fault = file_problem(str(path), None) if path.exists() else f"does not exist{near_sibling(path)}"
+    return DataError(fault, file=path, expected=f"a table, a .tar, or a folder with {LOOKED_FOR}")

@@ -112,7 +112,7 @@ class ObjectCentricRL(Recipe[ObjectNetwork, PictureBatch, ObjectTerms]):
         return "foreground_ari" if self.encoder not in ("vae", "mae") and self.masked else ""
 
     def prepare(self, data: Dataset) -> Self:
-        return replace(self, masked=any(region.mask for region in data[0].regions) if len(data) else False)
+        return replace(self, masked=len(data) > 0 and any(region.mask is not None for region in data[0].regions))
 
     @property
     def preprocess(self) -> Preprocess:
