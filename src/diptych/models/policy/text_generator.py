@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -19,6 +20,7 @@ from diptych.models.bridges.language_model import LanguageModel, LanguageVocabul
 from diptych.models.io.card import described_card
 from diptych.models.io.folder import fingerprint, load_weights, parameters, read_config, write_model
 from diptych.models.io.inference import evaluating, parts
+from diptych.models.policy.decoding import DecodingConfig
 from diptych.models.policy.language_policy import answer_logits
 from diptych.models.policy.prompt_rows import Truncate, prompt_rows
 
@@ -26,10 +28,11 @@ BATCH = 32
 
 
 class TextGenerator:
-    """Text-only `Generator`: greedy answers to prompts without a picture.
+    """Text-only `Generator`: answers to prompts without a picture.
 
     prefix, suffix  added before and after every prompt
     length          tokens of a prompt that are read, 0 for all; `truncate`: which end of a longer one is removed
+    decoding        greedy by default
     """
 
     kind: ClassVar[str] = "text_generator"
@@ -44,39 +47,45 @@ class TextGenerator:
         suffix: str = "",
         length: int = 0,
         truncate: Truncate = "left",
+        decoding: DecodingConfig | None = None,
         card: dict[str, Any] | None = None,
     ) -> None:
         self.model, self.vocabulary, self.name = model, vocabulary, name
         self.prefix, self.suffix, self.length, self.truncate, self.card = prefix, suffix, length, truncate, card or {}
+        self.decoding = decoding or DecodingConfig()
 
     @property
     def _settings(self) -> dict[str, Any]:
-        return {"prefix": self.prefix, "suffix": self.suffix, "length": self.length, "truncate": self.truncate}
+        decoding = {"decoding": asdict(self.decoding)} if self.decoding != DecodingConfig() else {}
+        return {"prefix": self.prefix, "suffix": self.suffix, "length": self.length, "truncate": self.truncate, **decoding}
 
     @cached_property
     def fingerprint(self) -> str:
         return fingerprint(self.model, self._settings)
 
     @torch.no_grad()
-    def generate(self, images: Sequence[ImageSource | None], prompts: Sequence[PromptLike], *, max_tokens: int = 64) -> list[str]:
-        """Generate greedily up to the end token. Raises DataError for a prompt with a picture."""
+    def generate(
+        self, images: Sequence[ImageSource | None], prompts: Sequence[PromptLike], *, max_tokens: int = 64, **options: Any
+    ) -> list[str]:
+        """Generate as `decoding` says, up to the end token; `options` of transformers' `generate` overrule it. Raises DataError for a
+        prompt with a picture."""
         require_one_per_image("prompts", prompts, images)
         if any(image is not None for image in images):
             raise DataError(f"'{self.name}' reads text alone and was given a picture", field="images", expected="no picture")
         texts = [text_of_text_only_prompt(prompt, model=self.name) for prompt in prompts]
         answers: list[str] = []
         device = next(self.model.parameters()).device
-        with evaluating(self.model):
+        settings = {**self.decoding.options(), **options}
+        with evaluating(self.model), self.decoding.seeded(device):
             for some in parts(texts, BATCH):
                 ids_NP, there_NP = prompt_rows(self._framed(some), self.vocabulary, truncate=self.truncate, **self._limit())
                 ids_NT = self.model.inner.generate(
                     input_ids=ids_NP.to(device),
                     attention_mask=there_NP.long().to(device),
                     max_new_tokens=max_tokens,
-                    do_sample=False,
-                    num_beams=1,
                     eos_token_id=self.vocabulary.end_id,
                     pad_token_id=self.vocabulary.pad_id,
+                    **settings,
                 )
                 behind = 1 if self.model.reads_and_writes else ids_NP.shape[1]
                 answers += [self.vocabulary.decode(row[behind:]).strip() for row in ids_NT.tolist()]
@@ -142,4 +151,5 @@ class TextGenerator:
         load_weights(model, folder)
         words = LanguageVocabulary(Tokenizer.load(folder), start=config["start"], closes=config["closes"])
         settings = {name: config[name] for name in ("prefix", "suffix", "length", "truncate")}
-        return cls(model.eval(), words, config["name"], card=config.get("card"), **settings)
+        decoding = DecodingConfig(**config.get("decoding", {}))
+        return cls(model.eval(), words, config["name"], decoding=decoding, card=config.get("card"), **settings)

@@ -184,7 +184,7 @@ class RL4LMs(PromptedTextRecipe[LanguagePolicy, Any, ActionLogits]):
     @property
     def measured_by(self) -> str:
         metric = "" if self._learned() else f",rewards=[{self.reward}]"
-        return f"generated_text:prompts={self.prompts}{metric}"
+        return f"generated_text:prompts={self.prompts},max_tokens={self.max_tokens}{metric}"
 
     def prepare(self, data: Dataset) -> Self:
         """Opens the reward first, so that a wrong name or folder is refused before a language model is trained."""
@@ -353,7 +353,7 @@ class RL4LMs(PromptedTextRecipe[LanguagePolicy, Any, ActionLogits]):
         return cls(
             language_model=f"hf:{task.base}", prompts=task.prompts, prefix=task.prefix, suffix=task.suffix, reward=task.reward,
             prompt_length=task.prompt_length, truncate=task.truncate, max_tokens=task.max_tokens, ppo=ppo, masks=masks, lr=task.lr,
-            steps=task.steps, batch_size=10 * rounds,
+            steps=task.steps, batch_size=10 * rounds, decoding=task.decoding,
         )  # fmt: skip
 
     @classmethod
@@ -413,7 +413,7 @@ class RL4LMs(PromptedTextRecipe[LanguagePolicy, Any, ActionLogits]):
 
 SHARED_FIELDS = (
     "language_model", "start", "start_behind", "end_starts", "language", "pieces", "small_steps", "language_folder", "prompts", "prefix",
-    "suffix", "prompt_length", "truncate", "max_tokens",
+    "suffix", "prompt_length", "truncate", "max_tokens", "decoding",
 )  # fmt: skip
 """Fields that the supervised stage has in common with the policy's."""
 

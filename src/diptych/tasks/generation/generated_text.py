@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
@@ -44,6 +45,7 @@ class TextGeneration:
     rewards     names of rewards, as for a policy ("meteor", "rougeL", "increasing_numbers:20"); several are joined with "+"
     language    texts of this language or an unknown one; "" takes all
     max_tokens  maximum number of tokens of an answer
+    beams       of beam search, 0 to decode as the model is set; `length_penalty` is the power of the length that scores are divided by
     window      words per segment of MSTTR
     draws, seed of the intervals
     """
@@ -57,6 +59,8 @@ class TextGeneration:
     rewards: tuple[str, ...] = ("meteor",)
     language: str = "en"
     max_tokens: int = 64
+    beams: int = 0
+    length_penalty: float = 1.0
     window: int = 100
     draws: int = 500
     seed: int = 0
@@ -64,12 +68,14 @@ class TextGeneration:
     def __post_init__(self) -> None:
         if not self.rewards:
             raise ConfigError("rewards is empty (expected one or more names, such as meteor)")
+        if self.beams < 0 or self.max_tokens < 1:
+            raise ConfigError(f"beams is {self.beams}, max_tokens {self.max_tokens} (expected 0 or more, and 1 or more)")
 
     def predict(self, model: Generator, data: Dataset) -> pa.Table:
         samples = [data[row] for row in range(len(data))]
         pairs = [prompt_and_references(sample, self.prompts, language=self.language) for sample in samples]
         prompts = [prompt for prompt, _ in pairs]
-        answers = model.generate([None] * len(prompts), prompts, max_tokens=self.max_tokens)
+        answers = model.generate([None] * len(prompts), prompts, max_tokens=self.max_tokens, **self._decoding(model))
         nll, tokens = self._likelihoods(model, prompts, answers)
         columns = [
             [sample.uid for sample in samples],
@@ -82,6 +88,16 @@ class TextGeneration:
         ]
         records = pa.table(dict(zip(SCHEMA.names, columns, strict=True)), schema=SCHEMA)
         return with_facts(records, options=asdict(self), fingerprint=data.fingerprint, model=getattr(model, "name", ""))
+
+    def _decoding(self, model: Any) -> dict[str, Any]:
+        if not self.beams:
+            return {}
+        if not any(one.kind is one.VAR_KEYWORD for one in inspect.signature(model.generate).parameters.values()):
+            raise ConfigError(
+                f"beams is {self.beams}, and {model.name} has no options of decoding (expected beams 0, or a model such as a run of rl4lms)"
+            )
+        penalty = {"length_penalty": self.length_penalty} if self.beams > 1 else {}
+        return {"num_beams": self.beams, "do_sample": False, **penalty}
 
     @staticmethod
     def _likelihoods(model: Any, prompts: Sequence[str], answers: Sequence[str]) -> tuple[list[Any], list[Any]]:

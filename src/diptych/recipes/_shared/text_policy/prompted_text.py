@@ -6,7 +6,7 @@ Letters: B batch, P tokens of a prompt, L tokens of an answer.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import numpy as np
@@ -19,6 +19,7 @@ from diptych.core.sample import Sample
 from diptych.data.load.batch import TensorBatch
 from diptych.data.text.prompts.generation_prompts import PromptForm, prompt_and_references
 from diptych.models.bridges.language_model import LanguageModel
+from diptych.models.policy.decoding import DecodingConfig
 from diptych.models.policy.prompt_rows import Truncate, prompt_rows
 from diptych.models.policy.text_generator import TextGenerator
 from diptych.recipes._shared.language.language_model_recipe import LanguageModelRecipe
@@ -45,6 +46,7 @@ class PromptedTextRecipe(LanguageModelRecipe[M, B, F]):
     prompt_length  tokens of a prompt, marks among them; of a longer one the `truncate` end is cut off
     truncate       "left" or "right"
     max_tokens     of an answer, the end mark counted
+    decoding       of the trained model's answers, in its evaluation too
     """
 
     needs: ClassVar[tuple[str, ...]] = ("texts",)
@@ -55,6 +57,7 @@ class PromptedTextRecipe(LanguageModelRecipe[M, B, F]):
     prompt_length: int = 64
     truncate: Truncate = "left"
     max_tokens: int = 48
+    decoding: DecodingConfig = field(default_factory=DecodingConfig)
 
     def __post_init__(self) -> None:
         if self.prompt_length < 1 or self.max_tokens < 1:
@@ -95,6 +98,7 @@ class PromptedTextRecipe(LanguageModelRecipe[M, B, F]):
             suffix=self.suffix,
             length=self.prompt_length,
             truncate=self.truncate,
+            decoding=self.decoding,
         )
 
 

@@ -12,6 +12,7 @@ from diptych.core.contracts import Draws, Optimiser
 from diptych.core.rows import Rows
 from diptych.data.load.batch import TensorBatch
 from diptych.models.bridges.language_model import LanguageModel
+from diptych.models.policy.decoding import DecodingConfig
 from diptych.models.policy.language_policy import answer_logits
 from diptych.models.policy.text_generator import TextGenerator
 from diptych.objectives.language.answers import answer_loss
@@ -62,7 +63,7 @@ class SupervisedText(PromptedTextRecipe[SupervisedPolicy, PromptAnswerBatch, Ans
 
     @property
     def measured_by(self) -> str:
-        return f"generated_text:prompts={self.prompts}"
+        return f"generated_text:prompts={self.prompts},max_tokens={self.max_tokens}"
 
     def model(self) -> SupervisedPolicy:
         return SupervisedPolicy(self.language_policy())
@@ -106,5 +107,5 @@ class SupervisedText(PromptedTextRecipe[SupervisedPolicy, PromptAnswerBatch, Ans
         """CommonGen as released: T5-base, 4 epochs."""
         return cls(
             language_model="hf:t5-base", prompts="extra", prefix="generate a sentence with: ", suffix=".", prompt_length=15, max_tokens=20,
-            epochs=4.0,
+            decoding=DecodingConfig(beams=5, decode_min_tokens=4), epochs=4.0,
         )  # fmt: skip
