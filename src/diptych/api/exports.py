@@ -121,7 +121,7 @@ def _unsupported(model: str | Path, opened: Any, to: str) -> str:
             "(expected --to onnx or --to diptych; or a model of clip, trained with --text-tower text_clip or text_tiny_clip)"
         )
     return (
-        f"{model} is a {getattr(opened, 'kind', 'foreign')} model, which {to} has no class for "
+        f"{model} is a model of kind {getattr(opened, 'kind', 'foreign')}, which {to} has no class for "
         "(expected a dual encoder, such as a run of clip; --to diptych copies a model of any kind)"
     )
 
