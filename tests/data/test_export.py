@@ -68,6 +68,22 @@ def test_every_column_is_there(pool: Pool, tmp_path: Path) -> None:
     assert pq.read_table(tmp_path / "tars" / "00000.parquet")["key"].to_pylist() == ["000000000", "000000001", "000000002"]
 
 
+def test_a_csv_is_written_in_batches(pool: Pool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    longest: list[int] = []
+    column = Pool.column
+    monkeypatch.setattr(Pool, "column", lambda self, name: longest.append(len(self)) or column(self, name))
+    late = Pool.from_samples([Sample("z", texts=(Text("no picture"),), extras={"score": 1.5})]) + pool
+    export_pool(late, tmp_path / "whole", "csv")
+    monkeypatch.setattr("diptych.data.export.BATCH", 2)
+    longest.clear()
+    assert export_pool(late, tmp_path / "parts", "csv") == 4
+    assert max(longest) == 2
+    assert (tmp_path / "parts" / "data.csv").read_bytes() == (tmp_path / "whole" / "data.csv").read_bytes()
+    rows = list(csv.DictReader((tmp_path / "parts" / "data.csv").open()))
+    assert list(rows[0])[-1] == "image"
+    assert [row["image"] for row in rows] == ["", *(f"images/s{row}.webp" for row in range(3))]
+
+
 def test_a_picture_that_cannot_be_read_is_left_out_and_a_wrong_form_named(tmp_path: Path) -> None:
     pool = Pool.from_samples([Sample("a", BytesImage(b"no picture")), Sample("b", ArrayImage(np.zeros((4, 4, 3), np.uint8)))])
     assert export_pool(pool, tmp_path / "out", "parquet") == 1

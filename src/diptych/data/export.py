@@ -26,6 +26,7 @@ from diptych.data.media.picture import encoded_picture
 Form = Literal["csv", "parquet", "datasets", "img2dataset"]
 FORMS: tuple[Form, ...] = get_args(Form)
 SHARD = 10_000  # samples a tar
+BATCH = 1_000  # samples whose columns are Python objects at a time
 
 
 def export_pool(pool: Pool, out: Path, form: str, *, images: bool = True, source: str = "") -> int:
@@ -52,10 +53,10 @@ def export_pool(pool: Pool, out: Path, form: str, *, images: bool = True, source
 def _write(pool: Pool, work: Path, form: str, images: bool) -> int:
     if form == "img2dataset":
         return _tars(pool, work, images)
-    rows = [row for row, _ in _rows(pool, work if form == "csv" else None, images)]
     if form == "csv":
-        _csv(rows, work / "data.csv")
-    elif form == "parquet":
+        return _csv(pool, work, images)
+    rows = [row for row, _ in _rows(pool, None, images)]
+    if form == "parquet":
         pq.write_table(_table(rows), work / "data.parquet")
     else:
         _hub(rows, work, images)
@@ -64,6 +65,11 @@ def _write(pool: Pool, work: Path, form: str, images: bool) -> int:
 
 def _rows(pool: Pool, loose: Path | None, images: bool) -> Iterator[tuple[dict[str, Any], tuple[bytes, str] | None]]:
     """One row per sample, and its encoded picture. loose: a folder that gets the pictures as files; without, they are in the rows."""
+    for start in range(0, len(pool), BATCH):
+        yield from _batch(pool[start : start + BATCH], loose, images)
+
+
+def _batch(pool: Pool, loose: Path | None, images: bool) -> Iterator[tuple[dict[str, Any], tuple[bytes, str] | None]]:
     columns = {name: pool.column(name) for name in pool.column_names if name != "uid"}
     for row in range(len(pool)):
         sample = pool[row]
@@ -93,12 +99,21 @@ def _plain(value: Any) -> Any:
     return json.dumps(value, ensure_ascii=False, default=str) if isinstance(value, list | tuple | dict) else value
 
 
-def _csv(rows: list[dict[str, Any]], path: Path) -> None:
-    names = list(dict.fromkeys(name for row in rows for name in row))
-    with path.open("w", encoding="utf-8", newline="") as file:
+def _csv(pool: Pool, work: Path, images: bool) -> int:
+    """One row after the other. All have the same columns, but those without a picture no "image": it is the last column where the first
+    row has none."""
+    written = 0
+    first = next((row for row, _ in _rows(pool, work, images)), {})
+    names = list(first)
+    if first and "image" not in first and any("image" in row for row, _ in _rows(pool, work, images)):
+        names.append("image")
+    with (work / "data.csv").open("w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, names)
         writer.writeheader()
-        writer.writerows({name: _plain(value) for name, value in row.items()} for row in rows)
+        for row, _ in _rows(pool, work, images):
+            writer.writerow({name: _plain(value) for name, value in row.items()})
+            written += 1
+    return written
 
 
 def _table(rows: list[dict[str, Any]]) -> pa.Table:

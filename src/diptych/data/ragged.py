@@ -133,3 +133,15 @@ def one_chunk(column: pa.ChunkedArray) -> pa.Array:
     if not isinstance(column, pa.ChunkedArray):
         return column
     return column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()  # which would copy even a single chunk
+
+
+def starts_of_runs(column: pa.Array | pa.ChunkedArray) -> npt.NDArray[np.bool_]:
+    """Mask [N] of the values of a column that differ from the one before.
+
+    >>> starts_of_runs(pa.array(["a", "a", "b"])).tolist()
+    [True, False, True]
+    """
+    values = one_chunk(column)
+    starts_N = np.ones(len(values), bool)
+    starts_N[1:] = pc.not_equal(values[1:], values[:-1]).to_numpy(zero_copy_only=False)
+    return starts_N

@@ -1,5 +1,5 @@
-"""Rows of a data set by uid: subsets by a list (saved by the search page, written by `diptych index export`, or typed by hand), and
-rows in order of uid."""
+"""Rows of a data set by uid: subsets by a list (saved by the search page, written by `diptych index export`, or typed by hand), rows
+in order of uid, and texts with the languages that steps detected."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 from diptych.core.contracts import Dataset
 from diptych.core.errors import DataError
 from diptych.data.dataset import Pool
+from diptych.data.ragged import one_chunk, starts_of_runs
 
 
 def read_uids(file: Path | str) -> list[str]:
@@ -64,3 +65,19 @@ def sorted_rows(data: Dataset) -> npt.NDArray[np.int64]:
     """Rows of a data set in order of uid, int64 [N]."""
     rows: npt.NDArray[np.int64] = pc.sort_indices(uid_column(data)).to_numpy().astype(np.int64)
     return rows
+
+
+def tagged_texts(data: Pool) -> pa.Table:
+    """`Pool.texts_table`, where a first text without a language has that of the column `language`, as curation steps write it."""
+    table = data.texts_table()
+    if not data.is_flat("language") or not table.num_rows:
+        return table
+    tags = pa.chunked_array([data.arrow("language")]).combine_chunks()
+    if not (pa.types.is_string(tags.type) or pa.types.is_large_string(tags.type)):
+        return table
+    uids = one_chunk(table["uid"].cast(pa.string()))
+    first = starts_of_runs(uids)
+    tag = tags.take(pc.index_in(uids, value_set=data.arrow("uid").cast(pa.string()))).cast(pa.string())
+    own = table["language"].cast(pa.string())
+    tagged = pc.if_else(pc.and_(pa.array(first), pc.equal(own, "")), pc.fill_null(tag, ""), own)
+    return table.set_column(table.column_names.index("language"), "language", tagged)

@@ -108,6 +108,20 @@ def test_texts_of_a_row_have_their_language(tmp_path: Path) -> None:
     assert lines == ["text (alt, de): ein Hund", "text (caption): a dog"]
 
 
+def test_languages_that_a_step_detected_are_on_the_card_before_and_after_a_build(tmp_path: Path) -> None:
+    given = {"a": (Text("a red fox"), Text("ein Fuchs")), "b": (Text("un renard", "fr"),), "c": (Text("-"),)}
+    picture = ArrayImage(np.zeros((4, 4, 3), np.uint8))
+    pool = Pool.from_samples([Sample(uid, picture, texts) for uid, texts in given.items()])
+    tags = pa.table({"uid": ["a", "b", "c"], "language": ["en", "de", ""]})  # as `laion` writes them, of the first text
+    tagged = pool.with_table(tags)
+    assert data_facts(pool).languages == {"": 3, "fr": 1}
+    assert data_facts(tagged).languages == {"": 2, "en": 1, "fr": 1}  # its own tag goes first; a second text has none
+    build(tagged, tmp_path / "built")
+    facts = data_facts(open_built(tmp_path / "built"))
+    assert facts.languages == {"": 2, "en": 1, "fr": 1}
+    assert "| en | 1 |" in data_card(facts, [])
+
+
 def test_the_life_of_rows_that_are_not(chain: Path, capsys: pytest.CaptureFixture[str]) -> None:
     dropped = [event for event in row_history(chain / "final", "b") if event.step == "exact_duplicates"]
     assert dropped[0].line == "dropped: same bytes as a"

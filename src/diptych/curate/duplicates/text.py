@@ -27,8 +27,8 @@ from diptych.curate.duplicates.result import duplicates_result
 from diptych.curate.duplicates.text_candidates import GreedyTexts, bucket_sizes, greedy_texts
 from diptych.curate.engine.parts import PartStore
 from diptych.curate.engine.run import mapped
-from diptych.curate.text.texts import starts_of_runs, texts_of
-from diptych.data.ragged import one_chunk
+from diptych.curate.text.texts import texts_of
+from diptych.data.ragged import one_chunk, starts_of_runs
 
 TRIED = 2_000
 

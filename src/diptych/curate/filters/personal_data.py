@@ -32,7 +32,8 @@ from diptych.core.contracts import CurationStepResult, Dataset
 from diptych.core.errors import UnknownName
 from diptych.core.terminal.progress import with_bar
 from diptych.curate.engine.verdicts import BLOCK, ColumnByUid, DropTable, uids_without
-from diptych.curate.text.texts import starts_of_runs, texts_of
+from diptych.curate.text.texts import texts_of
+from diptych.data.ragged import starts_of_runs
 from diptych.data.subset import sorted_rows
 from diptych.data.text.captions.variants import MASKED, MASKED_TEXT
 

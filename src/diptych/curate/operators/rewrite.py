@@ -32,13 +32,13 @@ from diptych.core.sample import Sample
 from diptych.curate.engine.parts import PartStore
 from diptych.curate.engine.rows import OrderedRows
 from diptych.curate.engine.verdicts import StringColumn
-from diptych.curate.text.texts import starts_of_runs, texts_of
+from diptych.curate.text.texts import texts_of
 from diptych.curate.writing import in_context
 from diptych.curate.writing.backends.grammar import STYLES
 from diptych.curate.writing.faithful import fault
 from diptych.curate.writing.requests import TextRequest
 from diptych.curate.writing.step import TRIED, GeneratedTexts, RowRequest, WritingStep
-from diptych.data.ragged import one_chunk
+from diptych.data.ragged import one_chunk, starts_of_runs
 from diptych.data.text.captions.variants import SIMILARITY, VARIANTS
 
 PUBLISHED = ("chatgpt", "bard", "coco", "human")

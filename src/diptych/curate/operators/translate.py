@@ -29,9 +29,10 @@ from diptych.core.sample import Sample
 from diptych.curate.engine.parts import PartStore
 from diptych.curate.engine.rows import OrderedRows
 from diptych.curate.engine.verdicts import StringColumn
-from diptych.curate.text.texts import starts_of_runs, texts_of
+from diptych.curate.text.texts import texts_of
 from diptych.curate.writing.requests import TextRequest
 from diptych.curate.writing.step import TRIED, GeneratedTexts, RowRequest, WritingStep
+from diptych.data.ragged import starts_of_runs
 from diptych.data.text.captions.variants import VARIANTS
 from diptych.data.text.languages import NAMES
 

@@ -18,7 +18,7 @@ from diptych.core.errors import ShapeError
 from diptych.core.randomness import keyed_uniforms
 from diptych.curate.engine.verdicts import StringColumn
 from diptych.curate.text.balance import keep_by_entry, keep_probability
-from diptych.curate.text.texts import starts_of_runs
+from diptych.data.ragged import starts_of_runs
 
 Ints = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]

@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 from diptych.data.dataset import Pool
 from diptych.data.lineage.record import LineageStep
 from diptych.data.shards.mark import MANIFEST, SHARDS
+from diptych.data.subset import tagged_texts
 
 SHOWN = 50
 """Licences, sources, languages and columns that a card lists; the rest is counted."""
@@ -62,7 +63,8 @@ CONTEXT: dict[str, Any] = {
 class DataFacts:
     """Counts of a pool: rows, texts and their languages, licences, sources, splits, sides of pictures, and the columns beside them.
 
-    licences, sources, splits, languages  value -> rows (of languages: texts); "" counts those without
+    licences, sources, splits, languages  value -> rows (of languages: texts); "" counts those without. A first text without a language has
+                                          that of the column `language`, which a step detected
     columns                               name -> Arrow type
     """
 
@@ -80,7 +82,7 @@ class DataFacts:
 
 def data_facts(pool: Pool) -> DataFacts:
     """Counts of a pool; no picture is opened."""
-    languages = Counter(pool.texts_table()["language"].to_pylist())
+    languages = Counter(tagged_texts(pool)["language"].to_pylist())
     return DataFacts(
         name=pool.name,
         fingerprint=pool.fingerprint,
