@@ -64,6 +64,7 @@ def moved(run: Any, started: dict[str, torch.Tensor], part: str) -> float:
     return max(float((tensors[name] - started[name]).abs().max()) for name in names)
 
 
+@pytest.mark.slow
 def test_layers_train_by_their_rates(tmp_path: Path, started: dict[str, torch.Tensor]) -> None:
     said: list[str] = []
     made = dp.train("clip", pool(), tmp_path / "a", init="packaged", lr=1e-3, warmup=0, layer_decay=0.5, say=said.append, **SHORT)
@@ -72,6 +73,7 @@ def test_layers_train_by_their_rates(tmp_path: Path, started: dict[str, torch.Te
     assert moved(made, started, "image_tower.net.conv_stem") < 0.1 * moved(made, started, "image_tower.net.conv_head")
 
 
+@pytest.mark.slow
 def test_adapters_leave_the_weights(tmp_path: Path, started: dict[str, torch.Tensor]) -> None:
     made = dp.train("clip", pool(), tmp_path / "a", init="packaged", lora="2", lr=1e-2, warmup=0, **SHORT)
     assert moved(made, started, "conv_pw") > 0

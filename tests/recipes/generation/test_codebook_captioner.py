@@ -207,6 +207,7 @@ def test_it_starts_as_deit_and_bert(parity: Any, tmp_path: Path) -> None:
         replace(ready, layers=1, **given).model()
 
 
+@pytest.mark.slow
 def test_it_learns_to_name_what_it_sees(tmp_path: Path) -> None:
     rows = SmallPairs(1000, captioned=False).pool("train", 0)
     recipe = replace(small(), steps=160, batch_size=48)
