@@ -27,12 +27,13 @@ import diptych as dp
 from diptych.cli import main
 from diptych.data.media.transforms import Preprocess
 from diptych.data.text.tokenize import Tokenizer
-from diptych.index.lexicon import BM25Encoder
 from diptych.models.pairs.dual_encoder import DualEncoder
 from diptych.models.pairs.embedder import PairEmbedder
 from diptych.models.towers.towers import image_tower, text_tower
 from diptych.serve import create_app
 from diptych.serve.server import Server, listening_socket
+
+from .conftest import Stub
 
 WORLD = "world:scenes?n=40&val=4&test=4"
 
@@ -127,7 +128,7 @@ def test_answers_on_a_connection_kept_alive_are_not_held_back() -> None:
     """Without TCP_NODELAY each body waits about 40 ms for the acknowledgement of its head."""
     with listening_socket("127.0.0.1", 0) as line, socket.create_connection(line.getsockname()), line.accept()[0] as taken:
         assert taken.proto == socket.IPPROTO_TCP  # what asyncio asks before it sets TCP_NODELAY
-    app = create_app(BM25Encoder())
+    app = create_app(Stub())
     server, line = Server(app), listening_socket("127.0.0.1", 0)
     address = f"http://127.0.0.1:{line.getsockname()[1]}"
     thread = threading.Thread(target=server.run, args=([line],), daemon=True)

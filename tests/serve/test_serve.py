@@ -400,6 +400,8 @@ def test_what_cannot_work_is_said_at_the_start(monkeypatch: pytest.MonkeyPatch) 
         run(create_app(Stub()), port=99999)
     with pytest.raises(ConfigError, match="does not detect"):
         create_app(Stub(), detector=Stub())
+    with pytest.raises(ConfigError, match="words has nothing that a service answers"):
+        create_app(BM25Encoder())
     monkeypatch.setattr(app_module.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(MissingExtra, match=r"diptych\[serve\]"):
         create_app(Stub())

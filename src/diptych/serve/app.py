@@ -24,7 +24,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from diptych.core.contracts import Dataset, Detector, Generator
+from diptych.core.contracts import Dataset, Detector, Embedder, Generator, LexicalEmbedder, PointEmbedder, Ranker, TokenEmbedder
 from diptych.core.errors import ConfigError, MissingExtra
 from diptych.index.base import Index
 from diptych.serve.admission.access import Access, rules
@@ -100,6 +100,10 @@ def create_app(
     for one, _ in ((model, index), *compare):
         names.append(_new_name(public_name(str(getattr(one, "name", "model"))), names))
     sides = [ServedModel(name, one, its) for name, (one, its) in zip(names, ((model, index), *compare), strict=True)]
+    if detector is None and writer is None and not any(map(_is_asked, sides)):
+        raise ConfigError(
+            f"{sides[0].name} has nothing that a service answers (expected an INDEX with it, or a model that embeds, detects or writes)"
+        )
     apart = None if writer is None else ServedModel(_new_name(public_name(str(getattr(writer, "name", "writer"))), names), writer)
     access = rules(token, write_token, tokens)
     served = _served_data([*([DataPart(pool)] if pool is not None else []), *map(DataPart.open, data), *parts], sides)
@@ -117,6 +121,12 @@ def create_app(
     app = build(service, access=access, cors=cors, hosts=hosts, agents=agents, reloader=reloader)
     app.state.service = service
     return app
+
+
+def _is_asked(side: ServedModel) -> bool:
+    """True if some route answers with this model or its index."""
+    kinds = Embedder | TokenEmbedder | PointEmbedder | LexicalEmbedder | Detector | Generator | Ranker
+    return side.index is not None or bool(side.aligns) or isinstance(side.model, kinds)
 
 
 def _served_data(parts: Sequence[DataPart], sides: Sequence[ServedModel]) -> ServedData:
