@@ -103,9 +103,9 @@ def _csv(pool: Pool, work: Path, images: bool) -> int:
     """One row after the other. All have the same columns, but those without a picture no "image": it is the last column where the first
     row has none."""
     written = 0
-    first = next((row for row, _ in _rows(pool, work, images)), {})
+    first = next((row for row, _ in _rows(pool, None, images)), {})
     names = list(first)
-    if first and "image" not in first and any("image" in row for row, _ in _rows(pool, work, images)):
+    if first and "image" not in first and any("image" in row for row, _ in _rows(pool, None, images)):
         names.append("image")
     with (work / "data.csv").open("w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, names)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from diptych.data.dataset import Pool
@@ -82,7 +83,8 @@ class DataFacts:
 
 def data_facts(pool: Pool) -> DataFacts:
     """Counts of a pool; no picture is opened."""
-    languages = Counter(tagged_texts(pool)["language"].to_pylist())
+    counts = pc.value_counts(tagged_texts(pool)["language"]).to_pylist()
+    languages = Counter({each["values"]: each["counts"] for each in counts})
     return DataFacts(
         name=pool.name,
         fingerprint=pool.fingerprint,
