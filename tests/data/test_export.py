@@ -84,6 +84,43 @@ def test_a_csv_is_written_in_batches(pool: Pool, tmp_path: Path, monkeypatch: py
     assert [row["image"] for row in rows] == ["", *(f"images/s{row}.webp" for row in range(3))]
 
 
+@pytest.mark.parametrize("form", ["parquet", "datasets"])
+def test_tables_are_written_in_batches(form: str, pool: Pool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A type that only the last row decides, a row without a picture first and one that is left out: as a table of all rows at once."""
+    if form == "datasets":
+        pytest.importorskip("datasets")
+    longest: list[int] = []
+    column = Pool.column
+    bare = Sample("z", texts=(Text("no picture"),), extras={"score": 1, "mixed": 1, "caption_score": None})
+    broken = Sample("y", BytesImage(b"no picture"), extras={"score": "left out"})
+    last = Sample("x", extras={"score": 2**40, "mixed": "text", "caption_score": {"a": 1}})
+    late = Pool.from_samples([bare, broken, *pool, last])
+    monkeypatch.setattr("diptych.data.export.BATCH", 2)
+    monkeypatch.setattr(Pool, "column", lambda self, name: longest.append(len(self)) or column(self, name))
+    assert export_pool(late, tmp_path / "out", form) == 5
+    assert max(longest) == 2
+    monkeypatch.undo()
+    if form == "datasets":
+        import datasets
+
+        table = datasets.load_from_disk(str(tmp_path / "out")).data.table
+    else:
+        table = pq.read_table(tmp_path / "out" / "data.parquet")
+        assert pq.ParquetFile(tmp_path / "out" / "data.parquet").metadata.num_row_groups == 1
+    assert table.column_names == ["uid", "caption", "captions", *(n for n in late.column_names if n != "uid"), "image"]
+    assert table["uid"].to_pylist() == ["z", "s0", "s1", "s2", "x"]
+    assert table["caption"].to_pylist() == ["no picture", "thing, 0", "thing, 1", "thing, 2", ""]
+    assert table["captions"].to_pylist() == [["no picture"], *([f"thing, {row}", "more"] for row in range(3)), []]
+    pictures = table["image"].to_pylist()
+    assert [picture and picture["path"] for picture in pictures] == [None, "s0.webp", "s1.webp", "s2.webp", None]
+    assert [picture is None or picture["bytes"][8:12] == b"WEBP" for picture in pictures] == [True] * 5
+    assert table["score"].to_pylist() == [1.0, 0.0, 0.5, 1.0, float(2**40)]
+    assert table["mixed"].to_pylist() == ["1", None, None, None, '"text"']
+    assert table["caption_score"].to_pylist() == [None, None, None, None, {"a": 1}]
+    assert {path.name for path in (tmp_path / "out").iterdir()} >= {"lineage.json"}
+    assert not list((tmp_path / "out").glob(".*"))
+
+
 def test_a_picture_that_cannot_be_read_is_left_out_and_a_wrong_form_named(tmp_path: Path) -> None:
     pool = Pool.from_samples([Sample("a", BytesImage(b"no picture")), Sample("b", ArrayImage(np.zeros((4, 4, 3), np.uint8)))])
     assert export_pool(pool, tmp_path / "out", "parquet") == 1
