@@ -17,6 +17,7 @@ from diptych.core.errors import ConfigError, DataError
 from diptych.core.image import ArrayImage
 from diptych.core.sample import Sample, Text
 from diptych.core.scene_graph import Region
+from diptych.curate.duplicates.cluster_tree import ClusterTree
 from diptych.curate.duplicates.clusters import kmeans_centres, nearest_centres
 from diptych.curate.duplicates.retrieval import cap_clusters, cap_for, hierarchical
 from diptych.curate.engine.pool import curate
@@ -290,6 +291,35 @@ def test_sentences_that_say_the_same_count_once(colours: None) -> None:
     assert (paper.probes, paper.alike, paper.top) == (1, 0.95, 3), "the sentences of one cluster, by the figure"
     with pytest.raises(ConfigError, match="alike is 2"):
         RealSyn(alike=2)
+
+
+def test_many_sentences_and_pictures_are_clustered_by_a_tree(colours: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Above `tree_above`, where neither number nor size of clusters is given; the search of all clusters finds the same."""
+    sizes: list[tuple[int, int]] = []
+    fitted = ClusterTree.fitted.__func__  # type: ignore[attr-defined]
+
+    def noted(cls: type[ClusterTree], vector_ND: Any, max_size: int, *, seed: int = 0) -> ClusterTree:
+        sizes.append((len(vector_ND), max_size))
+        return fitted(cls, vector_ND, max_size, seed=seed)  # type: ignore[no-any-return]
+
+    monkeypatch.setattr(ClusterTree, "fitted", classmethod(noted))
+    data = pool(6)
+    options: dict[str, Any] = {"model": "colours", "synthetic": False, "top": 9, "probes": 9, "alike": 0.999, "cap": 2}
+    below = RealSyn(**options, tree_above=6)(data)  # no more than six pictures and sentences
+    assert not sizes
+    above = RealSyn(**options, tree_above=1)(data)
+    assert [size for _, size in sizes] == [500, 500, 40]
+    assert above.columns[VARIANTS].num_rows
+    assert {row["uid"]: row[VARIANTS] for row in below.columns[VARIANTS].to_pylist()}.items() >= {
+        row["uid"]: row[VARIANTS] for row in above.columns[VARIANTS].to_pylist()
+    }.items()
+    sizes.clear()
+    RealSyn(**options, tree_above=1, sentence_clusters=2, balance_clusters=2)(data)
+    assert [size for _, size in sizes] == [500], "only --alike, which has no number of clusters"
+    RealSyn(**options, tree_above=0)(data)
+    assert len(sizes) == 1
+    with pytest.raises(ConfigError, match="tree_above"):
+        RealSyn(tree_above=-1)
 
 
 def test_refused(colours: None) -> None:

@@ -21,10 +21,9 @@ synthetic text (`--text-policy weighted --text-weights alt=0`). File: realsyn.js
 Differences: the published parser for complexity and action verbs is unknown, so both are rule-based (`sentence_filters`), on in
 `paper()` and off by default; perplexity is that of an n-gram model of these sentences, on a different scale from the published
 bounds (30 to 200), and also off by default. The published threshold for near-duplicate sentences is unknown. All filters are for
-English. Cost: one embedding per image and sentence, one text of the writer per image, and the clusters of M sentences: M^1.5 dot products
-an iteration with the square root of M of them, linear with `max_cluster_size`; `cap` and `target` need a fixed number of
-`balance_clusters` to be linear. Memory: the embeddings of all images and sentences, and Arrow columns of the texts; `perplexity` also
-counts all their n-grams.
+English. Cost: one embedding per image and sentence, one text of the writer per image, and clusters: M^1.5 dot products an iteration for
+the square root of M sentences, N^2 for a twentieth of N images (`cap`, `target`), and linear above `tree_above` of them, by hierarchical
+k-means. Memory: the embeddings of all images and sentences, and Arrow columns of texts; `perplexity` also counts all their n-grams.
 """
 
 from __future__ import annotations
@@ -72,8 +71,8 @@ from diptych.models.io.open_address import open_address, require
 RULES = "grammar"
 PERPLEXITY_ORDER = 3
 CAPTIONS_AT_ONCE = 32
-TEXTS_AT_ONCE = 4_096
-"""Pictures whose texts are Python objects at a time."""
+TREE_SENTENCES, TREE_PAIRS = 500, 40  # of a cluster, at most, above `tree_above` of them
+TEXTS_AT_ONCE = 4_096  # pictures whose texts are Python objects at a time
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,6 +82,8 @@ class RealSyn(WritingStep):
     probes       number of clusters searched per picture; if it equals their number the search is exact (published 1, by its figure)
     sentence_clusters  number of clusters of sentences (published 2 million for 840 million); 0: the square root of their number
     max_cluster_size  maximum number of sentences of a cluster, which are then those of hierarchical k-means, also for `alike`; 0 off
+    tree_above   number of sentences (for `cap` and `target` of pictures) above which clusters whose number or size is not given are those
+                 of hierarchical k-means, of at most 500 sentences (40 pictures); 0 never
     short_side   minimum short side of a picture in pixels
     aspect       maximum ratio of long to short side
     min_words    minimum number of words of a sentence
@@ -106,6 +107,7 @@ class RealSyn(WritingStep):
     probes: int = 4
     sentence_clusters: int = 0
     max_cluster_size: int = 0
+    tree_above: int = 100_000
     short_side: int = 100
     aspect: float = 3.0
     min_words: int = 3
@@ -122,14 +124,15 @@ class RealSyn(WritingStep):
     target: int = 0
 
     def __post_init__(self) -> None:
-        counts = (self.sentence_clusters, self.max_cluster_size, self.balance_clusters, self.cap, self.target, self.short_side)
+        sizes = (self.sentence_clusters, self.max_cluster_size, self.tree_above, self.balance_clusters)
+        counts = (*sizes, self.cap, self.target, self.short_side)
         if self.sentence_clusters and self.max_cluster_size:
             raise ConfigError(
                 f"sentence_clusters is {self.sentence_clusters} and max_cluster_size {self.max_cluster_size} (expected one of them)"
             )
         if self.top < 1 or self.probes < 1 or min(counts) < 0 or self.aspect < 1:
             raise ConfigError(
-                f"top {self.top}, probes {self.probes}, clusters, cap, target and short_side {counts}, aspect {self.aspect} "
+                f"top {self.top}, probes {self.probes}, clusters, tree_above, cap, target and short_side {counts}, aspect {self.aspect} "
                 "(expected 1 or more, 1 or more, 0 or more each, 1 or more)"
             )
         if not 0 <= self.alike <= 1:
@@ -139,7 +142,7 @@ class RealSyn(WritingStep):
     @classmethod
     def paper(cls) -> Self:
         """The smallest released scale: three sentences of the nearest of two million clusters, at most 20 pairs of each of a million
-        clusters. Name the models and the writer; for fewer sentences or pictures than clusters, clusters are as many as there are."""
+        clusters, or as many clusters as there are sentences or pictures, if fewer. Name the models and the writer."""
         return cls(
             writer="folder:llama-3",
             probes=1,
@@ -259,20 +262,22 @@ class RealSyn(WritingStep):
     def _repeated(self, row_MD: npt.NDArray[Any]) -> dict[int, tuple[int, float]]:
         """Near-duplicate sentences: dropped -> (kept, cosine). Each is compared, in order, with sentences of its two nearest
         clusters."""
-        if self.max_cluster_size:
-            near_NP = ClusterTree.fitted(row_MD, self.max_cluster_size, seed=self.seed).nearest(row_MD, 2)
+        if size := self._tree_size(len(row_MD)):
+            near_NP = ClusterTree.fitted(row_MD, size, seed=self.seed).nearest(row_MD, 2)
         else:
             centre_KD = kmeans_centres(row_MD, max(1, math.isqrt(len(row_MD))), seed=self.seed)
             near_NP = nearest_centres(row_MD, centre_KD, min(2, len(centre_KD)))
         return greedy_duplicates(row_MD, range(len(row_MD)), self.alike, near_NP=near_NP)
 
-    def _retrieved(
-        self, seen: ImageEmbeddings, row_MD: npt.NDArray[Any]
-    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
-        if self.max_cluster_size:
-            tree = ClusterTree.fitted(row_MD, self.max_cluster_size, seed=self.seed)
-            place_NT, cosine_NT = neighbours_in_clusters(seen.vector_ND, row_MD, tree, probes=self.probes, top=self.top)
-            return place_NT, cosine_NT.astype(np.float64)
+    def _tree_size(self, count: int) -> int:
+        """Maximum size of a cluster of hierarchical k-means over so many sentences; 0: k-means."""
+        return self.max_cluster_size or (TREE_SENTENCES if 0 < self.tree_above < count else 0)
+
+    def _retrieved(self, seen: ImageEmbeddings, row_MD: npt.NDArray[Any]) -> tuple[Ints, npt.NDArray[np.float64]]:
+        if size := 0 if self.sentence_clusters else self._tree_size(len(row_MD)):
+            tree = ClusterTree.fitted(row_MD, size, seed=self.seed)
+            index_NT, cosine_NT = neighbours_in_clusters(seen.vector_ND, row_MD, tree, probes=self.probes, top=self.top)
+            return index_NT, cosine_NT.astype(np.float64)
         count = min(self.sentence_clusters or max(1, math.isqrt(len(row_MD))), len(row_MD))
         centre_KD = kmeans_centres(row_MD, count, seed=self.seed)
         label_M = nearest_centres(row_MD, centre_KD, 1)[:, 0]
@@ -286,8 +291,11 @@ class RealSyn(WritingStep):
             return np.ones(len(seen.uids), bool), 0
         pair_ND = seen.vector_ND + row_MD[place_NT[:, 0].clip(0)]
         pair_ND = (pair_ND / np.linalg.norm(pair_ND, axis=1, keepdims=True)).astype(np.float32)
-        count = min(self.balance_clusters or max(1, len(pair_ND) // 20), len(pair_ND))
-        label_N = nearest_centres(pair_ND, kmeans_centres(pair_ND, count, seed=self.seed), 1)[:, 0]
+        if not self.balance_clusters and 0 < self.tree_above < len(pair_ND):
+            label_N = ClusterTree.fitted(pair_ND, TREE_PAIRS, seed=self.seed).label_N
+        else:
+            count = min(self.balance_clusters or max(1, len(pair_ND) // 20), len(pair_ND))
+            label_N = nearest_centres(pair_ND, kmeans_centres(pair_ND, count, seed=self.seed), 1)[:, 0]
         cap = cap_for(label_N, self.target) if self.target else self.cap
         return cap_clusters(label_N, cap, seed=self.seed, names=seen.uids), cap
 
