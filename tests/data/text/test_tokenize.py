@@ -5,6 +5,7 @@ import random
 import subprocess
 import sys
 import unicodedata
+from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 
 import numpy as np
@@ -256,3 +257,22 @@ def test_words_have_their_pieces(spec: str) -> None:
     short = words.word_places(text, 5)
     assert {place for _, here in short for place in here} <= {1, 2, 3}
     assert short[-1][1] == []
+
+
+def test_tokenizers_of_clip_share_their_vocabulary_but_not_what_is_set() -> None:
+    first, second = Tokenizer.from_spec("clip"), Tokenizer.from_spec("clip")
+    assert first.inner is second.inner
+    first.pad_id, first.clean = first.eot_id, "none"
+    assert (second.pad_id, second.clean) == (0, "clip")
+    copied = Tokenizer.from_spec(second.to_json())
+    copied.inner.add_tokens(["<mark>"])
+    assert copied.vocab_size == second.vocab_size + 1 == 49409
+
+
+def test_a_tokenizer_is_made_while_another_thread_encodes_with_the_same_vocabulary() -> None:
+    words = Tokenizer.from_spec("clip")
+    with ThreadPoolExecutor(1) as threads:
+        encoded = threads.submit(words.encode, ["a red bus and a tyrannosaurus"] * 20_000, 12)
+        while not encoded.done():
+            Tokenizer.from_spec("clip")
+        assert not encoded.result().truncated

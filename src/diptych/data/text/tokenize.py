@@ -83,9 +83,13 @@ class Tokenizer:
         if not suffix:
             expected = "one in tokenizer_config.json, as eos_token or sep_token"
             raise ConfigError(f"the tokenizer has no end-of-text token (expected {expected})")
-        inner.no_truncation()
-        inner.no_padding()
-        inner.encode_special_tokens = literal
+        # Changes of a shared tokenizer fail while another thread encodes with it.
+        if inner.truncation is not None:
+            inner.no_truncation()
+        if inner.padding is not None:
+            inner.no_padding()
+        if inner.encode_special_tokens != literal:
+            inner.encode_special_tokens = literal
         self.inner, self.pad_id, self.prefix, self.suffix = inner, pad_id, tuple(prefix), tuple(suffix)
         self.clean, self.literal, self.side, self.bare = clean, literal, side, bare
 
@@ -205,7 +209,10 @@ class Tokenizer:
 
     @classmethod
     def from_spec(cls, spec: str) -> Self:
-        """ "clip", the JSON that `to_json` gave, or the path of a tokenizer.json or of the folder that holds it."""
+        """ "clip", the JSON that `to_json` gave, or the path of a tokenizer.json or of the folder that holds it.
+
+        All tokenizers of "clip" share one `inner`: add tokens to a copy, `from_spec(words.to_json())`.
+        """
         if spec == "clip":
             return cls(_clip(), pad_id=0, prefix=(49406,), suffix=(49407,), clean="clip")
         if spec.lstrip().startswith("{"):
@@ -386,6 +393,7 @@ def _clip_json() -> str:
     return text
 
 
+@lru_cache(maxsize=1)
 def _clip() -> tokenizers.Tokenizer:
     return tokenizers.Tokenizer.from_str(_clip_json())
 

@@ -437,7 +437,7 @@ class RefVLM(VisualInstructionRecipe):
 @lru_cache(maxsize=4)
 def _with_marks(spec: str) -> Tokenizer:
     """A tokenizer in which every mark of a triplet is one token, which stays in a decoded text."""
-    changed = Tokenizer.from_spec(spec)
+    changed = Tokenizer.from_spec(Tokenizer.from_spec(spec).to_json())
     changed.inner.add_tokens([AddedToken(token, normalized=False) for token in SPECIAL_TOKENS])
     return changed
 
