@@ -218,6 +218,26 @@ def test_a_takedown_leaves_no_vector(tmp_path: Path) -> None:
     assert Means().embed_images([BytesImage(png(18))]).tobytes() in content
 
 
+@pytest.mark.usefixtures("small_parts")
+def test_a_takedown_that_is_repeated_after_a_kill_leaves_no_vector(tmp_path: Path, kill: KillAt) -> None:
+    gone = Means().embed_images([BytesImage(png(17))]).tobytes()
+    for at in range(100):
+        folder = tmp_path / str(at)
+        EmbeddingTable(folder, Means()).fill(pool())
+        with kill(at) as killed:
+            take_down_embeddings(folder, ["u017"])
+        take_down_embeddings(folder, ["u017"])
+        assert gone not in b"".join(path.read_bytes() for path in folder.rglob("*.npy"))
+        if not killed:
+            break
+    assert 3 < at < 99
+
+
+def test_a_takedown_from_a_folder_without_embeddings_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="has no table of embeddings"):
+        take_down_embeddings(tmp_path / "typo", ["u017"])
+
+
 def test_a_damaged_part_is_named(tmp_path: Path) -> None:
     table = EmbeddingTable(tmp_path, Means())
     table.fill(pool())

@@ -330,13 +330,26 @@ def write_part(folder: Path, number: int, rows: pa.Table, vector_ND: Unit) -> No
     write_parquet(folder / f"part-{number:05d}.parquet", rows)
 
 
+def check_has_embeddings(folder: Path) -> None:
+    """Raises DataError for a folder without a table of embeddings."""
+    if not any(folder.glob(f"*/{MARK}")):
+        raise DataError("has no table of embeddings", file=folder, expected="the output of `diptych embed`")
+
+
 def take_down_embeddings(folder: Path, uids: Iterable[str], hashes: Iterable[str] = ()) -> int:
-    """Remove the embeddings of samples and of pictures with these hashes from all tables of a folder; returns their number."""
+    """Remove the embeddings of samples and of pictures with these hashes from all tables of a folder; returns their number.
+
+    Vectors that a killed call left without their rows go too. Raises DataError for a folder without a table.
+    """
+    check_has_embeddings(folder)
     removed = 0
     for mark in sorted(folder.glob(f"*/{MARK}")):
         with exclusive(mark.parent, ".filling", f"{mark.parent} is being filled"):
             (mark.parent / BEGUN).unlink(missing_ok=True)  # parts get new numbers
             removed += sum(_rewritten_parts(mark.parent, set(uids), set(hashes)))
+            for vectors in mark.parent.glob("part-*.npy"):
+                if not vectors.with_suffix(".parquet").exists():
+                    vectors.unlink()
     return removed
 
 

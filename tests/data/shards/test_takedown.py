@@ -25,6 +25,7 @@ from diptych.data.shards.append import add
 from diptych.data.shards.build import build, open_built
 from diptych.data.shards.takedown import TakedownReport, takedown, taken_down
 from diptych.data.shards.verify import verify
+from diptych.index.embedding_table import EmbeddingTable
 
 
 @pytest.fixture
@@ -163,7 +164,11 @@ def test_the_command_reaches_the_index(folder: Path, tmp_path: Path, capsys: pyt
 
     index = dp.index(Model(), open_built(folder), tmp_path / "index", progress=False)
     index.close()
+    EmbeddingTable(tmp_path / "vectors", Model()).fill(open_built(folder))
     (tmp_path / "list.txt").write_text("u11\nu12\n", encoding="utf-8")
+    assert main(["data", "takedown", str(folder), "u03", "--embeddings", str(tmp_path / "typo")]) == 1
+    assert "has no table of embeddings" in capsys.readouterr().err
+    assert "u03" in open_built(folder).uids, "refused before the first change"
     command = [
         "data",
         "takedown",
@@ -173,11 +178,15 @@ def test_the_command_reaches_the_index(folder: Path, tmp_path: Path, capsys: pyt
         str(tmp_path / "list.txt"),
         "--index",
         str(tmp_path / "index"),
+        "--embeddings",
+        str(tmp_path / "vectors"),
         "--json",
     ]
     assert main(command) == 0
     facts = json.loads(capsys.readouterr().out)
-    assert (facts["samples"], facts["indexed"]) == (3, 3)
+    assert (facts["samples"], facts["indexed"], facts["embedded"]) == (3, 3, 3)
+    assert main(["data", "takedown", str(folder), "u04"]) == 0
+    assert "! embeddings of them stay where they were stored" in capsys.readouterr().out
     from diptych.index.kinds.dense import DenseIndex
 
     with DenseIndex.open(tmp_path / "index") as opened:

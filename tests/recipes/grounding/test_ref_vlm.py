@@ -38,6 +38,7 @@ from diptych.data.text.prompts.triplets import (
     task_command,
     write_answer,
 )
+from diptych.data.text.tokenize import Tokenizer
 from diptych.models.detection.backbone import detection_backbone
 from diptych.models.referring.referring_bridge import ReferringBridge, ReferringFeatures
 from diptych.models.referring.region_prompts import RegionPrompts
@@ -51,7 +52,7 @@ from diptych.objectives.boxes.grouped_targets import (
     pairwise_dice,
     pairwise_mask_focal,
 )
-from diptych.recipes.grounding.ref_vlm import ReferringBatch, RefVLM
+from diptych.recipes.grounding.ref_vlm import ReferringBatch, RefVLM, _with_marks
 from diptych.worlds.scenes.world import scenes
 
 RELEASED = json.loads((Path(__file__).parent / "fixtures" / "ref_vlm_released.json").read_text())
@@ -148,6 +149,11 @@ def test_an_answer_cut_in_the_middle_keeps_what_is_whole(answer: str, triplets: 
         return
     with pytest.raises(DataError, match=problem):
         read_answer(answer, strict=True)
+
+
+def test_marks_go_to_a_vocabulary_of_the_model_alone() -> None:
+    size = Tokenizer.from_spec("clip").vocab_size
+    assert _with_marks("clip").vocab_size > size == Tokenizer.from_spec("clip").vocab_size
 
 
 def test_a_prompt_row_has_slots_for_image_and_regions() -> None:

@@ -183,7 +183,7 @@ def takedown(argv: Sequence[str]) -> int:
     from diptych.data.lineage.record import add_lineage, made_now
     from diptych.data.shards.takedown import TakedownReport
     from diptych.data.shards.takedown import takedown as run
-    from diptych.index.embedding_table import take_down_embeddings
+    from diptych.index.embedding_table import check_has_embeddings, take_down_embeddings
     from diptych.index.kinds import open_index
 
     uids = [*args.uids, *(args.file.read_text(encoding="utf-8").split() if args.file else ())]
@@ -192,15 +192,17 @@ def takedown(argv: Sequence[str]) -> int:
     for folder in args.curated:
         if not is_curated(folder):
             raise ConfigError(f"{folder} is not an output of `diptych curate` (expected --curated FOLDER)")
+    for folder in args.embeddings:
+        check_has_embeddings(folder)
     with ExitStack() as stack:
         indexes = [stack.enter_context(open_index(folder)) for folder in args.index]  # before the first change
         indexed: list[int] = []
+        embedded: list[int] = []
 
         def take_out(report: TakedownReport) -> None:
             for folder in args.curated:
                 run(folder, report.uids, reason=args.reason)
-            for folder in args.embeddings:
-                take_down_embeddings(folder, report.uids, report.hashes)
+            embedded.extend(take_down_embeddings(folder, report.uids, report.hashes) for folder in args.embeddings)
             indexed.extend(index.take_down(report.uids, report.hashes) for index in indexes)
 
         report = run(
@@ -208,7 +210,13 @@ def takedown(argv: Sequence[str]) -> int:
         )
     for folder in (args.folder, *args.curated):
         add_lineage(folder, made_now("data takedown", "", config={"reason": args.reason}, samples=report.samples))
-    lines = [*report.lines(), *([f"{sum(indexed):,} items are gone from {len(args.index)} indexes"] if args.index else [])]
+    lines = report.lines()
+    if args.index:
+        lines.append(f"{sum(indexed):,} items are gone from {len(args.index)} indexes")
+    if args.embeddings:
+        lines.append(f"{sum(embedded):,} embeddings are gone from {len(args.embeddings)} folders of tables")
+    if report.samples and not (args.index and args.embeddings):
+        lines.append("! embeddings of them stay where they were stored: name indexes and tables by --index and --embeddings")
     facts = {
         "asked": report.asked,
         "samples": report.samples,
@@ -216,5 +224,6 @@ def takedown(argv: Sequence[str]) -> int:
         "tables": report.tables,
         "copies": report.copies,
         "indexed": sum(indexed),
+        "embedded": sum(embedded),
     }
     return finish(facts, lines, args.json)

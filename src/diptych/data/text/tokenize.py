@@ -83,7 +83,7 @@ class Tokenizer:
         if not suffix:
             expected = "one in tokenizer_config.json, as eos_token or sep_token"
             raise ConfigError(f"the tokenizer has no end-of-text token (expected {expected})")
-        # Changes of a shared tokenizer fail while another thread encodes with it.
+        # In tokenizers 0.22 a change of a shared vocabulary fails while another thread encodes with it.
         if inner.truncation is not None:
             inner.no_truncation()
         if inner.padding is not None:
