@@ -18,7 +18,7 @@ PLACE = "diptych.claims.systems"
 
 def slugs() -> list[str]:
     """Systems and baselines that have a claim."""
-    return [slug for slug in systems.slugs() if find_spec(f"{PLACE}.{slug}")]
+    return [slug for slug in systems.slugs() if _has_claim(slug)]
 
 
 def every() -> list[Claim]:
@@ -29,7 +29,7 @@ def every() -> list[Claim]:
 def of(slug: str) -> tuple[Claim, ...]:
     """All claims of that system, the main one first; near matches come from all systems."""
     system = systems.find(slug)
-    if system.slug not in slugs():
+    if not _has_claim(system.slug):
         raise ConfigError(f"'{system.slug}' ({system.title}) has no claim yet; with one: {', '.join(slugs()) or 'none'}")
     declared: tuple[Claim, ...] = import_module(f"{PLACE}.{system.slug}").claims()
     return declared
@@ -45,3 +45,7 @@ def find(key: str) -> Claim:
     if name not in by_name:
         raise UnknownName("claim", key, [claim.key for claim in claims])
     return by_name[name]
+
+
+def _has_claim(slug: str) -> bool:
+    return find_spec(f"{PLACE}.{slug}") is not None

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from clip_folders import clip_folder
 
-from diptych.core.errors import DataError
+from diptych.core.errors import ConfigError, DataError
 from diptych.data.load.features import FeatureTable
 from diptych.data.load.stream import batches
 from diptych.recipes._shared.frozen.frozen_pairs import table
@@ -87,3 +89,25 @@ def test_any_model_is_an_encoder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     np.testing.assert_array_equal(model.texts.encode_texts(["a red cube"]), api.load(run.path).embed_texts(["a red cube"]))
     recipe = Locked(image_encoder=f"hf:{base}", text_encoder=str(run.path)).prepare(rows)
     np.testing.assert_allclose(table(recipe, "images").rows([rows.uids[0]]), seen, atol=1e-6)  # of a larger batch
+
+
+def test_prefixes_and_the_sigmoid_are_those_of_mrl_and_siglip(rows: Any) -> None:
+    plain = Locked(batch_size=4, dropout=0.0).prepare(rows)
+    (step,) = batches(rows, plain, seed=0, stop=1)
+    recipe = replace(plain, loss="sigmoid", dims=(4, 256))
+    model = recipe.model()
+    features = recipe.features(model, step.batch)
+    assert features.bias is not None
+    assert (features.scale.item(), features.bias.item()) == pytest.approx((10.0, -10.0))
+    same = step.batch.group_B[:, None] == step.batch.group_B[None]
+    terms = []
+    for d in (4, 256):
+        image_BD, text_BD = (F.normalize(x[:, :d], dim=1) for x in (features.image_ND, features.text_ND))
+        logit_BB = features.scale * image_BD @ text_BD.T + features.bias
+        sign_BB = 2 * torch.eye(4) - 1
+        keep_BB = ~same | torch.eye(4, dtype=torch.bool)
+        terms.append(-(F.logsigmoid(sign_BB * logit_BB) * keep_BB).sum() / 4)
+    torch.testing.assert_close(recipe.losses(features, step.batch)["contrastive"], sum(terms) / 2)
+    for wrong in ({"dims": (4, 999)}, {"dims": (4, 4)}, {"loss": "hinge"}):
+        with pytest.raises(ConfigError, match="expected"):
+            replace(plain, **wrong)

@@ -24,6 +24,7 @@ from diptych.core.randomness import keyed_rng
 from diptych.data.dataset import Pool
 from diptych.data.media.decode import decode
 from diptych.data.media.images import ImageObjects
+from diptych.models.layers.prefix import PrefixEmbedder
 from diptych.recipes.contrastive.locked import Locked
 from diptych.tasks.pairs.retrieval import Retrieval
 from diptych.worlds.address import open_data
@@ -46,9 +47,9 @@ Choose = Callable[[Pool, Cell], Pool]
 """The rows of the pool that train; what a rule needs beyond them goes on the cell's account."""
 
 
-def heads(steps: int = STEPS) -> Locked:
+def heads(steps: int = STEPS, **changes: Any) -> Locked:
     """The recipe of every arm: its own small preset, with fewer and smaller steps."""
-    return replace(Locked.tiny(), batch_size=BATCH, steps=steps)
+    return replace(Locked.tiny(), **{"batch_size": BATCH, "steps": steps, **changes})
 
 
 def whole(pool: Pool, cell: Cell) -> Pool:
@@ -75,19 +76,23 @@ class AsManyByChance:
 class OnClipart:
     """Trains `recipe` on the rows that are chosen: "unseen_author/t2i_r@5" and the like, and the number of rows.
 
-    learns  False asks the model as it is before the first step
+    learns    False asks the model as it is before the first step
+    prefixes  how many first numbers of each vector are searched with: "first_8/t2i_r@5" and so on; () takes all of them
     """
 
     recipe: Locked
     choose: Choose = whole
     learns: bool = True
+    prefixes: tuple[int, ...] = ()
 
     def __call__(self, cell: Cell) -> Scores:
         rows = self.choose(pictures("train", cell.smoke), cell)
         model = (opened if self.learns else untrained)(self.recipe, rows, cell)
-        task = Retrieval(draws=1)
-        result = task.score(task.predict(model, pictures(HELD_OUT, cell.smoke)))
-        return {f"{HELD_OUT}/{name}": metric.value for name, metric in result.metrics.items()} | {"rows": float(len(rows))}
+        task, test = Retrieval(draws=1), pictures(HELD_OUT, cell.smoke)
+        asked = {f"first_{width}": PrefixEmbedder(model, width) for width in self.prefixes} or {HELD_OUT: model}
+        results = {part: task.score(task.predict(embedder, test)) for part, embedder in asked.items()}
+        scores = {f"{part}/{name}": metric.value for part, result in results.items() for name, metric in result.metrics.items()}
+        return scores | {"rows": float(len(rows))}
 
 
 def pictures(split: str, smoke: bool) -> Pool:
