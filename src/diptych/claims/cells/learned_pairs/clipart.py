@@ -24,7 +24,6 @@ from diptych.core.randomness import keyed_rng
 from diptych.data.dataset import Pool
 from diptych.data.media.decode import decode
 from diptych.data.media.images import ImageObjects
-from diptych.models.layers.prefix import PrefixEmbedder
 from diptych.recipes.contrastive.locked import Locked
 from diptych.tasks.pairs.retrieval import Retrieval
 from diptych.worlds.address import open_data
@@ -89,7 +88,7 @@ class OnClipart:
         rows = self.choose(pictures("train", cell.smoke), cell)
         model = (opened if self.learns else untrained)(self.recipe, rows, cell)
         task, test = Retrieval(draws=1), pictures(HELD_OUT, cell.smoke)
-        asked = {f"first_{width}": PrefixEmbedder(model, width) for width in self.prefixes} or {HELD_OUT: model}
+        asked = {f"first_{width}": model.first(width) for width in self.prefixes} or {HELD_OUT: model}
         results = {part: task.score(task.predict(embedder, test)) for part, embedder in asked.items()}
         scores = {f"{part}/{name}": metric.value for part, result in results.items() for name, metric in result.metrics.items()}
         return scores | {"rows": float(len(rows))}

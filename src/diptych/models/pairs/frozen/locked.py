@@ -21,6 +21,7 @@ from diptych.models.io import weights
 from diptych.models.io.card import model_card
 from diptych.models.io.folder import fingerprint, load_weights, parameters, read_config, write_model
 from diptych.models.io.inference import evaluating
+from diptych.models.layers.prefix import PrefixEmbedder
 from diptych.models.layers.transformer import l2_normalise
 from diptych.models.pairs.dual_encoder import PairModule
 from diptych.models.pairs.frozen.linear_map import LinearPair
@@ -110,6 +111,10 @@ class LockedEmbedder:
     def fingerprint(self) -> str:
         """Hash of heads, encoders and preprocessing, computed at first access."""
         return fingerprint(self.heads, {"images": self.images.fingerprint, "texts": self.texts.fingerprint})
+
+    def first(self, width: int) -> PrefixEmbedder:
+        """Return an embedder of the first `width` dimensions of each vector; heads trained with `dims` know these widths best."""
+        return PrefixEmbedder(self, width)
 
     @one_or_many
     def embed_images(self, images: Sequence[ImageSource], *, batch_size: int = 64) -> Unit:
