@@ -93,10 +93,10 @@ def _phrases(args: DetectArgs, model: Any) -> int:
     answers: list[dict[str, Any]] = []
     lines: list[str] = []
     for path in args.images:
-        found = ground(model, FileImage(path), args.phrase, text=args.text, top=args.top, min_score=-math.inf)
-        boxes_by_phrase = {phrase: _from_score(answer, args.min_score) for phrase, answer in found.items()}
+        all_boxes = ground(model, FileImage(path), args.phrase, text=args.text, top=args.top, min_score=-math.inf)
+        boxes_by_phrase = {phrase: _from_score(answer, args.min_score) for phrase, answer in all_boxes.items()}
         phrases = [
-            _boxes(phrase, answer, found[phrase].score_N[len(answer.score_N) :]) for phrase, answer in boxes_by_phrase.items()
+            _boxes(phrase, answer, all_boxes[phrase].score_N[len(answer.score_N) :]) for phrase, answer in boxes_by_phrase.items()
         ]
         answers.append({"image": str(path), "phrases": phrases})
         lines.append(f"{path}:")
