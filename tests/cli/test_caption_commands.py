@@ -48,6 +48,14 @@ def test_a_question_is_answered_freely_or_by_choices(picture: Path, capsys: Any)
     assert found["nats"] == {"blue": 4.0, "red": 3.0, "green": 5.0}
 
 
+def test_an_empty_text_is_not_passed_over_in_silence(picture: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Writes, "generate", lambda self, images, *_, **__: ["", " ", "a cup"][: len(images)])
+    assert main(["caption", "m", *[str(picture)] * 3]) == 0
+    assert "2 of 3 texts are empty: the model wrote no word" in capsys.readouterr().err
+    assert main(["ask", "m", str(picture), "which ?"]) == 0
+    assert "1 of 1 texts are empty" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [

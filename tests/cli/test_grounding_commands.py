@@ -59,8 +59,14 @@ def test_phrases_have_boxes_in_json_in_words_and_in_a_picture(
     assert "a plate: " in capsys.readouterr().out
     assert Image.open(out).size[0] > 100
     assert len(json.loads(graph.read_text())["nodes"]) == 2
-    assert main(["detect", str(model), str(picture), "--phrase", "a plate", "--min-score", "1"]) == 0
-    assert "nothing above 1" in capsys.readouterr().out
+    assert main(["detect", str(model), str(picture), "--phrase", "a plate", "--min-score", "1", "--top", "2"]) == 0
+    assert "a plate: nothing of --min-score 1 or more; boxes below it: 2, the best at 0." in capsys.readouterr().out
+    between = float(found.score_N.mean())
+    words = ["detect", str(model), str(picture), "--phrase", "a plate", "--min-score", str(between), "--top", "2", "--json"]
+    assert main(words) == 0
+    (phrase,) = json.loads(capsys.readouterr().out)["images"][0]["phrases"]
+    assert (len(phrase["boxes"]), phrase["below"]) == (1, 1)
+    assert phrase["best_below"] == pytest.approx(float(found.score_N[1]), rel=1e-3)
 
 
 def test_a_phrase_is_read_within_its_text(model: Path, picture: Path) -> None:

@@ -51,7 +51,7 @@ def test_entries_of_all_forms_are_read() -> None:
 def test_an_own_entry_stands_before_a_mention_in_the_sentence_of_another() -> None:
     for kind in (RLAIFV, STIC):
         help_texts = documented(kind)
-        assert help_texts["small_steps"] == "training steps of the small language model"
+        assert help_texts["small_steps"] == "training steps of the small language model, 100 passes over its rows at most"
         assert help_texts["small_image_steps"].startswith("training steps of the small image encoder")
     assert documented(STIC)["answer_lr"] == "highest learning rate of the second stage"
     assert "widths of the inner layers" in documented(TIPS)["head_hidden"]

@@ -280,6 +280,23 @@ def test_a_service_of_a_writer_alone_and_of_none() -> None:
         create_app(Stub(), writer=Stub())
 
 
+class Silent:
+    """Its every answer is empty."""
+
+    name = "stub/silent"
+
+    def generate(self, images, prompts, *, max_tokens: int = 64) -> list[str]:
+        return [""] * len(images)
+
+
+def test_an_empty_text_comes_with_a_note() -> None:
+    with listening(create_app(Silent())) as address, httpx.Client(base_url=address) as http:
+        found = http.post("/caption", json={"image": RED}).json()
+        assert found["caption"] == ""
+        assert "no word before its end mark" in found["note"]
+        assert "no word" in http.post("/ask", json={"image": RED, "question": "which?"}).json()["note"]
+
+
 class Mute:
     """Writes, but gives nothing away before it has ended."""
 

@@ -19,6 +19,7 @@ from diptych.core.contracts import Hook, Stage
 from diptych.core.errors import ConfigError
 from diptych.core.sample import Sample, Text
 from diptych.data.shards.build import open_built
+from diptych.train.estimate import estimate
 from diptych.train.fit import fit, resume
 from diptych.train.options import TrainOptions
 from diptych.train.stages import plan, total_steps
@@ -53,6 +54,23 @@ def test_steps_come_from_options_recipe_or_epochs() -> None:
     assert total_steps(Toy(steps=0, epochs=2.0), data, TrainOptions()) == 13  # 100 samples in batches of 8
     with pytest.raises(ConfigError, match=r"2 steps cannot be shared by stages"):
         plan(Shares(shares=(1, 1, 1), steps=2), data, QUIET)
+
+
+@dataclass(frozen=True, kw_only=True)
+class MadeLater(Shares):
+    def stages(self) -> Sequence[Stage]:
+        given = super().stages()
+        return [*given[:-1], replace(given[-1], make=lambda run: pytest.fail("a dry run makes no samples"))]
+
+
+def test_a_dry_run_measures_each_stage_and_names_those_that_it_cannot() -> None:
+    cost = estimate(Shares(shares=(1.0, 3.0), steps=40), toy_pool(8), QUIET)
+    assert [(one["stage"], one["steps"]) for one in cost["stages"]] == [("s0", 10), ("s1", 30)]
+    assert cost["seconds"] == pytest.approx(sum(one["steps"] * one["seconds_per_step"] for one in cost["stages"]))
+    cost = estimate(MadeLater(shares=(1.0, 3.0), steps=40), toy_pool(8), QUIET)
+    assert cost["stages"][1] == {"stage": "s1", "steps": 30, "seconds_per_step": None}
+    assert cost["seconds"] == pytest.approx(10 * cost["stages"][0]["seconds_per_step"])
+    assert "stages" not in estimate(Toy(steps=3), toy_pool(8), QUIET)
 
 
 class Story(Hook):

@@ -24,6 +24,10 @@ Role = Literal["system", "user", "assistant"]
 ROLES: tuple[str, ...] = get_args(Role)
 
 
+EMPTY_TEXT = "the model wrote no word before its end mark (more training may help, or another prompt)"
+"""What is said beside a generated text that is empty."""
+
+
 @dataclass(frozen=True, slots=True)
 class TextPart:
     """Text in a prompt."""

@@ -10,6 +10,7 @@ from diptych.serve.schema import ImageOrUid, Name, Picture, Words
 
 PICTURE_URL = "a data URL (data:image/png;base64,...), base64, or item:UID for an item that is there; addresses are refused"
 Tokens = Field(default=64, ge=1, description="of the answer; at most `tokens` of /info")
+Note = Field(default="", description="why the text is empty; absent where it is not")
 
 
 class TextContent(BaseModel):
@@ -117,6 +118,7 @@ class AskRequest(ImageOrUid):
 class CaptionAnswer(BaseModel):
     model: str
     caption: str
+    note: str = Note
 
 
 class AskAnswer(BaseModel):
@@ -124,3 +126,4 @@ class AskAnswer(BaseModel):
     answer: str
     shares: dict[str, float] | None = Field(description="of the given choices, which add up to 1")
     nats: dict[str, float] | None = Field(description="the cost of each choice")
+    note: str = Note

@@ -8,6 +8,7 @@ import shutil
 import sys
 import tempfile
 import time
+from itertools import zip_longest
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -23,16 +24,19 @@ from diptych.train.log import Log
 from diptych.train.options import TrainOptions
 from diptych.train.parallel import DistributedContext
 from diptych.train.precision import deterministic, training_device, wants_deterministic
-from diptych.train.stages import plan
+from diptych.train.stages import Phase, plan
 from diptych.train.state import Training
 
 MEASURED = 2  # steps that are timed, after one that is not
 
 
 def estimate(recipe: Recipe, data: Dataset, options: TrainOptions | None = None, out: Path | str = ".") -> dict[str, Any]:
-    """Runs four real steps of the first stage in this process, writes nothing that stays, and multiplies.
+    """Runs a few real steps of each stage in this process, writes nothing that stays, and multiplies. A stage that makes its own samples
+    wants a trained model: it and what follows it are listed, but not measured. Sizes are those of the first stage.
 
-    seconds_per_step   median of the steps after the first, loading included; what evaluation and saving cost is not in it
+    stages             of a run of several: name, steps, and median seconds of a step, None where it was not measured
+    seconds            of the stages that were measured; what evaluation and saving cost is not in it
+    seconds_per_step   of these, loading included: the median of the steps after the first
     tensor_memory_bytes  the most that tensors of a step take at once: weights, gradients, the optimiser's state, activations
     model_flops_per_step  see `devices.flops`
     peak_memory_bytes  of this process (device memory under CUDA) so far, loader processes not counted
@@ -48,32 +52,57 @@ def estimate(recipe: Recipe, data: Dataset, options: TrainOptions | None = None,
     with tempfile.TemporaryDirectory() as scratch, deterministic(wants_deterministic(options.deterministic, world.device)):
         log = Log(RunFolder(Path(scratch)), start=0, steps=0, progress=False, main=False)
         run = Training(recipe, data, options, world, RunFolder(Path(scratch)), log, phases)
-        run.enter(phases[0])
-        seconds = [_timed_step(run) for _ in range(min(1 + MEASURED, phases[0].stop))]
+        paces = [_pace(run, phases[0])]
         taken = _tensor_memory(run) if run.step < phases[0].stop else None
-    step = median(seconds[1:] or seconds)
+        facts = _facts(run, options)
+        for phase in phases[1:]:
+            if phase.stage.make is not None or not run.engine.descends:
+                break
+            run.step = phase.start
+            paces.append(_pace(run, phase))
+    steps = [phase.stop - phase.start for phase in phases]
+    seconds = sum(pace * count for pace, count in zip(paces, steps, strict=False))
+    step = seconds / sum(steps[: len(paces)])
+    stages = [
+        {"stage": phase.stage.name, "steps": count, "seconds_per_step": pace}
+        for phase, count, pace in zip_longest(phases, steps, paces)
+    ]
+    return {
+        "steps": run.steps,
+        **({"stages": stages} if len(stages) > 1 else {}),
+        "epochs": run.steps * phases[0].stage.recipe.batch_size / len(data),
+        "seconds_per_step": step,
+        "images_per_second": phases[0].stage.recipe.batch_size / paces[0],
+        "seconds": seconds,
+        **facts,
+        "disk_free_bytes": shutil.disk_usage(_existing(Path(out))).free,
+        **({"tensor_memory_bytes": taken} if taken else {}),
+        "peak_memory_bytes": _peak_memory(world.device),
+        "precision": run.precision,
+        "device": str(world.device),
+    }
+
+
+def _pace(run: Training, phase: Phase) -> float:
+    """Median seconds of a stage's steps after its first one."""
+    run.enter(phase)
+    seconds = [_timed_step(run) for _ in range(min(1 + MEASURED, phase.stop - phase.start))]
+    return median(seconds[1:] or seconds)
+
+
+def _facts(run: Training, options: TrainOptions) -> dict[str, Any]:
+    """Sizes of the stage that the run is in."""
     parameters = list(run.model.parameters())
-    trained = [p for p in parameters if p.requires_grad]
     stored = sum(t.nbytes for name, t in run.model.state_dict().items() if run.recipe.stored(name))
     memories = run.optimiser.state.values() if run.optimiser else ()
     remembered = sum(v.nbytes for memory in memories for v in memory.values() if isinstance(v, torch.Tensor))
     checkpoint = stored + remembered + sum(tensor.nbytes for tensor in tensors(run.engine.state()))
     return {
-        "steps": run.steps,
-        "epochs": run.steps * run.recipe.batch_size / len(data),
-        "seconds_per_step": step,
-        "images_per_second": run.recipe.batch_size / step,
-        "seconds": step * run.steps,
         "parameters": sum(p.numel() for p in parameters),
-        "trained_parameters": sum(p.numel() for p in trained),
+        "trained_parameters": sum(p.numel() for p in parameters if p.requires_grad),
         "checkpoint_bytes": checkpoint,
         "disk_bytes": checkpoint * (options.keep + 1) + stored,
-        "disk_free_bytes": shutil.disk_usage(_existing(Path(out))).free,
         "model_flops_per_step": run.flops or 0,
-        **({"tensor_memory_bytes": taken} if taken else {}),
-        "peak_memory_bytes": _peak_memory(world.device),
-        "precision": run.precision,
-        "device": str(world.device),
     }
 
 

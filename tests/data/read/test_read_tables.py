@@ -152,7 +152,9 @@ def test_a_missing_column_names_those_that_are_there(root: Path) -> None:
         read(path, text="captoin")
     with pytest.raises(DataError, match="no column 'patient'"):
         read(path, group="patient")
-    with pytest.raises(DataError, match=r"no column looks like images; columns are a, b \(expected image=COLUMN\)"):
+    with pytest.raises(
+        DataError, match=r"no column looks like images; columns are a, b \(expected image=COLUMN, or a column 'prompt'\)"
+    ):
         read(write(root / "u.csv", "a,b\n1,2\n"))
 
 
@@ -268,3 +270,12 @@ def test_an_address_whose_package_is_missing_is_refused_in_one_line(
     ) as caught:
         read(address)
     assert "\n" not in str(caught.value)
+
+
+def test_a_table_of_prompts_holds_texts_alone(tmp_path: Path) -> None:
+    pool = read(write(tmp_path / "t.csv", "prompt,text,intent\nname a colour,red,2\nsay hello,hello,\n"))
+    assert [(one.image, one.texts[0].string, one.extras["prompt"]) for one in (pool[0], pool[1])] == [
+        (None, "red", "name a colour"),
+        (None, "hello", "say hello"),
+    ]
+    assert any("the texts stand alone" in note for note in pool.notes)

@@ -18,6 +18,7 @@ from diptych.data.text.prompts.layout import TextPiece, lay_out
 from diptych.data.text.tokenize import Tokenizer
 from diptych.models.bridges.answers import answer_nll
 from diptych.models.bridges.language_model import LanguageModel, LanguageVocabulary
+from diptych.recipes._shared import small_encoder
 from diptych.recipes._shared.language import small_language as language
 from diptych.recipes._shared.language.small_language import LanguageExamples, SmallLanguage, shuffle_phrases, small_language
 from diptych.recipes.bridges.limber import LiMBeR
@@ -72,6 +73,18 @@ def test_it_is_made_once_and_everybody_finds_the_same(monkeypatch: Any, tmp_path
         torch.set_default_dtype(torch.float32)
     assert (again / "model.safetensors").read_bytes() == (folder / "model.safetensors").read_bytes()
     assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_a_few_rows_are_not_read_a_thousand_times(monkeypatch: Any, tmp_path: Path) -> None:
+    """More steps than a hundred passes take give the same model, of language and of images."""
+    monkeypatch.setenv("DIPTYCH_CACHE", str(tmp_path))
+    taken: list[int] = []
+    monkeypatch.setattr(language, "_train", lambda rows, settings, name: taken.append(settings.steps) or (lambda folder: None))
+    monkeypatch.setattr(small_encoder, "_train", lambda rows, recipe, seed: taken.append(recipe.steps) or (lambda folder: None))
+    few = DATA.select(range(8))
+    folders = {small_language("", few, SmallLanguage(steps=steps)) for steps in (25, 26, 2500)}
+    encoders = {small_encoder.small_encoder("", few, steps=steps, language="en") for steps in (12, 13, 400)}
+    assert (len(folders), len(encoders), taken) == (1, 2, [25, 12, 13])
 
 
 def test_it_learns_to_heed_what_stands_before(monkeypatch: Any, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 from tyro.conf import Positional, arg
 
-from diptych.cli.options.output import DEVICE, existing_file, finish, parse
+from diptych.cli.options.output import DEVICE, existing_file, finish, note_empty, parse
 
 
 @dataclass(frozen=True)
@@ -37,6 +37,7 @@ def main(argv: Sequence[str]) -> int:
     model = load(args.model, download=args.download)
     answer = ask(model, image, args.question, choices=choices, compared=args.compared, max_tokens=args.max_tokens)
     if isinstance(answer, str):
+        note_empty([answer])
         return finish({"answer": answer}, [answer], args.json)
     ordered = sorted(answer.shares, key=lambda choice: -answer.shares[choice])
     lines = [f"{answer.shares[choice]:.3f}  {choice}  ({answer.nats[choice]:.2f} nats)" for choice in ordered]

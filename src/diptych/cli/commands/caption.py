@@ -9,7 +9,7 @@ from typing import Annotated
 
 from tyro.conf import Positional, arg
 
-from diptych.cli.options.output import DEVICE, existing_file, finish, parse
+from diptych.cli.options.output import DEVICE, existing_file, finish, note_empty, parse
 from diptych.core.errors import ConfigError
 
 
@@ -42,5 +42,6 @@ def main(argv: Sequence[str]) -> int:
     model = load(args.model, download=args.download)
     options = {"num_beams": args.beams} if args.beams > 1 else {}
     texts = caption(model, list(args.images), prompt=args.prompt, max_tokens=args.max_tokens, **options)
+    note_empty(texts)
     captions = [{"image": str(path), "caption": text} for path, text in zip(args.images, texts, strict=True)]
     return finish({"captions": captions}, [f"{row['image']}: {row['caption']}" for row in captions], args.json)

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -92,12 +93,19 @@ def _phrases(args: DetectArgs, model: Any) -> int:
     answers: list[dict[str, Any]] = []
     lines: list[str] = []
     for path in args.images:
-        boxes_by_phrase = ground(model, FileImage(path), args.phrase, text=args.text, top=args.top, min_score=args.min_score)
-        answers.append({"image": str(path), "phrases": [_boxes(phrase, answer) for phrase, answer in boxes_by_phrase.items()]})
+        all_boxes = ground(model, FileImage(path), args.phrase, text=args.text, top=args.top, min_score=-math.inf)
+        boxes_by_phrase = {phrase: _from_score(answer, args.min_score) for phrase, answer in all_boxes.items()}
+        phrases = [
+            _boxes(phrase, answer, all_boxes[phrase].score_N[len(answer.score_N) :]) for phrase, answer in boxes_by_phrase.items()
+        ]
+        answers.append({"image": str(path), "phrases": phrases})
         lines.append(f"{path}:")
-        for phrase, answer in boxes_by_phrase.items():
+        for one, answer in zip(phrases, boxes_by_phrase.values(), strict=True):
             best = [f"{', '.join(f'{side:.0f}' for side in box_4)}  {score:.3f}" for box_4, score in _rows(answer)]
-            lines.append(f"  {phrase}: {best[0] if best else f'nothing above {args.min_score}'}")
+            nothing = f"nothing of --min-score {args.min_score:g} or more"
+            if one["below"]:
+                nothing += f"; boxes below it: {one['below']}, the best at {one['best_below']:g}"
+            lines.append(f"  {one['phrase']}: {best[0] if best else nothing}")
         firsts = [PhraseBoxes(answer.box_N4[:1], answer.score_N[:1]) for answer in boxes_by_phrase.values()]
         graph = regions_of(list(boxes_by_phrase), firsts, top=len(boxes_by_phrase), threshold=-1.0)
         if args.out is not None:
@@ -118,9 +126,16 @@ def _rows(answer: PhraseBoxes) -> list[tuple[Box, float]]:
     return [((box[0], box[1], box[2], box[3]), score) for box, score in rows]
 
 
-def _boxes(phrase: str, answer: PhraseBoxes) -> dict[str, Any]:
+def _from_score(answer: PhraseBoxes, least: float) -> PhraseBoxes:
+    count = int((answer.score_N >= least).sum())  # the best come first
+    return PhraseBoxes(answer.box_N4[:count], answer.score_N[:count])
+
+
+def _boxes(phrase: str, answer: PhraseBoxes, below_N: Any) -> dict[str, Any]:
+    """below_N: scores of the boxes that are left out, the best first"""
     boxes = [{"box": [round(side, 1) for side in box], "score": round(score, 4)} for box, score in _rows(answer)]
-    return {"phrase": phrase, "boxes": boxes}
+    best = float(f"{below_N[0]:.4g}") if len(below_N) else None
+    return {"phrase": phrase, "boxes": boxes, "below": len(below_N), "best_below": best}
 
 
 def _check_outputs(args: DetectArgs) -> None:

@@ -210,7 +210,16 @@ def _cost_lines(cost: dict[str, Any]) -> list[str]:
     lines = []
     for key, value in cost.items():
         name = key.replace("_", " ")
-        if key.endswith("bytes") or "memory" in key:
+        if key == "stages":
+            for stage in value:
+                pace = stage["seconds_per_step"]
+                each = (
+                    "its samples are made by the model of the stage before: not measured"
+                    if pace is None
+                    else f"{pace:.3g} s each"
+                )
+                lines.append(f"{'  ' + stage['stage']:<26}{stage['steps']:,} steps, {each}")
+        elif key.endswith("bytes") or "memory" in key:
             lines.append(f"{name:<26}{value / 2**20:,.0f} MiB")
         elif key == "seconds":
             lines.append(f"{'minutes':<26}{value / 60:,.1f}")

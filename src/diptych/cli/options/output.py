@@ -17,6 +17,7 @@ from tyro.conf import arg
 from diptych.core.config import to_plain
 from diptych.core.errors import ConfigError
 from diptych.core.machine import DEVICE_VARIABLE
+from diptych.core.prompt import EMPTY_TEXT
 from diptych.core.terminal.control_characters import escape_controls, escape_controls_json
 
 T = TypeVar("T")
@@ -109,3 +110,9 @@ def finish(payload: dict[str, Any], lines: Iterable[str], as_json: bool) -> int:
 def say(line: str) -> None:
     """Something on the way to the result: to stderr, so that stdout stays clean."""
     print(escape_controls(line), file=sys.stderr, flush=True)
+
+
+def note_empty(texts: Sequence[str]) -> None:
+    """Says how many texts a model left empty, if any."""
+    if empty := sum(not text.strip() for text in texts):
+        say(f"{empty} of {len(texts)} texts are empty: {EMPTY_TEXT}")

@@ -24,7 +24,7 @@ from diptych.data.quarantine import QuarantineEntry
 from diptych.data.ragged import Ragged
 from diptych.data.read.media import column_media
 from diptych.data.read.naming import uid_of, uids_of
-from diptych.data.read.read_options import ORIGINS, ColumnMapping, ReadOptions, choose
+from diptych.data.read.read_options import ORIGINS, PROMPT, ColumnMapping, ReadOptions, choose
 from diptych.data.read.rows import is_json
 from diptych.data.read.sound import flat_texts, plain_values, sound_paths
 from diptych.data.texts import Texts
@@ -80,7 +80,7 @@ def assemble(source: SourceRows, options: ReadOptions) -> Pool:
     paths = None
     if images is None and chosen.image:
         images, paths = _images(source, chosen.image)
-    elif images is None:
+    elif images is None and chosen.media:
         paths = _media_paths(source, chosen)
     rows = np.arange(table.num_rows)
     first = rows  # the row that a sample is made from
@@ -94,12 +94,15 @@ def assemble(source: SourceRows, options: ReadOptions) -> Pool:
         names = names or [("" if p is None else p.rpartition(".")[0] or p) for p in paths.to_pylist()]
     uids = _uids(source, chosen, base, names, paths)
     columns, json_columns = _columns(source, chosen, base, uids.column)
-    images = ImageObjects((None,) * base.num_rows) if images is None else images
     media = column_media(base, chosen.media, source.root, source.file, within=source.within) if chosen.media else source.media
-    pool = Pool(
-        source.name, columns, texts, images, media=media, json_columns=json_columns, quarantine=source.bad, notes=source.notes
-    )
-    return _without_gaps(pool, texts, uids.faults, options.captions, lambda row: source.where(int(first[row])))
+    alone = images is None and not media
+    notes = [
+        *source.notes,
+        *([f"no column looks like images, so the texts stand alone (a column '{PROMPT}' is there)"] if alone else []),
+    ]
+    images = ImageObjects((None,) * base.num_rows) if images is None else images
+    pool = Pool(source.name, columns, texts, images, media=media, json_columns=json_columns, quarantine=source.bad, notes=notes)
+    return _without_gaps(pool, texts, uids.faults, options.captions, alone, lambda row: source.where(int(first[row])))
 
 
 def _images(source: SourceRows, name: str) -> tuple[Images | None, pa.Array | None]:
@@ -300,16 +303,18 @@ def _extra(column: pa.Array) -> pa.Array | None:
     return column if any(test(kind) for test in simple) else None
 
 
-def _without_gaps(pool: Pool, texts: Texts, faults: Mapping[int, str], captions: bool, where: Callable[[int], str]) -> Pool:
+def _without_gaps(
+    pool: Pool, texts: Texts, faults: Mapping[int, str], captions: bool, alone: bool, where: Callable[[int], str]
+) -> Pool:
     """Leave out rows without image, rows with a fault, and with `captions` rows without text if other rows have text. Images
-    alone, without any text, are fine."""
+    alone, without any text, are fine, and so are texts where all stand `alone`."""
     has_text = texts.counts() > 0
     some_text = bool(has_text.any())
     keep = []
     for row in range(len(pool)):
         if row in faults:
             pool.quarantine.append(QuarantineEntry("", "read", faults[row], where(row)))
-        elif pool.image(row) is None and not pool.media(row):
+        elif not alone and pool.image(row) is None and not pool.media(row):
             pool.quarantine.append(QuarantineEntry(pool.uids[row], "read", "there is no image", where(row)))
         elif captions and some_text and not has_text[row]:
             pool.quarantine.append(QuarantineEntry(pool.uids[row], "read", "there is no text", where(row)))

@@ -39,6 +39,8 @@ ORIGINS = {
     "class_name": "label",
     "folder": "label",
 }
+PROMPT = "prompt"
+"""A table with a column of this name may be one of texts alone."""
 _LANGUAGE = re.compile(r"[a-z]{2,3}(-[A-Za-z0-9]+)*")
 
 
@@ -136,7 +138,8 @@ def choose(
 ) -> ColumnMapping:
     """Match what is wanted with the columns that are there. No column is taken for the image where images are known already, and
     none has to be there where other media are. `media_columns`: whether `wanted.media` names columns, not endings of files. Of a table
-    without pictures, columns that are called as a medium is ("slide", "clip") hold that medium, and "mask" beside a slide its mask."""
+    without pictures, columns that are called as a medium is ("slide", "clip") hold that medium, and "mask" beside a slide its mask; one
+    with a column "prompt" holds texts alone."""
     asked_media = (options.media or {}) if media_columns else {}
     media = {str(_known_column(name, names, file)): medium for name, medium in asked_media.items()}
     names = [name for name in names if name not in media]
@@ -145,8 +148,12 @@ def choose(
         media = {name: name for name in names if name in MEDIA and name not in ("image", "images")}
         media |= {"mask": "image"} if "slide" in media and "mask" in names else {}
         names = [name for name in names if name not in media]
-    if image is None and image_needed and not media:
-        raise DataError(f"no column looks like images; columns are {', '.join(names)}", file=file, expected="image=COLUMN")
+    if image is None and image_needed and not media and PROMPT not in names:
+        raise DataError(
+            f"no column looks like images; columns are {', '.join(names)}",
+            file=file,
+            expected=f"image=COLUMN, or a column '{PROMPT}'",
+        )
     if options.text is not None:
         text = {str(_known_column(name, names, file)): language for name, language in options.text.items()}
     else:

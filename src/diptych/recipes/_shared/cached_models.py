@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -21,6 +22,10 @@ from diptych.core.disk.lock import Lock
 from diptych.models.io.frozen_engine import in_double
 from diptych.train.gradient_cache import map_tensors
 from diptych.train.precision import deterministic
+
+PASSES = 100
+"""Over the rows of a small model, at most: more unlearn others. Conversations that were not among 40 cost .64 nats a token after 100
+passes, .73 after 200, .96 after 400."""
 
 
 @dataclass(slots=True)
@@ -79,6 +84,11 @@ def cached_model(kind: str, key: Any, make: Callable[[], Callable[[Path], object
         recorded = json.loads(cost_file.read_text(encoding="utf-8")) if cost_file.is_file() else {f"{kind}/{digest[:16]}": None}
         costs.seconds.update(recorded)
     return folder
+
+
+def steps_within_passes(steps: int, rows: int, batch_size: int) -> int:
+    """`steps`, but no more than `PASSES` passes over the rows take."""
+    return min(steps, math.ceil(PASSES * rows / batch_size))
 
 
 def in_default_precision(batch: Any) -> Any:

@@ -17,7 +17,7 @@ from diptych.core.terminal.progress import with_bar
 from diptych.data.load.batch import PairBatch
 from diptych.data.load.stream import batches
 from diptych.models.towers.outputs import PairFeatures
-from diptych.recipes._shared.cached_models import cached_model, in_default_precision
+from diptych.recipes._shared.cached_models import cached_model, in_default_precision, steps_within_passes
 from diptych.recipes._shared.pairs import DualEncoderRecipe
 from diptych.recipes._shared.presets import SMALL
 from diptych.train.optimise import build_optimiser, clip, learning_rate, set_learning_rate
@@ -49,11 +49,13 @@ class SmallEncoder(DualEncoderRecipe):
 def small_encoder(address: str, data: Dataset, *, steps: int, language: str, size: int = 64, seed: int = 0) -> Path:
     """The model folder of a `PairEmbedder` in the cache; trained first where it is not there.
 
+    steps    fewer on few rows: `cached_models.PASSES` passes
     address  the data whose pairs it learns, so that runs on different data share it; "" takes those of the run, `data`
     size     pixels of an image, a multiple of 16. Where things stand on a grid, patches that match its cells show one thing each
     """
     rows = training_rows(open_data(address)) if address else data
-    recipe = replace(SmallEncoder.tiny(), steps=steps, image_size=size, language=language)
+    recipe = replace(SmallEncoder.tiny(), image_size=size, language=language)
+    recipe = replace(recipe, steps=steps_within_passes(steps, len(rows), recipe.batch_size))
     key = [FORMAT, rows.fingerprint, to_plain(recipe), seed]
     seed = keyed_seed("small encoder", seed)
     return cached_model("encoders", key, lambda: _train(cached_for_training(rows, recipe), recipe, seed), seed=seed, doubles=True)

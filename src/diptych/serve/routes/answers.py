@@ -8,6 +8,7 @@ from typing import Any
 from fastapi import FastAPI, Response
 
 from diptych.api import ask
+from diptych.core.prompt import EMPTY_TEXT
 from diptych.pipelines.token_sources import TokenSources, reduces_tokens, token_sources
 from diptych.serve.answers import jsonable
 from diptych.serve.chat_schema import AskAnswer, AskRequest, CaptionAnswer, CaptionRequest
@@ -26,7 +27,7 @@ def add(app: FastAPI, service: Service) -> None:
         prompt = text_of(request.prompt, "prompt", service.limits) if request.prompt else ""
         picture = await service.request_picture(request.image, request.uid)
         text = await GenerationStream(service, side, GenerationRequest(picture, prompt, max_tokens=tokens)).whole()
-        return SafeJsonResponse({"model": side.name, "caption": text})
+        return SafeJsonResponse({"model": side.name, "caption": text, **_note(text)})
 
     @app.post("/ask", response_model=AskAnswer)
     async def answer(request: AskRequest) -> Response:
@@ -39,7 +40,7 @@ def add(app: FastAPI, service: Service) -> None:
         picture = await service.request_picture(request.image, request.uid)
         if not choices:
             text = await GenerationStream(service, side, GenerationRequest(picture, question, max_tokens=tokens)).whole()
-            return SafeJsonResponse({"model": side.name, "answer": text, "shares": None, "nats": None})
+            return SafeJsonResponse({"model": side.name, "answer": text, "shares": None, "nats": None, **_note(text)})
 
         def rank(texts: Any, images: Any) -> Any:
             return ask(side.model, picture, question, choices=choices, compared=request.compared)
@@ -64,3 +65,7 @@ def add(app: FastAPI, service: Service) -> None:
         return SafeJsonResponse(
             {"tokens": len(sources.share_KTHW), "rows": rows, "columns": columns, "box": list(sources.box), "owner": owner}
         )
+
+
+def _note(text: str) -> dict[str, str]:
+    return {} if text.strip() else {"note": EMPTY_TEXT}

@@ -38,8 +38,8 @@ class LanguageModelRecipe(Recipe[M, B, F]):
     end_starts    the end mark is the start mark, where there is one, as LAVIS has it for Vicuna
     language      texts of this language or of an unknown one are read; "" takes all
     pieces        of a vocabulary that is learned from the data
-    small_steps   training steps of the small language model
-    small_image_steps  training steps of the small image encoder, which cuts an image into patches of 16 pixels
+    small_steps   training steps of the small language model, 100 passes over its rows at most
+    small_image_steps  training steps of the small image encoder, 100 passes at most, which cuts an image into patches of 16 pixels
     small_image_size  side in pixels of the images that the small image encoder reads
     """
 

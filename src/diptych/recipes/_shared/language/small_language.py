@@ -7,7 +7,7 @@ questions about them and their answers, one after another. One that learned capt
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from diptych.data.text.tokenize import Tokenizer
 from diptych.models.bridges.answers import answer_nll
 from diptych.models.bridges.language_model import LanguageModel, LanguageVocabulary
 from diptych.models.towers.packaged.hf_text import silence_transformers
-from diptych.recipes._shared.cached_models import cached_model
+from diptych.recipes._shared.cached_models import cached_model, steps_within_passes
 from diptych.recipes._shared.pairs import positive_texts
 from diptych.train.optimise import build_optimiser, clip, learning_rate, set_learning_rate
 from diptych.worlds.address import open_data, training_rows
@@ -48,7 +48,8 @@ ALONE, ASKED, COLON = 0.15, 0.6, 0.5
 
 @dataclass(frozen=True, slots=True)
 class SmallLanguage:
-    """Training of a small language model: `steps` of `batch_size` texts of at most `length` tokens, vocabulary of `pieces`."""
+    """Training of a small language model: `steps` of `batch_size` texts of at most `length` tokens, vocabulary of `pieces`.
+    On few rows steps end after `cached_models.PASSES` passes."""
 
     steps: int = 2500
     batch_size: int = 32
@@ -73,6 +74,7 @@ def small_language(address: str, data: Dataset, settings: SmallLanguage) -> Path
     address  the data whose texts it learns, so that runs on different data share it; "" takes those of the run, `data`
     """
     corpus = training_rows(open_data(address)) if address else data
+    settings = replace(settings, steps=steps_within_passes(settings.steps, min(len(corpus), ROWS), settings.batch_size))
     key = [FORMAT, corpus.fingerprint, asdict(settings), SMALL_LANGUAGE]
     seed = keyed_seed("small language", settings.seed)
 
