@@ -352,3 +352,23 @@ def test_a_model_of_ours_streams_what_it_generates(tmp_path: Path) -> None:
 
 def flat_source() -> ArrayImage:
     return ArrayImage(flat(COLOURS["red"]), "red")
+
+
+class TextWriter:
+    """Repeats a prompt, without a picture."""
+
+    name, fingerprint, reads_images = "stub/texts", "7e12", False
+
+    def generate(self, images: Any, prompts: Any, *, max_tokens: int = 64) -> list[str]:
+        assert list(images) == [None]
+        return [f"after {prompt}" for prompt in prompts]
+
+
+def test_a_model_that_reads_text_alone_is_asked_without_a_picture(tmp_path: Path) -> None:
+    with running(tmp_path, limits=LIMITS, writer=TextWriter()) as started:
+        said = {"messages": [{"role": "user", "content": "one two"}]}
+        answer = started.http.post("/v1/chat/completions", json=said).raise_for_status().json()
+        assert answer["choices"][0]["message"]["content"] == "after one two"
+        assert started.http.post("/ask", json={"question": "one"}).raise_for_status().json()["answer"] == "after one"
+        assert "reads text alone" in refusal(started.http.post("/ask", json={"question": "one", "uid": "u1"}))
+        assert "reads text alone" in refusal(started.http.post("/v1/chat/completions", json={"messages": [about(RED)]}))

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field
 
-from diptych.serve.schema import ImageOrUid, Name, Picture, Words
+from diptych.serve.schema import ImageOrUid, Name, Picture, StrictRequest, Words
 
 PICTURE_URL = "a data URL (data:image/png;base64,...), base64, or item:UID for an item that is there; addresses are refused"
 Tokens = Field(default=64, ge=1, description="of the answer; at most `tokens` of /info")
@@ -103,8 +103,9 @@ class CaptionRequest(ImageOrUid):
     model: str | None = Name
 
 
-class AskRequest(ImageOrUid):
-    """A question about a picture; with `choices` the most likely of them is taken, and nothing is written."""
+class AskRequest(StrictRequest):
+    """A question about a picture; with `choices` the most likely of them is taken, and nothing is written. Only a model that reads text
+    alone is asked without a picture."""
 
     image: str | None = Picture
     uid: str | None = Field(default=None, description="an item that is there, instead of an image")

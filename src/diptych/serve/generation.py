@@ -23,12 +23,12 @@ from diptych.serve.stops import StopSequenceFilter
 class GenerationRequest:
     """Prompt and sampling options of a generation request.
 
-    image     the first picture; `prompt` may bring others
+    image     the first picture; `prompt` may bring others. None for a model that reads text alone
     pictures  how many there are, for the queue
     max_tokens  of the answer; `fits`: as many of them as there is room for after the prompt
     """
 
-    image: ImageSource
+    image: ImageSource | None
     prompt: PromptLike
     pictures: int = 1
     max_tokens: int = 64
@@ -62,7 +62,7 @@ class GenerationStream:
                 loop.call_soon_threadsafe(queue.put_nowait, given)
             return not (stops.found or self._gone.is_set())
 
-        inside = [self.request.image] * self.request.pictures
+        inside = [self.request.image] * self.request.pictures if self.request.image is not None else []
         asking = asyncio.ensure_future(self.service.submit(self.side.model, partial(self._write, on_piece), inside=inside))
         asking.add_done_callback(lambda _: queue.put_nowait(None))
         try:

@@ -36,6 +36,7 @@ class TextGenerator:
     """
 
     kind: ClassVar[str] = "text_generator"
+    reads_images: ClassVar[bool] = False
 
     def __init__(
         self,

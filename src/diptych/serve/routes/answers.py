@@ -31,13 +31,19 @@ def add(app: FastAPI, service: Service) -> None:
 
     @app.post("/ask", response_model=AskAnswer)
     async def answer(request: AskRequest) -> Response:
-        """Answer to a question about a picture: generated text, or the most likely of given choices."""
+        """Answer to a question about a picture: generated text, or the most likely of given choices. Models that read text alone are asked
+        without a picture."""
         side, limits = service.writer(request.model), service.limits
         tokens, question = max_new_tokens(service, request.max_tokens), text_of(request.question, "question", limits)
         choices = texts_of(request.choices, "choices", limits.names, limits)
         if choices and not side.ranks:
             raise RequestError(422, f"'{side.name}' does not rank answers (expected no choices)")
-        picture = await service.request_picture(request.image, request.uid)
+        if side.reads_images:
+            picture = await service.request_picture(request.image, request.uid)
+        elif request.image is None and request.uid is None:
+            picture = None
+        else:
+            raise RequestError(422, f"'{side.name}' reads text alone (expected neither image nor uid)")
         if not choices:
             text = await GenerationStream(service, side, GenerationRequest(picture, question, max_tokens=tokens)).whole()
             return SafeJsonResponse({"model": side.name, "answer": text, "shares": None, "nats": None, **_note(text)})
@@ -45,7 +51,7 @@ def add(app: FastAPI, service: Service) -> None:
         def rank(texts: Any, images: Any) -> Any:
             return ask(side.model, picture, question, choices=choices, compared=request.compared)
 
-        choice = await service.submit(side.model, rank, inside=[picture], times=len(choices))
+        choice = await service.submit(side.model, rank, inside=[picture] if picture else [], times=len(choices))
         return SafeJsonResponse(
             jsonable({"model": side.name, "answer": choice.text, "shares": choice.shares, "nats": choice.nats})
         )

@@ -157,7 +157,7 @@ async def _read_request(service: Service, side: ServedModel, request: ChatReques
     temperature = request.temperature or 0.0
     if temperature and not isinstance(side.model, Streamer):
         raise RequestError(422, f"temperature is {temperature:g}: '{side.name}' decodes greedily (expected 0)")
-    image, pictures, prompt = await _prompt(service, request)
+    image, pictures, prompt = await _prompt(service, side, request)
     given = request.max_completion_tokens or request.max_tokens
     return GenerationRequest(
         image,
@@ -179,8 +179,8 @@ def max_new_tokens(service: Service, tokens: int) -> int:
     return tokens
 
 
-async def _prompt(service: Service, request: ChatRequest) -> tuple[ArrayImage, int, PromptLike]:
-    """The first picture, the number of pictures, and the prompt for the model."""
+async def _prompt(service: Service, side: ServedModel, request: ChatRequest) -> tuple[ArrayImage | None, int, PromptLike]:
+    """The first picture, if any, the number of pictures, and the prompt for the model."""
     turns: list[Turn] = []
     pictures: list[ArrayImage] = []
     for number, message in enumerate(request.messages):
@@ -197,14 +197,15 @@ async def _prompt(service: Service, request: ChatRequest) -> tuple[ArrayImage, i
             parts.append(ImagePart() if len(pictures) == 1 else ImagePart(source=pictures[-1]))
         role: Role = "system" if message.role == "developer" else message.role
         turns.append(Turn(role, tuple(parts)))
-    if not pictures:
+    if not pictures and side.reads_images:
         raise RequestError(422, "messages contain no picture (expected a part of type image_url)")
+    if pictures and not side.reads_images:
+        raise RequestError(422, f"'{side.name}' reads text alone (expected no picture)")
     if turns[-1].role != "user":
         raise RequestError(422, f"the last message is of '{turns[-1].role}' (expected 'user': the one that is answered)")
     dialogue = Dialogue(tuple(turns))
-    if len(turns) == 1 and len(pictures) == 1:
-        return pictures[0], 1, turns[0].text
-    return pictures[0], len(pictures), dialogue
+    prompt = turns[0].text if len(turns) == 1 and len(pictures) <= 1 else dialogue
+    return pictures[0] if pictures else None, len(pictures), prompt
 
 
 async def _picture(service: Service, url: str, name: str) -> ArrayImage:
