@@ -229,8 +229,8 @@ def seven_pieces(code, thumbnail, names: list[str]) -> dict:
             if difference <= 8.0:
                 near.append((difference, distance, names[other], other))
         if near:
-            difference, distance, _, other = min(near)
-            original[row] = other, distance, difference
+            difference, _, _, other = min(near)
+            original[row] = other, difference
         else:
             index.add(row, bits)
     return original

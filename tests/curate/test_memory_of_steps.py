@@ -196,12 +196,14 @@ def growth(measured: Callable[[int, int], int], small: int, large: int, most: in
         pytest.param(MetaCLIP(entries="entries.txt"), False, 100, marks=pytest.mark.slow),
         pytest.param(NearDuplicates(), True, 600, marks=pytest.mark.slow),
         (SemanticDuplicates("drawn", clusters=8), True, 150),
+        (SemanticDuplicates("drawn", clusters=8, cosine=0.5), True, 45),  # nearly all rows are dropped
         (TargetClusters("drawn", "target", clusters=8), True, 200),
         (ImageScores("head", "drawn"), True, 150),
         pytest.param(TLDR(captioner="drawn", match="drawn", clusters=8, keep=0.5), True, 450, marks=pytest.mark.slow),
         pytest.param(CoCu(model="drawn", gallery="gallery.txt", language="", neighbours=2), True, 300, marks=pytest.mark.slow),
         pytest.param(FuseCap(detector="drawn", objects=("dog",), language=""), True, 300, marks=pytest.mark.slow),
         pytest.param(RealSyn(model="drawn", short_side=0, sentence_clusters=8), "half", 400, marks=pytest.mark.slow),
+        pytest.param(RealSyn(model="drawn", short_side=0, sentence_clusters=8, alike=0.5), "half", 270, marks=pytest.mark.slow),
         pytest.param(Rewrite(styles=("framed",), check="none", copies=True, match="drawn"), True, 400, marks=pytest.mark.slow),
     ],
 )
@@ -257,6 +259,21 @@ def test_arrow_columns_equal_the_sequences_they_stand_for() -> None:
     assert StringColumn(pa.array(["a"])) != ("b",)
     assert ColumnByUid(pa.table({"uid": ["a", "b"], "n": [1, None]})) == {"a": 1, "b": None}
     assert DropTable.of(again.dropped) is again.dropped
+
+
+def test_reasons_beyond_a_block_equal_those_of_a_list(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rows, "BLOCK", 3)
+    given = np.random.default_rng(0).integers(0, 8, 40).tolist()
+    reasons = [f"{'odd' if n % 2 else 'even'}: {n}" if n else "" for n in given]
+    faults = rows.Faults(41)
+    faults.set_each(np.arange(40), reasons)
+    faults.set(40, "odd: 1")
+    faults.set(40, "")
+    uids = pa.array([f"{row:02d}" for row in range(41)])
+    kept, drops = faults.verdicts("s", uids)
+    assert kept == [f"{row:02d}" for row, reason in enumerate([*reasons, ""]) if not reason]
+    assert drops == [Drop(f"{row:02d}", "s", reason) for row, reason in enumerate(reasons) if reason]
+    assert faults.kinds() == {kind: sum(reason.startswith(kind) for reason in reasons) for kind in ("even", "odd")}
 
 
 def test_first_equal_and_repeated_equal_the_loop() -> None:

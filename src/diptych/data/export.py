@@ -50,7 +50,7 @@ def export_pool(pool: Pool, out: Path, form: str, *, images: bool = True, source
     csv          data.csv with one row per sample: image (a path in images/), caption (the first), captions (JSON), every column
     parquet      data.parquet with the same columns; image is {bytes, path}, as `datasets` reads it
     datasets     a folder for `datasets.load_from_disk` (extra `datasets`)
-    img2dataset  00000.tar, ... with KEY.jpg, KEY.txt and KEY.json, and 00000.parquet with the rows
+    img2dataset  00000.tar, ... with KEY.jpg, KEY.txt and KEY.json, and 00000.parquet with the rows; holds the rows of one tar
     images       False leaves the pictures out
     source       address of the pool, for the lineage, which lies beside the data
     Samples whose picture cannot be read are left out. Rows are written in batches; Parquet and `datasets` need as much disk again for

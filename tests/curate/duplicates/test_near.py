@@ -141,7 +141,7 @@ def test_greedy_hashes_equal_the_loop_over_all_kept_rows(bits: int, colour: floa
         found = np.flatnonzero((far <= bits) & (off <= colour))
         close = [(float(off[n]), int(far[n]), names[kept[n]], kept[n]) for n in found]
         if close:
-            expected[row] = (min(close)[3], min(close)[1], min(close)[0])
+            expected[row] = (min(close)[3], min(close)[0])
         else:
             kept.append(row)
     assert greedy_hashes(code, thumbnail, names, bits=bits, colour=colour) == expected

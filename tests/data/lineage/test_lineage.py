@@ -221,3 +221,10 @@ def test_a_build_from_python_is_recorded_and_a_second_call_changes_nothing(tmp_p
     assert (tmp_path / "first" / "lineage.json").read_bytes() == before
     build(open_built(tmp_path / "first"), tmp_path / "second", source=str(tmp_path / "first"))
     assert [step.source for step in lineage_of(tmp_path / "second")] == ["", str(tmp_path / "first")]
+
+
+def test_a_row_of_a_table_with_pictures_is_no_link(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"uid": ["a"], "text": ["a dog"], "image": [b"GIF89a"]}), tmp_path / "pool.parquet")
+    row, text = row_history(tmp_path / "pool.parquet", "a")
+    assert (row.step, row.line, row.facts) == ("read", "a row of this file", {"uid": "a", "text": "a dog"})
+    assert text.line == "text: a dog"

@@ -21,6 +21,7 @@ import numpy.typing as npt
 
 from diptych.core.contracts import Unit
 from diptych.core.errors import ConfigError
+from diptych.curate.duplicates.near_pairs import NearPairs
 
 Ints = npt.NDArray[np.int64]
 BLOCK = 1_024  # columns of a similarity matrix that is never held whole
@@ -96,16 +97,14 @@ def rows_of_clusters(label_N: Ints, clusters: int) -> list[Ints]:
     return np.split(order_N, np.searchsorted(label_N[order_N], np.arange(1, clusters)))
 
 
-def greedy_duplicates(
-    vector_ND: Unit, order: Sequence[int] | Ints, cosine: float, *, near_NP: Ints | None = None
-) -> dict[int, tuple[int, float]]:
+def greedy_duplicates(vector_ND: Unit, order: Sequence[int] | Ints, cosine: float, *, near_NP: Ints | None = None) -> NearPairs:
     """Greedy duplicates: dropped row -> (kept row, cosine). `near_NP`, the clusters of each row, bounds what is compared; None compares
     all."""
     clusters = int(near_NP.max()) + 1 if near_NP is not None and near_NP.size else 1
     count_K = [0] * clusters  # kept rows of each cluster
     kept = [np.empty(16, np.int64) for _ in range(clusters)]
     held = [np.empty((16, vector_ND.shape[1]), np.float32) for _ in range(clusters)]
-    out: dict[int, tuple[int, float]] = {}
+    out = NearPairs(len(vector_ND))
     for row in map(int, order):
         homes = near_NP[row].tolist() if near_NP is not None else [0]
         best = (-2.0, -1)
@@ -115,7 +114,7 @@ def greedy_duplicates(
                 index = int(alike.argmax())
                 best = max(best, (float(alike[index]), -int(kept[home][index])))
         if best[0] >= cosine:
-            out[row] = -best[1], best[0]
+            out.add(row, -best[1], best[0])
             continue
         for home in homes:  # added to all its clusters, so that neighbours across a border are compared with it
             if count_K[home] == len(kept[home]):
@@ -126,9 +125,9 @@ def greedy_duplicates(
     return out
 
 
-def semdedup_duplicates(vector_ND: Unit, label_N: Ints, centre_KD: Unit, cosine: float) -> dict[int, tuple[int, float]]:
+def semdedup_duplicates(vector_ND: Unit, label_N: Ints, centre_KD: Unit, cosine: float) -> NearPairs:
     """SemDeDup's duplicates: dropped row -> (the first row before it that is near, cosine)."""
-    out: dict[int, tuple[int, float]] = {}
+    out = NearPairs(len(vector_ND))
     for cluster, rows in enumerate(rows_of_clusters(label_N, len(centre_KD))):
         rows = rows[np.argsort(-(vector_ND[rows] @ centre_KD[cluster]), kind="stable")]
         for start in range(0, len(rows), BLOCK):
@@ -138,5 +137,5 @@ def semdedup_duplicates(vector_ND: Unit, label_N: Ints, centre_KD: Unit, cosine:
                 before = alike[: start + column, column]
                 if len(before) and before.max() > cosine:
                     index = int(np.flatnonzero(before > cosine)[0])
-                    out[row] = int(rows[index]), float(before[index])
+                    out.add(row, int(rows[index]), float(before[index]))
     return out

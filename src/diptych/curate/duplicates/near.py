@@ -33,6 +33,7 @@ from diptych.core.image import ImageSource
 from diptych.core.terminal.progress import with_bar
 from diptych.curate.duplicates.clusters import greedy_duplicates, kmeans_centres, nearest_centres
 from diptych.curate.duplicates.hamming import CodeRuns, Codes, Ints
+from diptych.curate.duplicates.near_pairs import NearPairs
 from diptych.curate.duplicates.result import duplicates_result
 from diptych.curate.engine.costs import estimate_cost
 from diptych.curate.engine.embedding import embed_pool
@@ -105,11 +106,14 @@ class NearDuplicates:
         colour_ND = np.frombuffer(one_chunk(facts["colour"]).buffers()[1], np.uint8).reshape(-1, COLOURS)
         uids = StringColumn(one_chunk(facts["uid"]))
         near = greedy_hashes(facts["bits"].to_numpy(), colour_ND, uids, bits=self.bits, colour=self.colour)
-        pairs = {
-            position: (other, f"{distance} of 64 bits and {difference:.1f} of 255 in colour")
-            for position, (other, distance, difference) in near.items()
-        }
-        return duplicates_result(data, self.slug, uids.column, pairs, column="duplicate_of", start=start, unreadable=unreadable)
+        bits_N = facts["bits"].to_numpy()
+        apart_P = np.bitwise_count(bits_N[near.gone()] ^ bits_N[near.kept()])
+        alike = (
+            f"{bits} of 64 bits and {colour:.1f} of 255 in colour" for bits, colour in zip(apart_P, near.alike(), strict=True)
+        )
+        return duplicates_result(
+            data, self.slug, uids.column, near, alike, column="duplicate_of", start=start, unreadable=unreadable
+        )
 
 
 @dataclass(frozen=True)
@@ -152,8 +156,10 @@ class NearDuplicateEmbeddings:
         unreadable = embeddings.unreadable | unreadable
         near_NP = cluster_rows(vector_ND, self.clusters, self.probe, seed=self.seed)
         near = greedy_duplicates(vector_ND, range(len(vector_ND)), self.cosine, near_NP=near_NP)
-        pairs = {position: (other, f"cosine {alike:.3f}") for position, (other, alike) in near.items()}
-        return duplicates_result(data, self.slug, facts["uid"], pairs, column="duplicate_of", start=start, unreadable=unreadable)
+        alike = (f"cosine {cosine:.3f}" for cosine in near.alike())
+        return duplicates_result(
+            data, self.slug, facts["uid"], near, alike, column="duplicate_of", start=start, unreadable=unreadable
+        )
 
 
 def cluster_rows(vector_ND: Unit, clusters: int, probe: int, *, seed: int = 0) -> Ints | None:
@@ -170,8 +176,8 @@ def cluster_rows(vector_ND: Unit, clusters: int, probe: int, *, seed: int = 0) -
 
 def greedy_hashes(
     code_N: Codes, colour_ND: npt.NDArray[np.uint8], names: Sequence[str], *, bits: int, colour: float
-) -> dict[int, tuple[int, int, float]]:
-    """Greedy duplicates among hashes in the given order: dropped row -> (kept row, bits that differ, mean difference of colour).
+) -> NearPairs:
+    """Greedy duplicates among hashes in the given order: dropped row -> (kept row, mean difference of colour).
 
     A row leaves for the kept one that is nearest in colour, then in bits, then first by name.
 
@@ -180,7 +186,7 @@ def greedy_hashes(
     """
     level_N = colour_ND.sum(1, dtype=np.int64)  # thumbnails that differ by c on average differ in their sum by c D at most
     kept = CodeRuns(bits, int(colour * colour_ND.shape[1]))
-    out: dict[int, tuple[int, int, float]] = {}
+    out = NearPairs(len(code_N))
     starts = range(0, len(code_N), BLOCK)
     for start in with_bar(starts, len(starts), "comparing pictures", least=50):
         block = np.arange(start, min(start + BLOCK, len(code_N)))
@@ -197,8 +203,8 @@ def greedy_hashes(
         for row in sorted(near):
             candidates = [match for match in near[row] if match[3] not in out]
             if candidates:
-                difference, distance, _, other = min(candidates)
-                out[row] = other, distance, difference
+                difference, _, _, other = min(candidates)
+                out.add(row, other, difference)
         stays = np.array([row for row in block.tolist() if row not in out], np.int64)
         kept.add(code_N[stays], level_N[stays], stays)
     return out

@@ -20,6 +20,7 @@ from diptych.core.contracts import CurationStepResult, Dataset
 from diptych.core.errors import ConfigError
 from diptych.curate.duplicates.cluster_tree import ClusterTree
 from diptych.curate.duplicates.clusters import greedy_duplicates, kmeans_centres, nearest_centres, semdedup_duplicates
+from diptych.curate.duplicates.near_pairs import NearPairs
 from diptych.curate.duplicates.result import duplicates_result
 from diptych.curate.engine.costs import estimate_cost
 from diptych.curate.engine.embedding import embed_pool, open_embedder
@@ -79,16 +80,17 @@ class SemanticDuplicates:
             data,
             self.slug,
             pa.array(embeddings.uids, pa.string()),
-            {row: (other, f"cosine {alike:.3f}") for row, (other, alike) in near.items()},
+            near,
+            (f"cosine {alike:.3f}" for alike in near.alike()),
             column="semantic_duplicate_of",
             start=start,
             unreadable=embeddings.unreadable,
         )
 
-    def _pairs(self, vector_ND: Any) -> dict[int, tuple[int, float]]:
+    def _pairs(self, vector_ND: Any) -> NearPairs:
         count = len(vector_ND)
         if not count:
-            return {}
+            return NearPairs(0)
         if self.max_cluster_size:
             tree = ClusterTree.fitted(vector_ND, self.max_cluster_size, seed=self.seed)
             if self.rule == "reference":

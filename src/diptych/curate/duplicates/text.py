@@ -99,11 +99,9 @@ class TextDuplicates:
 
         keys = one_chunk(parts.mapped(texts, "keys", keyed)["keys"]).values.to_numpy().reshape(-1, self.bands)
         done = self._greedy(keys, NormalTexts(one_chunk(texts["string"])))
-        pairs = {
-            row: (kept, f"its text shares {similarity:.3f} of its shingles") for row, (kept, similarity) in done.original.items()
-        }
+        alike = (f"its text shares {similarity:.3f} of its shingles" for similarity in done.original.alike())
         return duplicates_result(
-            data, self.slug, texts["uid"], pairs, column="text_duplicate_of", start=start, notes=self._notes(done)
+            data, self.slug, texts["uid"], done.original, alike, column="text_duplicate_of", start=start, notes=self._notes(done)
         )
 
     def _greedy(self, key_NB: Words, strings: Sequence[str]) -> GreedyTexts:

@@ -16,7 +16,7 @@ from __future__ import annotations
 import math
 from array import array
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
@@ -24,6 +24,7 @@ import numpy.typing as npt
 
 from diptych.core.terminal.progress import with_bar
 from diptych.curate.duplicates.minhash import Words, hashed_shingles, shingles
+from diptych.curate.duplicates.near_pairs import NearPairs
 
 SPLIT = 32  # rows with one band key, from which its representatives are split by rare shingles
 COUNTERS = 1 << 20  # of the frequency of shingles; colliding ones share one, which changes the order and loses nothing
@@ -40,7 +41,7 @@ class GreedyTexts:
     full_lists   lists of representatives that reached the cap
     """
 
-    original: dict[int, tuple[int, float]] = field(default_factory=dict)
+    original: NearPairs
     compared: int = 0
     full_lists: int = 0
 
@@ -131,7 +132,7 @@ def greedy_texts(key_NB: Words, texts: Sequence[str], *, similarity: float, widt
     met = np.flatnonzero((size_NB > 1).any(axis=1))
     small = _SmallBuckets(key_NB, size_NB)
     split_rows = _split_rows(key_NB, size_NB, texts, similarity, width)
-    out = GreedyTexts()
+    out = GreedyTexts(NearPairs(len(key_NB)))
     by_shingle = _RareShingleLists(key_NB, similarity, cap)
 
     @lru_cache(maxsize=CACHED)
@@ -145,7 +146,7 @@ def greedy_texts(key_NB: Words, texts: Sequence[str], *, similarity: float, widt
             candidates |= by_shingle.candidates(split)
         best = _most_similar(shingles_of(row), candidates, shingles_of, similarity, out)
         if best is not None:
-            out.original[row] = best
+            out.original.add(row, *best)
             small.drop(row)
             continue
         if split is not None:

@@ -75,22 +75,22 @@ class OrderedRows:
 
 
 class Faults:
-    """Reason for which each position is dropped, "" where it stays. Equal reasons are one string; the last one given counts."""
+    """Reason for which each position is dropped, "" where it stays. The last one given counts. Of `BLOCK` different reasons there are
+    Python strings; the others are Arrow columns."""
 
     def __init__(self, count: int) -> None:
         self.code_N = np.zeros(count, np.int32)
-        self._code_of = {"": 0}
+        self._blocks, self._stored = [pa.array([""])], 1
+        self._code_of: dict[str, int] = {}
 
     def set(self, positions: Ints | int, reason: str) -> None:
         """One reason for some positions."""
-        self.code_N[positions] = self._code_of.setdefault(reason, len(self._code_of))
+        self.code_N[positions] = self._code(reason)
 
     def set_each(self, positions: Ints, reasons: Iterable[str]) -> None:
         """A reason for each of some positions."""
         for start, block in _blocks(reasons, zip_with=positions):
-            self.code_N[positions[start : start + len(block)]] = [
-                self._code_of.setdefault(reason, len(self._code_of)) for reason in block
-            ]
+            self.code_N[positions[start : start + len(block)]] = list(map(self._code, block))
 
     def stays(self) -> npt.NDArray[np.bool_]:
         """Mask [N] of the positions that stay."""
@@ -100,17 +100,29 @@ class Faults:
     def kinds(self) -> dict[str, int]:
         """Number of dropped rows by what stands before the colon of their reasons, in order of it."""
         kinds: Counter[str] = Counter()
-        for reason, count in zip(self._code_of, np.bincount(self.code_N, minlength=len(self._code_of)).tolist(), strict=True):
+        reasons = self._reasons()
+        for reason, count in zip(StringColumn(reasons), np.bincount(self.code_N, minlength=len(reasons)), strict=True):
             if reason and count:
-                kinds[reason.split(":")[0]] += count
+                kinds[reason.split(":")[0]] += int(count)
         return dict(sorted(kinds.items()))
 
     def verdicts(self, slug: str, uids: pa.Array) -> tuple[StringColumn, DropTable]:
         """Kept uids and dropped rows; `uids` are those of all positions."""
         stays_N = self.stays()
-        stays, codes = pa.array(stays_N), pa.array(self.code_N[~stays_N])
-        reasons = pa.DictionaryArray.from_arrays(codes, pa.array(list(self._code_of), pa.string())).cast(pa.string())
+        stays, reasons = pa.array(stays_N), self._reasons().take(pa.array(self.code_N[~stays_N]))
         return StringColumn(uids.filter(stays)), DropTable.of_step(slug, uids.filter(pc.invert(stays)), reasons)
+
+    def _code(self, reason: str) -> int:
+        if not reason:
+            return 0
+        code = self._code_of.setdefault(reason, self._stored + len(self._code_of))
+        if len(self._code_of) == BLOCK:
+            self._blocks.append(pa.array(self._code_of))
+            self._stored, self._code_of = self._stored + BLOCK, {}
+        return code
+
+    def _reasons(self) -> pa.ChunkedArray:
+        return pa.chunked_array([*self._blocks, pa.array(self._code_of, pa.string())])
 
 
 def _blocks(values: Iterable[str], *, zip_with: Ints) -> Iterator[tuple[int, list[str]]]:

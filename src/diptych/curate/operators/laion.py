@@ -43,8 +43,9 @@ from diptych.curate.engine.costs import estimate_cost
 from diptych.curate.engine.embedding import ImageEmbeddings, embed_pool, open_embedder
 from diptych.curate.engine.images import DIGEST, first_equal, image_facts, repeated
 from diptych.curate.engine.parts import PartStore
+from diptych.curate.engine.rows import Faults
 from diptych.curate.engine.run import mapped
-from diptych.curate.engine.verdicts import BLOCK, ColumnByUid, DropTable, StringColumn, column_by_uid, selected
+from diptych.curate.engine.verdicts import BLOCK, ColumnByUid, StringColumn, column_by_uid, selected
 from diptych.curate.operators.filter_heads import open_head
 from diptych.curate.text.language import LanguageIdentifier
 from diptych.curate.text.texts import texts_of
@@ -117,18 +118,15 @@ class LAION:
         self._cheap(data, texts, parts, state)
         if self.model or self.watermark:
             rows = pc.sort_indices(uid_column(data)).to_numpy()
-            left = selected(data, np.delete(rows, list(state.faults)))
+            left = selected(data, rows[state.faults.stays()])
             embeddings = self._by_embedding(left, texts, parts, state) if self.model else None
             if self.watermark:
                 self._by_watermark(left, state)
             if self.near and embeddings is not None:  # last, so that every dropped row is near to a row that is finally kept
                 self._by_nearness(embeddings, state)
         state.columns |= {name: ColumnByUid(table) for name, table in texts.tags().items()}
-        gone = np.array(sorted(state.faults), np.int64)
-        reasons = pa.array([state.faults[row] for row in gone.tolist()], pa.string())
-        drops = DropTable.of_step(self.slug, state.uids.take(pa.array(gone)), reasons)
-        kept = StringColumn(state.uids.take(pa.array(np.delete(np.arange(len(state.uids)), gone))))
-        columns = {name: values for name, values in state.columns.items() if len(values)}
+        columns = {name: values for name, values in (state.duplicates() | state.columns).items() if len(values)}
+        kept, drops = state.faults.verdicts(self.slug, state.uids)
         return CurationStepResult(kept, drops, columns, time.perf_counter() - start)
 
     def _texts(self, data: Dataset, parts: PartStore) -> _TaggedTexts:
@@ -165,23 +163,21 @@ class LAION:
         if self.languages:
             foreign_M = ~pc.is_in(languages, value_set=pa.array(self.languages, pa.string())).to_numpy(zero_copy_only=False)
         unclear_M = fault.is_valid().to_numpy() | (size < self.min_bytes) | foreign_M | repeated(url_M) | repeated(file_M)
-        url_of: dict[int, int] = {}
-        file_of: dict[int, int] = {}
-        for row in np.flatnonzero(first_N < 0).tolist():
-            state.faults[row] = f"short_text: none of at least {self.min_text} characters"
+        url_of, file_of = (np.full(len(pool), -1) for _ in range(2))
+        state.faults.set(np.flatnonzero(first_N < 0), f"short_text: none of at least {self.min_text} characters")
         for at in np.flatnonzero(unclear_M).tolist():  # all others are kept, and have no duplicates
             row, url, file = int(judged[at]), int(url_M[at]), int(file_M[at])
-            if url in url_of:
-                state.twice(row, url_of[url], "same_url")
+            if url >= 0 and url_of[url] >= 0:
+                state.twice(row, int(url_of[url]), "same_url")
             elif fault[at].is_valid:
-                state.faults[row] = f"unreadable: {fault[at].as_py()}"
+                state.faults.set(row, f"unreadable: {fault[at].as_py()}")
             elif size[at] < self.min_bytes:
-                state.faults[row] = f"small_file: {size[at]:,} bytes (expected at least {self.min_bytes:,})"
-            elif file in file_of:
-                state.twice(row, file_of[file], "same_bytes")
+                state.faults.set(row, f"small_file: {size[at]:,} bytes (expected at least {self.min_bytes:,})")
+            elif file >= 0 and file_of[file] >= 0:
+                state.twice(row, int(file_of[file]), "same_bytes")
             elif foreign_M[at]:
                 expected = ", ".join(name or "undetermined" for name in self.languages)
-                state.faults[row] = f"language: {languages[at].as_py() or 'undetermined'} (expected {expected})"
+                state.faults.set(row, f"language: {languages[at].as_py() or 'undetermined'} (expected {expected})")
             else:
                 if url >= 0:
                     url_of[url] = row
@@ -192,10 +188,8 @@ class LAION:
         model = open_embedder(self.model)
         embeddings = embed_pool(left, model, parts)
         row_I = state.rows(embeddings.uids)
-        state.faults |= {
-            row: f"unreadable: {reason}"
-            for row, reason in zip(state.rows(embeddings.unreadable).tolist(), embeddings.unreadable.values(), strict=True)
-        }
+        reasons = (f"unreadable: {reason}" for reason in embeddings.unreadable.values())
+        state.faults.set_each(state.rows(embeddings.unreadable), reasons)
         agree_I = np.full(len(row_I), -np.inf)
         english_I = np.zeros(len(row_I), bool)
         for start in range(0, len(row_I), BLOCK):
@@ -207,43 +201,48 @@ class LAION:
                     agree_I[at], english_I[at] = agree, language == "en"
         state.columns["similarity"] = column_by_uid("similarity", embeddings.uids, agree_I)
         least_I = np.where(english_I, self.similarity, self.similarity_other)
-        for at in np.flatnonzero(agree_I < least_I).tolist():
-            state.faults[int(row_I[at])] = f"similarity: {agree_I[at]:.3f} (expected at least {least_I[at]:g})"
+        apart = np.flatnonzero(agree_I < least_I)
+        state.faults.set_each(
+            row_I[apart], (f"similarity: {agree_I[at]:.3f} (expected at least {least_I[at]:g})" for at in apart)
+        )
         if self.unsafe:
             chance_I = open_head(Path(self.unsafe)).probability(embeddings.vector_ND, model.fingerprint).astype(np.float64)
             state.columns["punsafe"] = column_by_uid("punsafe", embeddings.uids, chance_I)
-            for at in np.flatnonzero(chance_I > self.unsafe_above).tolist():
-                fault = f"unsafe: {chance_I[at]:.2f} (expected at most {self.unsafe_above:g})"
-                state.faults.setdefault(int(row_I[at]), fault)
+            above = np.flatnonzero((chance_I > self.unsafe_above) & state.faults.stays()[row_I])
+            state.faults.set_each(
+                row_I[above], (f"unsafe: {chance_I[at]:.2f} (expected at most {self.unsafe_above:g})" for at in above)
+            )
         return embeddings
 
     def _by_nearness(self, embeddings: ImageEmbeddings, state: _FilterState) -> None:
         row_I = state.rows(embeddings.uids)
-        there = np.flatnonzero(np.isin(row_I, list(state.faults), invert=True))
+        there = np.flatnonzero(state.faults.stays()[row_I])
         near_NP = None
         if self.max_cluster_size:
             near_NP = ClusterTree.fitted(embeddings.vector_ND, self.max_cluster_size).nearest(embeddings.vector_ND, 2)
-        for at, (other, alike) in greedy_duplicates(embeddings.vector_ND, there, self.near, near_NP=near_NP).items():
-            state.duplicate_of[embeddings.uids[at]] = embeddings.uids[other]
-            state.faults[int(row_I[at])] = f"near {embeddings.uids[other]}: cosine {alike:.3f}"
+        near = greedy_duplicates(embeddings.vector_ND, there, self.near, near_NP=near_NP)
+        gone_P, kept_P = row_I[near.gone()], row_I[near.kept()]
+        state.original_N[gone_P] = kept_P
+        alike = zip(StringColumn(state.uids.take(pa.array(kept_P))), near.alike(), strict=True)
+        state.faults.set_each(gone_P, (f"near {uid}: cosine {cosine:.3f}" for uid, cosine in alike))
 
     def _by_watermark(self, left: Dataset, state: _FilterState) -> None:
         head = open_head(Path(self.watermark))
         judged, chances = array("q"), array("d")
         for at, row in enumerate(state.rows(left.uids)):
             row = int(row)
-            image = None if row in state.faults else left[at].image
+            image = None if state.faults.code_N[row] else left[at].image
             if image is None:
                 continue
             try:
                 p = float(head.probability([image])[0])
             except (DecodeError, OSError) as error:
-                state.faults[row] = f"unreadable: {error}"
+                state.faults.set(row, f"unreadable: {error}")
                 continue
             judged.append(row)
             chances.append(p)
             if p > self.watermark_above:
-                state.faults[row] = f"watermark: {p:.2f} (expected at most {self.watermark_above:g})"
+                state.faults.set(row, f"watermark: {p:.2f} (expected at most {self.watermark_above:g})")
         uids = StringColumn(state.uids.take(pa.array(judged, pa.int64())))
         state.columns["pwatermark"] = column_by_uid("pwatermark", uids, np.array(chances))
 
@@ -288,20 +287,25 @@ class _TaggedTexts:
 
 @dataclass
 class _FilterState:
-    """State of the filters: uids in order, faults by row in that order, and columns by name."""
+    """State of the filters: uids in order, faults and the row of the original (-1: none) in that order, and columns by name."""
 
     uids: pa.Array
-    faults: dict[int, str] = field(default_factory=dict)
     columns: dict[str, Mapping[str, Any]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.duplicate_of: dict[str, str] = {}
-        self.columns["duplicate_of"] = self.duplicate_of
+        self.faults = Faults(len(self.uids))
+        self.original_N = np.full(len(self.uids), -1)
+
+    def duplicates(self) -> dict[str, Mapping[str, Any]]:
+        """Column "duplicate_of" by its name."""
+        rows = np.flatnonzero(self.original_N >= 0)
+        names = self.uids.take(pa.array(self.original_N[rows]))
+        return {"duplicate_of": ColumnByUid(pa.table({"uid": self.uids.take(pa.array(rows)), "duplicate_of": names}))}
 
     def twice(self, row: int, first: int, rule: str) -> None:
         """Marks a row as a duplicate of an earlier one."""
-        self.duplicate_of[self.uids[row].as_py()] = self.uids[first].as_py()
-        self.faults[row] = f"{rule}: as {self.uids[first].as_py()}"
+        self.original_N[row] = first
+        self.faults.set(row, f"{rule}: as {self.uids[first].as_py()}")
 
     def rows(self, uids: Iterable[str]) -> npt.NDArray[np.int64]:
         """Rows of some uids, [N]."""

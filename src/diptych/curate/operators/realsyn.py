@@ -48,6 +48,7 @@ from diptych.core.sample import Sample
 from diptych.core.terminal.progress import with_bar
 from diptych.curate.duplicates.cluster_tree import ClusterTree, neighbours_in_clusters
 from diptych.curate.duplicates.clusters import greedy_duplicates, kmeans_centres, nearest_centres
+from diptych.curate.duplicates.near_pairs import NearPairs
 from diptych.curate.duplicates.retrieval import cap_clusters, cap_for, hierarchical
 from diptych.curate.engine.costs import estimate_cost
 from diptych.curate.engine.embedding import ImageEmbeddings, embed_pool, open_embedder
@@ -196,10 +197,10 @@ class RealSyn(WritingStep):
         row_MD = embed_text_column(model, strings, lambda row: str(rows.uids[int(at_M[row])]))
         if self.alike:
             repeated = self._repeated(row_MD)
-            reasons = (f"alike: cosine {cosine:.3f} with {rows.uids[int(at_M[kept])]}" for kept, cosine in repeated.values())
-            faults.set_each(at_M[list(repeated)], reasons)
-            left_M = np.ones(len(at_M), bool)
-            left_M[list(repeated)] = False
+            originals = StringColumn(rows.uids.take(pa.array(at_M[repeated.kept()])))
+            alike = zip(repeated.alike(), originals, strict=True)
+            faults.set_each(at_M[repeated.gone()], (f"alike: cosine {cosine:.3f} with {uid}" for cosine, uid in alike))
+            left_M = np.isin(np.arange(len(at_M)), repeated.gone(), invert=True)
             at_M, strings, row_MD = at_M[left_M], strings.filter(pa.array(left_M)), row_MD[left_M]
         place_NT, cosine_NT = self._retrieved(seen, row_MD)
         stays_N, cap = self._balanced(seen, row_MD, place_NT)
@@ -259,7 +260,7 @@ class RealSyn(WritingStep):
             return f"short_side: {short} pixels (expected at least {self.short_side})"
         return f"aspect: {long / short:.2f} (expected at most {self.aspect:g})" if long > self.aspect * short else ""
 
-    def _repeated(self, row_MD: npt.NDArray[Any]) -> dict[int, tuple[int, float]]:
+    def _repeated(self, row_MD: npt.NDArray[Any]) -> NearPairs:
         """Near-duplicate sentences: dropped -> (kept, cosine). Each is compared, in order, with sentences of its two nearest
         clusters."""
         if size := self._tree_size(len(row_MD)):

@@ -66,7 +66,9 @@ def _of_links(file: Path, uid: str) -> Iterator[RowEvent]:
     for row in rows_of_uid(file, uid):
         page = f", on the page {row['page']}" if row.get("page") else ""
         licence = f", licence {row['licence']}" if row.get("licence") else ""
-        yield RowEvent(str(file), "data links", f"link to {row.get('url', '')}{page}{licence}", row)
+        step, line = ("data links", f"link to {row['url']}") if row.get("url") else ("read", "a row of this file")
+        facts = {name: value for name, value in row.items() if not isinstance(value, bytes)}
+        yield RowEvent(str(file), step, f"{line}{page}{licence}", facts)
         if row.get("text"):
             yield RowEvent(str(file), "text", f"text: {_short(row['text'])}", {"text": row["text"]})
 
