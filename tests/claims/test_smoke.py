@@ -93,8 +93,8 @@ def _main_claims() -> list[Any]:
 
 def test_a_key_names_a_claim_or_is_told_the_nearest() -> None:
     assert registry.find("clip").key == registry.find("clip/").key == "clip"
-    assert registry.find("mrl/full").name == "full"
-    for wrong, right in (("mrl/ful", "mrl/full"), ("realsyn/x", "realsyn")):
+    assert registry.find("coop/probe").name == "probe"
+    for wrong, right in (("coop/prob", "coop/probe"), ("realsyn/x", "realsyn")):
         with pytest.raises(UnknownName, match=f"unknown claim '{wrong}'; did you mean '{right}'"):
             registry.find(wrong)
 

@@ -36,7 +36,7 @@ def of(slug: str) -> tuple[Claim, ...]:
 
 
 def find(key: str) -> Claim:
-    """One claim: "clip" or "clip/" is the main one of that system, "mrl/full" a further one."""
+    """One claim: "clip" or "clip/" is the main one of that system, "coop/probe" a further one."""
     slug, _, name = key.partition("/")
     claims = of(slug)
     if not name:
