@@ -45,7 +45,7 @@ def test_training_takes_the_columns_and_the_run_remembers_them(table: Path, caps
 
 def test_a_command_without_columns_says_what_to_do_first(table: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["train", "clip", "--data", str(table), "--out", str(table.parent / "run"), *TINY]) == 1
-    assert "(expected --image COLUMN)" in capsys.readouterr().err
+    assert "(expected --image COLUMN, or a column 'prompt')" in capsys.readouterr().err
     assert main(["compare", "clip", "siglip", "--data", str(table), "--budget", "steps:1"]) == 1
     assert "a data set built first: diptych data build SRC OUT --image COLUMN" in capsys.readouterr().err
     assert main(["data", "build", str(table), str(table.parent / "built"), *COLUMNS]) == 0

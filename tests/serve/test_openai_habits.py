@@ -123,8 +123,9 @@ def test_an_answer_has_the_room_there_is(service: Running, writer: Writer) -> No
 def test_the_schema_says_what_is_refused(service: Running) -> None:
     schemas = service.http.get("/openapi.json").json()["components"]["schemas"]
     assert [one["required"] for one in schemas["SearchRequest"]["anyOf"]] == [["text"], ["image"], ["cloud"], ["like"]]
-    for name in ("DetectRequest", "ExplainRequest", "WordsRequest", "CaptionRequest", "AskRequest"):
+    for name in ("DetectRequest", "ExplainRequest", "WordsRequest", "CaptionRequest"):
         assert [one["required"] for one in schemas[name]["oneOf"]] == [["image"], ["uid"]]
+    assert "oneOf" not in schemas["AskRequest"], "models that read text alone are asked without a picture"
     assert schemas["ExplainRequest"]["properties"]["text"]["minLength"] == 1
     kinds = schemas["EmbeddingRequest"]["properties"]["input"]["anyOf"]
     assert {kind.get("minLength", kind.get("minItems", 0)) for kind in kinds if kind.get("type") in ("string", "array")} == {1}

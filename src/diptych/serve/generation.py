@@ -39,6 +39,11 @@ class GenerationRequest:
     stops: Sequence[str] = ()
 
 
+def reads_images(side: ServedModel) -> bool:
+    """False for a writer whose prompts are text alone."""
+    return bool(getattr(side.model, "reads_images", True))
+
+
 @dataclass(slots=True)
 class GenerationStream:
     """Asynchronous pieces of a generated text; afterwards `reason` (finish reason) and `output` (text and token counts) are set."""

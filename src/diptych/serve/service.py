@@ -76,11 +76,6 @@ class ServedModel:
         return isinstance(self.model, Generator)
 
     @property
-    def reads_images(self) -> bool:
-        """False for a writer whose prompts are text alone."""
-        return bool(getattr(self.model, "reads_images", True))
-
-    @property
     def ranks(self) -> bool:
         """True if the model gives likelihoods of candidate answers."""
         return isinstance(self.model, Ranker)

@@ -17,7 +17,6 @@ from tyro.conf import arg
 from diptych.core.config import to_plain
 from diptych.core.errors import ConfigError
 from diptych.core.machine import DEVICE_VARIABLE
-from diptych.core.prompt import EMPTY_TEXT
 from diptych.core.terminal.control_characters import escape_controls, escape_controls_json
 
 T = TypeVar("T")
@@ -114,5 +113,7 @@ def say(line: str) -> None:
 
 def note_empty(texts: Sequence[str]) -> None:
     """Says how many texts a model left empty, if any."""
+    from diptych.core.prompt import EMPTY_TEXT
+
     if empty := sum(not text.strip() for text in texts):
         say(f"{empty} of {len(texts)} texts are empty: {EMPTY_TEXT}")

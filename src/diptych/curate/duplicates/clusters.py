@@ -21,7 +21,7 @@ import numpy.typing as npt
 
 from diptych.core.contracts import Unit
 from diptych.core.errors import ConfigError
-from diptych.curate.duplicates.near_pairs import NearPairs
+from diptych.curate.duplicates.result import NearPairs
 
 Ints = npt.NDArray[np.int64]
 BLOCK = 1_024  # columns of a similarity matrix that is never held whole

@@ -33,8 +33,7 @@ from diptych.core.image import ImageSource
 from diptych.core.terminal.progress import with_bar
 from diptych.curate.duplicates.clusters import greedy_duplicates, kmeans_centres, nearest_centres
 from diptych.curate.duplicates.hamming import CodeRuns, Codes, Ints
-from diptych.curate.duplicates.near_pairs import NearPairs
-from diptych.curate.duplicates.result import duplicates_result
+from diptych.curate.duplicates.result import NearPairs, duplicates_result
 from diptych.curate.engine.costs import estimate_cost
 from diptych.curate.engine.embedding import embed_pool
 from diptych.curate.engine.images import image_facts

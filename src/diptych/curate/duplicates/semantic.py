@@ -20,8 +20,7 @@ from diptych.core.contracts import CurationStepResult, Dataset
 from diptych.core.errors import ConfigError
 from diptych.curate.duplicates.cluster_tree import ClusterTree
 from diptych.curate.duplicates.clusters import greedy_duplicates, kmeans_centres, nearest_centres, semdedup_duplicates
-from diptych.curate.duplicates.near_pairs import NearPairs
-from diptych.curate.duplicates.result import duplicates_result
+from diptych.curate.duplicates.result import NearPairs, duplicates_result
 from diptych.curate.engine.costs import estimate_cost
 from diptych.curate.engine.embedding import embed_pool, open_embedder
 from diptych.curate.engine.parts import PartStore

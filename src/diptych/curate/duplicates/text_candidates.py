@@ -24,7 +24,7 @@ import numpy.typing as npt
 
 from diptych.core.terminal.progress import with_bar
 from diptych.curate.duplicates.minhash import Words, hashed_shingles, shingles
-from diptych.curate.duplicates.near_pairs import NearPairs
+from diptych.curate.duplicates.result import NearPairs
 
 SPLIT = 32  # rows with one band key, from which its representatives are split by rare shingles
 COUNTERS = 1 << 20  # of the frequency of shingles; colliding ones share one, which changes the order and loses nothing

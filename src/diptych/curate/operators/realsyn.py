@@ -48,7 +48,7 @@ from diptych.core.sample import Sample
 from diptych.core.terminal.progress import with_bar
 from diptych.curate.duplicates.cluster_tree import ClusterTree, neighbours_in_clusters
 from diptych.curate.duplicates.clusters import greedy_duplicates, kmeans_centres, nearest_centres
-from diptych.curate.duplicates.near_pairs import NearPairs
+from diptych.curate.duplicates.result import NearPairs
 from diptych.curate.duplicates.retrieval import cap_clusters, cap_for, hierarchical
 from diptych.curate.engine.costs import estimate_cost
 from diptych.curate.engine.embedding import ImageEmbeddings, embed_pool, open_embedder

@@ -12,7 +12,7 @@ from diptych.core.prompt import EMPTY_TEXT
 from diptych.pipelines.token_sources import TokenSources, reduces_tokens, token_sources
 from diptych.serve.answers import jsonable
 from diptych.serve.chat_schema import AskAnswer, AskRequest, CaptionAnswer, CaptionRequest
-from diptych.serve.generation import GenerationRequest, GenerationStream
+from diptych.serve.generation import GenerationRequest, GenerationStream, reads_images
 from diptych.serve.refusals import RequestError, SafeJsonResponse
 from diptych.serve.routes.chat import max_new_tokens
 from diptych.serve.schema import TokensAnswer, TokensRequest, text_of, texts_of
@@ -38,7 +38,7 @@ def add(app: FastAPI, service: Service) -> None:
         choices = texts_of(request.choices, "choices", limits.names, limits)
         if choices and not side.ranks:
             raise RequestError(422, f"'{side.name}' does not rank answers (expected no choices)")
-        if side.reads_images:
+        if reads_images(side):
             picture = await service.request_picture(request.image, request.uid)
         elif request.image is None and request.uid is None:
             picture = None

@@ -23,7 +23,7 @@ from diptych.core.errors import DiptychError
 from diptych.core.image import ArrayImage
 from diptych.core.prompt import Dialogue, ImagePart, Part, PromptLike, Role, TextPart, Turn
 from diptych.serve.chat_schema import ChatAnswer, ChatRequest, TextContent
-from diptych.serve.generation import GenerationRequest, GenerationStream, client_gone
+from diptych.serve.generation import GenerationRequest, GenerationStream, client_gone, reads_images
 from diptych.serve.logs import request_error
 from diptych.serve.refusals import RequestError, SafeJsonResponse, error_response, internal_error, public_message
 from diptych.serve.schema import text_of
@@ -197,9 +197,9 @@ async def _prompt(service: Service, side: ServedModel, request: ChatRequest) -> 
             parts.append(ImagePart() if len(pictures) == 1 else ImagePart(source=pictures[-1]))
         role: Role = "system" if message.role == "developer" else message.role
         turns.append(Turn(role, tuple(parts)))
-    if not pictures and side.reads_images:
+    if not pictures and reads_images(side):
         raise RequestError(422, "messages contain no picture (expected a part of type image_url)")
-    if pictures and not side.reads_images:
+    if pictures and not reads_images(side):
         raise RequestError(422, f"'{side.name}' reads text alone (expected no picture)")
     if turns[-1].role != "user":
         raise RequestError(422, f"the last message is of '{turns[-1].role}' (expected 'user': the one that is answered)")
