@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import io
 import json
+import sys
 import tarfile
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +23,8 @@ from PIL import Image
 from diptych.cli.commands.data import main as data_command
 from diptych.core.contracts import Draws, Recipe
 from diptych.core.errors import ConfigError, DataError, UnknownName
+from diptych.core.image import BytesImage
+from diptych.core.media import MediaItem
 from diptych.core.rows import Rows
 from diptych.core.sample import Sample
 from diptych.data.load.batch import TensorBatch
@@ -319,3 +324,28 @@ def test_data_of_pictures_alone_keep_their_identity_and_bytes(tmp_path: Path) ->
     assert report.fingerprint == "f27065f81cf0e084"
     assert read("emoji").content_fingerprint() == "215d5bbb1de0a781"
     assert not (tmp_path / "built/tables/media.parquet").exists()
+
+
+class Cyclic:
+    """Freed by the collector alone, which runs Python and so lets other threads go on in the middle of what this one parses."""
+
+    def __init__(self) -> None:
+        self.itself = self
+
+    def __del__(self) -> None:
+        for _ in range(30):
+            pass
+
+
+def test_threads_read_arrays_at_once() -> None:
+    item = MediaItem("volume", (BytesImage(npy(CONTENT["volume"][0]), "u.npy"),))
+    interval, thresholds = sys.getswitchinterval(), gc.get_threshold()
+    sys.setswitchinterval(1e-6)
+    gc.set_threshold(5, 2, 2)
+    try:
+        with ThreadPoolExecutor(8) as threads:
+            read = list(threads.map(lambda _: ([Cyclic() for _ in range(3)], item.decode())[1], range(3000)))
+    finally:
+        sys.setswitchinterval(interval)
+        gc.set_threshold(*thresholds)
+    assert all(np.array_equal(array, CONTENT["volume"][0]) for array in read)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -72,6 +73,10 @@ def array_of(item: MediaItem) -> npt.NDArray[Any] | None:
     return part.array if len(item.parts) == 1 and isinstance(part, ArraySource) else None
 
 
+HEADER_LOCK = Lock()
+"""NumPy parses a header as Python, and in Python 3.11 two threads that parse at once can fail ("AST constructor recursion depth")."""
+
+
 def read_npy(data: bytes, item: MediaItem, limit: MediaLimit, unit: str) -> npt.NDArray[Any]:
     """The array of a .npy file in native byte order, a copy. Python objects are refused by the header; nothing is unpickled."""
     file = io.BytesIO(data)
@@ -80,7 +85,8 @@ def read_npy(data: bytes, item: MediaItem, limit: MediaLimit, unit: str) -> npt.
         if version not in ((1, 0), (2, 0)):
             raise ValueError(f"version {version[0]}.{version[1]} of the format")
         read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-        shape, fortran, dtype = read_header(file)
+        with HEADER_LOCK:
+            shape, fortran, dtype = read_header(file)
     except Exception as error:  # a hostile header can be anything
         reason = " ".join(str(error).split())[:120]
         raise DecodeError(f"is not a NumPy array: {reason}", expected="a .npy file", **place_of(item)) from error
