@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+import os
 from threading import Lock
 from typing import Any
 
@@ -75,6 +76,8 @@ def array_of(item: MediaItem) -> npt.NDArray[Any] | None:
 
 HEADER_LOCK = Lock()
 """NumPy parses a header as Python, and in Python 3.11 two threads that parse at once can fail ("AST constructor recursion depth")."""
+if hasattr(os, "register_at_fork"):  # a loader worker must not inherit it from a thread that holds it
+    os.register_at_fork(before=HEADER_LOCK.acquire, after_in_parent=HEADER_LOCK.release, after_in_child=HEADER_LOCK.release)
 
 
 def read_npy(data: bytes, item: MediaItem, limit: MediaLimit, unit: str) -> npt.NDArray[Any]:

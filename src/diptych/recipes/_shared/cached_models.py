@@ -24,8 +24,7 @@ from diptych.train.gradient_cache import map_tensors
 from diptych.train.precision import deterministic
 
 PASSES = 100
-"""Over the rows of a small model, at most: more unlearn others. Conversations that were not among 40 cost .64 nats a token after 100
-passes, .73 after 200, .96 after 400."""
+"""Over the rows of a small model, at most: with more it learns few rows by heart, and others get worse."""
 
 
 @dataclass(slots=True)
