@@ -6,6 +6,7 @@ import gc
 import json
 import math
 import os
+import re
 import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
@@ -17,7 +18,12 @@ import torch
 from hypothesis.internal.conjecture import providers
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from diptych.recipes._shared import small_encoder
+from diptych.recipes._shared.cached_models import steps_within_passes
+from diptych.recipes._shared.diffusion import base_model, reference_base
+from diptych.recipes._shared.language import small_language
 from diptych.train.devices import flops
+from diptych.worlds.address import open_data
 
 ROOT = Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests/helpers")]  # for processes that tests start, whatever started pytest
@@ -41,6 +47,27 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         patch.setenv("XDG_CACHE_HOME", str(folder))
         patch.delenv("DIPTYCH_CACHE", raising=False)
         yield folder
+
+
+@pytest.fixture(scope="session", autouse=True)
+def hasty_small_models() -> Iterator[None]:
+    """Small models that recipes make before they begin read few rows in few steps: rendering and learning the rest of them takes minutes,
+    and no test but those of `learned_small_models` asks what they know."""
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (small_encoder, small_language, base_model, reference_base):
+            patch.setattr(module, "open_data", lambda address: open_data(re.sub(r"\bn=\d{3,}", "n=64", address)))
+        for module in (small_encoder, small_language):
+            patch.setattr(module, "steps_within_passes", lambda steps, rows, batch_size: min(steps, 4))
+        yield
+
+
+@pytest.fixture
+def learned_small_models(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Small models learn as they do outside tests."""
+    for module in (small_encoder, small_language, base_model, reference_base):
+        monkeypatch.setattr(module, "open_data", open_data)
+    for module in (small_encoder, small_language):
+        monkeypatch.setattr(module, "steps_within_passes", steps_within_passes)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -75,6 +75,7 @@ def test_pruned_and_failed_trials_are_called_so(tmp_path: Path, monkeypatch: pyt
     assert "trial 1 failed: no such rate" in done.lines()[-1]
 
 
+@pytest.mark.slow
 def test_a_sweep_killed_by_signal_9_goes_on_where_it_was(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = [word for name, value in SMALL.items() for word in (f"{name}={value}",)]
     command = ["sweep", "clip", "--data", WORLD, "--over", "lr=log(1e-4,1e-2)", "--trials", "2",

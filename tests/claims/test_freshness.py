@@ -176,6 +176,7 @@ def method_trace(claim: Any) -> dict[str, Any]:
     return trace(replace(claim, baseline=replace(claim.baseline, run=claim.controls[0].run)))
 
 
+@pytest.mark.slow
 def test_a_trace_is_repeatable_and_sees_optimiser_crop_loss_and_metric(monkeypatch: pytest.MonkeyPatch) -> None:
     claim = registry.find(KEY)
     before = method_trace(claim)
@@ -203,6 +204,7 @@ def test_a_trace_is_repeatable_and_sees_optimiser_crop_loss_and_metric(monkeypat
             assert differences(before, method_trace(claim)), f"{name} changed and the trace did not"
 
 
+@pytest.mark.slow
 def test_a_trace_sees_what_begins_late_and_how_a_full_schedule_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     claim = registry.find(KEY)
     before, rate_of = method_trace(claim), optimise.learning_rate
@@ -220,6 +222,7 @@ def test_a_trace_sees_what_begins_late_and_how_a_full_schedule_ends(monkeypatch:
             assert any("logged step 7" in words for words in parted) == (what == "times .05 from step 20")
 
 
+@pytest.mark.slow
 def test_full_size_constants_are_seen_and_names_and_places_are_not(copy: Path) -> None:
     claim = registry.find(KEY)
     before = constants(claim, copy)

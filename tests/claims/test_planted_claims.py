@@ -27,7 +27,17 @@ SLUGS = (
 CLAIMS = {claim.key: claim for slug in SLUGS for claim in import_module(f"planted.declared.{slug}").claims()}
 EQUAL = {"mc_bench/referring"}
 SEED = 1
-HEAVY = {"mmrel", "mmrel/usual", "i2l", "mc_bench", "mc_bench/referring", "groundvlp/sum", "groundvlp/random"}
+HEAVY = {
+    "mmrel",
+    "mmrel/usual",
+    "i2l",
+    "mc_bench",
+    "mc_bench/referring",
+    "groundvlp",
+    "groundvlp/sum",
+    "groundvlp/random",
+    "i2l/captions",
+}
 
 
 def _case(key: str) -> Any:

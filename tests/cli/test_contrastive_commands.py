@@ -36,6 +36,7 @@ def test_trains_on_real_and_on_rendered_data(
     assert json.loads((tmp_path / "run/model/config.json").read_text())["name"] == slug
 
 
+@pytest.mark.slow
 def test_the_packaged_emoji_train_by_their_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["train", "filip", "--data", "emoji", "--out", str(tmp_path / "run"), *SHORT]) == 0
     assert json.loads(capsys.readouterr().out)["status"] == "finished"

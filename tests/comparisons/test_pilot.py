@@ -50,6 +50,7 @@ def test_lines_warn_of_what_the_budget_cannot_show() -> None:
     assert "chance" not in " ".join(unknown)
 
 
+@pytest.mark.slow
 def test_a_long_comparison_begins_with_a_pilot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     said: list[str] = []
     data = dp.read(WORLD)  # an object: its cells are trained in this process

@@ -188,17 +188,17 @@ def growth(measured: Callable[[int, int], int], small: int, large: int, most: in
     [
         (ExactDuplicates(), False, 80),
         (AlignFilters(short_side=0, min_words=0, max_words=0), False, 80),
-        (TextDuplicates(), False, 250),
+        pytest.param(TextDuplicates(), False, 250, marks=pytest.mark.slow),
         pytest.param(LAION(min_bytes=0), False, 80, marks=pytest.mark.slow),
         pytest.param(LAION(min_bytes=0, model="drawn", similarity=-1, similarity_other=-1), True, 300, marks=pytest.mark.slow),
         (PersonalData(), False, 60),
         (TopFraction("score"), False, 100),
         pytest.param(MetaCLIP(entries="entries.txt"), False, 100, marks=pytest.mark.slow),
         pytest.param(NearDuplicates(), True, 600, marks=pytest.mark.slow),
-        (SemanticDuplicates("drawn", clusters=8), True, 150),
+        pytest.param(SemanticDuplicates("drawn", clusters=8), True, 150, marks=pytest.mark.slow),
         (SemanticDuplicates("drawn", clusters=8, cosine=0.5), True, 45),  # nearly all rows are dropped
         (TargetClusters("drawn", "target", clusters=8), True, 200),
-        (ImageScores("head", "drawn"), True, 150),
+        pytest.param(ImageScores("head", "drawn"), True, 150, marks=pytest.mark.slow),
         pytest.param(TLDR(captioner="drawn", match="drawn", clusters=8, keep=0.5), True, 450, marks=pytest.mark.slow),
         pytest.param(CoCu(model="drawn", gallery="gallery.txt", language="", neighbours=2), True, 300, marks=pytest.mark.slow),
         pytest.param(FuseCap(detector="drawn", objects=("dog",), language=""), True, 300, marks=pytest.mark.slow),
@@ -227,6 +227,7 @@ def test_memory_of_python_and_numpy_by_row(
     assert grown < bytes_a_row
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("small_blocks")
 def test_memory_of_a_stored_embedding_by_row(tmp_path: Path) -> None:
     step = SemanticDuplicates("drawn", clusters=8)

@@ -67,7 +67,7 @@ def test_generated_requests_find_no_server_error(service: Running, path: str, me
     schema = schemathesis.openapi.from_url(f"{service.address}/openapi.json")
     operation = schema[path][method]
 
-    @settings(max_examples=40, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
+    @settings(max_examples=20, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
     @given(case=operation.as_strategy())
     def check(case: schemathesis.Case) -> None:
         answer = case.call(timeout=20)

@@ -97,6 +97,7 @@ def test_a_parameter_without_gradient_is_named_under_ddp(tmp_path: Path) -> None
         run(2, plan)
 
 
+@pytest.mark.slow
 def test_torchrun_trains_on_two_processes(alone: dict[str, torch.Tensor], tmp_path: Path) -> None:
     done = torchrun(2, {"out": str(tmp_path / "run"), "recipe": RECIPE, "options": {"shard": "ddp"}})
     assert done.returncode == 0, done.stderr[-3000:]

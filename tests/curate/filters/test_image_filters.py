@@ -126,6 +126,7 @@ def main_colours(html: str) -> set[int]:
     return {int(decode(BytesImage(file, "thumbnail")).reshape(-1, 3).mean(0).argmax()) for file in files}
 
 
+@pytest.mark.slow
 def test_a_head_is_trained_by_one_command_and_read_by_the_next(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     build(labelled(120, "bad", [None if row % 10 == 9 else row % 3 == 0 for row in range(120)]), tmp_path / "labelled")
     words = ["--kind", "safety", "--label", "bad", "--model", "colours", "--steps", "60"]

@@ -38,6 +38,7 @@ def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return api.train("clip", WORLD, folder, text_tower="text_tiny_clip", **SMALL).path
 
 
+@pytest.mark.slow
 def test_heads_over_frozen_encoders_go_to_onnx_whole(locked: Path, tmp_path: Path) -> None:
     """Encoders and heads are in the files, and so is the tokenizer: no package of weights is asked for."""
     made: Any = dp.load(dp.export(locked, tmp_path / "onnx"))

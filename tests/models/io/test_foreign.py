@@ -127,7 +127,7 @@ def test_another_family_is_named(tmp_path: Path) -> None:
         load_foreign(f"hf:{tmp_path}")
 
 
-@pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
+@pytest.mark.parametrize("suffix", [".pt", pytest.param(".safetensors", marks=pytest.mark.slow)])
 def test_open_clip_with_a_weights_file(tmp_path: Path, suffix: str) -> None:
     import open_clip
 

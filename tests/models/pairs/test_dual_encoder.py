@@ -80,6 +80,7 @@ def test_float64_stays_float64() -> None:
     assert small().double()(image_BCHW.double(), text_BL, mask_BL).image_ND.dtype == torch.float64
 
 
+@pytest.mark.slow
 def test_open_clip_weights_give_open_clip_embeddings() -> None:
     import open_clip
 

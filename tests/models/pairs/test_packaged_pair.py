@@ -91,6 +91,7 @@ def test_the_name_of_a_packaged_encoder_as_a_tower() -> None:
         dp.recipe("clip", image_tower="efficientnet-lite0").model()
 
 
+@pytest.mark.slow
 def test_a_locked_model_unlocked_embeds_alike_and_is_trained_on(tmp_path: Path) -> None:
     settings = {**SHORT, "steps": 2, "hidden": 32, "width": 16}
     locked = dp.train("locked", pool(), tmp_path / "locked", **settings)

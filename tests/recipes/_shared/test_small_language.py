@@ -75,6 +75,7 @@ def test_it_is_made_once_and_everybody_finds_the_same(monkeypatch: Any, tmp_path
     assert torch.equal(torch.get_rng_state(), state)
 
 
+@pytest.mark.usefixtures("learned_small_models")
 def test_a_few_rows_are_not_read_a_thousand_times(monkeypatch: Any, tmp_path: Path) -> None:
     """More steps than a hundred passes take give the same model, of language and of images."""
     monkeypatch.setenv("DIPTYCH_CACHE", str(tmp_path))
@@ -87,6 +88,7 @@ def test_a_few_rows_are_not_read_a_thousand_times(monkeypatch: Any, tmp_path: Pa
     assert (len(folders), len(encoders), taken) == (1, 2, [25, 12, 13])
 
 
+@pytest.mark.usefixtures("learned_small_models")
 def test_it_learns_to_heed_what_stands_before(monkeypatch: Any, tmp_path: Path) -> None:
     """Trained on two texts, it writes the one whose phrases it read."""
     monkeypatch.setenv("DIPTYCH_CACHE", str(tmp_path))

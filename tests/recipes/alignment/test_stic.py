@@ -206,7 +206,7 @@ def test_adapters_learn_in_both_stages_and_the_projector_in_the_second(prepared:
         assert all(MARK in name or name.startswith("connector") for name in names)
 
 
-@pytest.mark.parametrize("share", [0.0, 0.3])
+@pytest.mark.parametrize("share", [0.3, pytest.param(0.0, marks=pytest.mark.slow)])
 def test_a_signal_stops_between_descriptions_and_the_run_ends_in_the_same_bytes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, share: float
 ) -> None:

@@ -61,7 +61,7 @@ def test_published_configurations_have_the_published_sizes() -> None:
         small_pixels(vocab_size=9, eot_id=2, pad_id=0, image_size=34)
 
 
-@pytest.mark.parametrize("make", [stable_folder, xl_folder])
+@pytest.mark.parametrize("make", [stable_folder, pytest.param(xl_folder, marks=pytest.mark.slow)])
 def test_training_starts_from_a_folder_of_diffusers(make: Any, tmp_path: Path) -> None:
     """Networks, tokenizer and length are the folder's; the autoencoder and the text encoders stay as they are."""
     folder = make(tmp_path / "folder")

@@ -111,10 +111,10 @@ class ByName:
 
 
 def test_cut_texts_are_counted_by_language() -> None:
-    data = overhead(40, split="test", size=32)
+    data = overhead(16, split="test", size=32)
     result = evaluate(MultilingualRetrieval(draws=2), ByName(), data)
     for language in LANGUAGES:
-        strings = {text.string for row in range(40) for text in data[row].texts if text.language == language}
+        strings = {text.string for row in range(16) for text in data[row].texts if text.language == language}
         assert result.metrics[f"{language}/truncated"].value == pytest.approx(np.mean([len(s) > 30 for s in strings]))
         assert result.notes["languages"][language]["tokens_per_text"] == pytest.approx(np.mean([len(s) for s in strings]))
     assert result.metrics["zh/truncated"].value == 0 < result.metrics["fr/truncated"].value

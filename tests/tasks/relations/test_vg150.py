@@ -163,7 +163,7 @@ SETTINGS = pytest.mark.parametrize(("compat", "tied"), [("", False), ("", True),
 
 @SETTINGS
 def test_equals_plain_loops(compat: Any, tied: bool) -> None:
-    agree(250, 0, compat, tied)
+    agree(120, 0, compat, tied)
 
 
 @pytest.mark.slow
