@@ -7,13 +7,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from diptych.claims.cell import Cell
-from diptych.claims.cells.learned_pairs.clipart import ASKED, AsManyByChance, OnClipart, heads, rows_of
+from diptych.claims.cells.learned_pairs.clipart import ASKED, AsManyByChance, OnClipart, emoji_heads, heads, rows_of
 from diptych.claims.claim import Arm, Claim, around, declare
-from diptych.claims.training import trained
 from diptych.curate.operators.laion import LAION
 from diptych.data.dataset import Pool
 from diptych.recipes.contrastive.locked import Locked
-from diptych.worlds.address import open_data
 
 SCORER_STEPS, SHARE = 100, 0.5
 """Published thresholds were set by eye on a histogram of another model's cosines: here as many rows stay as are compared with."""
@@ -26,10 +24,9 @@ class Agreeing:
     scorer: Locked
 
     def __call__(self, pool: Pool, cell: Cell) -> Pool:
-        emoji = open_data("emoji").split("train")
-        model = trained(self.scorer, emoji.select(range(48)) if cell.smoke else emoji, cell.part("scorer")).model
+        model = emoji_heads(self.scorer, pool, cell.part("scorer"))
         ask = LAION(
-            min_text=0, min_bytes=0, same_url=False, same_bytes=False, model=str(model), similarity=-1.0, similarity_other=-1.0
+            min_text=0, min_bytes=0, same_url=False, same_bytes=False, model=model, similarity=-1.0, similarity_other=-1.0
         )
         similarity = dict(ask(pool).columns["similarity"])
         least = float(np.quantile(list(similarity.values()), 1 - SHARE))

@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from diptych.claims.cell import Cell, Scores
-from diptych.claims.training import opened, untrained
+from diptych.claims.training import opened, trained, untrained
 from diptych.core.disk.cache import cache_folder
 from diptych.core.disk.files import atomic_file
 from diptych.core.errors import DataError
@@ -53,6 +53,17 @@ def heads(steps: int = STEPS, **changes: Any) -> Locked:
 
 def whole(pool: Pool, cell: Cell) -> Pool:
     return pool
+
+
+def emoji_rows(pool: Pool, cell: Cell) -> Pool:
+    """The packaged emoji, whatever the pool."""
+    emoji: Pool = open_data("emoji").split("train")
+    return emoji.select(range(SMOKE_ROWS)) if cell.smoke else emoji
+
+
+def emoji_heads(recipe: Locked, pool: Pool, cell: Cell) -> str:
+    """The address of heads that learned from the emoji, on the cell's account: a model that has seen none of the pool."""
+    return str(trained(recipe, emoji_rows(pool, cell), cell).model)
 
 
 def rows_of(pool: Pool, uids: Collection[str]) -> Pool:
