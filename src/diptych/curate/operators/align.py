@@ -33,6 +33,7 @@ from diptych.core.contracts import CurationStepResult, Dataset
 from diptych.core.errors import ConfigError, DataError, DecodeError
 from diptych.core.image import ArrayImage, ImageSource, content_untold
 from diptych.core.sample import Sample
+from diptych.core.terminal.progress import with_bar
 from diptych.curate.duplicates.hamming import HammingIndex
 from diptych.curate.duplicates.near import ImageHash, hash_image
 from diptych.curate.engine.costs import estimate_cost
@@ -113,7 +114,8 @@ class AlignFilters:
         kept: list[pa.Array] = []
         drops: list[pa.Table] = []
         kept_texts: dict[str, list[str]] = {}
-        for begin in range(0, len(image_N), BLOCK):
+        starts = range(0, len(image_N), BLOCK)
+        for begin in with_bar(starts, len(starts), "judging rows", least=2):
             block = facts.slice(begin, BLOCK).to_pylist()
             faults: list[str] = []
             for number, fact in enumerate(block, begin):
