@@ -334,12 +334,12 @@ def _finite(record: Record) -> Record:
 
 def _arrivals(work: Sequence[Future[None]], answers: Sized) -> Iterator[None]:
     """Yields once for each answer, a fifth of a second after it came at the latest. Raises what a thread raised."""
-    told, pending = 0, set(work)
+    passed, pending = 0, set(work)
     while pending:
         done, pending = wait(pending, timeout=0.2, return_when=FIRST_EXCEPTION)
         for one in done:
             one.result()
-        for _ in range(told, told := len(answers)):
+        for _ in range(passed, passed := len(answers)):
             yield
 
 
