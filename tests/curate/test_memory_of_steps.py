@@ -132,10 +132,11 @@ class DrawnFindings:
         return [Finding("dog", score=image.read()[-17] / 255, box=(0.0, 0.0, 2.0, 2.0), by="drawn")]
 
 
-def links(rows: int, pictures: bool | str = False) -> Pool:
+def links(rows: int, pictures: bool | str = False, second: str = "") -> Pool:
     """Rows with an address, a score and a text of ten words out of 5,000; one text in ten is that of the row before with a full stop.
 
     pictures  give each row a picture of 4 x 4 random pixels; "half": every second row
+    second    a second text of every row
     """
     words = [f"{number:05x}" for number in range(5_000)]
     texts = [" ".join(words[n] for n in drawn) for drawn in np.random.default_rng(0).integers(0, 5_000, (rows, 10)).tolist()]
@@ -144,9 +145,11 @@ def links(rows: int, pictures: bool | str = False) -> Pool:
     uids = pa.array([f"{row:08d}" for row in range(rows)])
     columns = {"uid": uids, "url": pa.array([f"https://example.org/{row}.jpg" for row in range(rows)])}
     columns["score"] = pa.array(np.random.default_rng(1).random(rows))
-    table = pa.table({"string": pa.array(texts, pa.large_string()), "language": [""] * rows, "origin": ["alt"] * rows})
+    owners = np.repeat(np.arange(rows), 2 if second else 1)
+    texts = [text for one in texts for text in (one, second) if text]
+    table = pa.table({"string": pa.array(texts, pa.large_string()), "language": [""] * len(texts), "origin": ["alt"] * len(texts)})
     images = tuple(BytesImage(picture(row)) if pictures is True or (pictures and row % 2) else None for row in range(rows))
-    return Pool("links", columns, Texts(Ragged.by_row(table, np.arange(rows), rows)), ImageObjects(images))
+    return Pool("links", columns, Texts(Ragged.by_row(table, owners, rows)), ImageObjects(images))
 
 
 @cache
@@ -225,6 +228,19 @@ def test_memory_of_python_and_numpy_by_row(
     grown = growth(measured, small, large, bytes_a_row)
     print(step.slug, round(grown), "bytes a row")
     assert grown < bytes_a_row
+
+
+@pytest.mark.usefixtures("small_blocks")
+def test_memory_of_texts_that_align_keeps(tmp_path: Path) -> None:
+    step = AlignFilters(short_side=0, shared_by=0, texts_of_image=0, vocabulary=0)
+
+    def measured(rows: int, attempt: int) -> int:
+        return peak_bytes(links(rows, second="two words"), step, tmp_path / f"{rows}-{attempt}")
+
+    measured(SMALL, -1)
+    grown = growth(measured, SMALL, LARGE, 80)
+    print(round(grown), "bytes a row")
+    assert grown < 80
 
 
 @pytest.mark.usefixtures("small_blocks")
