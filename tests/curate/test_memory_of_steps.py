@@ -147,7 +147,9 @@ def links(rows: int, pictures: bool | str = False, second: str = "") -> Pool:
     columns["score"] = pa.array(np.random.default_rng(1).random(rows))
     owners = np.repeat(np.arange(rows), 2 if second else 1)
     texts = [text for one in texts for text in (one, second) if text]
-    table = pa.table({"string": pa.array(texts, pa.large_string()), "language": [""] * len(texts), "origin": ["alt"] * len(texts)})
+    table = pa.table(
+        {"string": pa.array(texts, pa.large_string()), "language": [""] * len(texts), "origin": ["alt"] * len(texts)}
+    )
     images = tuple(BytesImage(picture(row)) if pictures is True or (pictures and row % 2) else None for row in range(rows))
     return Pool("links", columns, Texts(Ragged.by_row(table, owners, rows)), ImageObjects(images))
 

@@ -185,6 +185,7 @@ def takedown(argv: Sequence[str]) -> int:
     from diptych.data.shards.takedown import takedown as run
     from diptych.index.embedding_table import check_has_embeddings, take_down_embeddings
     from diptych.index.kinds import open_index
+    from diptych.index.nearby import vectors_nearby
 
     uids = [*args.uids, *(args.file.read_text(encoding="utf-8").split() if args.file else ())]
     if not uids and not args.where and not args.sha256:
@@ -215,8 +216,13 @@ def takedown(argv: Sequence[str]) -> int:
         lines.append(f"{sum(indexed):,} items are gone from {len(args.index)} indexes")
     if args.embeddings:
         lines.append(f"{sum(embedded):,} embeddings are gone from {len(args.embeddings)} folders of tables")
-    if report.samples and not (args.index and args.embeddings):
-        lines.append("! embeddings of them stay where they were stored: name indexes and tables by --index and --embeddings")
+    named = (*args.index, *args.embeddings)
+    left = vectors_nearby((args.folder, *args.curated), report.uids, report.hashes, named) if report.samples else []
+    lines += [f"! vectors of them may be left, and go with {option}" for option in left]
+    if report.samples and not (left or named):
+        lines.append(
+            "no table of embeddings and no index of them is beside the data; those elsewhere go with --embeddings and --index"
+        )
     facts = {
         "asked": report.asked,
         "samples": report.samples,
@@ -225,5 +231,6 @@ def takedown(argv: Sequence[str]) -> int:
         "copies": report.copies,
         "indexed": sum(indexed),
         "embedded": sum(embedded),
+        "left": left,
     }
     return finish(facts, lines, args.json)
