@@ -1,4 +1,4 @@
-"""A cluster that cannot be joined is one line, which names its address."""
+"""A cluster that cannot be joined is one line that names its address; without an address a cluster starts."""
 
 import pytest
 
@@ -19,3 +19,13 @@ def test_a_cluster_that_cannot_be_joined_is_named(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(ray, "init", refused)
     with pytest.raises(RunError, match=r"timed out \(expected one that runs, or no RAY_ADDRESS\)"):
         join_cluster("a test")
+
+
+def test_without_an_address_a_cluster_of_its_own_starts(monkeypatch: pytest.MonkeyPatch) -> None:
+    ray = pytest.importorskip("ray")
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    given: dict[str, object] = {}
+    monkeypatch.setattr(ray, "init", lambda **options: given.update(options))
+    join_cluster("a test", cpus=3)
+    assert (given["address"], given["num_cpus"]) == ("local", 3)  # Ray itself would join one that somebody left running

@@ -20,7 +20,11 @@ def join_cluster(needed_for: str, *, cpus: int | None = None) -> Any:
     if not ray.is_initialized():
         here: dict[str, Any] = {}
         if not os.environ.get("RAY_ADDRESS"):
-            here = {"num_cpus": cpus or usable_cores(), "include_dashboard": False}
+            here = {
+                "address": "local",
+                "num_cpus": cpus or usable_cores(),
+                "include_dashboard": False,
+            }  # not one that runs unasked
         try:
             ray.init(log_to_driver=False, logging_level="ERROR", **here)
         except (ConnectionError, RuntimeError, ValueError) as error:

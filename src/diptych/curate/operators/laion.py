@@ -189,8 +189,9 @@ class LAION:
         model = open_embedder(self.model)
         embeddings = embed_pool(left, model, parts)
         row_I = state.rows(embeddings.uids)
-        reasons = (f"unreadable: {reason}" for reason in embeddings.unreadable.values())
-        state.faults.set_each(state.rows(embeddings.unreadable), reasons)
+        bad = embeddings.unreadable.table
+        reasons = (f"unreadable: {reason}" for reason in StringColumn(bad["reason"]))
+        state.faults.set_each(state.rows(StringColumn(bad["uid"])), reasons)
         agree_I = np.full(len(row_I), -np.inf)
         english_I = np.zeros(len(row_I), bool)
         starts = range(0, len(row_I), BLOCK)
