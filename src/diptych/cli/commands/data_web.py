@@ -179,13 +179,13 @@ def _travels(pool: Any, name: str) -> bool:
 
 def takedown(argv: Sequence[str]) -> int:
     args = parse(TakedownArgs, argv, "data takedown", "Take samples out of tars, manifest, tables and indexes, for good.")
+    from diptych.cli.options.vectors_nearby import vectors_nearby
     from diptych.data.curated import is_curated
     from diptych.data.lineage.record import add_lineage, made_now
     from diptych.data.shards.takedown import TakedownReport
     from diptych.data.shards.takedown import takedown as run
     from diptych.index.embedding_table import check_has_embeddings, take_down_embeddings
     from diptych.index.kinds import open_index
-    from diptych.index.nearby import vectors_nearby
 
     uids = [*args.uids, *(args.file.read_text(encoding="utf-8").split() if args.file else ())]
     if not uids and not args.where and not args.sha256:
