@@ -229,7 +229,8 @@ def main() -> None:
             curves[name] = [processes.apply(one_size, (name, rows)) for rows in args.sizes]
         costs = (f"{row['items']:,}: {row['cpu_seconds']:.2f} s, {row['gib'] * 1024:.0f} MiB;" for row in curves[name])
         print(name, *costs, estimate(curves[name]), flush=True)
-        write(curves)
+        if max(args.sizes) >= max(SIZES):  # a quick look does not replace the table
+            write(curves)
 
 
 if __name__ == "__main__":

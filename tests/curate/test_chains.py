@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -182,6 +183,17 @@ def test_one_word_for_a_list_is_told_how_lists_are_written() -> None:
     assert chain is not None
     with pytest.raises(ConfigError, match=r"laion\.languages is 'en' \(expected a list such as \[en\]\)"):
         chain.operators({"laion.model": "m", "laion.languages": "en"})
+
+
+@pytest.mark.parametrize("rows", [7, 100, 333])
+def test_the_highest_share_is_that_of_datacomp_but_for_the_row_at_its_threshold(rows: int) -> None:
+    score_N = np.random.default_rng(rows).permutation(rows) / rows
+    data = pool(score_N.tolist())
+    released = score_N >= -np.sort(-score_N)[int(rows * 0.3)]  # mlfoundations/datacomp, baselines/apply_filter.py, get_threshold
+    kept = set(TopFraction(share=0.3)(data).kept)
+    ours = np.array([uid in kept for uid in data.uids])
+    assert not (ours & ~released).any()
+    assert released.sum() - ours.sum() == (1 if rows == 100 else 0)  # 0.3 N is rounded up where it is no whole number
 
 
 def test_a_field_of_a_step_that_the_chain_has_not_is_refused() -> None:

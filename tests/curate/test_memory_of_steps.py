@@ -21,6 +21,7 @@ from PIL import Image
 
 from diptych.core.contracts import CurationStepResult, Drop
 from diptych.core.environment import installed_version
+from diptych.core.errors import DecodeError
 from diptych.core.image import BytesImage
 from diptych.core.terminal.progress import with_bar
 from diptych.curate.duplicates import near, semantic, text_candidates
@@ -58,6 +59,7 @@ from diptych.data.ragged import Ragged
 from diptych.data.texts import Texts
 from diptych.index import embed, embedding_table
 
+BROKEN = b"none"
 SMALL, LARGE, BLOCK, WIDTH = 400, 2_400, 200, 8
 """Rows, rows of which there are Python objects at a time, and dimensions of an embedding."""
 
@@ -108,6 +110,8 @@ class DrawnVectors:
         return np.eye(WIDTH, dtype=np.float32)[[len(text) % WIDTH for text in texts]]
 
     def embed_images(self, images: Any, *, batch_size: int = 64) -> np.ndarray:
+        if any(image.read() == BROKEN for image in images):
+            raise DecodeError("is no picture", file=images[0].name)
         rows = [np.random.default_rng(list(image.read()[-16:])).standard_normal(WIDTH) for image in images]
         return np.array([row / np.linalg.norm(row) for row in rows], np.float32).reshape(-1, WIDTH)
 
@@ -132,10 +136,11 @@ class DrawnFindings:
         return [Finding("dog", score=image.read()[-17] / 255, box=(0.0, 0.0, 2.0, 2.0), by="drawn")]
 
 
-def links(rows: int, pictures: bool | str = False) -> Pool:
+def links(rows: int, pictures: bool | str = False, second: str = "") -> Pool:
     """Rows with an address, a score and a text of ten words out of 5,000; one text in ten is that of the row before with a full stop.
 
-    pictures  give each row a picture of 4 x 4 random pixels; "half": every second row
+    pictures  give each row a picture of 4 x 4 random pixels; "half": every second row; "broken": seven in eight cannot be read
+    second    a second text of every row
     """
     words = [f"{number:05x}" for number in range(5_000)]
     texts = [" ".join(words[n] for n in drawn) for drawn in np.random.default_rng(0).integers(0, 5_000, (rows, 10)).tolist()]
@@ -144,9 +149,15 @@ def links(rows: int, pictures: bool | str = False) -> Pool:
     uids = pa.array([f"{row:08d}" for row in range(rows)])
     columns = {"uid": uids, "url": pa.array([f"https://example.org/{row}.jpg" for row in range(rows)])}
     columns["score"] = pa.array(np.random.default_rng(1).random(rows))
-    table = pa.table({"string": pa.array(texts, pa.large_string()), "language": [""] * rows, "origin": ["alt"] * rows})
+    owners = np.repeat(np.arange(rows), 2 if second else 1)
+    texts = [text for one in texts for text in (one, second) if text]
+    table = pa.table(
+        {"string": pa.array(texts, pa.large_string()), "language": [""] * len(texts), "origin": ["alt"] * len(texts)}
+    )
     images = tuple(BytesImage(picture(row)) if pictures is True or (pictures and row % 2) else None for row in range(rows))
-    return Pool("links", columns, Texts(Ragged.by_row(table, np.arange(rows), rows)), ImageObjects(images))
+    if pictures == "broken":
+        images = tuple(BytesImage(BROKEN if row % 8 else picture(row), f"{row}.png") for row in range(rows))
+    return Pool("links", columns, Texts(Ragged.by_row(table, owners, rows)), ImageObjects(images))
 
 
 @cache
@@ -197,6 +208,8 @@ def growth(measured: Callable[[int, int], int], small: int, large: int, most: in
         pytest.param(NearDuplicates(), True, 600, marks=pytest.mark.slow),
         pytest.param(SemanticDuplicates("drawn", clusters=8), True, 150, marks=pytest.mark.slow),
         (SemanticDuplicates("drawn", clusters=8, cosine=0.5), True, 45),  # nearly all rows are dropped
+        (SemanticDuplicates("drawn", clusters=8), "broken", 50),
+        (NearDuplicates(), "broken", 140),
         (TargetClusters("drawn", "target", clusters=8), True, 200),
         pytest.param(ImageScores("head", "drawn"), True, 150, marks=pytest.mark.slow),
         pytest.param(TLDR(captioner="drawn", match="drawn", clusters=8, keep=0.5), True, 450, marks=pytest.mark.slow),
@@ -228,6 +241,19 @@ def test_memory_of_python_and_numpy_by_row(
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("small_blocks")
+def test_memory_of_texts_that_align_keeps(tmp_path: Path) -> None:
+    step = AlignFilters(short_side=0, shared_by=0, texts_of_image=0, vocabulary=0)
+
+    def measured(rows: int, attempt: int) -> int:
+        return peak_bytes(links(rows, second="two words"), step, tmp_path / f"{rows}-{attempt}")
+
+    measured(SMALL, -1)
+    grown = growth(measured, SMALL, LARGE, 80)
+    print(round(grown), "bytes a row")
+    assert grown < 80
+
+
 @pytest.mark.usefixtures("small_blocks")
 def test_memory_of_a_stored_embedding_by_row(tmp_path: Path) -> None:
     step = SemanticDuplicates("drawn", clusters=8)

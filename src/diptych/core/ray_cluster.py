@@ -6,13 +6,13 @@ import os
 from concurrent.futures import Future
 from typing import Any
 
-from diptych.core.errors import MissingExtra
+from diptych.core.errors import MissingExtra, RunError
 from diptych.core.machine import usable_cores
 
 
 def join_cluster(needed_for: str, *, cpus: int | None = None) -> Any:
     """Ray, connected to the cluster that RAY_ADDRESS names, else to one that is started here with `cpus` cores; None: all that
-    this process may use. Raises MissingExtra if Ray is not installed."""
+    this process may use. Raises MissingExtra if Ray is not installed, RunError where the cluster cannot be joined."""
     try:
         import ray
     except ImportError:
@@ -20,8 +20,17 @@ def join_cluster(needed_for: str, *, cpus: int | None = None) -> Any:
     if not ray.is_initialized():
         here: dict[str, Any] = {}
         if not os.environ.get("RAY_ADDRESS"):
-            here = {"num_cpus": cpus or usable_cores(), "include_dashboard": False}
-        ray.init(log_to_driver=False, logging_level="ERROR", **here)
+            here = {
+                "address": "local",
+                "num_cpus": cpus or usable_cores(),
+                "include_dashboard": False,
+            }  # not one that runs unasked
+        try:
+            ray.init(log_to_driver=False, logging_level="ERROR", **here)
+        except (ConnectionError, RuntimeError, ValueError) as error:
+            cluster = f"the Ray cluster at RAY_ADDRESS={os.environ.get('RAY_ADDRESS')}" if not here else "a Ray of this machine"
+            why = str(error.__cause__ or error).strip().splitlines()[-1]
+            raise RunError(f"{cluster} cannot be joined: {why} (expected one that runs, or no RAY_ADDRESS)") from error
     return ray
 
 

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import io
+import os
+import signal
 import struct
 import sys
+import threading
+import time
 import zlib
 from pathlib import Path
 
@@ -18,6 +22,7 @@ from diptych.core.media import ArraySource, MediaItem, MediaLimit, Medium, mediu
 from diptych.core.registry import MEDIA
 from diptych.data.media.clip import frame_places
 from diptych.data.media.cloud_pictures import draw_cloud
+from diptych.data.media.encoded import HEADER_LOCK
 
 RNG = np.random.default_rng(0)
 
@@ -352,3 +357,28 @@ def test_a_slide_without_its_reader_names_the_extra(monkeypatch: pytest.MonkeyPa
         monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(MissingExtra, match=r"diptych\[slides\]"):
         item("slide", b"x").decode()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_loader_worker_forked_while_a_thread_reads_a_header_reads_arrays() -> None:
+    held, raster = threading.Event(), item("raster", npy(np.ones((2, 2), np.float32)))
+
+    def read_slowly() -> None:
+        with HEADER_LOCK:
+            held.set()
+            time.sleep(0.2)
+
+    thread = threading.Thread(target=read_slowly)
+    thread.start()
+    held.wait()
+    child = os.fork()
+    if child == 0:
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        signal.alarm(20)  # a child that waits for a lock that nobody gives back is ended
+        try:
+            decoded = medium_of("raster").decode(raster, limit=MediaLimit(1_000, 100))
+            os._exit(0 if decoded is not None else 1)
+        finally:
+            os._exit(1)
+    thread.join()
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0

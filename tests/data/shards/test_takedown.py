@@ -25,7 +25,7 @@ from diptych.data.shards.append import add
 from diptych.data.shards.build import build, open_built
 from diptych.data.shards.takedown import TakedownReport, takedown, taken_down
 from diptych.data.shards.verify import verify
-from diptych.index.embedding_table import EmbeddingTable
+from diptych.index.embedding_table import EmbeddingTable, take_down_embeddings
 
 
 @pytest.fixture
@@ -185,10 +185,24 @@ def test_the_command_reaches_the_index(folder: Path, tmp_path: Path, capsys: pyt
     assert main(command) == 0
     facts = json.loads(capsys.readouterr().out)
     assert (facts["samples"], facts["indexed"], facts["embedded"]) == (3, 3, 3)
-    assert main(["data", "takedown", str(folder), "u04"]) == 0
-    assert "! embeddings of them stay where they were stored" in capsys.readouterr().out
+    assert main(["data", "takedown", str(folder), "u04", "--index", str(tmp_path / "index")]) == 0
+    said = capsys.readouterr().out
+    assert f"! vectors of them may be left, and go with --embeddings {tmp_path / 'vectors'}" in said
+    assert "--index" not in said
+    take_down_embeddings(tmp_path / "vectors", ["u04", "u05"])
+    assert main(["data", "takedown", str(folder), "u05"]) == 0
+    said = capsys.readouterr().out
+    assert f"! vectors of them may be left, and go with --index {tmp_path / 'index'}" in said
+    assert "--embeddings" not in said
     from diptych.index.kinds.dense import DenseIndex
 
     with DenseIndex.open(tmp_path / "index") as opened:
         assert not set(opened.uids()) & set(GONE)
-        assert len(opened) == 17
+        assert len(opened) == 16
+    shutil.rmtree(tmp_path / "index")
+    assert main(["data", "takedown", str(folder), "u06", "--embeddings", str(tmp_path / "vectors")]) == 0
+    shutil.rmtree(tmp_path / "vectors")
+    assert main(["data", "takedown", str(folder), "u07"]) == 0
+    said = capsys.readouterr().out
+    assert "no table of embeddings and no index of them is beside the data" in said
+    assert "!" not in said

@@ -22,6 +22,8 @@ from diptych.cli import main
 from diptych.core.errors import ConfigError, DataError, DecodeError, RunError
 from diptych.data.columns import read_parquet
 from diptych.data.read import read
+from diptych.data.web import download as download_module
+from diptych.data.web import download_shard
 from diptych.data.web.download import Download, download, resized
 from diptych.data.web.polite_http import FetchError, FetchPolicy, fetch_image, opted_out, public_address
 
@@ -308,3 +310,20 @@ def test_the_command(site: str, tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert "--allow-private asks them" in said
     assert main([*command, "--retry-failed", "--allow-private", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["errors"] == {"opt-out": 1}
+
+
+def test_a_bar_counts_shards_and_every_link(site: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    counted: dict[str, list[int]] = {}
+
+    def with_bar(steps: Any, total: int, what: str, *, least: int = 1) -> Iterator[Any]:
+        counts = counted.setdefault(what, [])
+        counts += [total, 0]
+        at = len(counts) - 1
+        for step in steps:
+            counts[at] += 1
+            yield step
+
+    for module in (download_module, download_shard):
+        monkeypatch.setattr(module, "with_bar", with_bar)
+    download(links(site, "/a", "/text", "/b"), tmp_path / "out", Download(threads=2, shard_links=2, policy=HERE))
+    assert counted == {"shards": [2, 2], "links": [2, 2, 1, 1]}

@@ -179,6 +179,7 @@ def _travels(pool: Any, name: str) -> bool:
 
 def takedown(argv: Sequence[str]) -> int:
     args = parse(TakedownArgs, argv, "data takedown", "Take samples out of tars, manifest, tables and indexes, for good.")
+    from diptych.cli.options.vectors_nearby import vectors_nearby
     from diptych.data.curated import is_curated
     from diptych.data.lineage.record import add_lineage, made_now
     from diptych.data.shards.takedown import TakedownReport
@@ -215,8 +216,13 @@ def takedown(argv: Sequence[str]) -> int:
         lines.append(f"{sum(indexed):,} items are gone from {len(args.index)} indexes")
     if args.embeddings:
         lines.append(f"{sum(embedded):,} embeddings are gone from {len(args.embeddings)} folders of tables")
-    if report.samples and not (args.index and args.embeddings):
-        lines.append("! embeddings of them stay where they were stored: name indexes and tables by --index and --embeddings")
+    named = (*args.index, *args.embeddings)
+    left = vectors_nearby((args.folder, *args.curated), report.uids, report.hashes, named) if report.samples else []
+    lines += [f"! vectors of them may be left, and go with {option}" for option in left]
+    if report.samples and not (left or named):
+        lines.append(
+            "no table of embeddings and no index of them is beside the data; those elsewhere go with --embeddings and --index"
+        )
     facts = {
         "asked": report.asked,
         "samples": report.samples,
@@ -225,5 +231,6 @@ def takedown(argv: Sequence[str]) -> int:
         "copies": report.copies,
         "indexed": sum(indexed),
         "embedded": sum(embedded),
+        "left": left,
     }
     return finish(facts, lines, args.json)

@@ -21,12 +21,14 @@ import numpy.typing as npt
 
 from diptych.core.contracts import Unit
 from diptych.core.errors import ConfigError
+from diptych.core.terminal.progress import with_bar
 from diptych.curate.duplicates.result import NearPairs
 
 Ints = npt.NDArray[np.int64]
 BLOCK = 1_024  # columns of a similarity matrix that is never held whole
 BLOCK_ROWS, BLOCK_VALUES = 8 * BLOCK, 2**24
 """Rows, and cosines, of a product with all centres; many centres have fewer rows at a time."""
+SEEN_COSINES = 10**7  # of an iteration of k-means from which on it has a bar
 
 
 def kmeans_centres(
@@ -49,7 +51,8 @@ def kmeans_centres(
     if start_KD is None:
         start_KD = vector_ND[np.sort(np.random.default_rng(seed).choice(len(vector_ND), clusters, replace=False))]
     centre_KD = start_KD.astype(np.float64)
-    for _ in range(iterations):
+    least = 1 if len(vector_ND) * clusters >= SEEN_COSINES else iterations + 1
+    for _ in with_bar(range(iterations), iterations, "k-means", least=least):
         label_N, near_N = _assigned(vector_ND, centre_KD, unit)
         count_K = np.bincount(label_N, minlength=clusters)
         sum_KD = np.zeros_like(centre_KD)
@@ -105,7 +108,7 @@ def greedy_duplicates(vector_ND: Unit, order: Sequence[int] | Ints, cosine: floa
     kept = [np.empty(16, np.int64) for _ in range(clusters)]
     held = [np.empty((16, vector_ND.shape[1]), np.float32) for _ in range(clusters)]
     out = NearPairs(len(vector_ND))
-    for row in map(int, order):
+    for row in with_bar(map(int, order), len(order), "comparing embeddings", least=20_000):
         homes = near_NP[row].tolist() if near_NP is not None else [0]
         best = (-2.0, -1)
         for home in homes:

@@ -152,7 +152,9 @@ class NearDuplicateEmbeddings:
         facts = facts.filter(pc.is_in(facts["uid"], value_set=pa.array(embeddings.uids, pa.string())))
         position = pc.index_in(one_chunk(facts["uid"]), value_set=pa.array(embeddings.uids, pa.string()))
         vector_ND = embeddings.vector_ND[position.to_numpy(zero_copy_only=False).astype(np.int64)]
-        unreadable = embeddings.unreadable | unreadable
+        further = embeddings.unreadable.table
+        further = further.filter(pc.invert(pc.is_in(further["uid"], value_set=one_chunk(unreadable["uid"]))))
+        unreadable = pa.concat_tables([unreadable, further])
         near_NP = cluster_rows(vector_ND, self.clusters, self.probe, seed=self.seed)
         near = greedy_duplicates(vector_ND, range(len(vector_ND)), self.cosine, near_NP=near_NP)
         alike = (f"cosine {cosine:.3f}" for cosine in near.alike())
@@ -229,10 +231,10 @@ def _area(image: ImageSource) -> tuple[int]:
     return (int(np.prod(decode(image).shape[:2])),)
 
 
-def _largest_first(facts: pa.Table) -> tuple[pa.Table, dict[str, str]]:
-    """Facts of the images that can be read, from the largest down, then by uid; and reasons of the others, by uid."""
+def _largest_first(facts: pa.Table) -> tuple[pa.Table, pa.Table]:
+    """Facts of the images that can be read, from the largest down, then by uid; and uid and reason of the others."""
     bad = facts.filter(pc.is_valid(facts["fault"]))
-    unreadable = dict(zip(bad["uid"].to_pylist(), bad["fault"].to_pylist(), strict=True))
+    unreadable = pa.table({"uid": bad["uid"], "reason": bad["fault"]})
     facts = facts.filter(pc.is_valid(facts["area"]))
     order = np.argsort(-facts["area"].to_numpy(), kind="stable")
     return facts.take(pa.array(order)).combine_chunks(), unreadable

@@ -73,7 +73,7 @@ def duplicates_result(
     *,
     column: str,
     start: float,
-    unreadable: Mapping[str, str] | None = None,
+    unreadable: pa.Table | None = None,
     notes: tuple[str, ...] = (),
 ) -> CurationStepResult:
     """Verdicts, and the uid of the kept row of each duplicate in a column.
@@ -83,13 +83,15 @@ def duplicates_result(
     alike       how alike the two of each pair are, in words
     column      name of the column
     start       time at which the step began, by `time.perf_counter`
-    unreadable  reasons of rows that could not be read, by uid
+    unreadable  uid and reason of rows that could not be read
     """
-    uids, unreadable = one_chunk(uids.cast(pa.string())), unreadable or {}
+    uids = one_chunk(uids.cast(pa.string()))
     gone, originals = uids.take(pa.array(pairs.gone())), uids.take(pa.array(pairs.kept()))
     near = pc.binary_join_element_wise("near ", originals, ": ", one_chunk(string_column(alike)), "")
-    dropped = pa.chunked_array([gone, pa.array(list(unreadable), pa.string())])
-    reasons = pa.chunked_array([near, string_column(f"unreadable: {reason}" for reason in unreadable.values()).combine_chunks()])
+    dropped, reasons = pa.chunked_array([gone]), pa.chunked_array([near])
+    if unreadable is not None:
+        dropped = pa.chunked_array([gone, one_chunk(unreadable["uid"])])
+        reasons = pa.chunked_array([near, pc.binary_join_element_wise("unreadable: ", one_chunk(unreadable["reason"]), "")])
     order = pc.sort_indices(dropped)
     drops = DropTable.of_step(slug, dropped.take(order), reasons.take(order))
     columns = {column: ColumnByUid(pa.table({"uid": gone, column: originals}))} if pairs else {}

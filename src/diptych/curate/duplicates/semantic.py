@@ -83,7 +83,7 @@ class SemanticDuplicates:
             (f"cosine {alike:.3f}" for alike in near.alike()),
             column="semantic_duplicate_of",
             start=start,
-            unreadable=embeddings.unreadable,
+            unreadable=embeddings.unreadable.table,
         )
 
     def _pairs(self, vector_ND: Any) -> NearPairs:

@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 
 from diptych.core.contracts import Dataset, Embedder, Unit
 from diptych.curate.engine.parts import PartStore
-from diptych.curate.engine.verdicts import StringColumn
+from diptych.curate.engine.verdicts import ColumnByUid, StringColumn
 from diptych.data.ragged import one_chunk
 from diptych.data.subset import sorted_rows
 from diptych.index.embed import image_blocks
@@ -23,6 +23,7 @@ from diptych.index.embedding_table import EmbeddingTable
 from diptych.models.io.open_address import open_address, require
 
 PART_ROWS = 2_048
+UNREADABLE = pa.schema([("uid", pa.string()), ("reason", pa.string())])
 
 
 def open_embedder(address: str) -> Any:
@@ -36,19 +37,20 @@ def open_embedder(address: str) -> Any:
 class ImageEmbeddings:
     """uids        rows with an image that could be read, in order
     vector_ND   their embeddings, unit-norm
-    unreadable  uid -> why
+    unreadable  uid -> why, of a table with the columns uid and reason
     """
 
     uids: Sequence[str]
     vector_ND: Unit
-    unreadable: dict[str, str]
+    unreadable: ColumnByUid
 
 
 def embed_pool(data: Dataset, model: Embedder, parts: PartStore) -> ImageEmbeddings:
     """Image embeddings of a pool. Rows without an image are in neither list."""
     if parts.embeddings is not None:
         read = EmbeddingTable(parts.embeddings, model).read(data)
-        return ImageEmbeddings(StringColumn(read.uids), read.vector_ND, read.unreadable)
+        bad = pa.table([[*read.unreadable], [*read.unreadable.values()]], schema=UNREADABLE)
+        return ImageEmbeddings(StringColumn(read.uids), read.vector_ND, ColumnByUid(bad))
     rows = pa.table({"row": sorted_rows(data)})
 
     def work(part: pa.Table) -> pa.Table:
@@ -72,7 +74,5 @@ def embed_pool(data: Dataset, model: Embedder, parts: PartStore) -> ImageEmbeddi
     good = made.filter(pc.is_valid(made["vector"]))
     flat = good["vector"].combine_chunks().flatten().to_numpy()
     vector_ND = flat.reshape(good.num_rows, -1) if good.num_rows else np.zeros((0, 1), np.float32)
-    bad = made.filter(pc.is_null(made["vector"])).to_pylist()
-    return ImageEmbeddings(
-        StringColumn(one_chunk(good["uid"])), np.ascontiguousarray(vector_ND, np.float32), {r["uid"]: r["reason"] for r in bad}
-    )
+    bad = made.filter(pc.is_null(made["vector"])).select(["uid", "reason"]).combine_chunks()
+    return ImageEmbeddings(StringColumn(one_chunk(good["uid"])), np.ascontiguousarray(vector_ND, np.float32), ColumnByUid(bad))

@@ -17,6 +17,7 @@ from diptych.core.terminal.progress import with_bar
 from diptych.data.columns import read_parquet, write_parquet
 
 ROWS = 131_072
+LOOKED_AT = 4_096  # rows from which on a single part has a bar, whose sign turns
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +41,8 @@ class PartStore:
         """
         made = []
         starts = range(0, max(1, table.num_rows), self.rows)
-        for number, start in enumerate(with_bar(starts, len(starts), name.partition("-")[0], least=2)):
+        least = 1 if table.num_rows >= LOOKED_AT else 2
+        for number, start in enumerate(with_bar(starts, len(starts), name.partition("-")[0], least=least)):
             path = self._path(name, number)
             if path is not None and path.is_file():
                 made.append(read_parquet(path))

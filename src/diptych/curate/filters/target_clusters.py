@@ -27,6 +27,7 @@ from diptych.curate.engine.costs import estimate_cost
 from diptych.curate.engine.embedding import ImageEmbeddings, embed_pool, open_embedder
 from diptych.curate.engine.parts import PartStore
 from diptych.curate.engine.verdicts import DropTable, StringColumn, column_by_uid
+from diptych.data.ragged import one_chunk
 from diptych.data.subset import uid_column
 from diptych.worlds.address import open_data
 
@@ -96,12 +97,14 @@ class TargetClusters:
         uids = uids.take(pc.sort_indices(uids))
         clusters = int(number_P.max(initial=-1)) + 1
         reasons = [f"cluster: no target image is nearest to cluster {number}" for number in range(clusters)]
-        reasons += ["no image", *(f"unreadable: {why}" for why in pool.unreadable.values())]
+        bad = pool.unreadable.table
+        unread = pc.binary_join_element_wise("unreadable: ", one_chunk(bad["reason"]), "")
+        values = pa.concat_arrays([pa.array([*reasons, "no image"], pa.string()), unread])
         code_N = np.full(len(uids), clusters, np.int32)
-        code_N[_rows(uids, list(pool.unreadable))] = np.arange(clusters + 1, len(reasons))
+        code_N[_rows(uids, StringColumn(bad["uid"]))] = np.arange(clusters + 1, len(values))
         code_N[_rows(uids, pool.uids)] = number_P
         gone_N = np.isin(code_N, named, invert=True)
-        dictionary = pa.DictionaryArray.from_arrays(pa.array(code_N[gone_N]), pa.array(reasons, pa.string()))
+        dictionary = pa.DictionaryArray.from_arrays(pa.array(code_N[gone_N]), values)
         drops = DropTable.of_step(self.slug, uids.filter(pa.array(gone_N)), dictionary.cast(pa.string()))
         return StringColumn(uids.filter(pa.array(~gone_N))), drops
 

@@ -33,13 +33,14 @@ from diptych.core.contracts import CurationStepResult, Dataset
 from diptych.core.errors import ConfigError, DataError, DecodeError
 from diptych.core.image import ArrayImage, ImageSource, content_untold
 from diptych.core.sample import Sample
+from diptych.core.terminal.progress import with_bar
 from diptych.curate.duplicates.hamming import HammingIndex
 from diptych.curate.duplicates.near import ImageHash, hash_image
 from diptych.curate.engine.costs import estimate_cost
 from diptych.curate.engine.images import DIGEST, first_equal, image_facts
 from diptych.curate.engine.parts import PartStore
 from diptych.curate.engine.run import count_distinct
-from diptych.curate.engine.verdicts import BLOCK, DROPS, DropTable, StringColumn
+from diptych.curate.engine.verdicts import BLOCK, DROPS, ColumnByUid, DropTable, StringColumn
 from diptych.curate.operators.alt_text import TextCounts
 from diptych.data.media.decode import probe
 from diptych.worlds.address import held_out, open_data
@@ -48,6 +49,7 @@ NEAR_BITS, NEAR_COLOUR = 6, 8.0
 """Near-duplicate thresholds of `near_duplicates`: bits of 64, and colour difference of 255."""
 
 Size = tuple[int, int]
+KEPT_TEXTS = pa.schema([("uid", pa.string()), ("kept_texts", pa.list_(pa.string()))])
 SIZES = pa.schema([("digest", DIGEST), ("width", pa.int32()), ("height", pa.int32())])
 
 
@@ -112,10 +114,12 @@ class AlignFilters:
         near = self._near_evaluation()
         kept: list[pa.Array] = []
         drops: list[pa.Table] = []
-        kept_texts: dict[str, list[str]] = {}
-        for begin in range(0, len(image_N), BLOCK):
+        kept_texts: list[pa.Table] = []
+        starts = range(0, len(image_N), BLOCK)
+        for begin in with_bar(starts, len(starts), "judging rows", least=2):
             block = facts.slice(begin, BLOCK).to_pylist()
             faults: list[str] = []
+            passed_by_uid: dict[str, list[str]] = {}
             for number, fact in enumerate(block, begin):
                 sample = data[fact["row"]]
                 texts = self._texts(sample)
@@ -127,13 +131,15 @@ class AlignFilters:
                 )
                 faults.append(fault)
                 if not fault and len(passed) < len(texts):
-                    kept_texts[sample.uid] = passed
+                    passed_by_uid[sample.uid] = passed
             uids, fault_column = facts["uid"].slice(begin, BLOCK).combine_chunks(), pa.array(faults, pa.string())
             gone = pc.not_equal(fault_column, "")
             kept.append(uids.filter(pc.invert(gone)))
             drops.append(DropTable.of_step(self.slug, uids.filter(gone), fault_column.filter(gone)).table)
+            kept_texts.append(pa.Table.from_arrays([[*passed_by_uid], [*passed_by_uid.values()]], schema=KEPT_TEXTS))
         dropped = DropTable(pa.concat_tables([DROPS.empty_table(), *drops]))
-        columns = {"kept_texts": kept_texts} if kept_texts else {}
+        some = pa.concat_tables([KEPT_TEXTS.empty_table(), *kept_texts])
+        columns = {"kept_texts": ColumnByUid(some)} if some.num_rows else {}
         stays = StringColumn(pa.chunked_array(kept, pa.string()))
         return CurationStepResult(stays, dropped, columns, time.perf_counter() - start)
 

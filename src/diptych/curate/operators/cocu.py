@@ -157,9 +157,8 @@ class CoCu:
                 field="texts",
                 expected="--gallery FILE with words of these captions",
             )
-        unread = sorted(own.unreadable)
-        reasons = pa.array([f"unreadable: {own.unreadable[uid]}" for uid in unread], pa.string())
-        drops = DropTable.of_step(self.slug, pa.array(unread, pa.string()), reasons)
+        bad = own.unreadable.table.sort_by("uid")
+        drops = DropTable.of_step(self.slug, bad["uid"], pc.binary_join_element_wise("unreadable: ", bad["reason"], ""))
         facts = {"gallery": len(gallery.names), "rows": len(own.uids), "with_concepts": filled, "concepts": count}
         files = {"cocu.json": (json.dumps(facts, indent=1) + "\n").encode()}
         note = f"{count:,} concepts for {filled:,} of {len(own.uids):,} images, from a gallery of {facts['gallery']:,} names"

@@ -37,6 +37,7 @@ import pyarrow.compute as pc
 from diptych.core.contracts import CurationStepResult, Dataset
 from diptych.core.errors import ConfigError, DecodeError
 from diptych.core.image import ArrayImage, ImageSource
+from diptych.core.terminal.progress import with_bar
 from diptych.curate.duplicates.cluster_tree import ClusterTree
 from diptych.curate.duplicates.clusters import greedy_duplicates
 from diptych.curate.engine.costs import estimate_cost
@@ -188,11 +189,13 @@ class LAION:
         model = open_embedder(self.model)
         embeddings = embed_pool(left, model, parts)
         row_I = state.rows(embeddings.uids)
-        reasons = (f"unreadable: {reason}" for reason in embeddings.unreadable.values())
-        state.faults.set_each(state.rows(embeddings.unreadable), reasons)
+        bad = embeddings.unreadable.table
+        reasons = (f"unreadable: {reason}" for reason in StringColumn(bad["reason"]))
+        state.faults.set_each(state.rows(StringColumn(bad["uid"])), reasons)
         agree_I = np.full(len(row_I), -np.inf)
         english_I = np.zeros(len(row_I), bool)
-        for start in range(0, len(row_I), BLOCK):
+        starts = range(0, len(row_I), BLOCK)
+        for start in with_bar(starts, len(starts), "embedding texts"):
             block = enumerate(row_I[start : start + BLOCK].tolist(), start)
             pairs = [(at, text, language) for at, row in block for text, language in texts.of(row)]
             text_MD = embed_texts(model, [text for _, text, _ in pairs], [embeddings.uids[at] for at, _, _ in pairs])
@@ -229,8 +232,8 @@ class LAION:
     def _by_watermark(self, left: Dataset, state: _FilterState) -> None:
         head = open_head(Path(self.watermark))
         judged, chances = array("q"), array("d")
-        for at, row in enumerate(state.rows(left.uids)):
-            row = int(row)
+        rows = state.rows(left.uids).tolist()
+        for at, row in enumerate(with_bar(rows, len(rows), "looking for watermarks", least=100)):
             image = None if state.faults.code_N[row] else left[at].image
             if image is None:
                 continue

@@ -17,6 +17,7 @@ from diptych.core.contracts import CurationStepResult, Dataset
 from diptych.core.errors import DataError
 from diptych.core.randomness import keyed_rng
 from diptych.core.sample import Sample
+from diptych.core.terminal.progress import with_bar
 from diptych.curate.engine.costs import estimate_cost
 from diptych.data.text.persons.attribute_captions import BANK, PLACES, Wordings, numbers_of, person_caption
 
@@ -47,7 +48,7 @@ class PersonCaptions:
         start = time.perf_counter()
         captions, templates = dict[str, str](), dict[str, str]()
         numbers = numbers_of(self.wordings)
-        for row in range(len(data)):
+        for row in with_bar(range(len(data)), len(data), "writing sentences", least=1_000):
             sample = data[row]
             attributes = self._attributes(sample, row)
             if not attributes:

@@ -14,6 +14,7 @@ from diptych.core.contracts import CurationStepResult, Dataset, Drop
 from diptych.core.errors import ConfigError, DataError, DecodeError
 from diptych.core.image import ArrayImage, ImageSource, content_untold
 from diptych.core.sample import Sample
+from diptych.core.terminal.progress import with_bar
 from diptych.curate.engine.costs import estimate_cost
 from diptych.data.media.decode import upright_size
 from diptych.data.text.prompts.position_prompts import GRID, block_of, prompt
@@ -49,7 +50,7 @@ class PositionPrompts:
         start = time.perf_counter()
         prompts: dict[str, list[str]] = {}
         kept, dropped = [], []
-        for row in range(len(data)):
+        for row in with_bar(range(len(data)), len(data), "writing sentences", least=1_000):
             sample = data[row]
             try:
                 texts = self._prompts(sample)

@@ -23,6 +23,7 @@ from scipy.special import softmax
 from diptych.core.contracts import CurationStepResult, Dataset, Drop, Embedder
 from diptych.core.errors import ConfigError, UnknownName
 from diptych.core.randomness import keyed_rng
+from diptych.core.terminal.progress import with_bar
 from diptych.curate.engine.costs import estimate_cost
 from diptych.curate.engine.embedding import embed_pool, open_embedder
 from diptych.curate.engine.parts import PartStore
@@ -80,7 +81,9 @@ class PseudoTexts:
         optional = {name: phrases for name, phrases in OPTIONAL.items() if name not in self.skip}
         vectors = {name: phrase_vectors(model, name, self._choices(name)) for name in (*required, *optional)}
         chosen: dict[str, dict[str, str]] = {}
-        for uid, image_D in zip(seen.uids, seen.vector_ND, strict=True):
+        for uid, image_D in with_bar(
+            zip(seen.uids, seen.vector_ND, strict=True), len(seen.uids), "choosing phrases", least=1_000
+        ):
             cosine = {name: vector_PD @ image_D for name, vector_PD in vectors.items()}
             chosen[uid] = conquer(cosine, required, optional, sure=self.sure, scale=self.scale)
         sentences = {uid: self._sentence(uid, of_row) for uid, of_row in chosen.items()}

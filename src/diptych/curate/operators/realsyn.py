@@ -192,8 +192,8 @@ class RealSyn(WritingStep):
                 expected="both: a folder of HTML or Markdown documents with local pictures, or other --short-side, --min-words",
             )
         seen = embed_pool(rows.selected(pictures), model, parts)
-        unreadable = (f"unreadable: {reason}" for reason in seen.unreadable.values())
-        faults.set_each(rows.positions(list(seen.unreadable)), unreadable)
+        bad = seen.unreadable.table
+        faults.set_each(rows.positions(bad["uid"]), (f"unreadable: {reason}" for reason in StringColumn(bad["reason"])))
         row_MD = embed_text_column(model, strings, lambda row: str(rows.uids[int(at_M[row])]))
         if self.alike:
             repeated = self._repeated(row_MD)

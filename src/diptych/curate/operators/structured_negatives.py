@@ -21,6 +21,7 @@ from diptych.core.contracts import CurationStepResult, Dataset
 from diptych.core.errors import ConfigError, DataError
 from diptych.core.randomness import keyed_rng
 from diptych.core.sample import Sample
+from diptych.core.terminal.progress import with_bar
 from diptych.data.text.english.filling import OFFERED, NeighbourCounts
 from diptych.data.text.english.structured import MASKED, Filler, analogies, masked_as_released, replaced_by_model
 from diptych.data.text.english.tagger import spacy_tagger, tag
@@ -72,7 +73,7 @@ class StructuredNegatives:
     def __call__(self, data: Dataset) -> CurationStepResult:
         start, filler = time.perf_counter(), self._filler(data)
         wrong, right = {}, {}
-        for sample in _in_order(data):
+        for sample in with_bar(_in_order(data), len(data), "replacing words", least=1_000):
             if made := self._wrong(sample, filler):
                 wrong[sample.uid] = made
             if self.positives and (caption := self._caption(sample)) and (alike := analogies(caption)):

@@ -17,6 +17,7 @@ from typing import Any, ClassVar
 from diptych.core.contracts import CurationStepResult, Dataset
 from diptych.core.errors import ConfigError, DataError
 from diptych.core.sample import Sample
+from diptych.core.terminal.progress import with_bar
 
 COLUMN = "synthetic_caption"
 
@@ -48,7 +49,8 @@ class TemplateCaptions:
 
     def __call__(self, data: Dataset) -> CurationStepResult:
         start = time.perf_counter()
-        all_captions = {sample.uid: self._caption(sample) for sample in _samples(data)}
+        samples = with_bar(_samples(data), len(data), "writing captions", least=1_000)
+        all_captions = {sample.uid: self._caption(sample) for sample in samples}
         captions = {uid: caption for uid, caption in all_captions.items() if caption}
         if all_captions and not captions:
             raise DataError(

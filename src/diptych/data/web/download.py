@@ -29,6 +29,7 @@ from diptych.core.config import config_hash, to_plain
 from diptych.core.disk.files import write_json
 from diptych.core.errors import DataError, UnknownName
 from diptych.core.ray_cluster import RayExecutor
+from diptych.core.terminal.progress import with_bar
 from diptych.data.columns import read_parquet
 from diptych.data.lineage.record import add_lineage, made_now, write_lineage
 from diptych.data.shards.mark import DOWNLOAD as MARK
@@ -110,7 +111,8 @@ def download(
     tried = 0
     with ExitStack() as stack:
         resizer = Resizer(options, _executor(options, stack))
-        for start in range(0, table.num_rows, options.shard_links):
+        starts = range(0, table.num_rows, options.shard_links)
+        for start in with_bar(starts, len(starts), "shards", least=2):
             rows = table.slice(start, options.shard_links)
             shard = ShardDownload(out, first + start // options.shard_links, rows, options, opted_out, rules, resizer)
             tried += shard.fill(retry_failed)

@@ -8,8 +8,8 @@ import math
 import threading
 import time
 from collections import Counter
-from collections.abc import Container
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Container, Iterator, Sequence, Sized
+from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -20,6 +20,7 @@ import pyarrow as pa
 from diptych.core.disk.files import write_json
 from diptych.core.errors import DecodeError, RunError
 from diptych.core.image import SliceImage
+from diptych.core.terminal.progress import with_bar
 from diptych.data.columns import read_parquet, write_parquet
 from diptych.data.shards.tar_index import open_index
 from diptych.data.shards.write import ShardWriter
@@ -164,8 +165,8 @@ class ShardDownload:
                 threads.submit(self._work, schedule, rows, answers, waits) for _ in range(min(self.options.threads, len(rows)))
             ]
             try:
-                for one in work:
-                    one.result()
+                for _ in with_bar(_arrivals(work, answers), len(rows), "links"):
+                    pass
             finally:
                 schedule.stop()
         return answers
@@ -329,6 +330,17 @@ def _statistics(done: list[Answer], begin: float) -> dict[str, Any]:
 def _finite(record: Record) -> Record:
     """JSON has no number that is not finite."""
     return {name: None if isinstance(value, float) and not math.isfinite(value) else value for name, value in record.items()}
+
+
+def _arrivals(work: Sequence[Future[None]], answers: Sized) -> Iterator[None]:
+    """Yields once for each answer, a fifth of a second after it came at the latest. Raises what a thread raised."""
+    passed, pending = 0, set(work)
+    while pending:
+        done, pending = wait(pending, timeout=0.2, return_when=FIRST_EXCEPTION)
+        for one in done:
+            one.result()
+        for _ in range(passed, passed := len(answers)):
+            yield
 
 
 def _host(url: str) -> str:

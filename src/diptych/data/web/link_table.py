@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from diptych.core.config import config_hash
+from diptych.core.terminal.progress import with_bar
 from diptych.data.columns import read_parquet, write_parquet
 from diptych.data.lineage.record import made_now, write_lineage
 from diptych.data.quarantine import QuarantineEntry, write_quarantine
@@ -58,7 +59,7 @@ def extract_links(source: Path, out: Path) -> LinkReport:
     parts = out / "parts"
     tables, bad, kept = [], [], 0
     files = archives(source)
-    for file in files:
+    for file in with_bar(files, len(files), "archives"):
         stat = file.stat()
         path = parts / f"{config_hash([str(file.resolve()), stat.st_size, stat.st_mtime_ns])}.parquet"
         if path.is_file():
