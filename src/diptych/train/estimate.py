@@ -32,8 +32,8 @@ MEASURED = 2  # steps that are timed, after one that is not
 
 def estimate(recipe: Recipe, data: Dataset, options: TrainOptions | None = None, out: Path | str = ".") -> dict[str, Any]:
     """Runs a few real steps of each stage in this process, writes nothing that stays, and multiplies. A stage that makes its own samples
-    wants a trained model: it and what follows it are listed, but not measured. Parameters, flops and images are those of the first stage, memory and
-    disk those of the stage that takes most.
+    wants a trained model: it and what follows it are listed, but not measured. Parameters, flops and images are those of the first stage,
+    memory and disk those of the stage that takes most.
 
     stages             of a run of several: name, steps, median seconds of a step (None where it was not measured), and its own sizes
     seconds            of the stages that were measured; what evaluation and saving cost is not in it
