@@ -81,7 +81,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     train, test = texts_of("train", options.rows, options.seed), texts_of("test", 60, options.seed)
     made = replace(
         RL4LMs.tiny(), language_model=TEXTS, small_steps=400, algorithm="ppo", steps=options.steps, lr=options.lr,
-        reward=options.reward,
+        reward=options.reward, batch_size=16, minibatch=64, max_tokens=MAX_TOKENS,
     )  # fmt: skip
     free = replace(made.ppo, kl=0.0)
     arms = {

@@ -258,6 +258,9 @@ def test_caption_and_ask(service: Running) -> None:
     assert "the choice 'red' is given twice" in refusal(
         http.post("/ask", json={"image": RED, "question": "which?", "choices": ["red", "red"]})
     )
+    found = http.post("/ask", json={"image": RED, "question": "why?", "describe": "first"}).json()
+    assert found["answer"] == "a red picture. Image description: a red picture. first why?"
+    assert "describe is empty" in refusal(http.post("/ask", json={"image": RED, "question": "why?", "describe": " "}))
     assert "question is empty" in refusal(http.post("/ask", json={"image": RED, "question": " "}))
     assert "no picture is given" in refusal(http.post("/caption", json={}))
     assert "expected 1..100" in refusal(http.post("/caption", json={"uid": "red-1", "max_tokens": 1000}))
@@ -371,4 +374,5 @@ def test_a_model_that_reads_text_alone_is_asked_without_a_picture(tmp_path: Path
         assert answer["choices"][0]["message"]["content"] == "after one two"
         assert started.http.post("/ask", json={"question": "one"}).raise_for_status().json()["answer"] == "after one"
         assert "reads text alone" in refusal(started.http.post("/ask", json={"question": "one", "uid": "u1"}))
+        assert "expected no describe" in refusal(started.http.post("/ask", json={"question": "one", "describe": "first"}))
         assert "reads text alone" in refusal(started.http.post("/v1/chat/completions", json={"messages": [about(RED)]}))

@@ -67,6 +67,8 @@ def test_a_dry_run_measures_each_stage_and_names_those_that_it_cannot() -> None:
     cost = estimate(Shares(shares=(1.0, 3.0), steps=40), toy_pool(8), QUIET)
     assert [(one["stage"], one["steps"]) for one in cost["stages"]] == [("s0", 10), ("s1", 30)]
     assert cost["seconds"] == pytest.approx(sum(one["steps"] * one["seconds_per_step"] for one in cost["stages"]))
+    assert cost["tensor_memory_bytes"] == max(one["tensor_memory_bytes"] for one in cost["stages"])
+    assert [one["trained_parameters"] for one in cost["stages"]] == [cost["parameters"]] * 2
     cost = estimate(MadeLater(shares=(1.0, 3.0), steps=40), toy_pool(8), QUIET)
     assert cost["stages"][1] == {"stage": "s1", "steps": 30, "seconds_per_step": None}
     assert cost["seconds"] == pytest.approx(10 * cost["stages"][0]["seconds_per_step"])

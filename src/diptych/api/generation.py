@@ -13,6 +13,7 @@ from diptych.api.models import load
 from diptych.core.contracts import Generator, Ranker
 from diptych.core.errors import ConfigError
 from diptych.core.inputs import image_of, images_of
+from diptych.data.text.prompts.comprehension_prompts import with_description
 
 Compared = Literal["mean", "sum"]
 WRITES_NOT = "writes no text (expected a model that is a Generator: the run of limber, or hf:FOLDER of LLaVA)"
@@ -47,15 +48,28 @@ def caption(model: Any, images: Any, *, prompt: str = "", max_tokens: int = 64, 
 
 
 def ask(
-    model: Any, image: Any, question: str, *, choices: Sequence[str] = (), compared: Compared = "mean", max_tokens: int = 32
+    model: Any,
+    image: Any,
+    question: str,
+    *,
+    choices: Sequence[str] = (),
+    compared: Compared = "mean",
+    describe: str = "",
+    max_tokens: int = 32,
 ) -> str | AnswerChoice:
     """An answer to a question about an image: generated text, or the best of given `choices` by likelihood.
 
     image     None for a model that reads text alone, such as the run of rl4lms, or reads it too
     compared  "mean": nats a token, so that long answers have no handicap; "sum": of the whole answer
+    describe  asks for a description of the image first, which then stands before the question (describe and respond, STIC, 2405.19716)
+    max_tokens  of the answer, and of the description
     """
     if not question.strip():
         raise ConfigError("the question is empty (expected words, or use caption)")
+    if describe.strip():
+        if image is None:
+            raise ConfigError(f"describe is {describe!r} without an image (expected an image, or no describe)")
+        question = with_description(question, caption(model, image, prompt=describe, max_tokens=max_tokens))
     if not choices and image is None:
         (text,) = _require(model, Generator, WRITES_NOT).generate([None], [question], max_tokens=max_tokens)
         return str(text)

@@ -112,6 +112,9 @@ class AskRequest(StrictRequest):
     question: Words
     choices: list[str] = Field(default_factory=list)
     compared: Literal["mean", "sum"] = Field(default="mean", description="nats a token, or of the whole answer")
+    describe: str = Field(
+        default="", description="request for a description of the picture, which then stands before the question"
+    )
     max_tokens: int = Tokens
     model: str | None = Name
 

@@ -32,9 +32,10 @@ MEASURED = 2  # steps that are timed, after one that is not
 
 def estimate(recipe: Recipe, data: Dataset, options: TrainOptions | None = None, out: Path | str = ".") -> dict[str, Any]:
     """Runs a few real steps of each stage in this process, writes nothing that stays, and multiplies. A stage that makes its own samples
-    wants a trained model: it and what follows it are listed, but not measured. Sizes are those of the first stage.
+    wants a trained model: it and what follows it are listed, but not measured. Parameters, flops and images are those of the first stage,
+    memory and disk those of the stage that takes most.
 
-    stages             of a run of several: name, steps, and median seconds of a step, None where it was not measured
+    stages             of a run of several: name, steps, median seconds of a step (None where it was not measured), and its own sizes
     seconds            of the stages that were measured; what evaluation and saving cost is not in it
     seconds_per_step   of these, loading included: the median of the steps after the first
     tensor_memory_bytes  the most that tensors of a step take at once: weights, gradients, the optimiser's state, activations
@@ -52,45 +53,49 @@ def estimate(recipe: Recipe, data: Dataset, options: TrainOptions | None = None,
     with tempfile.TemporaryDirectory() as scratch, deterministic(wants_deterministic(options.deterministic, world.device)):
         log = Log(RunFolder(Path(scratch)), start=0, steps=0, progress=False, main=False)
         run = Training(recipe, data, options, world, RunFolder(Path(scratch)), log, phases)
-        paces = [_pace(run, phases[0])]
-        taken = _tensor_memory(run) if run.step < phases[0].stop else None
-        facts = _facts(run, options)
+        measured = [_measured(run, phases[0])]
         for phase in phases[1:]:
             if phase.stage.make is not None or not run.engine.descends:
                 break
             run.step = phase.start
-            paces.append(_pace(run, phase))
+            measured.append(_measured(run, phase))
     steps = [phase.stop - phase.start for phase in phases]
-    seconds = sum(pace * count for pace, count in zip(paces, steps, strict=False))
-    step = seconds / sum(steps[: len(paces)])
+    seconds = sum(facts["seconds_per_step"] * count for facts, count in zip(measured, steps, strict=False))
+    step = seconds / sum(steps[: len(measured)])
     stages = [
-        {"stage": phase.stage.name, "steps": count, "seconds_per_step": pace}
-        for phase, count, pace in zip_longest(phases, steps, paces)
+        {"stage": phase.stage.name, "steps": count, **(facts or {"seconds_per_step": None})}
+        for phase, count, facts in zip_longest(phases, steps, measured)
     ]
+    most = {key: max(facts.get(key, 0) for facts in measured) for key in ("checkpoint_bytes", "tensor_memory_bytes")}
+    stored = max(facts.pop("stored_bytes") for facts in stages[: len(measured)])
     return {
         "steps": run.steps,
         **({"stages": stages} if len(stages) > 1 else {}),
         "epochs": run.steps * phases[0].stage.recipe.batch_size / len(data),
         "seconds_per_step": step,
-        "images_per_second": phases[0].stage.recipe.batch_size / paces[0],
+        "images_per_second": phases[0].stage.recipe.batch_size / measured[0]["seconds_per_step"],
         "seconds": seconds,
-        **facts,
+        **{key: measured[0][key] for key in ("parameters", "trained_parameters")},
+        "checkpoint_bytes": most["checkpoint_bytes"],
+        "disk_bytes": most["checkpoint_bytes"] * (options.keep + 1) + stored,
+        "model_flops_per_step": measured[0]["model_flops_per_step"],
         "disk_free_bytes": shutil.disk_usage(_existing(Path(out))).free,
-        **({"tensor_memory_bytes": taken} if taken else {}),
+        **({"tensor_memory_bytes": most["tensor_memory_bytes"]} if most["tensor_memory_bytes"] else {}),
         "peak_memory_bytes": _peak_memory(world.device),
         "precision": run.precision,
         "device": str(world.device),
     }
 
 
-def _pace(run: Training, phase: Phase) -> float:
-    """Median seconds of a stage's steps after its first one."""
+def _measured(run: Training, phase: Phase) -> dict[str, Any]:
+    """Median seconds of a stage's steps after its first one, and its sizes; memory only if a step is left to measure it in."""
     run.enter(phase)
     seconds = [_timed_step(run) for _ in range(min(1 + MEASURED, phase.stop - phase.start))]
-    return median(seconds[1:] or seconds)
+    taken = {"tensor_memory_bytes": _tensor_memory(run)} if run.step < phase.stop else {}
+    return {"seconds_per_step": median(seconds[1:] or seconds), **_sizes(run), **taken}
 
 
-def _facts(run: Training, options: TrainOptions) -> dict[str, Any]:
+def _sizes(run: Training) -> dict[str, Any]:
     """Sizes of the stage that the run is in."""
     parameters = list(run.model.parameters())
     stored = sum(t.nbytes for name, t in run.model.state_dict().items() if run.recipe.stored(name))
@@ -101,7 +106,7 @@ def _facts(run: Training, options: TrainOptions) -> dict[str, Any]:
         "parameters": sum(p.numel() for p in parameters),
         "trained_parameters": sum(p.numel() for p in parameters if p.requires_grad),
         "checkpoint_bytes": checkpoint,
-        "disk_bytes": checkpoint * (options.keep + 1) + stored,
+        "stored_bytes": stored,
         "model_flops_per_step": run.flops or 0,
     }
 

@@ -160,6 +160,15 @@ def test_the_ratio_begins_at_one_and_the_distance_at_nothing(algorithm: str, pre
     assert losses["policy"].item() == pytest.approx(0, abs=1e-4), "standardised advantages at a ratio of 1"
 
 
+def test_a_rollout_holds_no_column_that_is_padding_in_every_prompt(prepared: RL4LMs) -> None:
+    _, _, batch = rolled(prepared)
+    (item,) = batches(DATA, prepared, seed=0, stop=1)
+    longest = int(item.batch.there_BP.sum(1).max())
+    assert longest < prepared.prompt_length == item.batch.prompt_BP.shape[1]
+    assert torch.equal(batch.prompt_EP[: len(item.batch)], item.batch.prompt_BP[:, -longest:])
+    assert torch.equal(batch.there_EP[: len(item.batch)], item.batch.there_BP[:, -longest:])
+
+
 @pytest.mark.parametrize("algorithm", ["nlpo", "ppo"])
 def test_a_run_in_bf16_acts_as_it_learns(
     algorithm: str, prepared: RL4LMs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

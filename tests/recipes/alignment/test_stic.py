@@ -19,10 +19,9 @@ from diptych.data.dataset import Pool
 from diptych.data.load.stream import batches
 from diptych.data.media.augment.corruptions import corrupt_image
 from diptych.data.shards.build import open_built
-from diptych.data.text.prompts.comprehension_prompts import IMAGINATIVE, NEUTRAL, STEP_BY_STEP
+from diptych.data.text.prompts.comprehension_prompts import IMAGINATIVE, NEUTRAL, STEP_BY_STEP, with_description
 from diptych.data.text.question_answering.preferences import PreferencePair, preference_of
 from diptych.data.text.question_answering.questions import questions_of
-from diptych.models.bridges.aligned.describing import described_answers, with_description
 from diptych.models.towers.adapters import MARK
 from diptych.recipes._shared.language.preference_config import CandidateOptions
 from diptych.recipes._shared.language.self_descriptions import (
@@ -176,7 +175,10 @@ def test_the_model_describes_before_it_answers(prepared: STIC, tmp_path: Path) -
     behind = [with_description(question, text) for question, text in zip(questions, (first, second), strict=True)]
     expected = plain.generate(images, behind, max_tokens=4)
     assert describing.generate(images, questions, max_tokens=4) == expected
-    assert described_answers(plain, images, questions, describe="what is there ?", max_tokens=4, description_tokens=6) == expected
+    first_answer = plain.generate(images[0], with_description(questions[0], first), max_tokens=6)
+    assert diptych.ask(plain, images[0], questions[0], describe="what is there ?", max_tokens=6) == first_answer
+    with pytest.raises(ConfigError, match="without an image"):
+        diptych.ask(plain, None, questions[0], describe="what is there ?")
     ranked = describing.answer_nll(images, questions, [["yes", "no"]] * 2)
     np.testing.assert_allclose(ranked, plain.answer_nll(images, behind, [["yes", "no"]] * 2), rtol=1e-5)
     assert describing.generate(images, ["what is there ?"] * 2, max_tokens=6) == [first, second]

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+import math
+from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
 
 from diptych.claims.cell import Cell, Scores
 from diptych.claims.cells.bridges import hosted
@@ -15,12 +20,18 @@ from diptych.core.randomness import keyed_rng
 from diptych.core.run_folder import RunFolder
 from diptych.core.sample import Sample, Text
 from diptych.data.dataset import Pool
+from diptych.models.policy.prompt_rows import prompt_rows
+from diptych.models.policy.sampled_answers import SamplingRules, sample_answers
+from diptych.objectives.policy.action_masks import drawn_actions
 from diptych.recipes.alignment.rl4lms import RL4LMs
+from diptych.tasks._scoring.rewards.text_rewards import text_reward
+from diptych.train.engines.rollouts import RowNoise
 from diptych.train.fit import fit, resume
 from diptych.train.options import TrainOptions
 
 TEXTS, LENGTH, LARGEST = 1000, 8, 29
-STEPS, TOKENS, ANSWERS = 14, 256, 32
+REWARD = "increasing_numbers:10"
+STEPS, TOKENS, ANSWERS, SAMPLED = 14, 256, 32, 2048
 RATES = (1.5e-4, 3e-4, 6e-4)
 EARNED, NEVER, WINDOW = 0.12, 3.0, 3
 """Reward above that of the first rollout at which drift is read, drift in nats of a run that never earns it, rollouts of a mean."""
@@ -47,6 +58,70 @@ class Drifting:
             "last_reward": float(np.mean(reward[-WINDOW:])),
             "last_kl": float(np.mean(kl[-WINDOW:])),
         }
+
+
+@dataclass(frozen=True)
+class BestOfSamples:
+    """Nothing is trained: of the `n` answers that the shared language model samples the best is taken, with the least `n`, whole or not,
+    whose reward is `EARNED` above that of one answer.
+
+    drift     KL to the language model by token: log n - (n - 1) / n nats an answer, an upper bound (Beirami et al., 2401.01879)
+    n         that number
+    """
+
+    recipe: RL4LMs
+
+    def __call__(self, cell: Cell) -> Scores:
+        recipe = hosted(self.recipe, cell, address="small").prepare(number_rows())
+        torch.manual_seed(cell.seed)
+        policy, words, count = recipe.language_policy().eval(), recipe.words(), ANSWERS if cell.smoke else SAMPLED
+        prompt_BP, there_BP = prompt_rows([""] * count, words)
+        noise, rules = RowNoise(count), SamplingRules(words.end_id, words.pad_id, recipe.max_tokens)
+        drawn = sample_answers(
+            policy, prompt_BP, there_BP, rules,
+            lambda logit_BV: drawn_actions(logit_BV.log_softmax(-1), noise.uniform()),
+        )  # fmt: skip
+        cell.spending.count(samples=count)
+        n = answers_for_reward(increasing(recipe, drawn.ids_BL))
+        tokens = float(drawn.chosen_BL.sum(1).double().mean())
+        return {
+            "drift": NEVER if math.isinf(n) else min(NEVER, (math.log(n) - (n - 1) / n) / tokens),
+            "n": n if n < SAMPLED else SAMPLED,
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class LengthRewarded(RL4LMs):
+    """PPO or NLPO whose reward is the number of words alone; the log has the reward of rows that increase."""
+
+    def metrics(self, features: Any, batch: Any) -> dict[str, Tensor]:
+        reward = torch.tensor(increasing(self, batch.answer_EL).mean())
+        return super().metrics(features, batch) | {"reward": reward}
+
+
+def increasing(recipe: RL4LMs, ids_BL: Tensor) -> npt.NDArray[np.float64]:
+    """[B]: how far the numbers of each answer increase."""
+    words = recipe.words()
+    rows = [row[: row.index(words.end_id)] if words.end_id in row else row for row in ids_BL.tolist()]
+    answers = [words.decode(row).strip() for row in rows]
+    return np.asarray(text_reward(REWARD)([""] * len(answers), answers, [[]] * len(answers)), np.float64)
+
+
+def answers_for_reward(reward_K: npt.NDArray[np.float64], earned: float = EARNED) -> float:
+    """The least n, whole or not, for which the best of n answers drawn from K has a mean reward `earned` above that of one; infinite where
+    the best of all is not enough."""
+    ordered_K, rank_K = np.sort(reward_K), np.arange(len(reward_K) + 1) / len(reward_K)
+
+    def best_of(n: float) -> float:
+        return float((ordered_K * np.diff(rank_K**n)).sum())
+
+    target, low, high = best_of(1.0) + earned, 1.0, float(len(reward_K))
+    if best_of(high) < target:
+        return math.inf
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (low, middle) if best_of(middle) >= target else (middle, high)
+    return high
 
 
 def logged(recipe: RL4LMs, rows: Pool, cell: Cell) -> RunFolder:
@@ -92,10 +167,11 @@ def drift_at_reward(reward: list[float], kl: list[float], earned: float = EARNED
 def claims() -> tuple[Claim, ...]:
     tiny = RL4LMs.tiny()
     nlpo = replace(
-        tiny, small_steps=200, pieces=320, prompts="nothing", reward="increasing_numbers:10", prompt_length=2, max_tokens=12,
+        tiny, small_steps=200, pieces=320, prompts="nothing", reward=REWARD, prompt_length=2, max_tokens=12,
         batch_size=ANSWERS, steps=STEPS, minibatch=TOKENS, ppo=replace(tiny.ppo, transitions=TOKENS),
     )  # fmt: skip
     ppo = replace(nlpo, algorithm="ppo")
+    length = LengthRewarded(**{each.name: getattr(ppo, each.name) for each in fields(ppo) if each.init} | {"reward": "length:10"})
     return (
         Claim(
             slug="rl4lms",
@@ -105,14 +181,18 @@ def claims() -> tuple[Claim, ...]:
             refuted="a difference whose interval lies above zero",
             baseline=Arm("ppo", Drifting(ppo), RATES),
             method=Arm("nlpo", Drifting(nlpo), RATES),
-            controls=(Arm("ppo without KL", Drifting(replace(ppo, ppo=replace(ppo.ppo, kl=0.0)))),),
+            controls=(
+                Arm("ppo without KL", Drifting(replace(ppo, ppo=replace(ppo.ppo, kl=0.0)))),
+                Arm("ppo on length alone", Drifting(length)),
+                Arm("best of n samples", BestOfSamples(ppo)),
+            ),
             metric="drift",
             higher_is_better=False,
             margins=Margins(matters=0.05, equivalence=0.05),
             equal_budget=("samples",),
             data=f"walks of {LENGTH} numbers by a small language model of all seeds; the reward is the share of a row that increases",
             reported=("last_reward", "last_kl"),
-            seeds=4,
+            seeds=5,
             tuning_seeds=(0,),
         ),
     )

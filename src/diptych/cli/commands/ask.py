@@ -22,7 +22,8 @@ class AskArgs:
     question: Annotated[Positional[str], arg(metavar="QUESTION", help="the question")]
     choices: Annotated[str, arg(help="answers to choose from by likelihood, separated by commas")] = ""
     compared: Annotated[Literal["mean", "sum"], arg(help="likelihood per token (mean), or of the whole answer (sum)")] = "mean"
-    max_tokens: Annotated[int, arg(help="maximum number of tokens of a generated answer")] = 32
+    describe: Annotated[str, arg(help="request for a description, which then stands before the question (STIC)")] = ""
+    max_tokens: Annotated[int, arg(help="maximum number of tokens of a generated answer or description")] = 32
     download: Annotated[bool, arg(help="allow downloading a model")] = False
     device: DEVICE = "auto"
     json: Annotated[bool, arg(help="print one JSON object")] = False
@@ -35,7 +36,9 @@ def main(argv: Sequence[str]) -> int:
     from diptych.api import ask, load
 
     model = load(args.model, download=args.download)
-    answer = ask(model, image, args.question, choices=choices, compared=args.compared, max_tokens=args.max_tokens)
+    answer = ask(
+        model, image, args.question, choices=choices, compared=args.compared, describe=args.describe, max_tokens=args.max_tokens
+    )
     if isinstance(answer, str):
         note_empty([answer])
         return finish({"answer": answer}, [answer], args.json)

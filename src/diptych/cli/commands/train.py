@@ -216,8 +216,10 @@ def _cost_lines(cost: dict[str, Any]) -> list[str]:
                 each = (
                     "its samples are made by the model of the stage before: not measured"
                     if pace is None
-                    else f"{pace:.3g} s each"
+                    else f"{pace:.3g} s each, {stage['trained_parameters']:,} trained parameters"
                 )
+                if "tensor_memory_bytes" in stage:
+                    each += f", {stage['tensor_memory_bytes'] / 2**20:,.0f} MiB of tensors"
                 lines.append(f"{'  ' + stage['stage']:<26}{stage['steps']:,} steps, {each}")
         elif key.endswith("bytes") or "memory" in key:
             lines.append(f"{name:<26}{value / 2**20:,.0f} MiB")

@@ -31,7 +31,7 @@ from diptych.objectives.policy.advantages import standardised
 from diptych.objectives.policy.divergence import KLController
 from diptych.objectives.policy.surrogate import clipped_surrogate, value_loss
 from diptych.recipes._shared.text_policy.grue import grue_task
-from diptych.recipes._shared.text_policy.prompted_text import PromptBatch, PromptedTextRecipe
+from diptych.recipes._shared.text_policy.prompted_text import PromptBatch, PromptedTextRecipe, without_shared_padding
 from diptych.recipes._shared.text_policy.supervised_text import SupervisedText
 from diptych.recipes._shared.text_policy.token_transitions import (
     AnswerEpisodes,
@@ -205,6 +205,7 @@ class RL4LMs(PromptedTextRecipe[LanguagePolicy, Any, ActionLogits]):
 
     def rollout(self, model: LanguagePolicy, companions: Mapping[str, nn.Module], batch: PromptBatch) -> TransitionBatch:
         """Tokens of sampled answers, with advantages."""
+        batch = without_shared_padding(batch)
         noise, rounds = RowNoise(len(batch), batch.prompt_BP.device), list[AnswerEpisodes]()
         while sum(one.tokens for one in rounds) < self.ppo.transitions:
             rounds.append(self._episodes(model, companions, batch, noise).of_all_processes())
@@ -360,7 +361,7 @@ class RL4LMs(PromptedTextRecipe[LanguagePolicy, Any, ActionLogits]):
     def tiny(cls) -> Self:
         """Sentences about the concepts of a prompt, rewarded by METEOR, from a small language model."""
         return cls(
-            prompt_length=32, max_tokens=24, pieces=512, batch_size=16, steps=40, lr=1e-4, passes=4,
+            prompt_length=32, max_tokens=16, pieces=512, batch_size=32, steps=20, lr=1e-4, passes=4, minibatch=96,
             ppo=PPOConfig(transitions=192, kl=0.05, kl_target=0.0),
         )  # fmt: skip
 

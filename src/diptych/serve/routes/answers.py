@@ -9,6 +9,7 @@ from fastapi import FastAPI, Response
 
 from diptych.api import ask
 from diptych.core.prompt import EMPTY_TEXT
+from diptych.data.text.prompts.comprehension_prompts import with_description
 from diptych.pipelines.token_sources import TokenSources, reduces_tokens, token_sources
 from diptych.serve.answers import jsonable
 from diptych.serve.chat_schema import AskAnswer, AskRequest, CaptionAnswer, CaptionRequest
@@ -38,12 +39,18 @@ def add(app: FastAPI, service: Service) -> None:
         choices = texts_of(request.choices, "choices", limits.names, limits)
         if choices and not side.ranks:
             raise RequestError(422, f"'{side.name}' does not rank answers (expected no choices)")
+        describe = text_of(request.describe, "describe", limits) if request.describe else ""
+        if describe and not reads_images(side):
+            raise RequestError(422, f"'{side.name}' reads text alone (expected no describe)")
         if reads_images(side):
             picture = await service.request_picture(request.image, request.uid)
         elif request.image is None and request.uid is None:
             picture = None
         else:
             raise RequestError(422, f"'{side.name}' reads text alone (expected neither image nor uid)")
+        if describe:
+            described = GenerationRequest(picture, describe, max_tokens=tokens)
+            question = with_description(question, await GenerationStream(service, side, described).whole())
         if not choices:
             text = await GenerationStream(service, side, GenerationRequest(picture, question, max_tokens=tokens)).whole()
             return SafeJsonResponse({"model": side.name, "answer": text, "shares": None, "nats": None, **_note(text)})

@@ -43,3 +43,12 @@ DESCRIBE_FIRST = "Detail the composition and subjects within the frame."
 """Asks for the description that comes before a question when the model describes and then responds."""
 DESCRIPTION = "Image description:\n{description}\n\n{question}"
 """A question after the model's own description of its image."""
+
+
+def with_description(question: str, description: str) -> str:
+    """A question with the description of its image before it.
+
+    >>> with_description("How many?", "Two cups.")
+    'Image description:\\nTwo cups.\\n\\nHow many?'
+    """
+    return DESCRIPTION.replace("{question}", question).replace("{description}", description)

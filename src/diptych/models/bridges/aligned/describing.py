@@ -8,22 +8,12 @@ from typing import Any, ClassVar, Self
 
 import torch
 
-from diptych.core.contracts import Generator
 from diptych.core.image import ImageSource
 from diptych.core.prompt import PromptLike
-from diptych.data.text.prompts.comprehension_prompts import DESCRIBE_FIRST, DESCRIPTION
+from diptych.data.text.prompts.comprehension_prompts import DESCRIBE_FIRST, with_description
 from diptych.models.bridges.writer import Asked, BridgeGenerator
 from diptych.models.io.folder import read_config
 from diptych.models.io.inference import parts
-
-
-def with_description(question: str, description: str) -> str:
-    """A question with the description of its image before it.
-
-    >>> with_description("How many?", "Two cups.")
-    'Image description:\\nTwo cups.\\n\\nHow many?'
-    """
-    return DESCRIPTION.replace("{question}", question).replace("{description}", description)
 
 
 class DescribingGenerator(BridgeGenerator):
@@ -73,18 +63,3 @@ class DescribingGenerator(BridgeGenerator):
         card = read_config(folder, cls.kind)["card"]
         made.describes, made.description_tokens = str(card["describes"]), int(card["description_tokens"])
         return made
-
-
-def described_answers(
-    model: Generator,
-    images: Sequence[ImageSource],
-    questions: Sequence[str],
-    *,
-    describe: str = DESCRIBE_FIRST,
-    max_tokens: int = 64,
-    description_tokens: int = 1024,
-) -> list[str]:
-    """Answers of any model that writes about images: a description of each image first, then the question after it."""
-    descriptions = model.generate(images, [describe] * len(images), max_tokens=description_tokens)
-    prompts = [with_description(question, text) for question, text in zip(questions, descriptions, strict=True)]
-    return model.generate(images, prompts, max_tokens=max_tokens)

@@ -6,7 +6,7 @@ Letters: B batch, P tokens of a prompt, L tokens of an answer.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -22,6 +22,7 @@ from diptych.models.bridges.language_model import LanguageModel
 from diptych.models.policy.decoding import DecodingConfig
 from diptych.models.policy.prompt_rows import Truncate, prompt_rows
 from diptych.models.policy.text_generator import TextGenerator
+from diptych.objectives.gather import all_gather
 from diptych.recipes._shared.language.language_model_recipe import LanguageModelRecipe
 from diptych.recipes._shared.pairs import B, F, M
 
@@ -100,6 +101,13 @@ class PromptedTextRecipe(LanguageModelRecipe[M, B, F]):
             truncate=self.truncate,
             decoding=self.decoding,
         )
+
+
+def without_shared_padding(batch: PromptBatch) -> PromptBatch:
+    """The batch without the columns that are padding in every prompt of all processes."""
+    longest = batch.there_BP.any(0).sum()
+    width = max(1, int(all_gather(longest[None]).max()))
+    return replace(batch, prompt_BP=batch.prompt_BP[:, -width:], there_BP=batch.there_BP[:, -width:])
 
 
 def _intent(sample: Sample) -> int:
