@@ -21,7 +21,7 @@ FINDER_STEPS, FOUND = 100, 3
 
 
 @dataclass(frozen=True)
-class Retrieved:
+class SentencesFound:
     """The pictures without their texts, each with the sentences that realsyn finds for it, by heads that learned from the emoji."""
 
     finder: Locked
@@ -32,8 +32,8 @@ class Retrieved:
             model=model, top=FOUND, short_side=0, aspect=1e9, min_words=1, entropy=0.0, synthetic=False, seed=cell.seed
         )
         columns: Any = step(apart(pool)).columns
-        found = columns[VARIANTS].to_pylist()
-        return captioned(pool, {row["uid"]: [text["string"] for text in row[VARIANTS]] for row in found})
+        texts = columns[VARIANTS].to_pylist()
+        return captioned(pool, {row["uid"]: [text["string"] for text in row[VARIANTS]] for row in texts})
 
 
 def by_chance(pool: Pool, cell: Cell) -> Pool:
@@ -77,7 +77,7 @@ def claims() -> tuple[Claim, ...]:
             source="2502.12513: Flickr30k text retrieval at 15 M 72.9 with retrieved and synthetic texts, 37.1 with YFCC's own",
             refuted="a difference whose interval lies below zero, or a recall no higher than that of the finder's own data alone",
             baseline=Arm("own texts", OnClipart(longer), around(locked.lr)),
-            method=Arm("realsyn", OnClipart(locked, Retrieved(finding)), around(locked.lr)),
+            method=Arm("realsyn", OnClipart(locked, SentencesFound(finding)), around(locked.lr)),
             controls=(
                 Arm("untrained heads", OnClipart(locked, learns=False)),
                 Arm("by chance", OnClipart(longer, by_chance)),

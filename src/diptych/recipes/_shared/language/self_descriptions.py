@@ -19,9 +19,9 @@ from diptych.core.terminal.progress import with_bar
 from diptych.core.terminal.signals import check_stop
 from diptych.data.media.augment.corruptions import Corruption, corrupt_image
 from diptych.data.media.decode import decode
+from diptych.data.text.prompts.comprehension_prompts import with_description
 from diptych.data.text.question_answering.preferences import PREFERENCE_FIELD, PreferencePair
 from diptych.data.text.question_answering.questions import FIELD, questions_of
-from diptych.models.bridges.aligned.describing import with_description
 from diptych.recipes._shared.language.preference_config import CandidateOptions
 from diptych.recipes._shared.language.preference_pairs import PreferencePairRecipe
 from diptych.recipes._shared.language.readable_samples import readable_samples
