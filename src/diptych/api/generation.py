@@ -55,6 +55,7 @@ def ask(
     choices: Sequence[str] = (),
     compared: Compared = "mean",
     describe: str = "",
+    description_tokens: int = 1024,
     max_tokens: int = 32,
 ) -> str | AnswerChoice:
     """An answer to a question about an image: generated text, or the best of given `choices` by likelihood.
@@ -62,14 +63,15 @@ def ask(
     image     None for a model that reads text alone, such as the run of rl4lms, or reads it too
     compared  "mean": nats a token, so that long answers have no handicap; "sum": of the whole answer
     describe  asks for a description of the image first, which then stands before the question (describe and respond, STIC, 2405.19716)
-    max_tokens  of the answer, and of the description
+    description_tokens  of the description, at most
+    max_tokens  of the answer, at most
     """
     if not question.strip():
         raise ConfigError("the question is empty (expected words, or use caption)")
     if describe.strip():
         if image is None:
             raise ConfigError(f"describe is {describe!r} without an image (expected an image, or no describe)")
-        question = with_description(question, caption(model, image, prompt=describe, max_tokens=max_tokens))
+        question = with_description(question, caption(model, image, prompt=describe, max_tokens=description_tokens))
     if not choices and image is None:
         (text,) = _require(model, Generator, WRITES_NOT).generate([None], [question], max_tokens=max_tokens)
         return str(text)

@@ -113,7 +113,8 @@ class AskRequest(StrictRequest):
     choices: list[str] = Field(default_factory=list)
     compared: Literal["mean", "sum"] = Field(default="mean", description="nats a token, or of the whole answer")
     describe: str = Field(
-        default="", description="request for a description of the picture, which then stands before the question"
+        default="",
+        description="request for a description of the picture, of at most `tokens` of /info, which then stands before the question",
     )
     max_tokens: int = Tokens
     model: str | None = Name

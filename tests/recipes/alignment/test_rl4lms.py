@@ -160,6 +160,24 @@ def test_the_ratio_begins_at_one_and_the_distance_at_nothing(algorithm: str, pre
     assert losses["policy"].item() == pytest.approx(0, abs=1e-4), "standardised advantages at a ratio of 1"
 
 
+@pytest.mark.parametrize("reads_and_writes", [False, True], ids=["decoder", "encoder-decoder"])
+def test_an_encoder_reads_prompts_of_the_length_that_evaluations_have(
+    prepared: RL4LMs, monkeypatch: pytest.MonkeyPatch, reads_and_writes: bool
+) -> None:
+    widths = list[int]()
+
+    def episodes(recipe: RL4LMs, model: Any, companions: Any, batch: Any, noise: Any) -> Any:
+        widths.append(batch.prompt_BP.shape[1])
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(RL4LMs, "_episodes", episodes)
+    (item,) = batches(DATA, prepared, seed=0, stop=1)
+    model: Any = SimpleNamespace(policy=SimpleNamespace(reads_and_writes=reads_and_writes))
+    with pytest.raises(KeyboardInterrupt):
+        prepared.rollout(model, {}, item.batch)
+    assert (widths == [prepared.prompt_length]) == reads_and_writes
+
+
 def test_a_rollout_holds_no_column_that_is_padding_in_every_prompt(prepared: RL4LMs) -> None:
     _, _, batch = rolled(prepared)
     (item,) = batches(DATA, prepared, seed=0, stop=1)

@@ -176,7 +176,10 @@ def test_the_model_describes_before_it_answers(prepared: STIC, tmp_path: Path) -
     expected = plain.generate(images, behind, max_tokens=4)
     assert describing.generate(images, questions, max_tokens=4) == expected
     first_answer = plain.generate(images[0], with_description(questions[0], first), max_tokens=6)
-    assert diptych.ask(plain, images[0], questions[0], describe="what is there ?", max_tokens=6) == first_answer
+    assert (
+        diptych.ask(plain, images[0], questions[0], describe="what is there ?", description_tokens=6, max_tokens=6)
+        == first_answer
+    )
     with pytest.raises(ConfigError, match="without an image"):
         diptych.ask(plain, None, questions[0], describe="what is there ?")
     ranked = describing.answer_nll(images, questions, [["yes", "no"]] * 2)

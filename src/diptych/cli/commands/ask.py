@@ -23,7 +23,8 @@ class AskArgs:
     choices: Annotated[str, arg(help="answers to choose from by likelihood, separated by commas")] = ""
     compared: Annotated[Literal["mean", "sum"], arg(help="likelihood per token (mean), or of the whole answer (sum)")] = "mean"
     describe: Annotated[str, arg(help="request for a description, which then stands before the question (STIC)")] = ""
-    max_tokens: Annotated[int, arg(help="maximum number of tokens of a generated answer or description")] = 32
+    description_tokens: Annotated[int, arg(help="maximum number of tokens of that description")] = 1024
+    max_tokens: Annotated[int, arg(help="maximum number of tokens of a generated answer")] = 32
     download: Annotated[bool, arg(help="allow downloading a model")] = False
     device: DEVICE = "auto"
     json: Annotated[bool, arg(help="print one JSON object")] = False
@@ -37,8 +38,9 @@ def main(argv: Sequence[str]) -> int:
 
     model = load(args.model, download=args.download)
     answer = ask(
-        model, image, args.question, choices=choices, compared=args.compared, describe=args.describe, max_tokens=args.max_tokens
-    )
+        model, image, args.question, choices=choices, compared=args.compared, max_tokens=args.max_tokens,
+        describe=args.describe, description_tokens=args.description_tokens,
+    )  # fmt: skip
     if isinstance(answer, str):
         note_empty([answer])
         return finish({"answer": answer}, [answer], args.json)

@@ -205,7 +205,9 @@ class RL4LMs(PromptedTextRecipe[LanguagePolicy, Any, ActionLogits]):
 
     def rollout(self, model: LanguagePolicy, companions: Mapping[str, nn.Module], batch: PromptBatch) -> TransitionBatch:
         """Tokens of sampled answers, with advantages."""
-        batch = without_shared_padding(batch)
+        # Some encoders count padding as positions; they read prompts of the whole length in evaluations, too.
+        if not model.policy.reads_and_writes:
+            batch = without_shared_padding(batch)
         noise, rounds = RowNoise(len(batch), batch.prompt_BP.device), list[AnswerEpisodes]()
         while sum(one.tokens for one in rounds) < self.ppo.transitions:
             rounds.append(self._episodes(model, companions, batch, noise).of_all_processes())

@@ -49,7 +49,7 @@ def add(app: FastAPI, service: Service) -> None:
         else:
             raise RequestError(422, f"'{side.name}' reads text alone (expected neither image nor uid)")
         if describe:
-            described = GenerationRequest(picture, describe, max_tokens=tokens)
+            described = GenerationRequest(picture, describe, max_tokens=limits.tokens)
             question = with_description(question, await GenerationStream(service, side, described).whole())
         if not choices:
             text = await GenerationStream(service, side, GenerationRequest(picture, question, max_tokens=tokens)).whole()
